@@ -1,0 +1,87 @@
+"""Diffusion backbones by name: what is measured. Knows nothing of how (that is `bench`).
+
+    import registry
+
+    registry.names("udit*")                         # ['udit-t', 'udit-s', 'udit-b', 'udit-l']
+    net = registry.create("U-DiT-B", input_size=32, num_classes=1000)
+    net = registry.create("udit-t", downsampler="pixel-shuffle", ffn="mlp")
+    registry.load_checkpoint(net, "U-DiT-B-400k.pt")
+
+    @registry.register("my-net")
+    class MyNet(registry.Backbone): ...
+
+Importing this package does not import torch: names are known long before networks are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from registry.catalog import Description, Registry
+from registry.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from registry.backbone import Backbone, LongSkip
+    from registry.checkpoints import load_checkpoint
+
+__all__ = [
+    "Backbone",
+    "Description",
+    "LongSkip",
+    "UsageError",
+    "backbones",
+    "create",
+    "describe",
+    "load_checkpoint",
+    "names",
+    "register",
+]
+
+backbones = Registry("backbone", group="bench.backbones")
+backbones.declare("registry.dit", [f"dit-{s}-{p}" for s in ("s", "b", "l", "xl") for p in (2, 4, 8)])
+backbones.declare("registry.dit", [f"sit-{s}-{p}" for s in ("s", "b", "l", "xl") for p in (2, 4, 8)])
+backbones.declare("registry.udit", ["dit-unet", "dit-unet-slim", "udit-t", "udit-s", "udit-b", "udit-l"])
+backbones.declare("registry.uvit", ["uvit-s-2", "uvit-s-2-deep", "uvit-m-2", "uvit-l-2", "uvit-h-2"])
+backbones.declare("registry.uvit", ["uvit-m-4", "uvit-l-4", "uvit-s-2-cifar10"])
+backbones.declare("registry.unet2d", ["unet2d", "unet2d-64"])
+backbones.declare("registry.uvit2d", ["uvit2d", "uvit2d-latent"])
+backbones.declare("registry.tiny_unet", ["tiny-unet"])
+
+register, names, describe = backbones.register, backbones.names, backbones.describe
+
+
+def create(name: str, **overrides: Any) -> nn.Module:
+    """Build the backbone `name`, randomly initialised, in training mode.
+
+    Args:
+        name: any registered name or alias, case and separators forgiven (`U-DiT-B`, `DiT-XL/2`).
+        **overrides: arguments of that network, `input_size` (int or (H, W), in cells of its input)
+            and `num_classes` (0 for unconditional) among them; `describe(name)` lists them all.
+
+    Returns:
+        A `Backbone` (or a user's module that honours its contract); `.name` and `.overrides` say
+        what was asked for.
+
+    Raises:
+        UsageError: unknown name or override, or a value the network cannot be built with.
+    """
+    from registry.backbone import adopt
+
+    factory = backbones.factory(name)
+    overrides = backbones.check(name, overrides)
+    return adopt(backbones.find(name).name, factory, overrides)
+
+
+def __getattr__(attribute: str) -> Any:
+    """Public names that need torch, imported on first use."""
+    if attribute in ("Backbone", "LongSkip"):
+        from registry import backbone
+
+        return getattr(backbone, attribute)
+    if attribute == "load_checkpoint":
+        from registry.checkpoints import load_checkpoint
+
+        return load_checkpoint
+    raise AttributeError(f"module 'registry' has no attribute {attribute!r}")

@@ -1,0 +1,203 @@
+"""Weights of the authors' programs and of diffusers into our networks.
+
+A checkpoint's names are translated by rules that stand here, one list a family; tensors are never
+changed, except that a 1×1 convolution and a linear map of the same numbers count as the same.
+Nothing is unpickled beyond tensors and plain containers.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from registry.errors import UsageError
+
+Rule = tuple[str, str | Callable[[re.Match[str]], str]]
+
+_TRANSFORMER: list[Rule] = [
+    (r"\.attn\.", ".attention."),
+    (r"\.attention\.proj\.", ".attention.out."),
+    (r"\.mlp\.fc1\.", ".mlp.expand."),
+    (r"\.mlp\.fc2\.", ".mlp.contract."),
+]
+
+_DIT: list[Rule] = [
+    (r"^x_embedder\.proj\.", "embed."),
+    (r"^t_embedder\.", "condition.time."),
+    (r"^y_embedder\.embedding_table\.", "condition.label.table."),
+    (r"\.adaLN_modulation\.1\.", ".modulation."),
+    (r"^final_layer\.linear\.", "head.project."),
+    (r"^final_layer\.", "head."),
+    *_TRANSFORMER,
+]
+
+_UVIT: list[Rule] = [
+    (r"^patch_embed\.proj\.", "embed."),
+    (r"^label_emb\.", "label.table."),
+    (r"\.skip_linear\.", ".fuse."),
+    (r"^decoder_pred\.", "project."),
+    (r"^final_layer\.", "output."),
+    *_TRANSFORMER,
+]
+
+
+def _layer(match: re.Match[str]) -> str:
+    """Two layers a stage unit: `.3.attn2.` -> `.7.attention.`"""
+    parts = {"attn": "attention", "mlp": "ffn", "adaLN_modulation": "modulation"}
+    return f".{2 * int(match[1]) + int(match[3]) - 1}.{parts[match[2]]}."
+
+
+_UDIT: list[Rule] = [
+    (r"^x_embedder\.proj\.", "stem."),
+    (r"^t_embedder_(\d)\.", r"condition\1.time."),
+    (r"^y_embedder_(\d)\.embedding_table\.", r"condition\1.label.table."),
+    (r"^encoder_level_", "encoder"),
+    (r"^decoder_level_", "decoder"),
+    (r"^latent\.", "middle."),
+    (r"^(down\d|up\d)_\d\.body\.0\.", lambda m: f"{'up2' if m[1] == 'up3' else 'up1' if m[1] == 'up2' else m[1]}.conv."),
+    (r"^reduce_chan_level", "fuse"),
+    (r"\.(\d+)\.(attn|mlp|adaLN_modulation)([12])\.", _layer),
+    (r"^final_layer\.adaLN_modulation\.", "head.modulation."),
+    (r"^final_layer\.out_proj\.", "head.project."),
+    (r"\.modulation\.1\.", ".modulation."),
+    (r"\.attention\.to_", ".attention."),
+    (r"\.downsampler\.layer\.", ".downsampler."),
+    (r"\.ffn\.(project_in|fc1)\.", ".ffn.expand."),
+    (r"\.ffn\.(project_out|fc2)\.", ".ffn.contract."),
+    (r"\.ffn\.dwconv\.", ".ffn.depthwise."),
+]
+
+_RULES: dict[str, list[Rule]] = {
+    "DiT": _DIT,
+    "UDiT": _UDIT,
+    "UViT": _UVIT,
+    "UNet2D": [(r"^", "net.")],
+    "UVit2D": [(r"^", "net.")],
+}
+
+
+def load_checkpoint(
+    model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any], *, key: str | None = None
+) -> nn.Module:
+    """Fill a backbone with the weights of a checkpoint, all or nothing.
+
+    Args:
+        model: a backbone; its parameters keep their device and dtype.
+        source: a `.pt`, `.pth`, `.bin` or `.safetensors` file, or a state dict. Names may be ours,
+            those of the authors' releases, or diffusers'.
+        key: entry of the checkpoint that holds the network; by default `ema` before `model`.
+
+    Returns:
+        `model`.
+
+    Raises:
+        UsageError: no such file, not a checkpoint, pickled code, a missing or left-over name or a
+            wrong shape; the message lists them and the model is unchanged.
+    """
+    where = "the state dict" if isinstance(source, Mapping) else os.fspath(source)
+    content = source if isinstance(source, Mapping) else _read(Path(source))
+    state = _network(content, key, where)
+    state = _translate(model, state)
+    own = model.state_dict()
+    for name, tensor in state.items():
+        target = own.get(name)
+        if target is not None and target.shape != tensor.shape and _squeezed(target) == _squeezed(tensor):
+            state[name] = tensor.reshape(target.shape)  # a linear map stored as a 1×1 convolution
+
+    # A fixed table (DiT's positions) may be absent: the network has computed it already.
+    fixed = {name for name, p in model.named_parameters() if not p.requires_grad}
+    missing = [name for name in own if name not in state and name not in fixed]
+    extra = [name for name in state if name not in own]
+    shapes = [
+        f"{name} {tuple(state[name].shape)} where {tuple(own[name].shape)} is needed"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    problems = [
+        f"{len(found)} {what}: {', '.join(found[:8])}{', …' if len(found) > 8 else ''}"
+        for what, found in (("missing", missing), ("left over", extra), ("of wrong shape", shapes))
+        if found
+    ]
+    if problems:
+        name = getattr(model, "name", "") or type(model).__name__
+        raise UsageError(f"{where} does not fit {name}: {'; '.join(problems)}")
+    model.load_state_dict({name: state.get(name, own[name]) for name in own})
+    return model
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise UsageError(f"no such checkpoint file: {path}")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise UsageError(f"{path} is not a readable safetensors file: {error}") from None
+    if path.suffix not in (".pt", ".pth", ".bin"):
+        raise UsageError(f"{path}: a checkpoint ends in .pt, .pth, .bin or .safetensors")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=None)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        refused = re.search(r"Unsupported (?:global|class|operand)[^\n]*|GLOBAL [\w.]+", str(error))
+        if refused:
+            raise UsageError(
+                f"{path} holds pickled code, which is never run ({refused[0].strip()}). "
+                "Save the state dict alone, best as .safetensors."
+            ) from None
+        raise UsageError(f"{path} is damaged or no torch checkpoint: {reason}") from None
+
+
+def _network(content: Any, key: str | None, where: str) -> dict[str, Tensor]:
+    """The state dict inside a checkpoint, without the prefix that DataParallel or compile add."""
+    if not isinstance(content, Mapping):
+        raise UsageError(f"{where} holds {type(content).__name__}, not a state dict")
+    if key is not None and key not in content:
+        raise UsageError(f"{where} has no entry {key!r}; it has: {', '.join(map(str, list(content)[:8]))}")
+    for entry in (key,) if key is not None else ("ema", "model", "state_dict"):
+        if isinstance(content.get(entry), Mapping):
+            content = content[entry]
+            break
+    others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    if others or not content:
+        found = f"entries that are no tensors: {', '.join(others[:8])}" if others else "nothing"
+        raise UsageError(f"{where} is not a state dict; it holds {found}")
+    state = dict(content)
+    for prefix in ("module.", "_orig_mod."):
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
+
+
+def _translate(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names of the authors' layout into ours; names that are ours already stay."""
+    own = set(model.state_dict())
+    rules = _RULES.get(type(model).__name__, [])
+    if own & set(state) == set(state) or not rules:
+        return state
+    # The downsampler is a bare convolution in some variants and holds one in others.
+    nested = any(".downsampler.conv." in name for name in own)
+
+    def ours(name: str) -> str:
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        return name.replace(".downsampler.", ".downsampler.conv.") if nested else name
+
+    translated = {ours(name): tensor for name, tensor in state.items()}
+    # Leave the names as they came where translating does not help: messages then name the file's.
+    return translated if len(own & set(translated)) >= len(own & set(state)) else state
+
+
+def _squeezed(tensor: Tensor) -> tuple[int, ...]:
+    """A weight's shape without the trailing 1×1 of a pointwise convolution."""
+    shape = tuple(tensor.shape)
+    return shape[:2] if len(shape) == 4 and shape[2:] == (1, 1) else shape

@@ -1,0 +1,65 @@
+"""Self-attention over tokens, and the rotations that tell it positions.
+
+Every attention goes through `scaled_dot_product_attention`, whose kernels never store the logits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from registry.errors import UsageError
+from registry.layers.embeddings import MAX_PERIOD, made_once
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with fused qkv, channels ordered (q|k|v, head, channel).
+
+    Raises:
+        UsageError: the width is no multiple of the number of heads.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int, *, qkv_bias: bool) -> None:
+        super().__init__()
+        check_heads(hidden_size, num_heads)
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size, bias=qkv_bias)
+        self.out = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, D) -> (N, T, D)."""
+        n, t, d = x.shape
+        qkv = self.qkv(x).view(n, t, 3, self.num_heads, d // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each N h T d, views of one tensor
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.out(x.transpose(1, 2).reshape(n, t, d))
+
+
+def check_heads(hidden_size: int, num_heads: int) -> None:
+    """Raise `UsageError` unless the width divides evenly among the heads."""
+    if num_heads < 1 or hidden_size % num_heads:
+        raise UsageError(f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}")
+
+
+@made_once
+def rope_2d(height: int, width: int, head_width: int, double: bool) -> np.ndarray:
+    """RoPE2D's rotations as complex numbers: (H·W, 1, head_width/2), row-major.
+
+    There are head_width/4 frequencies θ_i = 10000^(−4i/head_width); pair 2i turns by column·θ_i,
+    pair 2i + 1 by row·θ_i (U-DiT's released program, here right on grids of any shape too).
+
+    Args:
+        double: complex128, for networks in float64; otherwise complex64.
+    """
+    theta = MAX_PERIOD ** (-4 * np.arange(head_width // 4) / head_width)
+    rows, columns = np.mgrid[:height, :width].reshape(2, -1, 1)
+    angles = np.stack([columns * theta, rows * theta], axis=-1).reshape(height * width, 1, -1)
+    return np.exp(1j * angles).astype(np.complex128 if double else np.complex64)
+
+
+def rotate(x: Tensor, rotations: Tensor) -> Tensor:
+    """Turn adjacent channel pairs: x (N, T, h, d) by `rotations` (T, 1, d/2), in its precision."""
+    pairs = x.to(rotations.real.dtype).unflatten(-1, (-1, 2))
+    return torch.view_as_real(torch.view_as_complex(pairs) * rotations).flatten(-2)

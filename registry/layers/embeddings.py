@@ -1,0 +1,110 @@
+"""Time, label and position as vectors. Facts: DiT (arXiv 2212.09748), U-ViT (arXiv 2209.12152).
+
+Tables that depend on sizes alone are made once for each device and kept outside the modules: as
+buffers they would be rounded by `.half()` and lost between the meta device and a real one.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+MAX_PERIOD = 10000.0
+
+
+def made_once(make: Callable[..., np.ndarray]) -> Callable[..., Tensor]:
+    """Decorator: a NumPy table of some sizes becomes a tensor, made once for each `device`."""
+    made: dict[tuple[Any, ...], Tensor] = {}
+
+    @torch.compiler.assume_constant_result
+    @functools.wraps(make)
+    def table(*sizes: int, device: torch.device) -> Tensor:
+        sizes = tuple(map(int, sizes))  # a tracer's sizes are tensors
+        found = made.get((*sizes, device))
+        if found is None:
+            with torch.inference_mode(False):  # an inference tensor could not serve training later
+                found = torch.from_numpy(make(*sizes)).to(device)
+            if type(found) is Tensor:  # a tracer's fake tensor must not outlive its trace
+                made[(*sizes, device)] = found
+        return found
+
+    return table
+
+
+@made_once
+def _frequencies(count: int) -> np.ndarray:
+    """f_i = 10000^(−i/count), i = 0 … count − 1: (count,) float32."""
+    return np.exp(-np.log(MAX_PERIOD) * np.arange(count) / count).astype(np.float32)
+
+
+def sinusoids(t: Tensor, width: int) -> Tensor:
+    """`[cos(t·f), sin(t·f)]` with f_i = 10000^(−i/(width/2)): (N,) -> (N, width) float32."""
+    angles = t.float()[:, None] * _frequencies(width // 2, device=t.device)
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class TimestepEmbedding(nn.Module):
+    """Steps to vectors: 256 sinusoids, then Linear, SiLU, Linear (DiT, section 3.2)."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(256, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
+        for layer in (self.mlp[0], self.mlp[2]):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """(N,) original steps, fractions allowed -> (N, hidden_size)."""
+        return self.mlp(sinusoids(t, 256).to(self.mlp[0].weight.dtype))
+
+
+class LabelEmbedding(nn.Module):
+    """Class labels to vectors, with a null class for classifier-free guidance.
+
+    Args:
+        num_classes: labels 0 … num_classes − 1; with dropout, label num_classes is the null class.
+        dropout: share of labels replaced by the null class in training. At 0 there is no null class.
+    """
+
+    def __init__(self, num_classes: int, hidden_size: int, dropout: float) -> None:
+        super().__init__()
+        self.num_classes, self.dropout = num_classes, dropout
+        self.table = nn.Embedding(num_classes + (dropout > 0), hidden_size)
+        nn.init.normal_(self.table.weight, std=0.02)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """(N,) labels -> (N, hidden_size)."""
+        if self.training and self.dropout > 0:
+            dropped = torch.rand(y.shape, device=y.device) < self.dropout
+            y = torch.where(dropped, self.num_classes, y)
+        return self.table(y)
+
+
+class Condition(nn.Module):
+    """c = embedding of the step + embedding of the label; no label where `num_classes` is 0."""
+
+    def __init__(self, num_classes: int, hidden_size: int, class_dropout_prob: float) -> None:
+        super().__init__()
+        self.time = TimestepEmbedding(hidden_size)
+        self.label = LabelEmbedding(num_classes, hidden_size, class_dropout_prob) if num_classes else None
+
+    def forward(self, t: Tensor, y: Tensor | None) -> Tensor:
+        """t (N,), y (N,) -> c (N, hidden_size)."""
+        return self.time(t) if self.label is None else self.time(t) + self.label(y)
+
+
+def sincos_2d(height: int, width: int, hidden_size: int) -> Tensor:
+    """Fixed position table (H·W, hidden_size) float32, row-major.
+
+    The first half of the channels encodes the column, the second the row; within an axis
+    `[sin(pos·ω), cos(pos·ω)]` with ω_i = 10000^(−i/(hidden_size/4)).
+    """
+    omega = MAX_PERIOD ** (-np.arange(hidden_size // 4) / (hidden_size / 4))
+    rows, columns = np.mgrid[:height, :width].reshape(2, -1, 1)
+    table = [f(position * omega) for position in (columns, rows) for f in (np.sin, np.cos)]
+    return torch.from_numpy(np.concatenate(table, axis=1).astype(np.float32))

@@ -1,0 +1,38 @@
+"""adaLN-Zero (DiT, arXiv 2212.09748, section 3.2): norms shifted, scaled and gated by the condition."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Modulation(nn.Linear):
+    """Linear map from the condition to `count` vectors; starts at zero, so that branches start closed.
+
+    It takes SiLU(c), which its caller computes once for all layers of one width.
+    """
+
+    def __init__(self, hidden_size: int, count: int) -> None:
+        super().__init__(hidden_size, count * hidden_size)
+        self.count = count
+
+    def reset_parameters(self) -> None:
+        """All zero: the "Zero" of adaLN-Zero."""
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, c: Tensor) -> tuple[Tensor, ...]:
+        """SiLU(c) (N, D) -> `count` tensors (N, D): shift, scale, gate of a branch, and so on."""
+        return super().forward(c).chunk(self.count, dim=1)
+
+
+def norm_modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """LayerNorm(x)·(1 + scale) + shift over tokens: x (N, T, D), shift and scale (N, D)."""
+    x = F.layer_norm(x, x.shape[-1:], eps=1e-6)
+    return torch.addcmul(shift[:, None], x, 1 + scale[:, None])
+
+
+def gated(x: Tensor, gate: Tensor, branch: Tensor) -> Tensor:
+    """x + gate·branch over tokens: x and branch (N, T, D), gate (N, D)."""
+    return torch.addcmul(x, gate[:, None], branch)

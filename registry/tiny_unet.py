@@ -1,0 +1,97 @@
+"""TinyUNet: the small U-Net of the article "U-Net Architecture", for 28×28 grey images.
+
+As printed it cannot run: its first GroupNorm has 8 groups on 1 channel. Here a norm has as many of
+its 8 groups as divide the channels; the parameter count stays that of the printed widths.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from registry import register
+from registry.backbone import Backbone, LongSkip, Size
+from registry.layers.embeddings import LabelEmbedding, sinusoids
+
+
+@register("tiny-unet")
+class TinyUNet(Backbone):
+    """Three scales of residual blocks with the step added as a bias; predicts noise."""
+
+    def __init__(
+        self,
+        input_size: Size = 28,
+        num_classes: int = 0,
+        in_channels: int = 1,
+        widths: tuple[int, int, int] = (32, 64, 128),
+        time_width: int = 64,
+        class_dropout_prob: float = 0.1,
+    ) -> None:
+        """
+        Args:
+            num_classes: 0 as in the article; with classes, their embedding is added to the step's.
+            widths: channels of the three scales.
+            time_width: channels of the step embedding.
+        """
+        super().__init__(input_size=input_size, in_channels=in_channels, num_classes=num_classes)
+        w1, w2, w3 = widths
+        self.time_width = time_width
+        self.time = nn.Sequential(
+            nn.Linear(time_width, time_width), nn.SiLU(), nn.Linear(time_width, time_width)
+        )
+        self.label = LabelEmbedding(num_classes, time_width, class_dropout_prob) if num_classes else None
+        self.down1 = Block(in_channels, w1, time_width)
+        self.down2 = Block(w1, w2, time_width)
+        self.down3 = Block(w2, w3, time_width)
+        self.middle = Block(w3, w3, time_width)
+        self.skip3, self.skip2, self.skip1 = LongSkip(), LongSkip(), LongSkip()
+        self.up3 = Block(w3 + w3, w2, time_width)
+        self.up2 = Block(w2 + w2, w1, time_width)
+        self.up1 = Block(w1 + w1, w1, time_width)
+        self.output = nn.Conv2d(w1, in_channels, 1)
+
+    def _check_grid(self, height: int, width: int) -> None:
+        self.size_multiple = 8 if min(height, width) < 8 else 1  # three poolings leave at least one cell
+        super()._check_grid(height, width)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        self.check_input(x)
+        cos, sin = sinusoids(t, self.time_width).to(x.dtype).chunk(2, dim=1)
+        c = self.time(torch.cat([sin, cos], dim=1))
+        c = F.silu(c if self.label is None else c + self.label(y))
+
+        skip1 = self.down1(x, c)  # (N, 32, H, W)
+        skip2 = self.down2(F.avg_pool2d(skip1, 2), c)  # (N, 64, H/2, W/2)
+        skip3 = self.down3(F.avg_pool2d(skip2, 2), c)  # (N, 128, H/4, W/4)
+        x = self.middle(F.avg_pool2d(skip3, 2), c)  # (N, 128, H/8, W/8)
+        x = self.up3(join(x, self.skip3(skip3)), c)
+        x = self.up2(join(x, self.skip2(skip2)), c)
+        x = self.up1(join(x, self.skip1(skip1)), c)
+        return self.output(x)
+
+
+def join(x: Tensor, skip: Tensor) -> Tensor:
+    """x enlarged to the skip's size (nearest neighbour), then the skip behind its channels."""
+    return torch.cat([F.interpolate(x, size=skip.shape[-2:], mode="nearest"), skip], dim=1)
+
+
+class Block(nn.Module):
+    """GroupNorm, SiLU, 3×3 convolution, twice, with the condition added between, and a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, time_width: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(math.gcd(8, in_channels), in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time = nn.Linear(time_width, out_channels)
+        self.norm2 = nn.GroupNorm(math.gcd(8, out_channels), out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        same = in_channels == out_channels
+        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """x (N, C_in, H, W), c = SiLU(condition) (N, time_width) -> (N, C_out, H, W)."""
+        h = self.conv1(F.silu(self.norm1(x))) + self.time(c)[..., None, None]
+        return self.conv2(F.silu(self.norm2(h))) + self.shortcut(x)

@@ -1,0 +1,261 @@
+"""DiT-UNet and U-DiT: "U-DiTs: Downsample Tokens in U-Shaped Diffusion Transformers" (arXiv 2405.02730).
+
+One network with switches. All of them off is DiT-UNet; `attention="downsampled"` and the rows of
+Tables 5 and 6 turn them on one by one; all of them on is U-DiT. Settings of the T-sized rows are
+not printed in the paper: they are those whose cost matches every figure it prints.
+
+Feature maps are (N, C, H, W) in channels-last memory: there norms and 1×1 convolutions need no
+permuting copies, and depthwise convolutions run fastest.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from registry import register
+from registry.backbone import Backbone, LongSkip, Size
+from registry.errors import UsageError
+from registry.layers.attention import check_heads, rope_2d, rotate
+from registry.layers.embeddings import Condition
+from registry.layers.feed_forward import ConvMlp, DepthwiseFeedForward, ReparamFeedForward
+from registry.layers.modulation import Modulation
+from registry.layers.resampling import (
+    ConvShortcut,
+    DepthwiseShortcut,
+    Downsample,
+    Upsample,
+    merge_tokens,
+    split_tokens,
+)
+
+FeedForwardKind = Literal["mlp", "dwconv", "reparam"]
+DownsamplerKind = Literal["pixel-shuffle", "depthwise", "depthwise+shortcut", "conv"]
+
+
+class UDiT(Backbone):
+    """U-shaped diffusion transformer: three scales of widths C, 2C, 4C, token downsampling inside attention."""
+
+    def __init__(
+        self,
+        input_size: Size = 32,
+        num_classes: int = 1000,
+        in_channels: int = 4,
+        hidden_size: int = 96,
+        depth: tuple[int, int, int, int, int] = (2, 5, 8, 5, 2),
+        num_heads: int = 4,
+        mlp_ratio: float = 2.0,
+        attention: Literal["full", "downsampled"] = "downsampled",
+        downsampler: DownsamplerKind = "depthwise+shortcut",
+        cosine: bool = True,
+        rope: bool = True,
+        ffn: FeedForwardKind = "reparam",
+        learn_sigma: bool = True,
+        class_dropout_prob: float = 0.1,
+    ) -> None:
+        """
+        Args:
+            hidden_size: width C of the first scale.
+            depth: stage units of encoder 1, encoder 2, middle, decoder 2, decoder 1; two layers each.
+            num_heads: heads of every attention; their width grows with the scale.
+            mlp_ratio: hidden width of the feed-forward branch over its outer width.
+            attention: over all tokens, or inside four groups of every second row and column.
+            downsampler: what precedes the grouping; without effect where attention is full.
+            cosine: cosine attention with a learned scale instead of dot products.
+            rope: RoPE2D on queries and keys.
+            ffn: the feed-forward branch: 1×1 convolutions, with a depthwise one, re-parameterised.
+        """
+        factor = 2 if attention == "downsampled" else 1
+        super().__init__(
+            input_size=input_size,
+            in_channels=in_channels,
+            num_classes=num_classes,
+            learn_sigma=learn_sigma,
+            size_multiple=4 * factor,
+        )
+
+        def stage(width: int, units: int) -> nn.ModuleList:
+            return nn.ModuleList(
+                Layer(width, num_heads, mlp_ratio, factor, downsampler, cosine, rope, ffn)
+                for _ in range(2 * units)
+            )
+
+        def condition(width: int) -> Condition:
+            return Condition(num_classes, width, class_dropout_prob)
+
+        c1, c2, c3 = hidden_size, 2 * hidden_size, 4 * hidden_size
+        self.stem = nn.Conv2d(in_channels, c1, 3, padding=1)
+        self.condition1, self.condition2, self.condition3 = condition(c1), condition(c2), condition(c3)
+        self.encoder1 = stage(c1, depth[0])
+        self.down1 = Downsample(c1)
+        self.encoder2 = stage(c2, depth[1])
+        self.down2 = Downsample(c2)
+        self.middle = stage(c3, depth[2])
+        self.up2 = Upsample(c3)
+        self.skip2 = LongSkip()
+        self.fuse2 = nn.Conv2d(2 * c2, c2, 1)
+        self.decoder2 = stage(c2, depth[3])
+        self.up1 = Upsample(c2)
+        self.skip1 = LongSkip()
+        self.fuse1 = nn.Conv2d(2 * c1, c2, 1)  # to 2C: the last stage is wide at full resolution
+        self.decoder1 = stage(c2, depth[4])
+        self.output = nn.Conv2d(c2, c2, 3, padding=1)
+        self.head = Head(c2, self.out_channels)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Xavier-uniform convolutions, the stem as if it were linear; closed branches; zero output."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.xavier_uniform_(layer.weight)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        nn.init.xavier_uniform_(self.stem.weight.flatten(1))  # a view: fills the convolution
+        nn.init.zeros_(self.head.project.weight)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        self.check_input(x)
+        # SiLU here, once: every modulation of a layer begins with it.
+        c1, c2, c3 = (F.silu(c(t, y)) for c in (self.condition1, self.condition2, self.condition3))
+
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        x = skip1 = run(self.encoder1, x, c1)  # (N, C, H, W)
+        x = self.down1(x)
+        x = skip2 = run(self.encoder2, x, c2)  # (N, 2C, H/2, W/2)
+        x = self.down2(x)
+        x = run(self.middle, x, c3)  # (N, 4C, H/4, W/4)
+        x = self.up2(x)
+        x = self.fuse2(torch.cat([x, self.skip2(skip2)], dim=1))
+        x = run(self.decoder2, x, c2)  # (N, 2C, H/2, W/2)
+        x = self.up1(x)
+        x = self.fuse1(torch.cat([x, self.skip1(skip1)], dim=1))
+        x = run(self.decoder1, x, c2)  # (N, 2C, H, W)
+        return self.head(self.output(x), c2)
+
+
+def run(stage: nn.ModuleList, x: Tensor, c: Tensor) -> Tensor:
+    """Apply the layers of a stage in order."""
+    for layer in stage:
+        x = layer(x, c)
+    return x
+
+
+def norm_modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """LayerNorm over channels·(1 + scale) + shift: x (N, C, H, W), shift and scale (N, C)."""
+    x = F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2], eps=1e-6).permute(0, 3, 1, 2)
+    return torch.addcmul(shift[..., None, None], x, 1 + scale[..., None, None])
+
+
+class Layer(nn.Module):
+    """Attention and feed-forward branch, each shifted, scaled and gated by the condition."""
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        mlp_ratio: float,
+        factor: int,
+        downsampler: DownsamplerKind,
+        cosine: bool,
+        rope: bool,
+        ffn: FeedForwardKind,
+    ) -> None:
+        super().__init__()
+        self.modulation = Modulation(width, 6)
+        self.attention = TokenAttention(width, num_heads, factor, downsampler, cosine, rope)
+        branches = {"mlp": ConvMlp, "dwconv": DepthwiseFeedForward, "reparam": ReparamFeedForward}
+        self.ffn = branches[ffn](width, mlp_ratio)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """x (N, C, H, W), c = SiLU(condition) (N, C) -> (N, C, H, W)."""
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(c)
+        x = torch.addcmul(x, gate_a[..., None, None], self.attention(norm_modulate(x, shift_a, scale_a)))
+        return torch.addcmul(x, gate_f[..., None, None], self.ffn(norm_modulate(x, shift_f, scale_f)))
+
+
+class TokenAttention(nn.Module):
+    """Self-attention on downsampled tokens (Section 3, Figure 3c); `factor` 1 is full attention.
+
+    The downsampler filters the feature map; then factor² groups of tokens attend, each to itself.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        factor: int,
+        downsampler: DownsamplerKind,
+        cosine: bool,
+        rope: bool,
+    ) -> None:
+        super().__init__()
+        check_heads(width, num_heads)
+        if rope and width // num_heads % 4:
+            raise UsageError(f"RoPE2D needs a head width that is a multiple of 4, not {width // num_heads}")
+        self.num_heads, self.factor, self.rope = num_heads, factor, rope
+        self.downsampler = make_downsampler(downsampler if factor > 1 else "pixel-shuffle", width)
+        self.qkv = nn.Conv2d(width, 3 * width, 1)
+        self.logit_scale = nn.Parameter(torch.full((num_heads, 1, 1), math.log(10.0))) if cosine else None
+        self.out = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        x = split_tokens(self.downsampler(x), self.factor)
+        groups, width, height, columns = x.shape
+        qkv = self.qkv(x).permute(0, 2, 3, 1).contiguous()
+        qkv = qkv.view(groups, height * columns, 3, self.num_heads, width // self.num_heads)
+        q, k, v = qkv.unbind(2)  # each G T h d, views of one tensor
+        if self.rope:
+            turn = rope_2d(height, columns, q.shape[-1], q.dtype == torch.float64, device=q.device)
+            q, k = rotate(q, turn), rotate(k, turn)
+        scale = None
+        if self.logit_scale is not None:
+            # exp(s)·q̂·k̂ with the scale put into q's norm, so that the logits need no second pass.
+            sharpness = torch.exp(self.logit_scale.clamp(max=4.6052)).view(-1, 1)
+            q, k = q / (norm(q) / sharpness), k / norm(k)
+            scale = 1.0
+        q, k, v = (z.to(v.dtype).transpose(1, 2) for z in (q, k, v))
+        x = F.scaled_dot_product_attention(q, k, v, scale=scale)  # G h T d
+        x = x.transpose(1, 2).reshape(groups, height, columns, width).permute(0, 3, 1, 2)
+        return self.out(merge_tokens(x, self.factor))
+
+
+def norm(x: Tensor) -> Tensor:
+    """L2 norm over the head width, kept from zero: (…, d) -> (…, 1)."""
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)
+
+
+def make_downsampler(kind: DownsamplerKind, width: int) -> nn.Module:
+    """What filters the feature map before its tokens are grouped (Table 5)."""
+    if kind == "pixel-shuffle":
+        return nn.Identity()
+    if kind == "depthwise":
+        return nn.Conv2d(width, width, 5, padding=2, groups=width)
+    return DepthwiseShortcut(width) if kind == "depthwise+shortcut" else ConvShortcut(width)
+
+
+class Head(nn.Module):
+    """Modulated norm, then a 3×3 convolution to noise and variance."""
+
+    def __init__(self, width: int, out_channels: int) -> None:
+        super().__init__()
+        self.modulation = Modulation(width, 2)
+        self.project = nn.Conv2d(width, out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """x (N, C, H, W), c = SiLU(condition) (N, C) -> (N, C_out, H, W)."""
+        return self.project(norm_modulate(x, *self.modulation(c)))
+
+
+_T = {"hidden_size": 48, "num_heads": 2, "depth": (1, 1, 2, 1, 1), "mlp_ratio": 4.0}
+_OFF = {"attention": "full", "cosine": False, "rope": False, "ffn": "mlp"}
+register("dit-unet", **{**_T, **_OFF})(UDiT)
+register("dit-unet-slim", aliases=["DiT-UNet (Slim)"], **{**_T, **_OFF, "hidden_size": 36})(UDiT)
+register("udit-t", **_T)(UDiT)
+register("udit-s", hidden_size=96, num_heads=4)(UDiT)
+register("udit-b", hidden_size=192, num_heads=8)(UDiT)
+register("udit-l", hidden_size=384, num_heads=16)(UDiT)

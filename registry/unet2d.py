@@ -1,0 +1,104 @@
+"""diffusers' UNet2DModel behind the backbone contract: the convolutional rival. Predicts noise."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor, nn
+
+from registry import register
+from registry.backbone import Backbone, Size
+
+
+class UNet2D(Backbone):
+    """UNet2DModel of diffusers with attention at every scale but the first.
+
+    `unet2d-64` is the configuration of the article "U-Net Architecture"; `unet2d` has the same
+    widths for class-conditional 4×32×32 latents.
+    """
+
+    def __init__(
+        self,
+        input_size: Size = 32,
+        num_classes: int = 1000,
+        in_channels: int = 4,
+        block_out_channels: tuple[int, ...] = (128, 256, 512, 512),
+        layers_per_block: int = 2,
+        class_dropout_prob: float = 0.1,
+    ) -> None:
+        """
+        Args:
+            block_out_channels: channels of each scale, full resolution first; each halves H and W.
+            layers_per_block: residual blocks of each scale of the encoder; the decoder has one more.
+            class_dropout_prob: share of labels replaced by the null class in training.
+        """
+        super().__init__(
+            input_size=input_size,
+            in_channels=in_channels,
+            num_classes=num_classes,
+            size_multiple=2 ** (len(block_out_channels) - 1),
+        )
+        attention = len(block_out_channels) - 1
+        self.class_dropout_prob = class_dropout_prob
+        self.net = UNet2DModel(
+            sample_size=input_size,
+            in_channels=in_channels,
+            out_channels=in_channels,
+            layers_per_block=layers_per_block,
+            block_out_channels=block_out_channels,
+            down_block_types=("DownBlock2D", *["AttnDownBlock2D"] * attention),
+            up_block_types=(*["AttnUpBlock2D"] * attention, "UpBlock2D"),
+            num_class_embeds=num_classes + (class_dropout_prob > 0) if num_classes else None,
+        )
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        self.check_input(x)
+        if not self.num_classes:
+            return self.net(x, t, return_dict=False)[0]
+        assert y is not None
+        if self.training and self.class_dropout_prob > 0:
+            dropped = torch.rand(y.shape, device=y.device) < self.class_dropout_prob
+            y = torch.where(dropped, self.num_classes, y)
+        return self.net(x, t, class_labels=y, return_dict=False)[0]
+
+    def stages(self) -> dict[str, nn.Module]:
+        net = self.net
+        scales = {f"down{i}": block for i, block in enumerate(net.down_blocks, 1)}
+        mirror = {f"up{len(net.up_blocks) - i}": block for i, block in enumerate(net.up_blocks)}
+        embeddings = {"time": net.time_embedding}
+        if net.class_embedding is not None:
+            embeddings["label"] = net.class_embedding
+        head = {"norm": net.conv_norm_out, "output": net.conv_out}
+        return {**embeddings, "stem": net.conv_in, **scales, "middle": net.mid_block, **mirror, **head}
+
+    def long_skips(self) -> dict[str, Callable[[], contextlib.AbstractContextManager[None]]]:
+        """One skip for each residual block of the decoder, taken from the list its scale is given."""
+        return {
+            f"up{len(self.net.up_blocks) - i}.skip{j}": lambda block=block, j=j: _cut(block, j)  # type: ignore[misc]
+            for i, block in enumerate(self.net.up_blocks)
+            for j in range(len(block.resnets))
+        }
+
+
+@contextlib.contextmanager
+def _cut(block: nn.Module, index: int) -> Iterator[None]:
+    """Within this context, skip `index` into an up block of diffusers is zero."""
+
+    def cut(_module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        hidden, skips, *rest = args
+        skips = list(skips)
+        skips[index] = torch.zeros_like(skips[index])
+        return (hidden, tuple(skips), *rest), kwargs
+
+    handle = block.register_forward_pre_hook(cut, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+register("unet2d")(UNet2D)
+register("unet2d-64", input_size=64, in_channels=3, num_classes=0)(UNet2D)

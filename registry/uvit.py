@@ -1,0 +1,130 @@
+"""U-ViT: "All are Worth Words: A ViT Backbone for Diffusion Models" (arXiv 2209.12152).
+
+Not to be mixed up with diffusers' UVit2DModel (`uvit2d`), another network of that name.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from registry import register
+from registry.backbone import Backbone, LongSkip, Size, height_width
+from registry.errors import UsageError
+from registry.layers.attention import Attention
+from registry.layers.embeddings import LabelEmbedding, sinusoids
+from registry.layers.feed_forward import Mlp
+
+
+class UViT(Backbone):
+    """Transformer in which label and time are tokens and long skips join mirrored blocks; predicts noise."""
+
+    def __init__(
+        self,
+        input_size: Size = 32,
+        num_classes: int = 1000,
+        in_channels: int = 4,
+        patch_size: int = 2,
+        hidden_size: int = 512,
+        depth: int = 12,
+        num_heads: int = 8,
+        mlp_ratio: float = 4.0,
+        class_dropout_prob: float = 0.1,
+    ) -> None:
+        """
+        Args:
+            depth: blocks besides the middle one, half before it and half after.
+            class_dropout_prob: 0 for a network without a null class (the ImageNet 64 models).
+        """
+        super().__init__(
+            input_size=input_size, in_channels=in_channels, num_classes=num_classes, size_multiple=patch_size
+        )
+        if depth % 2:
+            raise UsageError(f"depth {depth} is odd: blocks come in mirrored pairs around a middle one")
+        height, width = height_width(input_size)
+        self.patch_size = patch_size
+        self.embed = nn.Conv2d(in_channels, hidden_size, patch_size, stride=patch_size)
+        self.label = LabelEmbedding(num_classes, hidden_size, class_dropout_prob) if num_classes else None
+        extras = 2 if num_classes else 1
+        self.pos_embed = nn.Parameter(torch.empty(1, extras + height * width // patch_size**2, hidden_size))
+
+        def blocks(mirrored: bool) -> nn.ModuleList:
+            return nn.ModuleList(
+                Block(hidden_size, num_heads, mlp_ratio, mirrored) for _ in range(depth // 2)
+            )
+
+        self.in_blocks = blocks(mirrored=False)
+        self.mid_block = Block(hidden_size, num_heads, mlp_ratio, mirrored=False)
+        self.out_blocks = blocks(mirrored=True)
+        self.norm = nn.LayerNorm(hidden_size)
+        self.project = nn.Linear(hidden_size, patch_size**2 * in_channels)
+        self.output = nn.Conv2d(in_channels, in_channels, 3, padding=1)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Truncated normal linear maps and positions, std 0.02; zero biases; standard normal labels."""
+        if self.label is not None:
+            nn.init.normal_(self.label.table.weight)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        self.check_input(x, fixed_size=True)
+        n, _, height, width = x.shape
+        x = self.embed(x).flatten(2).transpose(1, 2)  # (N, patches, D), row-major
+        time = sinusoids(t, x.shape[-1]).to(x.dtype)
+        tokens = [time[:, None], x] if self.label is None else [self.label(y)[:, None], time[:, None], x]
+        x = torch.cat(tokens, dim=1) + self.pos_embed  # (N, T, D)
+
+        skips = []
+        for block in self.in_blocks:
+            x = block(x)
+            skips.append(x)
+        x = self.mid_block(x)
+        for block in self.out_blocks:
+            x = block(x, skips.pop())
+
+        p = self.patch_size
+        x = self.project(self.norm(x)[:, len(tokens) - 1 :])  # (N, patches, p·p·C)
+        x = x.reshape(n, height // p, width // p, p, p, self.in_channels)
+        x = x.permute(0, 5, 1, 3, 2, 4).reshape(n, self.in_channels, height, width)
+        return self.output(x)
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP; a mirrored block first joins the skip: Linear([x, skip])."""
+
+    def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float, mirrored: bool) -> None:
+        super().__init__()
+        self.skip = LongSkip() if mirrored else None
+        self.fuse = nn.Linear(2 * hidden_size, hidden_size) if mirrored else None
+        self.norm1 = nn.LayerNorm(hidden_size)
+        self.attention = Attention(hidden_size, num_heads, qkv_bias=False)
+        self.norm2 = nn.LayerNorm(hidden_size)
+        self.mlp = Mlp(hidden_size, mlp_ratio, gelu="none")
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """x and skip (N, T, D) -> (N, T, D)."""
+        if self.skip is not None and self.fuse is not None:
+            x = self.fuse(torch.cat([x, self.skip(skip)], dim=-1))
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+_SIZES = {
+    "s": {"hidden_size": 512, "depth": 12, "num_heads": 8},
+    "m": {"hidden_size": 768, "depth": 16, "num_heads": 12},
+    "l": {"hidden_size": 1024, "depth": 20, "num_heads": 16},
+    "h": {"hidden_size": 1152, "depth": 28, "num_heads": 16},
+}
+_PIXELS = {"in_channels": 3, "patch_size": 4, "input_size": 64, "class_dropout_prob": 0.0}  # ImageNet 64
+for _size in _SIZES:
+    register(f"uvit-{_size}-2", aliases=[f"uvit-{_size}"], **_SIZES[_size])(UViT)
+register("uvit-s-2-deep", aliases=["uvit-s-deep", "uvit-s-deep-2"], **{**_SIZES["s"], "depth": 16})(UViT)
+register("uvit-m-4", **_SIZES["m"], **_PIXELS)(UViT)
+register("uvit-l-4", **_SIZES["l"], **_PIXELS)(UViT)
+register("uvit-s-2-cifar10", in_channels=3, num_classes=0, **_SIZES["s"])(UViT)

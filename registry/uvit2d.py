@@ -1,0 +1,152 @@
+"""diffusers' UVit2DModel, and a class-conditional latent denoiser made of its parts.
+
+The reference page of UVit2DModel links "simple diffusion" (arXiv 2301.11093), which it implements
+for masked token prediction. U-ViT proper (`uvit-*`, arXiv 2209.12152) is another network.
+"""
+
+from __future__ import annotations
+
+import torch
+from diffusers import UVit2DModel
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.normalization import RMSNorm
+from diffusers.models.unets.uvit_2d import ConvMlmLayer, UVitBlock
+from torch import Tensor, nn
+
+from registry import register
+from registry.backbone import Backbone, Size, height_width
+from registry.layers.attention import check_heads
+from registry.layers.embeddings import LabelEmbedding, TimestepEmbedding
+
+
+@register("uvit2d")
+class UVit2D(Backbone):
+    """UVit2DModel with diffusers' defaults: VQ tokens, text states and micro-conditions to codebook logits."""
+
+    def __init__(self, input_size: Size = 16) -> None:
+        """
+        Args:
+            input_size: grid of VQ tokens; 16 for a 256×256 image at the 16-fold VQ-GAN.
+        """
+        super().__init__(input_size=input_size, in_channels=1, num_classes=0)
+        self.net = UVit2DModel()
+        self.out_channels = self.net.config.codebook_size
+
+    def example_inputs(self, batch_size: int = 1) -> tuple[Tensor, ...]:
+        """Token ids (N, H, W), text states (N, 77, 768), pooled text (N, 768), micro-conditions (N, 5)."""
+        config, weight = self.net.config, self.net.project_to_hidden.weight
+        like = {"device": weight.device, "dtype": weight.dtype}
+        conditions = config.micro_cond_embed_dim // config.micro_cond_encode_dim
+        return (
+            torch.randint(
+                config.vocab_size, (batch_size, *height_width(self.input_size)), device=weight.device
+            ),
+            torch.randn(batch_size, 77, config.encoder_hidden_size, **like),
+            torch.randn(batch_size, config.cond_embed_dim, **like),
+            torch.rand(batch_size, conditions, **like) * 512,
+        )
+
+    def forward(self, tokens: Tensor, text: Tensor, pooled: Tensor, micro_conditions: Tensor) -> Tensor:
+        """-> logits (N, codebook_size, H, W)."""
+        return self.net(tokens, text, pooled, micro_conditions)
+
+    def stages(self) -> dict[str, nn.Module]:
+        return dict(self.net.named_children())
+
+
+@register("uvit2d-latent")
+class UVit2DLatent(Backbone):
+    """Class-conditional denoiser of UVit2DModel's blocks: convolutional ends, a transformer between.
+
+    The latent takes the place of the VQ tokens, step and label that of pooled text and micro-
+    conditions, and the two of them that of the text states in cross-attention. Predicts noise.
+    """
+
+    def __init__(
+        self,
+        input_size: Size = 32,
+        num_classes: int = 1000,
+        in_channels: int = 4,
+        block_out_channels: int = 256,
+        num_res_blocks: int = 2,
+        hidden_size: int = 512,
+        depth: int = 12,
+        num_heads: int = 8,
+        mlp_ratio: float = 2.75,
+        class_dropout_prob: float = 0.1,
+    ) -> None:
+        """
+        Args:
+            block_out_channels: width of the convolutional ends; the transformer runs at H/2, W/2.
+            num_res_blocks: ConvNeXt and attention pairs in each end.
+            depth: transformer blocks between the ends.
+            mlp_ratio: feed-forward width over hidden_size, as in UVit2DModel's defaults.
+        """
+        super().__init__(
+            input_size=input_size, in_channels=in_channels, num_classes=num_classes, size_multiple=2
+        )
+        check_heads(hidden_size, num_heads)
+        check_heads(block_out_channels, num_heads)
+        eps, affine, bias = 1e-6, True, False
+
+        def end(downsample: bool) -> UVitBlock:
+            return UVitBlock(
+                block_out_channels,
+                num_res_blocks,
+                hidden_size,
+                0.0,
+                affine,
+                eps,
+                bias,
+                num_heads,
+                0.0,
+                downsample,
+                not downsample,
+            )
+
+        self.embed = nn.Conv2d(in_channels, block_out_channels, 1, bias=bias)
+        self.time = TimestepEmbedding(hidden_size)
+        self.label = LabelEmbedding(num_classes, hidden_size, class_dropout_prob) if num_classes else None
+        self.down_block = end(downsample=True)
+        self.to_hidden = nn.Sequential(
+            RMSNorm(block_out_channels, eps, affine), nn.Linear(block_out_channels, hidden_size, bias=bias)
+        )
+        self.transformer = nn.ModuleList(
+            BasicTransformerBlock(
+                dim=hidden_size,
+                num_attention_heads=num_heads,
+                attention_head_dim=hidden_size // num_heads,
+                cross_attention_dim=hidden_size,
+                attention_bias=bias,
+                norm_type="ada_norm_continuous",
+                ada_norm_continous_conditioning_embedding_dim=hidden_size,
+                norm_elementwise_affine=affine,
+                norm_eps=eps,
+                ada_norm_bias=bias,
+                ff_inner_dim=int(hidden_size * mlp_ratio),
+                ff_bias=bias,
+                attention_out_bias=bias,
+            )
+            for _ in range(depth)
+        )
+        self.from_hidden = nn.Sequential(
+            RMSNorm(hidden_size, eps, affine), nn.Linear(hidden_size, block_out_channels, bias=bias)
+        )
+        self.up_block = end(downsample=False)
+        self.head = ConvMlmLayer(block_out_channels, block_out_channels, bias, affine, eps, in_channels)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        self.check_input(x)
+        context = self.time(t)[:, None]
+        if self.label is not None:
+            context = torch.cat([context, self.label(y)[:, None]], dim=1)  # (N, 2, D)
+        pooled = context.sum(dim=1)  # (N, D)
+
+        x = self.down_block(self.embed(x), pooled, context, None)  # (N, C, H/2, W/2)
+        n, channels, height, width = x.shape
+        x = self.to_hidden(x.permute(0, 2, 3, 1).reshape(n, height * width, channels))
+        for block in self.transformer:
+            x = block(x, encoder_hidden_states=context, added_cond_kwargs={"pooled_text_emb": pooled})
+        x = self.from_hidden(x).reshape(n, height, width, channels).permute(0, 3, 1, 2)
+        # The ends of diffusers view their input as (N, C, H·W), which takes it contiguous.
+        return self.head(self.up_block(x.contiguous(), pooled, context, None))
