@@ -35,7 +35,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import registry
 from registry.backbone import Backbone, Size, deploy
-from registry.errors import UsageError
+from registry.errors import UsageError, reason
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # fvcore scripts functions that are not used here
@@ -93,6 +93,10 @@ class Cost:
     stages: list[Part] = field(repr=False)
     modules: list[Part] = field(repr=False)
     operators: list[Part] = field(repr=False)
+
+    def count(self, convention: Convention) -> float:
+        """Operations in one convention."""
+        return {"paper": self.paper_gflops * 1e9, "macs": self.macs, "flops": self.flops}[convention]
 
     def parts(self, by: By) -> list[Part]:
         """The breakdown by stage, by module or by operator."""
@@ -189,13 +193,11 @@ def _counted(counts: dict[str, int]) -> dict[str, int]:
 
 
 def _weightless(name: str, overrides: dict[str, Any]) -> nn.Module:
-    """The backbone on the meta device; for real where its constructor needs numbers."""
+    """The backbone on the meta device; for real where its constructor looks at numbers."""
     try:
         with torch.device("meta"):
             return registry.create(name, **overrides)
-    except UsageError:
-        raise
-    except (RuntimeError, NotImplementedError):
+    except Exception:  # if what is wrong is something else, it is wrong again
         return registry.create(name, **overrides)
 
 
@@ -337,6 +339,7 @@ class _Analysis(JitModelAnalysis):
         shell = _shell(network, lambda tensor: torch.empty_like(tensor, device="meta"))
         deployed: Any = deploy(shell)
         super().__init__(deployed, ())
+        self._stats: Statistics | None = None
         self.set_op_handle(**HANDLERS)
         self._ignored_ops = _IGNORED_OPS | COSTLESS | {"prim::device"}
         self.uncalled_modules_warnings(False).unsupported_ops_warnings(False)
@@ -399,8 +402,7 @@ def _failure(network: nn.Module, error: Exception) -> UsageError:
     if isinstance(error, UsageError):
         return error
     name = getattr(network, "name", "") or type(network).__name__
-    reason = str(error).strip().splitlines() or [""]
-    return UsageError(f"{name} fails on its example inputs: {type(error).__name__}: {reason[0]}")
+    return UsageError(f"{name} fails on its example inputs: {reason(error)}")
 
 
 def _split(name: str, counts: dict[str, int], parameters: int | None = None) -> Part:

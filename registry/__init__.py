@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from registry.catalog import Description, Registry
-from registry.errors import UsageError
+from registry.errors import UsageError, reason
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,7 +43,14 @@ backbones = Registry("backbone", group="bench.backbones")
 backbones.declare("registry.dit", [f"dit-{s}-{p}" for s in ("s", "b", "l", "xl") for p in (2, 4, 8)])
 backbones.declare("registry.dit", [f"sit-{s}-{p}" for s in ("s", "b", "l", "xl") for p in (2, 4, 8)])
 backbones.declare("registry.udit", ["dit-unet", "dit-unet-slim", "udit-t", "udit-s", "udit-b", "udit-l"])
-backbones.declare("registry.uvit", ["uvit-s-2", "uvit-s-2-deep", "uvit-m-2", "uvit-l-2", "uvit-h-2"])
+backbones.declare(
+    "registry.uvit",
+    ["uvit-s-2", "uvit-s-2-deep", "uvit-m-2", "uvit-l-2", "uvit-h-2"],
+    aliases={
+        "uvit-s-2-deep": ["uvit-s-deep", "uvit-s-deep-2"],
+        **{f"uvit-{s}-2": [f"uvit-{s}"] for s in "smlh"},
+    },
+)
 backbones.declare("registry.uvit", ["uvit-m-4", "uvit-l-4", "uvit-s-2-cifar10"])
 backbones.declare("registry.unet2d", ["unet2d", "unet2d-64"])
 backbones.declare("registry.uvit2d", ["uvit2d", "uvit2d-latent"])
@@ -71,7 +78,16 @@ def create(name: str, **overrides: Any) -> nn.Module:
 
     factory = backbones.factory(name)
     overrides = backbones.check(name, overrides)
-    return adopt(backbones.find(name).name, factory, overrides)
+    title = backbones.find(name).name
+    try:
+        return adopt(title, factory, overrides)
+    except UsageError:
+        raise
+    except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        if not overrides:
+            raise  # no value of the user's is to blame
+        asked = ", ".join(f"{option}={value!r}" for option, value in overrides.items())
+        raise UsageError(f"{title} cannot be built with {asked}: {reason(error)}") from error
 
 
 def __getattr__(attribute: str) -> Any:

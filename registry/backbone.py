@@ -49,7 +49,7 @@ class Backbone(nn.Module):
     """
 
     name: str = ""
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, Any]
 
     def __init__(
         self,
@@ -69,6 +69,7 @@ class Backbone(nn.Module):
                 that make no sense.
         """
         super().__init__()
+        self.overrides = {}
         height, width = height_width(input_size)
         if in_channels < 1 or num_classes < 0:
             raise UsageError(f"needs in_channels >= 1 and num_classes >= 0, not {in_channels}, {num_classes}")
@@ -102,9 +103,10 @@ class Backbone(nn.Module):
         height, width = x.shape[2:]
         if fixed_size and (height, width) != height_width(self.input_size):
             built = "×".join(map(str, height_width(self.input_size)))
+            asked = height if height == width else (height, width)
             raise UsageError(
                 f"{self.name or type(self).__name__} was built for {built} inputs and cannot take "
-                f"{height}×{width}: create it with input_size={height if height == width else (height, width)}."
+                f"{height}×{width}: create it with input_size={asked}."
             )
         self._check_grid(height, width)
 
@@ -173,7 +175,8 @@ def zeroed(module: nn.Module) -> Iterator[None]:
 def deploy(model: nn.Module) -> Any:
     """`Backbone.deploy` for any module."""
     # deepcopy takes what its memo already holds, so the trained form of a merged part is not copied.
-    memo = {id(part): part.merged() for part in model.modules() if hasattr(part, "merged")}
+    mergeable: list[Any] = [part for part in model.modules() if hasattr(part, "merged")]
+    memo = {id(part): part.merged() for part in mergeable}
     return copy.deepcopy(model, memo).eval().requires_grad_(False)
 
 

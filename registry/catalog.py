@@ -15,13 +15,14 @@ import functools
 import importlib
 import inspect
 import re
+import sys
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, TypeVar
 
-from registry.errors import UsageError, suggest
+from registry.errors import UsageError, reason, suggest
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
@@ -86,10 +87,13 @@ class Registry:
 
     # ---- adding names ----
 
-    def declare(self, module: str, names: Iterable[str]) -> None:
-        """Announce names that importing `module` will register."""
+    def declare(
+        self, module: str, names: Iterable[str], aliases: Mapping[str, Iterable[str]] | None = None
+    ) -> None:
+        """Announce names, and aliases of some of them, that importing `module` will register."""
+        load = functools.partial(importlib.import_module, module)
         for name in names:
-            self._add(Entry(name, module, load=functools.partial(importlib.import_module, module)))
+            self._add(Entry(name, module, aliases=tuple((aliases or {}).get(name, ())), load=load))
 
     def register(
         self, name: str, *, aliases: Iterable[str] = (), **defaults: Any
@@ -104,9 +108,12 @@ class Registry:
             ... class MyNet(Backbone): ...
         """
 
+        # Where the name is registered, which may be another package than the class comes from.
+        module = sys._getframe(1).f_globals.get("__name__", "")
+
         def add(factory: Factory) -> Factory:
             made = functools.partial(factory, **defaults) if defaults else factory
-            self._add(Entry(name, factory.__module__, aliases=tuple(aliases), factory=made))
+            self._add(Entry(name, module, aliases=tuple(aliases), factory=made))
             return factory
 
         return add
@@ -123,8 +130,11 @@ class Registry:
                 )
             if old and old.package:
                 entry.package = old.package
-        for text in (entry.name, *entry.aliases):
-            self._entries[key(text)] = entry
+        new = {key(text): entry for text in (entry.name, *entry.aliases)}
+        replaced = self._entries.get(key(entry.name))
+        for stale in [k for k, old in self._entries.items() if old is replaced and k not in new]:
+            del self._entries[stale]  # an alias that the new definition no longer has
+        self._entries.update(new)
 
     @functools.cached_property
     def _installed(self) -> dict[str, Entry]:
@@ -135,7 +145,7 @@ class Registry:
             owner = point.dist.name if point.dist else point.value
             entry = Entry(point.name, point.module, owner, load=point.load)
             old = self._entries.get(key(point.name))
-            if old and entry.announces(old):
+            if old and old.factory and entry.announces(old):
                 continue  # its module was imported by hand and has registered itself already
             if old:
                 # A clash must not disable every other name: it is an error when this one is used.
@@ -187,11 +197,10 @@ class Registry:
                 loaded = entry.load()
             except Exception as error:
                 raise UsageError(
-                    f"{self.kind} {entry.name!r} of {entry.origin} cannot be imported: "
-                    f"{type(error).__name__}: {error}"
+                    f"{self.kind} {entry.name!r} of {entry.origin} cannot be imported: {reason(error)}"
                 ) from error
             # A module registers its names by the decorator; anything else is the factory itself.
-            if not isinstance(loaded, ModuleType):
+            if callable(loaded) and not isinstance(loaded, ModuleType):
                 entry.factory = loaded
             entry = self._entries[key(name)]
             if entry.factory is None:
@@ -208,26 +217,31 @@ class Registry:
         factory = self.factory(name)
         entry = self.find(name)
         source = _source(factory)
+        hints = _hints(source)
         options = {
-            p.name: Option(_type_text(p.annotation), None if p.default is p.empty else p.default)
+            p.name: Option(
+                _type_text(hints.get(p.name, p.annotation)), None if p.default is p.empty else p.default
+            )
             for p in self.options(name).values()
         }
-        summary = (inspect.getdoc(source) or "").partition("\n")[0]
+        # Its own docstring: `inspect.getdoc` would tell a base class's where there is none.
+        summary = inspect.cleandoc(source.__doc__ or "").partition("\n")[0]
         return Description(entry.name, entry.aliases, entry.origin, summary, options)
 
     def check(self, name: str, overrides: dict[str, Any]) -> dict[str, Any]:
         """The overrides with their values converted to the annotated types.
 
         Raises:
-            UsageError: an override that the factory does not take, or a value of a wrong type.
+            UsageError: an override that the factory does not take or does not do without, or a value
+                of a wrong type.
         """
         factory, options = self.factory(name), self.options(name)
         title = self.find(name).name
-        if not overrides:
-            return {}
+        needed = [p.name for p in options.values() if p.default is p.empty and p.name not in overrides]
+        if needed:
+            raise UsageError(f"{self.kind} {title!r} needs a value for {', '.join(needed)}")
         free = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(factory).parameters.values())
-        source = _source(factory)
-        hints = _hints(source)
+        hints = _hints(_source(factory))
         checked = {}
         for option, value in overrides.items():
             if option not in options and not free:
@@ -241,8 +255,12 @@ class Registry:
 
 def _redefined(old: Entry, new: Entry) -> bool:
     """Whether `new` is the same definition executed again (a reloaded module), not a second one."""
-    names = [getattr(_source(e.factory), "__qualname__", None) if e.factory else None for e in (old, new)]
-    return old.module == new.module and old.name == new.name and None not in names and names[0] == names[1]
+    if not (old.factory and new.factory) or (old.module, old.name) != (new.module, new.name):
+        return False
+    before, after = _source(old.factory), _source(new.factory)
+    if before is after:  # one class twice: with other defaults it is another network
+        return getattr(old.factory, "keywords", {}) == getattr(new.factory, "keywords", {})
+    return getattr(before, "__qualname__", before) == getattr(after, "__qualname__", after)
 
 
 def _source(factory: Callable[..., Any]) -> Callable[..., Any]:
@@ -258,22 +276,28 @@ def _hints(source: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
-def _type_text(annotation: Any) -> str:
-    if annotation is inspect.Parameter.empty:
+def _type_text(hint: Any) -> str:
+    """A type as a user would write it: `int | tuple[int, int]`, `'full' | 'downsampled'`."""
+    if hint is inspect.Parameter.empty:
         return ""
-    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+    if typing.get_origin(hint) is typing.Literal:
+        return " | ".join(map(repr, typing.get_args(hint)))
+    if isinstance(hint, type) and not typing.get_args(hint):
+        return hint.__name__
+    return str(hint).replace("typing.", "")
 
 
 def _convert(name: str, option: str, value: Any, hint: Any) -> Any:
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
+    from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
         return adapter.validate_python(value)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = "".join(f"[{part}]" for part in problem["loc"] if isinstance(part, int))
+    except PydanticUserError:  # a type that pydantic has no schema for checks nothing
+        return value
+    except ValidationError:
+        choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
         raise UsageError(
-            f"{name}: override {option}{where} = {value!r}: {problem['msg'].lower()}."
-            + suggest(str(value), [str(choice) for choice in typing.get_args(hint)])
+            f"{name}: override {option} must be {_type_text(hint)}, not {value!r}."
+            + suggest(str(value), [str(choice) for choice in choices])
         ) from None

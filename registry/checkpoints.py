@@ -2,23 +2,26 @@
 
 A checkpoint's names are translated by rules that stand here, one list a family; tensors are never
 changed, except that a 1×1 convolution and a linear map of the same numbers count as the same.
-Nothing is unpickled beyond tensors and plain containers.
+Nothing is unpickled beyond tensors, plain containers and an `argparse.Namespace`.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
+import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from registry.errors import UsageError
+from registry.errors import UsageError, reason
 
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
+Family = TypeVar("Family")
 
 _TRANSFORMER: list[Rule] = [
     (r"\.attn\.", ".attention."),
@@ -60,7 +63,8 @@ _UDIT: list[Rule] = [
     (r"^encoder_level_", "encoder"),
     (r"^decoder_level_", "decoder"),
     (r"^latent\.", "middle."),
-    (r"^(down\d|up\d)_\d\.body\.0\.", lambda m: f"{'up2' if m[1] == 'up3' else 'up1' if m[1] == 'up2' else m[1]}.conv."),
+    (r"^(down\d)_\d\.body\.0\.", r"\1.conv."),
+    (r"^up\d_(\d)\.body\.0\.", r"up\1.conv."),  # up3_2 leads to scale 2
     (r"^reduce_chan_level", "fuse"),
     (r"\.(\d+)\.(attn|mlp|adaLN_modulation)([12])\.", _layer),
     (r"^final_layer\.adaLN_modulation\.", "head.modulation."),
@@ -73,13 +77,27 @@ _UDIT: list[Rule] = [
     (r"\.ffn\.dwconv\.", ".ffn.depthwise."),
 ]
 
+_TINY_UNET: list[Rule] = [
+    (r"^t_emb\.(\d)", lambda m: f"time.{int(m[1]) - 1}"),
+    (r"^d(\d)\.", r"down\1."),
+    (r"^mid\.", "middle."),
+    (r"^u(\d)\.", r"up\1."),
+    (r"\.t_proj\.", ".time."),
+    (r"\.skip\.", ".shortcut."),
+    (r"^out\.", "output."),
+]
+
 _RULES: dict[str, list[Rule]] = {
-    "DiT": _DIT,
-    "UDiT": _UDIT,
-    "UViT": _UVIT,
-    "UNet2D": [(r"^", "net.")],
-    "UVit2D": [(r"^", "net.")],
+    "registry.dit.DiT": _DIT,
+    "registry.udit.UDiT": _UDIT,
+    "registry.uvit.UViT": _UVIT,
+    "registry.tiny_unet.TinyUNet": _TINY_UNET,
+    "registry.unet2d.UNet2D": [(r"^", "net.")],
+    "registry.uvit2d.UVit2D": [(r"^", "net.")],
 }
+
+# Tables that are computed, not learned, and that a checkpoint may therefore leave out.
+_FIXED = {"registry.dit.DiT": {"pos_embed"}}
 
 
 def load_checkpoint(
@@ -110,8 +128,7 @@ def load_checkpoint(
         if target is not None and target.shape != tensor.shape and _squeezed(target) == _squeezed(tensor):
             state[name] = tensor.reshape(target.shape)  # a linear map stored as a 1×1 convolution
 
-    # A fixed table (DiT's positions) may be absent: the network has computed it already.
-    fixed = {name for name, p in model.named_parameters() if not p.requires_grad}
+    fixed = _of_family(_FIXED, model) or set()
     missing = [name for name in own if name not in state and name not in fixed]
     extra = [name for name in state if name not in own]
     shapes = [
@@ -120,7 +137,7 @@ def load_checkpoint(
         if name in state and state[name].shape != own[name].shape
     ]
     problems = [
-        f"{len(found)} {what}: {', '.join(found[:8])}{', …' if len(found) > 8 else ''}"
+        f"{len(found)} {what}: {_listed(found)}"
         for what, found in (("missing", missing), ("left over", extra), ("of wrong shape", shapes))
         if found
     ]
@@ -144,44 +161,61 @@ def _read(path: Path) -> Any:
             raise UsageError(f"{path} is not a readable safetensors file: {error}") from None
     if path.suffix not in (".pt", ".pth", ".bin"):
         raise UsageError(f"{path}: a checkpoint ends in .pt, .pth, .bin or .safetensors")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=None)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        refused = re.search(r"Unsupported (?:global|class|operand)[^\n]*|GLOBAL [\w.]+", str(error))
-        if refused:
+    # The authors' training programs save their command line beside the weights: plain values.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            code = _pickled_code(path)
+            problem = f"holds pickled code ({_listed(code)})" if code else "is damaged or holds pickled code"
             raise UsageError(
-                f"{path} holds pickled code, which is never run ({refused[0].strip()}). "
-                "Save the state dict alone, best as .safetensors."
+                f"{path} {problem}, which is never run. Save the state dict alone, best as .safetensors."
             ) from None
-        raise UsageError(f"{path} is damaged or no torch checkpoint: {reason}") from None
+        except Exception as error:
+            # The first sentence: torch goes on to advise unpickling everything.
+            problem = reason(error).partition(". ")[0]
+            raise UsageError(f"{path} is damaged or no torch checkpoint: {problem}") from None
+
+
+def _pickled_code(path: Path) -> list[str]:
+    """What a checkpoint would import besides tensors' own parts; nothing where that cannot be read."""
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # a bare pickle, or a damaged one
+        return []
 
 
 def _network(content: Any, key: str | None, where: str) -> dict[str, Tensor]:
     """The state dict inside a checkpoint, without the prefix that DataParallel or compile add."""
     if not isinstance(content, Mapping):
         raise UsageError(f"{where} holds {type(content).__name__}, not a state dict")
-    if key is not None and key not in content:
-        raise UsageError(f"{where} has no entry {key!r}; it has: {', '.join(map(str, list(content)[:8]))}")
+    inner = [entry for entry in content if isinstance(content[entry], Mapping)]
+    if key is not None and key not in inner:
+        raise UsageError(f"{where} has no state dict {key!r}; it has: {_listed(list(map(str, content)))}")
     for entry in (key,) if key is not None else ("ema", "model", "state_dict"):
-        if isinstance(content.get(entry), Mapping):
+        if entry in inner:
             content = content[entry]
             break
-    others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    state = {n: value for n, value in content.items() if isinstance(n, str) and isinstance(value, Tensor)}
+    others = [str(name) for name in content if name not in state]
     if others or not content:
-        found = f"entries that are no tensors: {', '.join(others[:8])}" if others else "nothing"
+        found = f"entries that are no named tensors: {_listed(others)}" if others else "nothing"
         raise UsageError(f"{where} is not a state dict; it holds {found}")
-    state = dict(content)
-    for prefix in ("module.", "_orig_mod."):
+    for prefix in ("module.", "_orig_mod.", "module."):  # in either order
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return state
 
 
+def _listed(names: list[str]) -> str:
+    """The first few of `names`, for a message."""
+    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+
+
 def _translate(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Names of the authors' layout into ours; names that are ours already stay."""
     own = set(model.state_dict())
-    rules = _RULES.get(type(model).__name__, [])
+    rules = _of_family(_RULES, model)
     if own & set(state) == set(state) or not rules:
         return state
     # The downsampler is a bare convolution in some variants and holds one in others.
@@ -195,6 +229,12 @@ def _translate(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     translated = {ours(name): tensor for name, tensor in state.items()}
     # Leave the names as they came where translating does not help: messages then name the file's.
     return translated if len(own & set(translated)) >= len(own & set(state)) else state
+
+
+def _of_family(table: Mapping[str, Family], model: nn.Module) -> Family | None:
+    """The entry for a network's class or, where a user has derived one, for its base class."""
+    lineage = (f"{ancestor.__module__}.{ancestor.__name__}" for ancestor in type(model).__mro__)
+    return next((table[name] for name in lineage if name in table), None)
 
 
 def _squeezed(tensor: Tensor) -> tuple[int, ...]:

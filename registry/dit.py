@@ -43,7 +43,7 @@ class DiT(Backbone):
             size_multiple=patch_size,
         )
         if hidden_size % 4:
-            raise UsageError(f"hidden_size {hidden_size} is not a multiple of 4 (sine and cosine on two axes)")
+            raise UsageError(f"hidden_size {hidden_size} is not a multiple of 4, as its position table needs")
         height, width = height_width(input_size)
         self.patch_size = patch_size
         self.embed = nn.Conv2d(in_channels, hidden_size, patch_size, stride=patch_size)
@@ -63,7 +63,7 @@ class DiT(Backbone):
                     nn.init.xavier_uniform_(layer.weight)
                     nn.init.zeros_(layer.bias)
         nn.init.xavier_uniform_(self.embed.weight.flatten(1))  # a view: fills the convolution
-        nn.init.zeros_(self.embed.bias)
+        nn.init.constant_(self.embed.bias, 0.0)  # type: ignore[arg-type]
         nn.init.zeros_(self.head.project.weight)
         nn.init.zeros_(self.head.project.bias)
         height, width = (side // self.patch_size for side in height_width(self.input_size))

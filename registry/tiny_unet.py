@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from registry import register
 from registry.backbone import Backbone, LongSkip, Size
+from registry.errors import UsageError
 from registry.layers.embeddings import LabelEmbedding, sinusoids
 
 
@@ -37,6 +38,8 @@ class TinyUNet(Backbone):
             time_width: channels of the step embedding.
         """
         super().__init__(input_size=input_size, in_channels=in_channels, num_classes=num_classes)
+        if time_width % 2:
+            raise UsageError(f"time_width {time_width} is odd: a step is embedded as sines and cosines")
         w1, w2, w3 = widths
         self.time_width = time_width
         self.time = nn.Sequential(

@@ -11,7 +11,7 @@ permuting copies, and depthwise convolutions run fastest.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ DownsamplerKind = Literal["pixel-shuffle", "depthwise", "depthwise+shortcut", "c
 
 
 class UDiT(Backbone):
-    """U-shaped diffusion transformer: three scales of widths C, 2C, 4C, token downsampling inside attention."""
+    """U-shaped diffusion transformer of widths C, 2C, 4C that attends to downsampled tokens."""
 
     def __init__(
         self,
@@ -77,6 +77,9 @@ class UDiT(Backbone):
             learn_sigma=learn_sigma,
             size_multiple=4 * factor,
         )
+
+        if hidden_size % 2:
+            raise UsageError(f"hidden_size {hidden_size} is odd: a downsampling convolution halves it")
 
         def stage(width: int, units: int) -> nn.ModuleList:
             return nn.ModuleList(
@@ -251,8 +254,8 @@ class Head(nn.Module):
         return self.project(norm_modulate(x, *self.modulation(c)))
 
 
-_T = {"hidden_size": 48, "num_heads": 2, "depth": (1, 1, 2, 1, 1), "mlp_ratio": 4.0}
-_OFF = {"attention": "full", "cosine": False, "rope": False, "ffn": "mlp"}
+_T: dict[str, Any] = {"hidden_size": 48, "num_heads": 2, "depth": (1, 1, 2, 1, 1), "mlp_ratio": 4.0}
+_OFF: dict[str, Any] = {"attention": "full", "cosine": False, "rope": False, "ffn": "mlp"}
 register("dit-unet", **{**_T, **_OFF})(UDiT)
 register("dit-unet-slim", aliases=["DiT-UNet (Slim)"], **{**_T, **_OFF, "hidden_size": 36})(UDiT)
 register("udit-t", **_T)(UDiT)

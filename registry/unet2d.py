@@ -27,12 +27,15 @@ class UNet2D(Backbone):
         in_channels: int = 4,
         block_out_channels: tuple[int, ...] = (128, 256, 512, 512),
         layers_per_block: int = 2,
+        norm_num_groups: int = 32,
         class_dropout_prob: float = 0.1,
     ) -> None:
         """
         Args:
             block_out_channels: channels of each scale, full resolution first; each halves H and W.
             layers_per_block: residual blocks of each scale of the encoder; the decoder has one more.
+            norm_num_groups: groups of every norm; fewer than the channels of any scale, or a norm
+                of single channels cancels what step and label add to them.
             class_dropout_prob: share of labels replaced by the null class in training.
         """
         super().__init__(
@@ -48,6 +51,7 @@ class UNet2D(Backbone):
             in_channels=in_channels,
             out_channels=in_channels,
             layers_per_block=layers_per_block,
+            norm_num_groups=norm_num_groups,
             block_out_channels=block_out_channels,
             down_block_types=("DownBlock2D", *["AttnDownBlock2D"] * attention),
             up_block_types=(*["AttnUpBlock2D"] * attention, "UpBlock2D"),

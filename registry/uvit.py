@@ -5,6 +5,8 @@ Not to be mixed up with diffusers' UVit2DModel (`uvit2d`), another network of th
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -41,6 +43,8 @@ class UViT(Backbone):
         )
         if depth % 2:
             raise UsageError(f"depth {depth} is odd: blocks come in mirrored pairs around a middle one")
+        if hidden_size % 2:
+            raise UsageError(f"hidden_size {hidden_size} is odd: the time token is sines and cosines")
         height, width = height_width(input_size)
         self.patch_size = patch_size
         self.embed = nn.Conv2d(in_channels, hidden_size, patch_size, stride=patch_size)
@@ -115,13 +119,14 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-_SIZES = {
+_SIZES: dict[str, dict[str, Any]] = {
     "s": {"hidden_size": 512, "depth": 12, "num_heads": 8},
     "m": {"hidden_size": 768, "depth": 16, "num_heads": 12},
     "l": {"hidden_size": 1024, "depth": 20, "num_heads": 16},
     "h": {"hidden_size": 1152, "depth": 28, "num_heads": 16},
 }
-_PIXELS = {"in_channels": 3, "patch_size": 4, "input_size": 64, "class_dropout_prob": 0.0}  # ImageNet 64
+# ImageNet 64
+_PIXELS: dict[str, Any] = {"in_channels": 3, "patch_size": 4, "input_size": 64, "class_dropout_prob": 0.0}
 for _size in _SIZES:
     register(f"uvit-{_size}-2", aliases=[f"uvit-{_size}"], **_SIZES[_size])(UViT)
 register("uvit-s-2-deep", aliases=["uvit-s-deep", "uvit-s-deep-2"], **{**_SIZES["s"], "depth": 16})(UViT)

@@ -21,7 +21,7 @@ from registry.layers.embeddings import LabelEmbedding, TimestepEmbedding
 
 @register("uvit2d")
 class UVit2D(Backbone):
-    """UVit2DModel with diffusers' defaults: VQ tokens, text states and micro-conditions to codebook logits."""
+    """UVit2DModel with diffusers' defaults: VQ tokens, text and micro-conditions to codebook logits."""
 
     def __init__(self, input_size: Size = 16) -> None:
         """

@@ -1,4 +1,4 @@
-"""Plain, slow second opinion on DiT, U-DiT and U-ViT: for tests, and the slow reference of the benchmark.
+"""Plain, slow second opinion on DiT, U-DiT, U-ViT and TinyUNet, for tests and the benchmark.
 
 Every network is one function of a flat state dict in its authors' checkpoint layout, an input, timesteps
 and labels. Nothing is fused, merged, cached or dropped out: each formula is written out where it is used,
@@ -251,3 +251,39 @@ def uvit(state: State, x: Tensor, t: Tensor, y: Tensor | None, *, num_heads: int
     x = _affine_norm(state, "norm", x)[:, -rows * cols :]  # without the label and time tokens
     x = _unpatchify(_linear(state, "decoder_pred", x), rows, cols, patch)
     return _conv(state, "final_layer", x)
+
+
+def tiny_unet(state: State, x: Tensor, t: Tensor) -> Tensor:
+    """TinyUNet of the article "U-Net Architecture", its norms given as many of 8 groups as divide C.
+
+    Args:
+        state: in the article's names (t_emb.1.weight, d1.norm1.weight, …, out.bias).
+        x: (N, C, H, W).
+        t: (N,).
+
+    Returns:
+        (N, C, H, W).
+    """
+
+    def norm(name: str, z: Tensor) -> Tensor:
+        groups = next(g for g in (8, 4, 2, 1) if z.shape[1] % g == 0)
+        return F.group_norm(z, groups, state[f"{name}.weight"], state[f"{name}.bias"])
+
+    def block(name: str, z: Tensor) -> Tensor:
+        h = _conv(state, f"{name}.conv1", F.silu(norm(f"{name}.norm1", z)))
+        h = h + _linear(state, f"{name}.t_proj", F.silu(embedding))[:, :, None, None]
+        h = _conv(state, f"{name}.conv2", F.silu(norm(f"{name}.norm2", h)))
+        return h + (_conv(state, f"{name}.skip", z) if f"{name}.skip.weight" in state else z)
+
+    def join(z: Tensor, skip: Tensor) -> Tensor:
+        return torch.cat([F.interpolate(z, size=skip.shape[-2:], mode="nearest"), skip], dim=1)
+
+    cos, sin = _sinusoid(t, state["t_emb.1.weight"].shape[1], x.dtype).chunk(2, dim=1)
+    embedding = _linear(state, "t_emb.1", torch.cat([sin, cos], dim=1))
+    embedding = _linear(state, "t_emb.3", F.silu(embedding))
+    s1 = block("d1", x)
+    s2 = block("d2", F.avg_pool2d(s1, 2))
+    s3 = block("d3", F.avg_pool2d(s2, 2))
+    z = block("u3", join(block("mid", F.avg_pool2d(s3, 2)), s3))
+    z = block("u1", join(block("u2", join(z, s2)), s1))
+    return _conv(state, "out", z)

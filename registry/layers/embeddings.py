@@ -53,14 +53,15 @@ class TimestepEmbedding(nn.Module):
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(256, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
-        for layer in (self.mlp[0], self.mlp[2]):
+        first, second = nn.Linear(256, hidden_size), nn.Linear(hidden_size, hidden_size)
+        for layer in (first, second):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
+        self.mlp = nn.Sequential(first, nn.SiLU(), second)
 
     def forward(self, t: Tensor) -> Tensor:
         """(N,) original steps, fractions allowed -> (N, hidden_size)."""
-        return self.mlp(sinusoids(t, 256).to(self.mlp[0].weight.dtype))
+        return self.mlp(sinusoids(t, 256).to(next(self.mlp.parameters()).dtype))
 
 
 class LabelEmbedding(nn.Module):

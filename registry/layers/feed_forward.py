@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,7 @@ class ReparamFeedForward(nn.Module):
 
     def __init__(self, width: int, ratio: float) -> None:
         super().__init__()
+        self.width, self.ratio = width, ratio
         hidden = int(width * ratio)
         self.expand = nn.Sequential(nn.Conv2d(width, hidden // 2, 1), nn.Conv2d(hidden // 2, hidden, 1))
         self.depthwise = nn.ModuleList(
@@ -74,9 +75,8 @@ class ReparamFeedForward(nn.Module):
     @torch.no_grad()
     def merged(self) -> DepthwiseFeedForward:
         """The inference form, in new tensors; this module is left as it is."""
-        width, hidden = self.expand[0].in_channels, self.expand[1].out_channels
         with torch.device("meta"):
-            ffn = DepthwiseFeedForward(width, hidden / width)
+            ffn = DepthwiseFeedForward(self.width, self.ratio)
         weight, bias = merge_depthwise(self.depthwise)
         _assign(ffn.expand, *_merge_pointwise(self.expand))
         _assign(ffn.depthwise, weight, bias)
@@ -104,7 +104,8 @@ def merge_depthwise(convs: nn.ModuleList | list[nn.Conv2d]) -> tuple[Tensor, Ten
 
 def _merge_pointwise(chain: nn.Sequential) -> tuple[Tensor, Tensor]:
     """Weight and bias of the 1×1 convolution equal to a chain of two: W₂W₁ and W₂b₁ + b₂."""
-    first, second = chain
+    first: Any = chain[0]
+    second: Any = chain[1]
     w1, w2 = first.weight.flatten(1), second.weight.flatten(1)
     return (w2 @ w1)[..., None, None], torch.addmv(second.bias, w2, first.bias)
 

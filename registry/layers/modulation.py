@@ -22,7 +22,7 @@ class Modulation(nn.Linear):
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
 
-    def forward(self, c: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, c: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         """SiLU(c) (N, D) -> `count` tensors (N, D): shift, scale, gate of a branch, and so on."""
         return super().forward(c).chunk(self.count, dim=1)
 

@@ -1,0 +1,70 @@
+"""How commands print: tables for people, JSON for programs, progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def console() -> Console:
+    """Standard output; as wide as the tables need when it goes to a file or a pipe."""
+    wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(width=250 if wide else None, highlight=False, soft_wrap=False)
+
+
+@contextmanager
+def working(doing: str) -> Iterator[Any]:
+    """A line on stderr that says what is under way; nothing when stderr is no terminal."""
+    with Console(stderr=True).status(doing) as status:
+        yield status
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_table(
+    title: str,
+    columns: list[str],
+    rows: list[list[str]],
+    *,
+    numbers: bool = True,
+    notes: Iterable[str] = (),
+) -> None:
+    """A titled table and notes below it; with `numbers`, all columns but the first align right."""
+    out = console()
+    out.print(Text(title, style="bold"))
+    # A number is never cut or broken; its heading may take several lines, and text is folded.
+    least = [
+        max(len(part) for part in (*column.split(), *(row[i] for row in rows))) if i and numbers else 16
+        for i, column in enumerate(columns)
+    ]
+    roomy = sum(least) + 3 * len(least) <= out.width
+    table = Table(
+        header_style="bold",
+        box=box.SIMPLE_HEAD if roomy else None,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for i, (column, width) in enumerate(zip(columns, least, strict=True)):
+        if i and numbers:
+            fixed = None if roomy else width
+            table.add_column(Text(column), justify="right", min_width=width, width=fixed)
+        else:
+            table.add_column(Text(column), min_width=width, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    out.print(table)
+    for note in notes:
+        out.print(Text(note), style="dim")

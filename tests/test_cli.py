@@ -1,0 +1,181 @@
+"""The command as a user meets it: output, JSON, one-line errors, exit status."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from bench import cli
+
+
+@pytest.fixture
+def bench(capsys, monkeypatch):
+    """Run `bench ARGS`; returns exit status, stdout, stderr."""
+
+    def run(*args, width=None):
+        monkeypatch.setattr(sys, "argv", ["bench", *args])
+        if width:
+            monkeypatch.setenv("COLUMNS", str(width))
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return stop.value.code or 0, out, err
+
+    return run
+
+
+def test_help_and_list_import_nothing_heavy():
+    code = (
+        "import sys\n"
+        "from bench import cli\n"
+        "sys.argv = ['bench', *{args}]\n"
+        "try: cli.main()\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "heavy = {{'torch', 'pandas', 'diffusers', 'numpy'}} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    for args in (["--help"], ["flops", "--help"], ["list", "udit*"]):
+        subprocess.run([sys.executable, "-c", code.format(args=args)], check=True, capture_output=True)
+
+
+def test_flops_json_has_the_promised_fields(bench):
+    code, out, err = bench(
+        "flops", "--model", "U-DiT-T", "-m", "dit-s/8", "--set", "class_dropout_prob=0", "--json"
+    )
+    assert (code, err) == (0, "")
+    first, second = json.loads(out)
+    assert first["model"] == "udit-t" and second["model"] == "dit-s-8"
+    assert first["overrides"] == {"class_dropout_prob": 0.0} and first["input_size"] == 32
+    assert first["paper_gflops"] == pytest.approx(0.950, abs=0.001) and first["flops"] == 2 * first["macs"]
+    assert first["parameters"] == 7_995_392 - (48 + 96 + 192)  # without the three null classes
+    assert first["parameters_deployed"] < first["parameters"]
+
+
+def test_flops_by_stage_json_lists_parts(bench):
+    out = bench("flops", "-m", "tiny-unet", "--by", "stage", "--json")[1]
+    (cost,) = json.loads(out)
+    assert sum(part["macs"] for part in cost["parts"]) == cost["macs"]
+
+
+def test_flops_table_shows_every_number_whole_when_piped(bench):
+    code, out, _ = bench("flops", "-m", "udit-t", "--set", "depth=1,1,1,1,1", "--by", "operator")
+    assert code == 0 and "…" not in out
+    assert "depth=(1, 1, 1, 1, 1)" in out and "convolution" in out
+
+
+@pytest.mark.parametrize("convention", ["paper", "macs", "flops"])
+def test_convention_picks_the_count(bench, convention):
+    out = bench("flops", "-m", "tiny-unet", "--convention", convention)[1]
+    found = json.loads(bench("flops", "-m", "tiny-unet", "--json")[1])[0]
+    value = {"paper": found["paper_gflops"], "macs": found["macs"] / 1e9, "flops": found["flops"] / 1e9}
+    assert f"{value[convention]:.2f}" in out or f"{value[convention]:.4f}" in out
+    assert sum(heading in out for heading in ("GFLOPs (paper) ", "GMACs ", "2·MACs) ")) == 1
+
+
+def test_wildcards_and_sizes(bench):
+    found = json.loads(bench("flops", "-m", "dit-unet*", "--input-size", "16x24", "--json")[1])
+    assert [cost["model"] for cost in found] == ["dit-unet", "dit-unet-slim"]
+    assert found[0]["input_size"] == [16, 24]
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("flops", "-m", "udit-bb"), "Did you mean 'udit-b'"),
+        (("flops", "-m", "nope*"), "no backbone matches 'nope*'"),
+        (("flops", "-m", "udit-t", "--set", "downsampeler=conv"), "Did you mean 'downsampler'?"),
+        (("flops", "-m", "udit-t", "--set", "ffn=reparm"), "Did you mean 'reparam'?"),
+        (("flops", "-m", "udit-t", "--set", "ffn"), "KEY=VALUE"),
+        (("flops", "-m", "udit-t", "--set", "depth=1,2"), "depth"),
+        (("flops", "-m", "udit-t", "--set", "num_heads=5"), "multiple of num_heads 5"),
+        (("flops", "-m", "udit-t", "--input-size", "30"), "multiples of 8"),
+        (("flops", "-m", "udit-t", "--input-size", "0"), "multiples of 8"),
+        (("flops", "-m", "udit-t", "--input-size", "big"), "--input-size"),
+        (("flops", "-m", "udit-t", "--plugin", "not_there.py"), "no such plugin file"),
+        (("flops", "-m", "udit-t", "--plugin", "not_there"), "fails on import"),
+        (("describe", "udit-x"), "unknown backbone"),
+        (("list", "zzz"), "no backbone matches"),
+        (("tables", "--table", "9"), "no table 9"),
+        (("check", "-m", "udit-t", "--device", "tpu9"), "device"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_status_2(bench, args, says):
+    code, out, err = bench(*args)
+    assert code == 2 and out == ""
+    assert err.startswith("error: ") and err.count("\n") == 1 and says in err
+
+
+def test_describe_names_the_choices(bench):
+    out = bench("describe", "U-DiT-T")[1]
+    assert "pixel-shuffle" in out and "reparam" in out and "48" in out
+    found = json.loads(bench("describe", "udit-t", "--json")[1])
+    assert found["options"]["hidden_size"]["default"] == 48
+
+
+OWN = '''
+import torch, registry
+
+@registry.register("my-net")
+class MyNet(registry.Backbone):
+    """One convolution."""
+
+    def __init__(self, input_size=32, num_classes=1000, width=8):
+        super().__init__(input_size=input_size, num_classes=num_classes)
+        self.conv = torch.nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x, t, y):
+        return self.conv(x)
+'''
+
+
+@pytest.fixture
+def own(tmp_path):
+    path = tmp_path / "scratch_net.py"
+    path.write_text(OWN)
+    yield str(path)
+    from registry import backbones
+
+    backbones._entries.pop("mynet", None)
+    sys.modules.pop("scratch_net", None)
+
+
+def test_a_network_from_a_scratch_file(bench, own):
+    code, out, _ = bench("flops", "--plugin", own, "--model", "my-net", "--json")
+    assert code == 0 and json.loads(out)[0]["macs"] == 4 * 4 * 9 * 32 * 32
+    assert "scratch_net" in bench("list", "my*", "--plugin", own)[1]
+
+
+def test_check_fails_a_network_that_ignores_the_step(bench, own):
+    code, out, _ = bench("check", "--plugin", own, "--model", "my-net")
+    assert code == 1 and "fail" in out
+
+
+def test_check_passes_a_network(bench):
+    args = ("check", "-m", "tiny-unet", "--set", "widths=16,16,16", "--set", "time_width=8", "--json")
+    code, out, _ = bench(*args)
+    assert code == 0
+    assert {result["status"] for result in json.loads(out)} <= {"pass", "n/a"}
+
+
+def test_tables_json_and_pages(bench, tmp_path):
+    rows = json.loads(bench("tables", "--table", "5", "--json")[1])
+    assert [row["row"] for row in rows] == [
+        "Pixel Shuffle (PS)",
+        "Depthwise (DW) Conv. + PS",
+        "DW Conv. Shortcut + PS",
+    ]
+    assert rows[0]["overrides"]["downsampler"] == "pixel-shuffle"
+    assert rows[0]["published"]["fid"] == 96.15 and rows[0]["measured"]["fid"] is None
+    code, out, _ = bench("tables", "--table", "5", "--out", str(tmp_path / "new"))
+    assert code == 0 and "table-5.md" in out
+    page = (tmp_path / "new/table-5.md").read_text("utf-8")
+    assert "| DW Conv. Shortcut + PS" in page and " 96.15 |" in page
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["table-5.md"]
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_tables_lose_nothing_at_the_terminals_width(bench, width):
+    out = bench("tables", "--table", "6", width=width)[1]
+    assert "…" not in out and all(len(line) <= width for line in out.splitlines())
+    assert out.count("107.00") == 1 and out.count("0.95") == 4
