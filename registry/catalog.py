@@ -166,7 +166,7 @@ class Registry:
         if exact:
             return exact
         loose = re.sub(r"[^a-z0-9*?]", "", pattern.lower())
-        return [name for name in known if loose and fnmatch.fnmatch(key(name), loose)]
+        return [name for name in known if fnmatch.fnmatch(key(name), loose)]
 
     def find(self, name: str) -> Entry:
         """The entry for a name or alias, case and separators forgiven.

@@ -534,7 +534,7 @@ def test_a_plugin_that_fails_is_one_line_and_leaves_the_others(shelf, install, t
         ("udit-t", {"input_size": 30}, ["30×30", "multiples of 8"]),
         ("udit-t", {"num_heads": 5}, ["48 is not a multiple of num_heads 5"]),
         ("udit-t", {"in_channels": 0}, ["in_channels >= 1"]),
-        ("udit-t", {"hidden_size": -48}, ["udit-t cannot be built with hidden_size=-48"]),
+        ("udit-t", {"hidden_size": -48}, ["hidden_size", "-48"]),
         ("dit-s-2", {"patch_size": 0}, ["dit-s-2", "patch_size"]),
         ("uvit-s-2", {"depth": 3}, ["depth 3 is odd"]),
         ("unet2d", {"block_out_channels": (30, 60)}, ["unet2d", "30"]),
@@ -599,13 +599,11 @@ def test_annotations_that_cannot_be_checked_check_nothing(shelf):
 
 def test_choices_keep_their_spelling_in_messages(shelf):
     @registry.register("cased")
-    def make(kind: Literal["PixelShuffle", "None"] = "None"):
+    def make(kind: Literal["RGB", "None"] = "None"):
         return nn.Identity()
 
-    message = usage_error(registry.create, "cased", kind="pixelshufle")
-    assert message.endswith(
-        "must be 'PixelShuffle' | 'None', not 'pixelshufle'. Did you mean 'PixelShuffle'?"
-    )
+    message = usage_error(registry.create, "cased", kind="rgb")
+    assert message.endswith("kind must be 'RGB' | 'None', not 'rgb'. Did you mean 'RGB'?")
 
 
 def test_a_users_own_mistake_keeps_its_traceback(shelf):
@@ -677,6 +675,9 @@ def test_every_name_makes_what_it_describes(name):
 def test_describe_tells_the_defaults_of_that_name(name, defaults):
     options = registry.describe(name).options
     assert {option: options[option].default for option in defaults} == defaults
+    assert options["input_size"].type == "int | tuple[int, int]"
+    if "ffn" in options:
+        assert options["ffn"].type == "'mlp' | 'dwconv' | 'reparam'"
 
 
 SMALL = {
