@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from registry.backbone import height_width
 from registry.errors import reason
-from registry.layers.embeddings import LabelEmbedding
+from registry.layers.embeddings import LabelDropout
 
 Status = Literal["pass", "fail", "n/a"]
 Verdict = tuple[Status, str]  # and the reason
@@ -89,10 +89,8 @@ def _opened(model: nn.Module) -> Any:
     for module in net.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
-        if isinstance(module, (LabelEmbedding, nn.MultiheadAttention)):
+        if isinstance(module, (LabelDropout, nn.MultiheadAttention)):
             module.dropout = 0.0
-        if hasattr(module, "class_dropout_prob"):
-            module.class_dropout_prob = 0.0
     for parameter in net.parameters():
         if parameter.is_floating_point():
             # Half of what keeps the variance of a sum over the inputs, so that deep networks stay sane.

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +26,13 @@ from torch import Tensor, nn
 from registry.errors import UsageError
 
 Size = int | tuple[int, int]  # a square grid's side, or (height, width)
+
+
+def require_positive(**values: float) -> None:
+    """Raise `UsageError` that names the first value that is not above zero."""
+    for name, value in values.items():
+        if value <= 0:
+            raise UsageError(f"{name} must be positive, not {value}")
 
 
 def height_width(size: Size) -> tuple[int, int]:
@@ -194,7 +202,7 @@ def adopt(name: str, factory: Callable[..., Any], overrides: dict[str, Any]) -> 
     """Call a factory and make sure that what it returns can be measured.
 
     A plain `nn.Module` gets the contract's attributes that it does not set itself: those asked for,
-    else 32×32 inputs of 4 channels, 1000 classes, no learned variance.
+    else its factory's defaults, else 32×32 inputs of 4 channels, 1000 classes, no learned variance.
 
     Raises:
         UsageError: the factory refuses the overrides, or returns no module.
@@ -206,17 +214,28 @@ def adopt(name: str, factory: Callable[..., Any], overrides: dict[str, Any]) -> 
     if not isinstance(model, nn.Module):
         raise UsageError(f"backbone {name!r} must make an nn.Module, not {type(model).__name__}")
     if not isinstance(model, Backbone):
-        defaults = {"input_size": 32, "in_channels": 4, "num_classes": 1000, "learn_sigma": False}
-        for attribute, value in defaults.items():
-            if not hasattr(model, attribute):
-                setattr(model, attribute, overrides.get(attribute, value))
-        plain: Any = model
-        if not hasattr(model, "out_channels"):
-            plain.out_channels = plain.in_channels * (2 if plain.learn_sigma else 1)
-        # The contract's questions work on any module; give it those it does not answer itself.
-        for question in ("example_inputs", "stages", "long_skips", "deploy", "forward_with_cfg"):
-            if not hasattr(model, question):
-                setattr(model, question, getattr(Backbone, question).__get__(model))
+        _complete(model, factory, overrides)
     named: Any = model
     named.name, named.overrides = name, overrides
     return model
+
+
+def _complete(model: Any, factory: Callable[..., Any], overrides: dict[str, Any]) -> None:
+    """Give a plain module what it does not say of itself: as asked, as its factory has it, or usual."""
+    usual = {"input_size": 32, "in_channels": 4, "num_classes": 1000, "learn_sigma": False}
+    own = {p.name: p.default for p in inspect.signature(factory).parameters.values()}
+    for attribute, value in usual.items():
+        if own.get(attribute, inspect.Parameter.empty) is not inspect.Parameter.empty:
+            value = own[attribute]
+        if not hasattr(model, attribute):
+            setattr(model, attribute, overrides.get(attribute, value))
+    if not hasattr(model, "out_channels"):
+        model.out_channels = model.in_channels * (2 if model.learn_sigma else 1)
+    # The contract's questions work on any module.
+    for question in ("example_inputs", "stages", "long_skips", "deploy", "forward_with_cfg"):
+        if not hasattr(model, question):
+            setattr(model, question, getattr(Backbone, question).__get__(model))
+        elif not inspect.ismethod(getattr(model, question)):
+            raise UsageError(
+                f"{type(model).__name__}.{question} is no method, as a backbone's is: rename that attribute"
+            )

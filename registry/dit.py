@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from registry import register
-from registry.backbone import Backbone, Size, height_width
+from registry.backbone import Backbone, Size, height_width, require_positive
 from registry.errors import UsageError
 from registry.layers.attention import Attention
 from registry.layers.embeddings import Condition, sincos_2d
@@ -42,6 +42,7 @@ class DiT(Backbone):
             learn_sigma=learn_sigma,
             size_multiple=patch_size,
         )
+        require_positive(hidden_size=hidden_size, depth=depth, mlp_ratio=mlp_ratio)
         if hidden_size % 4:
             raise UsageError(f"hidden_size {hidden_size} is not a multiple of 4, as its position table needs")
         height, width = height_width(input_size)

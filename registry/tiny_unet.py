@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from registry import register
-from registry.backbone import Backbone, LongSkip, Size
+from registry.backbone import Backbone, LongSkip, Size, require_positive
 from registry.errors import UsageError
 from registry.layers.embeddings import LabelEmbedding, sinusoids
 
@@ -38,6 +38,7 @@ class TinyUNet(Backbone):
             time_width: channels of the step embedding.
         """
         super().__init__(input_size=input_size, in_channels=in_channels, num_classes=num_classes)
+        require_positive(time_width=time_width, width=min(widths))
         if time_width % 2:
             raise UsageError(f"time_width {time_width} is odd: a step is embedded as sines and cosines")
         w1, w2, w3 = widths

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from registry import register
-from registry.backbone import Backbone, LongSkip, Size
+from registry.backbone import Backbone, LongSkip, Size, require_positive
 from registry.errors import UsageError
 from registry.layers.attention import check_heads, rope_2d, rotate
 from registry.layers.embeddings import Condition
@@ -78,6 +78,9 @@ class UDiT(Backbone):
             size_multiple=4 * factor,
         )
 
+        require_positive(hidden_size=hidden_size, mlp_ratio=mlp_ratio)
+        if min(depth) < 0:
+            raise UsageError(f"depth {depth} has a negative number of stage units")
         if hidden_size % 2:
             raise UsageError(f"hidden_size {hidden_size} is odd: a downsampling convolution halves it")
 

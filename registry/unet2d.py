@@ -10,7 +10,8 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from registry import register
-from registry.backbone import Backbone, Size
+from registry.backbone import Backbone, Size, require_positive
+from registry.layers.embeddings import LabelDropout
 
 
 class UNet2D(Backbone):
@@ -44,8 +45,9 @@ class UNet2D(Backbone):
             num_classes=num_classes,
             size_multiple=2 ** (len(block_out_channels) - 1),
         )
+        require_positive(layers_per_block=layers_per_block, norm_num_groups=norm_num_groups)
         attention = len(block_out_channels) - 1
-        self.class_dropout_prob = class_dropout_prob
+        self.label_dropout = LabelDropout(num_classes, class_dropout_prob)
         self.net = UNet2DModel(
             sample_size=input_size,
             in_channels=in_channels,
@@ -62,11 +64,7 @@ class UNet2D(Backbone):
         self.check_input(x)
         if not self.num_classes:
             return self.net(x, t, return_dict=False)[0]
-        assert y is not None
-        if self.training and self.class_dropout_prob > 0:
-            dropped = torch.rand(y.shape, device=y.device) < self.class_dropout_prob
-            y = torch.where(dropped, self.num_classes, y)
-        return self.net(x, t, class_labels=y, return_dict=False)[0]
+        return self.net(x, t, class_labels=self.label_dropout(y), return_dict=False)[0]
 
     def stages(self) -> dict[str, nn.Module]:
         net = self.net

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from registry import register
-from registry.backbone import Backbone, LongSkip, Size, height_width
+from registry.backbone import Backbone, LongSkip, Size, height_width, require_positive
 from registry.errors import UsageError
 from registry.layers.attention import Attention
 from registry.layers.embeddings import LabelEmbedding, sinusoids
@@ -41,6 +41,7 @@ class UViT(Backbone):
         super().__init__(
             input_size=input_size, in_channels=in_channels, num_classes=num_classes, size_multiple=patch_size
         )
+        require_positive(hidden_size=hidden_size, depth=depth, mlp_ratio=mlp_ratio)
         if depth % 2:
             raise UsageError(f"depth {depth} is odd: blocks come in mirrored pairs around a middle one")
         if hidden_size % 2:

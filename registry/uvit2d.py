@@ -14,7 +14,7 @@ from diffusers.models.unets.uvit_2d import ConvMlmLayer, UVitBlock
 from torch import Tensor, nn
 
 from registry import register
-from registry.backbone import Backbone, Size, height_width
+from registry.backbone import Backbone, Size, height_width, require_positive
 from registry.layers.attention import check_heads
 from registry.layers.embeddings import LabelEmbedding, TimestepEmbedding
 
@@ -85,6 +85,7 @@ class UVit2DLatent(Backbone):
         super().__init__(
             input_size=input_size, in_channels=in_channels, num_classes=num_classes, size_multiple=2
         )
+        require_positive(num_res_blocks=num_res_blocks, depth=depth, mlp_ratio=mlp_ratio)
         check_heads(hidden_size, num_heads)
         check_heads(block_out_channels, num_heads)
         eps, affine, bias = 1e-6, True, False

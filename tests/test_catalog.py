@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import registry
+from registry import backbone
 from registry.catalog import Registry
 
 ROOT = Path(__file__).parents[1]
@@ -743,3 +744,60 @@ def test_example_inputs_follow_dtype():
     x, t, y = network.example_inputs()
     assert (x.dtype, t.dtype, y.dtype) == (torch.bfloat16, torch.int64, torch.int64)
     assert x.shape == (1, 4, 4, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "says"),
+    [
+        ("dit-s-2", {"depth": -1}, "depth must be positive"),
+        ("dit-s-2", {"mlp_ratio": 0}, "mlp_ratio must be positive"),
+        ("dit-s-2", {"class_dropout_prob": 1.5}, "class_dropout_prob must be at least 0 and below 1"),
+        ("udit-t", {"depth": (1, 1, -2, 1, 1)}, "negative number of stage units"),
+        ("udit-t", {"hidden_size": 15, "num_heads": 1, "rope": False}, "hidden_size 15 is odd"),
+        ("uvit-s-2", {"hidden_size": 33, "num_heads": 3}, "hidden_size 33 is odd"),
+        ("uvit-s-2", {"depth": 3}, "depth 3 is odd"),
+        ("unet2d", {"layers_per_block": 0}, "layers_per_block must be positive"),
+        ("unet2d", {"class_dropout_prob": -0.1}, "class_dropout_prob"),
+        ("uvit2d-latent", {"depth": -1}, "depth must be positive"),
+        ("tiny-unet", {"widths": (0, 8, 8)}, "must be positive"),
+        ("tiny-unet", {"time_width": 63}, "time_width 63 is odd"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused_when_built(name, overrides, says):
+    with torch.device("meta"), pytest.raises(registry.UsageError, match=says):
+        registry.create(name, **overrides)
+
+
+@pytest.mark.parametrize("name", ["dit-s-8", "udit-t", "uvit-s-2", "unet2d", "uvit2d-latent"])
+def test_a_conditional_network_without_labels_says_so(name):
+    with torch.device("meta"):
+        network = registry.create(name)
+        x, t, _ = network.example_inputs(2)
+    with pytest.raises(registry.UsageError, match="1000 classes needs labels"):
+        network(x, t, None)
+
+
+class Defaults(nn.Module):
+    """A plain module whose arguments' defaults are not the usual ones."""
+
+    def __init__(self, input_size: int = 16, num_classes: int = 7):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x, t, y):
+        return self.conv(x)
+
+
+def test_a_plain_module_keeps_its_factorys_defaults():
+    network = backbone.adopt("plain", Defaults, {})
+    assert (network.input_size, network.num_classes) == (16, 7)
+    assert network(*network.example_inputs(2)).shape == (2, 4, 16, 16)
+    assert backbone.adopt("plain", Defaults, {"input_size": 8}).input_size == 8
+
+
+def test_an_attribute_in_the_way_of_the_contract_is_named():
+    class InTheWay(Defaults):
+        deploy = False
+
+    with pytest.raises(registry.UsageError, match=r"InTheWay\.deploy is no method"):
+        backbone.adopt("plain", InTheWay, {})

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from registry.errors import UsageError
+
 MAX_PERIOD = 10000.0
 
 
@@ -64,26 +66,44 @@ class TimestepEmbedding(nn.Module):
         return self.mlp(sinusoids(t, 256).to(next(self.mlp.parameters()).dtype))
 
 
-class LabelEmbedding(nn.Module):
-    """Class labels to vectors, with a null class for classifier-free guidance.
+class LabelDropout(nn.Module):
+    """In training, replaces a share of the labels by the null class, for classifier-free guidance.
 
     Args:
         num_classes: labels 0 … num_classes − 1; with dropout, label num_classes is the null class.
-        dropout: share of labels replaced by the null class in training. At 0 there is no null class.
+        dropout: the share. At 0 there is no null class.
+
+    Raises:
+        UsageError: a share outside 0 … 1, or a call without labels.
     """
 
-    def __init__(self, num_classes: int, hidden_size: int, dropout: float) -> None:
+    def __init__(self, num_classes: int, dropout: float) -> None:
         super().__init__()
+        if not 0 <= dropout < 1:
+            raise UsageError(f"class_dropout_prob must be at least 0 and below 1, not {dropout}")
         self.num_classes, self.dropout = num_classes, dropout
-        self.table = nn.Embedding(num_classes + (dropout > 0), hidden_size)
-        nn.init.normal_(self.table.weight, std=0.02)
 
-    def forward(self, y: Tensor) -> Tensor:
-        """(N,) labels -> (N, hidden_size)."""
+    def forward(self, y: Tensor | None) -> Tensor:
+        """(N,) labels -> (N,) labels."""
+        if y is None:
+            raise UsageError(f"a network of {self.num_classes} classes needs labels y (N,), not None")
         if self.training and self.dropout > 0:
             dropped = torch.rand(y.shape, device=y.device) < self.dropout
             y = torch.where(dropped, self.num_classes, y)
-        return self.table(y)
+        return y
+
+
+class LabelEmbedding(LabelDropout):
+    """Class labels to vectors: label dropout, then a table with a row for the null class if there is one."""
+
+    def __init__(self, num_classes: int, hidden_size: int, dropout: float) -> None:
+        super().__init__(num_classes, dropout)
+        self.table = nn.Embedding(num_classes + (dropout > 0), hidden_size)
+        nn.init.normal_(self.table.weight, std=0.02)
+
+    def forward(self, y: Tensor | None) -> Tensor:
+        """(N,) labels -> (N, hidden_size)."""
+        return self.table(super().forward(y))
 
 
 class Condition(nn.Module):
