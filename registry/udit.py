@@ -214,25 +214,22 @@ class TokenAttention(nn.Module):
         groups, width, height, columns = x.shape
         qkv = self.qkv(x).permute(0, 2, 3, 1).contiguous()
         qkv = qkv.view(groups, height * columns, 3, self.num_heads, width // self.num_heads)
-        q, k, v = qkv.unbind(2)  # each G T h d, views of one tensor
+        qk, v = qkv[:, :, :2], qkv[:, :, 2]  # G T 2 h d and G T h d, views of one tensor
         if self.rope:
-            turn = rope_2d(height, columns, q.shape[-1], q.dtype == torch.float64, device=q.device)
-            q, k = rotate(q, turn), rotate(k, turn)
+            turn = rope_2d(height, columns, qk.shape[-1], qk.dtype == torch.float64, device=qk.device)
+            qk = rotate(qk, turn[:, None])
         scale = None
         if self.logit_scale is not None:
-            # exp(s)·q̂·k̂ with the scale put into q's norm, so that the logits need no second pass.
+            # exp(s)·q̂·k̂, with exp(s) put into q's norm, so that the logits need no second pass.
             sharpness = torch.exp(self.logit_scale.clamp(max=4.6052)).view(-1, 1)
-            q, k = q / (norm(q) / sharpness), k / norm(k)
+            norm = torch.linalg.vector_norm(qk, dim=-1, keepdim=True).clamp_min(1e-12)
+            qk = qk / (norm / torch.stack([sharpness, torch.ones_like(sharpness)]))
             scale = 1.0
-        q, k, v = (z.to(v.dtype).transpose(1, 2) for z in (q, k, v))
+        q, k = qk.to(v.dtype).unbind(2)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         x = F.scaled_dot_product_attention(q, k, v, scale=scale)  # G h T d
         x = x.transpose(1, 2).reshape(groups, height, columns, width).permute(0, 3, 1, 2)
         return self.out(merge_tokens(x, self.factor))
-
-
-def norm(x: Tensor) -> Tensor:
-    """L2 norm over the head width, kept from zero: (…, d) -> (…, 1)."""
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)
 
 
 def make_downsampler(kind: DownsamplerKind, width: int) -> nn.Module:

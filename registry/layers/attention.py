@@ -45,7 +45,7 @@ def check_heads(hidden_size: int, num_heads: int) -> None:
 
 @made_once
 def rope_2d(height: int, width: int, head_width: int, double: bool) -> np.ndarray:
-    """RoPE2D's rotations as complex numbers: (H·W, 1, head_width/2), row-major.
+    """RoPE2D's rotations as complex numbers: (H·W, 1, head_width/2), row-major, for all heads alike.
 
     There are head_width/4 frequencies θ_i = 10000^(−4i/head_width); pair 2i turns by column·θ_i,
     pair 2i + 1 by row·θ_i (U-DiT's released program, here right on grids of any shape too).
@@ -60,6 +60,6 @@ def rope_2d(height: int, width: int, head_width: int, double: bool) -> np.ndarra
 
 
 def rotate(x: Tensor, rotations: Tensor) -> Tensor:
-    """Turn adjacent channel pairs: x (N, T, h, d) by `rotations` (T, 1, d/2), in its precision."""
+    """Turn adjacent channel pairs of x (…, d) by `rotations`, which broadcast to (…, d/2)."""
     pairs = x.to(rotations.real.dtype).unflatten(-1, (-1, 2))
     return torch.view_as_real(torch.view_as_complex(pairs) * rotations).flatten(-2)
