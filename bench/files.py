@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from registry.errors import UsageError
 
@@ -15,13 +16,24 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         UsageError: the folder cannot be made or written to.
     """
+    write_whole(path, lambda made: made.write_text(text, encoding="utf-8"))
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` make the file beside its place, then move it there: whole or not at all.
+
+    Args:
+        path: where the file is wanted; folders are made.
+        write: is given the path to write to, which has the same name and ending.
+
+    Raises:
+        UsageError: the folder cannot be made or written to.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            file.write(text)
-        Path(file.name).chmod(0o644)
-        os.replace(file.name, path)  # noqa: PTH105
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bench-") as beside:
+            made = Path(beside) / path.name
+            write(made)
+            made.replace(path)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from None

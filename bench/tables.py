@@ -1,12 +1,16 @@
 """Tables 1 to 6 of the U-DiT paper: published figures beside what is measured here.
 
-Cost is measured when a table is built. Measured quality has its columns and no values yet.
+Cost is measured when a table is built; speed is read from records, where there are any. Measured quality
+has its columns and no values yet.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
 from bench import published
@@ -86,10 +90,51 @@ def build(table: int | None = None, progress: Callable[[str], None] | None = Non
     return found
 
 
-def frame(rows: Sequence[TableRow]) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Speed:
+    """Images per second of the rows that have a record, all measured in one way on one device."""
+
+    how: str  # mode, arithmetic, batch and device, in words
+    figures: dict[str, float]  # variant -> images per second
+
+
+def speeds(rows: Sequence[TableRow], folder: Path) -> list[Speed]:
+    """What the throughput records of a folder say of these rows; nothing where there is no folder.
+
+    Warns:
+        UserWarning: names each damaged record; it is left out.
+    """
+    from bench import records
+
+    wanted = {_variant(row.cost.model, row.cost.overrides): row.cost.input_size for row in rows}
+    found: dict[str, dict[str, float]] = {}
+    for record in records.read(folder) if folder.is_dir() else []:
+        asked, values = record["asked"], record["values"]
+        variant = _variant(asked["model"], asked.get("overrides", {}))
+        if asked["measure"] == "throughput" and wanted.get(variant) == asked["input_size"]:
+            found.setdefault(_how(record), {})[variant] = values["images_per_second"]
+    return [Speed(how, found[how]) for how in sorted(found)]
+
+
+def _variant(model: str, overrides: dict[str, Any]) -> str:
+    return json.dumps([model, overrides], sort_keys=True)
+
+
+def _how(record: dict[str, Any]) -> str:
+    asked, values, where = record["asked"], record["values"], record["environment"]
+    options = ["compiled"] * (values["compiled"] == "yes") + ["channels last"] * asked["channels_last"]
+    threads = [f"{where['threads']} threads"] * (asked["device"] == "cpu")
+    mode = "training" if asked["train"] else "inference"
+    return ", ".join(
+        [mode, asked["dtype"], f"batch {values['batch_size']}", *options, asked["device_name"], *threads]
+    )
+
+
+def frame(rows: Sequence[TableRow], measured: Sequence[Speed] = ()) -> pd.DataFrame:
     """One table as pandas: rows by published label, columns (published | measured, figure).
 
-    Published figures are text, as printed; columns that the table does not print are left out.
+    Published figures are text, as printed; columns that the table does not print are left out. Each way
+    in which speed was measured is one column, with a letter that `notes` explains.
     """
     import pandas as pd
 
@@ -108,9 +153,17 @@ def frame(rows: Sequence[TableRow]) -> pd.DataFrame:
     columns["measured", "Params (M)"] = [f"{row.cost.parameters / 1e6:.2f}" for row in rows]
     columns["measured", "deployed (M)"] = [f"{row.cost.parameters_deployed / 1e6:.2f}" for row in rows]
     columns["measured", "GFLOPs"] = [f"{row.cost.paper_gflops:.2f}" for row in rows]
+    for letter, speed in zip(ascii_lowercase, measured, strict=False):
+        figures = [speed.figures.get(_variant(row.cost.model, row.cost.overrides)) for row in rows]
+        columns["measured", f"Images/s [{letter}]"] = ["" if v is None else _three(v) for v in figures]
     for figure in QUALITY:
         columns["measured", _HEADINGS[figure]] = ["" for _ in rows]
     return pd.DataFrame(columns, index=pd.Index([row.published.label for row in rows], name="Model"))
+
+
+def _three(value: float) -> str:
+    """Three significant figures, without an exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def notes(rows: Sequence[TableRow]) -> list[tuple[tuple[str, ...], str]]:
@@ -125,12 +178,12 @@ def notes(rows: Sequence[TableRow]) -> list[tuple[tuple[str, ...], str]]:
     return known
 
 
-def markdown(rows: Sequence[TableRow]) -> str:
+def markdown(rows: Sequence[TableRow], measured: Sequence[Speed] = ()) -> str:
     """One table as a Markdown page with its footnotes and how its numbers were obtained."""
     import pandas as pd
 
     number = rows[0].published.table
-    table = frame(rows)
+    table = frame(rows, measured)
     remarks = notes(rows)
     marks = {label: f" [{i}]" for i, (labels, _) in enumerate(remarks, 1) for label in labels}
     table.index = table.index.map(lambda label: label.replace("*", "\\*") + marks.get(label, ""))
@@ -143,6 +196,8 @@ def markdown(rows: Sequence[TableRow]) -> str:
         "",
         *(f"{i}. {text}" for i, (_, text) in enumerate(remarks, 1)),
         *([""] if remarks else []),
+        *(f"- [{letter}] {speed.how}" for letter, speed in zip(ascii_lowercase, measured, strict=False)),
+        *([""] if measured else []),
         f"Published: {published.source()}. {provenance()}",
     ]
     return "\n".join(lines) + "\n"

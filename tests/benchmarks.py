@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,8 @@ from torch.nn import functional as F
 
 import registry
 from bench.files import write_text
+from bench.records import environment
+from registry.layers.embeddings import LabelDropout
 from tests import plain
 from tests.conftest import reference_state
 
@@ -99,13 +98,51 @@ def forward(name: str, batch_size: int, repeats: int) -> dict[str, Any]:
 
     difference = (ours(*inputs) - straightforward()).abs().max().item()
     seconds = interleaved({"ours": lambda: ours(*inputs), "other": straightforward}, repeats)
+    against = "plain transcription" if name in PLAIN else "same network, separate products"
+    return _compared(name, against, seconds) | {"largest_difference": difference}
+
+
+def training(name: str, batch_size: int, repeats: int) -> dict[str, Any]:
+    """Our training step (forward, backward, AdamW) against that of the plain transcription."""
+    torch.manual_seed(0)
+    network: Any = registry.create(name, class_dropout_prob=0.1).train()
+    state = reference_state(name)
+    registry.load_checkpoint(network, state)
+    for part in network.modules():
+        if isinstance(part, LabelDropout):
+            part.dropout = 0.0  # the transcription has none
+    if name.startswith("dit-s"):
+        state["pos_embed"] = network.pos_embed.detach().clone()
+    trained = [
+        tensor.requires_grad_() for key, tensor in state.items() if key != "pos_embed" or "uvit" in name
+    ]
+    inputs = network.example_inputs(batch_size)
+
+    def step(forward: Callable[..., Tensor], parameters: Any) -> Callable[[], float]:
+        optimizer = torch.optim.AdamW(parameters, lr=1e-6)
+
+        def run() -> float:
+            optimizer.zero_grad()
+            loss = forward(*inputs).square().mean()
+            loss.backward()
+            optimizer.step()
+            return loss.item()
+
+        return run
+
+    ours = step(network, [p for p in network.parameters() if p.requires_grad])
+    other = step(lambda *args: PLAIN[name](state, *args), trained)
+    seconds = interleaved({"ours": ours, "other": other}, repeats)
+    return _compared(name, "plain transcription", seconds)
+
+
+def _compared(name: str, against: str, seconds: dict[str, list[float]]) -> dict[str, Any]:
     return {
         "model": name,
-        "against": "plain transcription" if name in PLAIN else "same network, separate products",
+        "against": against,
         "milliseconds": statistics.median(seconds["ours"]) * 1e3,
         "milliseconds_other": statistics.median(seconds["other"]) * 1e3,
         "ratio": statistics.median(b / a for a, b in zip(seconds["ours"], seconds["other"], strict=True)),
-        "largest_difference": difference,
     }
 
 
@@ -135,20 +172,16 @@ def command(*args: str, repeats: int) -> dict[str, Any]:
     }
 
 
-def environment() -> dict[str, Any]:
-    """Where the numbers were measured."""
-    lines = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    cpu = next((line.split(":")[1].strip() for line in lines.splitlines() if "model name" in line), "")
-    return {
-        "cpu": cpu or platform.processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "diffusers": version("diffusers"),
-        "denoiser-bench": version("denoiser-bench"),
-        "date": time.strftime("%Y-%m-%d"),
-    }
+def _rows(compared: list[dict[str, Any]]) -> list[str]:
+    return [
+        "| network | ms | straightforward, ms | times as fast | compared with |",
+        "|:--|--:|--:|--:|:--|",
+        *(
+            f"| {f['model']} | {f['milliseconds']:.0f} | {f['milliseconds_other']:.0f} | {f['ratio']:.2f} | "
+            f"{f['against']} |"
+            for f in compared
+        ),
+    ]
 
 
 def page(found: dict[str, Any]) -> str:
@@ -162,17 +195,16 @@ def page(found: dict[str, Any]) -> str:
         f"One forward pass, batch {found['batch_size']}, float32, against a straightforward implementation "
         "with separate matmul, softmax, matmul:",
         "",
-        "| network | ms | straightforward, ms | times as fast | compared with |",
-        "|:--|--:|--:|--:|:--|",
-        *(
-            f"| {f['model']} | {f['milliseconds']:.0f} | {f['milliseconds_other']:.0f} | {f['ratio']:.2f} | "
-            f"{f['against']} |"
-            for f in found["forward"]
-        ),
+        *_rows(found["forward"]),
         "",
-        f"Measured {where['date']} on {where['cores']} cores of {where['cpu']}, {where['threads']} threads, "
-        f"Python {where['python']}, torch {where['torch']}, diffusers {where['diffusers']}; interleaved, "
-        f"median of {found['repeats']} rounds.",
+        f"One training step (forward, backward, AdamW), batch {found['batch_size']}, float32, against the "
+        "plain transcription:",
+        "",
+        *_rows(found["training"]),
+        "",
+        f"Measured {where['date'][:10]} on {where['cores']} cores of {where['cpu']}, "
+        f"{where['threads']} threads, Python {where['python']}, torch {where['torch']}, diffusers "
+        f"{where['diffusers']}; interleaved, median of {found['repeats']} rounds.",
     ]
     return "\n".join(lines)
 
@@ -188,7 +220,7 @@ def main() -> None:
 
     small = ["dit-s-4", "dit-b-4", "dit-unet", "udit-t", "udit-s", "uvit-s-2", "unet2d", "uvit2d-latent"]
     names = [name for pattern in args.model or [*small, "tiny-unet"] for name in registry.names(pattern)]
-    found = {
+    found: dict[str, Any] = {
         "environment": environment(),
         "batch_size": args.batch_size,
         "repeats": args.repeats,
@@ -199,6 +231,10 @@ def main() -> None:
         ],
         "forward": [forward(name, args.batch_size, args.repeats) for name in track(names, "forward passes")],
     }
+    found["training"] = [
+        training(name, args.batch_size, args.repeats)
+        for name in track([name for name in names if name in PLAIN], "training steps")
+    ]
     print(page(found))
     if args.write:
         write_text(ROOT / "results/benchmarks.json", json.dumps(found, indent=2) + "\n")

@@ -75,6 +75,7 @@ def test_the_committed_page_is_what_the_code_makes(rows, number):
     def figures(page):  # versions of the machine that wrote it may differ
         return [line for line in page.splitlines() if not line.startswith("Published:")]
 
-    page = tables.markdown([row for row in rows if row.published.table == number])
+    group = [row for row in rows if row.published.table == number]
+    page = tables.markdown(group, tables.speeds(group, ROOT / "results"))
     committed = (ROOT / f"reports/table-{number}.md").read_text("utf-8")
     assert figures(committed) == figures(page), "run `bench tables --out reports`"

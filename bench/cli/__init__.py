@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from bench.cli import catalog, check, flops, tables
+from bench.cli import catalog, check, flops, profile, tables, throughput
 
 app = typer.Typer(
     name="bench",
@@ -22,7 +22,9 @@ app.command("list")(catalog.list_names)
 app.command("describe")(catalog.describe)
 app.command("check")(check.check)
 app.command("flops")(flops.flops)
+app.command("profile")(profile.profile)
 app.command("tables")(tables.tables)
+app.command("throughput")(throughput.throughput)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -19,9 +19,6 @@ from bench.cli.options import (
 )
 from bench.cli.output import print_json, print_table, working
 
-if TYPE_CHECKING:
-    from torch import nn
-
 
 def check(
     models: Models,
@@ -36,16 +33,18 @@ def check(
 
     import registry
     from bench import contract
+    from bench.device import find_device
 
     load_plugins(plugins)
     asked = parse_overrides(overrides)
     if input_size is not None:
         asked["input_size"] = parse_size(input_size)
+    place = find_device(device)
     results = {}
     for name in model_names(models):
         torch.manual_seed(0)
         with working(name) as status:
-            network = _on_device(registry.create(name, **asked), device)
+            network = registry.create(name, **asked).to(place)
             results[name] = contract.check(network, progress=status.update)
     if as_json:
         print_json([{"model": name} | vars(result) for name, found in results.items() for result in found])
@@ -55,12 +54,3 @@ def check(
             print_table(name, ["Check", "Result", "Reason"], rows, numbers=False)
     if any(result.status == "fail" for found in results.values() for result in found):
         raise typer.Exit(1)
-
-
-def _on_device(network: nn.Module, device: str) -> nn.Module:
-    from registry.errors import UsageError
-
-    try:
-        return network.to(device)
-    except (RuntimeError, AssertionError) as error:  # torch's own words for a device it lacks
-        raise UsageError(f"no device {device!r} here: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,216 @@
+"""Profiles: shares, their agreement with `bench.cost`, the picture, the trace, the command."""
+
+import json
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import registry
+from bench import cli, cost, profiling
+
+
+class Sleep(nn.Module):
+    def __init__(self, seconds):
+        super().__init__()
+        self.seconds = seconds
+
+    def forward(self, x):
+        time.sleep(self.seconds)
+        return x
+
+
+class Net(registry.Backbone):
+    """One convolution of each kind, attention, and a stage that can be made to sleep."""
+
+    def __init__(self, seconds=0.0, functional=False):
+        super().__init__(input_size=8, num_classes=3)
+        self.functional = functional
+        self.stem = nn.Conv2d(4, 16, 3, padding=1)
+        self.slow = nn.Sequential(nn.Conv2d(16, 16, 5, padding=2, groups=16), Sleep(seconds), nn.GELU())
+        self.mix = nn.ModuleList(nn.Conv2d(16, 16, 1) for _ in range(2))
+        self.label = nn.Linear(1, 16)
+        self.head = nn.Conv2d(16, 4, 3, padding=1)
+
+    def forward(self, x, t, y):
+        x = self.slow(self.stem(x))
+        for layer in self.mix:
+            x = layer(x)
+        if self.functional:
+            x = F.conv2d(x, self.mix[0].weight)
+        tokens = (
+            x.flatten(2).transpose(1, 2).contiguous()[:, None]
+            + self.label(t[:, None].to(x.dtype))[:, None, None]
+        )
+        tokens = F.scaled_dot_product_attention(tokens, tokens, tokens)
+        return self.head(tokens[:, 0].transpose(1, 2).reshape(x.shape))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def small():
+    network = registry.create("udit-t", depth=[1, 1, 1, 1, 1], input_size=16)
+    return profiling.profile(network, batch_size=2, repeats=2)
+
+
+@pytest.fixture
+def bench(capsys, monkeypatch):
+    """Run `bench ARGS`; returns exit status, stdout, stderr."""
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["bench", *map(str, args)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return stop.value.code or 0, out, err
+
+    return run
+
+
+def test_shares_add_up_to_one_and_stages_to_the_whole(small):
+    for rows in (small.stages, small.operators):
+        assert sum(row.time_share for row in rows) == pytest.approx(1)
+        assert sum(row.macs_share for row in rows) == pytest.approx(1)
+        assert all(row.seconds >= 0 for row in rows)
+    assert sum(row.seconds for row in small.stages) == pytest.approx(small.seconds * (1 + small.overhead))
+
+
+def test_macs_equal_those_of_cost(small):
+    counted = cost.measure("udit-t", depth=[1, 1, 1, 1, 1], input_size=16)
+    assert {row.name: row.macs for row in small.stages if row.name != "(between)"} == {
+        part.name: part.macs for part in counted.stages if part.name != "(between)"
+    }
+    ours = {row.name: row.macs for row in small.operators if row.macs}
+    kinds = {name: ours.pop(name) for name in list(ours) if name.endswith("convolution")}
+    theirs = {part.name: part.macs for part in counted.operators if part.macs}
+    assert sum(kinds.values()) == theirs.pop("convolution") and len(kinds) == 3
+    assert ours == theirs
+
+
+def test_every_operator_with_macs_is_timed(small):
+    rows = {row.name: row for row in small.operators}
+    assert all(row.seconds > 0 for row in rows.values() if row.macs)
+    assert rows["norm"].ratio is None and rows["1×1 convolution"].ratio > 0
+    assert rows["other"].time_share < 0.1  # the table of operators knows what a U-DiT is made of
+
+
+def test_a_stage_that_sleeps_is_the_slowest():
+    found = profiling.profile(Net(seconds=0.05), batch_size=1, repeats=2)
+    stage = max(found.stages, key=lambda row: row.time_share)
+    assert stage.name == "slow" and stage.seconds >= 0.05 and stage.time_share > 0.8
+    assert found.finding.startswith("slow takes ")
+    assert found.seconds >= 0.05
+
+
+def test_convolutions_are_told_apart_by_kind():
+    rows = {row.name: row for row in profiling.profile(Net(), batch_size=1, repeats=1).operators}
+    assert rows["depthwise convolution"].macs == 64 * 16 * 25
+    assert rows["1×1 convolution"].macs == 2 * 64 * 16 * 16
+    assert rows["other convolution"].macs == 2 * 64 * 4 * 16 * 9
+    assert rows["attention"].macs == 2 * 64 * 64 * 16 and rows["linear"].macs == 16
+
+
+@pytest.mark.parametrize(
+    ("channels", "weight", "kind"),
+    [
+        (8, [8, 1, 3, 3], "depthwise"),
+        (8, [16, 1, 1, 1], "depthwise"),
+        (8, [16, 8, 1, 1], "1×1"),
+        (8, [8, 4, 3, 3], "other"),
+        (1, [8, 1, 3, 3], "other"),
+        (1, [8, 1, 1, 1], "1×1"),
+    ],
+)
+def test_kind_of_a_convolution(channels, weight, kind):
+    assert profiling._convolution(channels, weight) == f"{kind} convolution"
+
+
+def test_a_functional_convolution_leaves_convolutions_together():
+    found = profiling.profile(Net(functional=True), batch_size=1, repeats=1)
+    rows = {row.name: row for row in found.operators if row.name.endswith("convolution")}
+    assert list(rows) == ["convolution"] and rows["convolution"].seconds > 0
+    assert rows["convolution"].macs == 64 * (16 * 25 + 3 * 16 * 16 + 2 * 4 * 16 * 9)
+
+
+def test_the_network_is_left_as_it_was():
+    network = registry.create("udit-t", depth=[1, 0, 0, 0, 0], input_size=16)
+    profiling.profile(network, batch_size=1, repeats=1)
+    hooks = [m for m in network.modules() if m._forward_hooks or m._forward_pre_hooks]
+    assert network.training and not hooks and all(p.requires_grad for p in network.parameters())
+
+
+def test_pictures_are_valid_and_the_same_each_time(small, tmp_path):
+    png, svg = profiling.draw([small, small], tmp_path / "new" / "folder")
+    assert png.stem == svg.stem and png.stem.count("udit-t") == 2
+    assert png.read_bytes().startswith(b"\x89PNG\r\n\x1a\n") and png.stat().st_size > 20_000
+    assert ElementTree.parse(svg).getroot().tag.endswith("svg")
+    again = profiling.draw([small, small], tmp_path)
+    assert [path.read_bytes() for path in again] == [png.read_bytes(), svg.read_bytes()]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", png.name, svg.name]
+
+
+def test_small_parts_are_drawn_as_one(small):
+    rows = small.stages
+    names = profiling._drawn([rows])
+    shares = profiling._shares(rows, names)
+    assert "decoder1" in names and "condition3" not in names and list(shares)[-1] == "other parts"
+    assert [sum(both) for both in zip(*shares.values(), strict=True)] == pytest.approx([1, 1])
+
+
+def test_command_prints_tables_and_writes_pictures_and_trace(bench, tmp_path):
+    trace = tmp_path / "trace.json"
+    args = ("-m", "tiny-unet", "--input-size", 16, "--batch-size", 1, "--repeats", 1)
+    code, out, err = bench("profile", *args, "--out", tmp_path, "--trace", trace)
+    assert (code, err) == (0, "")
+    assert "by stage" in out and "by operator" in out and "of the multiply-accumulates" in out
+    events = json.loads(trace.read_text())["traceEvents"]
+    assert {"aten::conv2d"} < {event.get("name") for event in events}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "trace.json",
+        "profile-tiny-unet.png",
+        "profile-tiny-unet.svg",
+    }
+
+
+def test_command_prints_json(bench):
+    args = ("--set", "depth=1,0,0,0,0", "--input-size", 16, "--batch-size", 2, "--repeats", 1, "--json")
+    code, out, err = bench("profile", "-m", "udit-t", "-m", "dit-unet", *args)
+    first, second = json.loads(out)
+    assert (code, err) == (0, "") and (first["model"], second["model"]) == ("udit-t", "dit-unet")
+    assert first["batch_size"] == 2 and first["dtype"] == "float32" and first["input_size"] == 16
+    assert sum(row["time_share"] for row in first["stages"]) == pytest.approx(1)
+    assert {"name", "seconds", "time_share", "macs", "macs_share", "ratio"} == set(first["operators"][0])
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (("-m", "udit-z"), "udit-z"),
+        (("-m", "tiny-unet", "--device", "cuda:99"), "cuda:99"),
+        (("-m", "tiny-unet", "--device", "nowhere"), "nowhere"),
+        (("-m", "tiny-unet", "--device", "meta"), "meta"),
+        (("-m", "tiny-unet", "--repeats", 0), "repeats"),
+        (("-m", "tiny-unet", "-m", "dit-unet", "--trace", "t.json"), "--trace takes one model"),
+    ],
+)
+def test_errors_are_one_line(bench, args, named):
+    code, out, err = bench("profile", *args)
+    assert code == 2 and not out
+    assert err.startswith("error: ") and err.count("\n") == 1 and named in err
+
+
+def test_an_unwritable_folder_is_one_line(small, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(registry.UsageError, match=r"cannot write .*profile-udit-t.*\.png"):
+        profiling.draw([small], tmp_path / "file")
