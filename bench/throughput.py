@@ -628,11 +628,6 @@ def _check_samples(network: Any) -> None:
     inputs = network.example_inputs(1)
     if len(inputs) != 3 or not inputs[0].is_floating_point() or inputs[0].dim() != 4:
         raise UsageError(f"{network.name} cannot be sampled from: its inputs are not x (N, C, H, W), t, y")
-    if not network.learn_sigma:
-        raise UsageError(
-            f"{network.name} cannot be sampled from here: the loop takes networks that predict noise and "
-            "variance (learn_sigma)"
-        )
 
 
 def _sampling_rate(runner: _Runner, guided: bool) -> float:
@@ -652,7 +647,8 @@ def _sampling_rate(runner: _Runner, guided: bool) -> float:
             out = network.forward_with_cfg(torch.cat([x, x]), torch.cat([t, t]), y, 1.5)[:images]
         else:
             out = network(x, t, y)
-        return out.float()
+        # Without a learned variance the loop takes the posterior's, which v = −1 stands for.
+        return out.float() if network.learn_sigma else torch.cat([out, torch.full_like(out, -1)], 1).float()
 
     @torch.inference_mode()
     def loop() -> None:

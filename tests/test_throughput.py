@@ -237,7 +237,6 @@ def test_memory_that_runs_out_later_is_one_line(monkeypatch):
         ({"batch_size": 2**40}, "does not fit in the memory of cpu; try a smaller --batch-size, or auto"),
         ({"train": True, "sampling": True}, "leave train out"),
         ({"sampling": True, "steps": 0}, "1 to 1000 steps, not 0"),
-        ({"sampling": True}, "learn_sigma"),
     ],
 )
 def test_bad_settings_are_one_line(settings, words):
@@ -365,9 +364,10 @@ def test_random_numbers_are_left_as_they_were():
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_sampling_counts_whole_loops(monkeypatch):
+@pytest.mark.parametrize("model", [UDIT, TINY])  # with a learned variance, and without
+def test_sampling_counts_whole_loops(monkeypatch, model):
     monkeypatch.setattr(throughput, "seconds", lambda call, times, device: (call(), 2.0)[1])
-    (result,) = measure([UDIT], Settings(batch_size=4, sampling=True, steps=2), repeats=6)
+    (result,) = measure([model], Settings(batch_size=4, sampling=True, steps=2), repeats=6)
     assert result.sampling == throughput.Sampling(2, 4 / 2, 2 / 2)  # guided: 2 images on a batch of 4
 
 
