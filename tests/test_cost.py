@@ -1,5 +1,8 @@
 """Counts against the original programs' counts, other counters, and direct formulas."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -204,3 +207,16 @@ def test_frame_has_shares_of_the_whole():
     frame = cost.measure("tiny-unet").frame("stage")
     assert frame["macs_share"].sum() == pytest.approx(1) and frame["paper_share"].sum() == pytest.approx(1)
     assert list(frame.index[:2]) == ["time", "down1"]
+
+
+def test_a_first_measurement_equals_a_later_one():
+    # Position tables are made once; the first network to need one must not pay for it.
+    code = (
+        "from bench import cost\n"
+        "import registry\n"
+        "first = cost.measure('udit-t').activation_bytes\n"
+        "network = registry.create('udit-t')\n"
+        "network(*network.example_inputs(1))\n"
+        "assert cost.measure('udit-t').activation_bytes == first"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from registry.errors import UsageError
 
@@ -29,9 +30,12 @@ def made_once(make: Callable[..., np.ndarray]) -> Callable[..., Tensor]:
         sizes = tuple(map(int, sizes))  # a tracer's sizes are tensors
         found = made.get((*sizes, device))
         if found is None:
-            with torch.inference_mode(False):  # an inference tensor could not serve training later
-                found = torch.from_numpy(make(*sizes)).to(device)
-            if type(found) is Tensor:  # a tracer's fake tensor must not outlive its trace
+            # An inference tensor could not serve training later, nor a tracer's tensor anything.
+            with torch.inference_mode(False), _disable_current_modes():
+                found = torch.from_numpy(make(*sizes))
+            with torch.inference_mode(False):
+                found = found.to(device)
+            if type(found) is Tensor:
                 made[(*sizes, device)] = found
         return found
 
