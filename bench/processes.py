@@ -1,0 +1,43 @@
+"""Several processes at one job (`accelerate launch`, `torchrun`): which one this is, and waiting for all.
+
+A process alone needs nothing here to be set up.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+
+def count() -> int:
+    """How many processes share the work."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def index() -> int:
+    """The number of this process, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def is_main() -> bool:
+    """Whether this process is the one that prints and finishes files."""
+    return index() == 0
+
+
+def share(items: list[Any]) -> list[Any]:
+    """This process's part of a list that every process has: every count-th item from its number on."""
+    return items[index() :: count()]
+
+
+def wait() -> None:
+    """Return when every process has come here."""
+    if count() > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=not _has_cuda()).wait_for_everyone()
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
