@@ -644,15 +644,14 @@ def _sampling_rate(runner: _Runner, guided: bool) -> float:
     def denoiser(x: Tensor, t: Tensor) -> Tensor:
         (x,) = runner._layout([x.to(dtype)])
         if guided:  # any labels will do: what they are takes no time
-            out = network.forward_with_cfg(torch.cat([x, x]), torch.cat([t, t]), y, 1.5)[:images]
-        else:
-            out = network(x, t, y)
-        # Without a learned variance the loop takes the posterior's, which v = −1 stands for.
-        return out.float() if network.learn_sigma else torch.cat([out, torch.full_like(out, -1)], 1).float()
+            return network.forward_with_cfg(torch.cat([x, x]), torch.cat([t, t]), y, 1.5)[:images].float()
+        return network(x, t, y).float()
 
     @torch.inference_mode()
     def loop() -> None:
-        runner.total = runner.total + diffusion.sample(denoiser, noise).sum()
+        runner.total = (
+            runner.total + diffusion.sample(denoiser, noise, lambda _: torch.randn_like(noise)).sum()
+        )
 
     with torch.inference_mode():
         denoiser(noise, torch.zeros(images, device=device))  # a doubled batch may need a warm-up
