@@ -32,12 +32,20 @@ def share(items: list[Any]) -> list[Any]:
 def wait() -> None:
     """Return when every process has come here."""
     if count() > 1:
-        from accelerate import PartialState
-
-        PartialState(cpu=not _has_cuda()).wait_for_everyone()
+        _state().wait_for_everyone()
 
 
-def _has_cuda() -> bool:
+def device() -> str:
+    """This process's device: its own GPU where there are any."""
     import torch
 
-    return torch.cuda.is_available()
+    if not torch.cuda.is_available():
+        return "cpu"
+    return str(_state().device) if count() > 1 else "cuda:0"
+
+
+def _state() -> Any:
+    import torch
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available())

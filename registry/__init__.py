@@ -39,7 +39,7 @@ __all__ = [
     "register",
 ]
 
-backbones = Registry("backbone", group="bench.backbones")
+backbones = Registry("backbone", group="bench.backbones", argument="override")
 backbones.declare("registry.dit", [f"dit-{s}-{p}" for s in ("s", "b", "l", "xl") for p in (2, 4, 8)])
 backbones.declare("registry.dit", [f"sit-{s}-{p}" for s in ("s", "b", "l", "xl") for p in (2, 4, 8)])
 backbones.declare("registry.udit", ["dit-unet", "dit-unet-slim", "udit-t", "udit-s", "udit-b", "udit-l"])

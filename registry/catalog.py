@@ -78,10 +78,11 @@ class Registry:
     Args:
         kind: what is registered, for messages ("backbone").
         group: the entry-point group through which installed packages add names.
+        argument: what an argument of its factories is called, for messages.
     """
 
-    def __init__(self, kind: str, group: str) -> None:
-        self.kind, self.group = kind, group
+    def __init__(self, kind: str, group: str, argument: str = "option") -> None:
+        self.kind, self.group, self.argument = kind, group, argument
         self._entries: dict[str, Entry] = {}  # by key of the name and of each alias
         self._clashes: dict[str, str] = {}  # key -> message, raised when that name is asked for
 
@@ -176,9 +177,11 @@ class Registry:
         """
         entry = self._installed.get(key(name))
         if entry is None:
+            known = self.names()
+            all_of_them = f"`bench list` shows all {len(known)}." if len(known) > 12 else ""
             raise UsageError(
-                f"unknown {self.kind} {name!r}.{suggest(name, self.names())} "
-                f"`bench list` shows all {len(self.names())}."
+                f"unknown {self.kind} {name!r}.{suggest(name, known)} "
+                + (all_of_them or f"It is one of {', '.join(known)}.")
             )
         if key(name) in self._clashes:
             raise UsageError(self._clashes[key(name)])
@@ -246,10 +249,12 @@ class Registry:
         for option, value in overrides.items():
             if option not in options and not free:
                 raise UsageError(
-                    f"{self.kind} {title!r} takes no override {option!r}.{suggest(option, list(options))} "
-                    f"It takes: {', '.join(options)}."
+                    f"{self.kind} {title!r} takes no {self.argument} {option!r}."
+                    f"{suggest(option, list(options))} It takes: {', '.join(options)}."
                 )
-            checked[option] = _convert(title, option, value, hints[option]) if option in hints else value
+            checked[option] = value
+            if option in hints:
+                checked[option] = _convert(f"{title}: {self.argument} {option}", value, hints[option])
         return checked
 
 
@@ -287,7 +292,7 @@ def _type_text(hint: Any) -> str:
     return str(hint).replace("typing.", "")
 
 
-def _convert(name: str, option: str, value: Any, hint: Any) -> Any:
+def _convert(what: str, value: Any, hint: Any) -> Any:
     from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
     try:
@@ -298,6 +303,6 @@ def _convert(name: str, option: str, value: Any, hint: Any) -> Any:
     except ValidationError:
         choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
         raise UsageError(
-            f"{name}: override {option} must be {_type_text(hint)}, not {value!r}."
+            f"{what} must be {_type_text(hint)}, not {value!r}."
             + suggest(str(value), [str(choice) for choice in choices])
         ) from None

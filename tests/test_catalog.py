@@ -595,7 +595,7 @@ def test_annotations_that_cannot_be_checked_check_nothing(shelf):
     assert registry.create("loose", free="x", other=1).overrides == {"free": "x", "other": 1}
     assert registry.create("typed", setting=setting).overrides["setting"] is setting
     message = usage_error(registry.create, "typed", setting=setting, dtype=3)
-    assert message == "typed: override dtype must be dtype, not 3."
+    assert message == "typed: option dtype must be dtype, not 3."
 
 
 def test_choices_keep_their_spelling_in_messages(shelf):

@@ -78,7 +78,7 @@ def model_names(patterns: list[str]) -> list[str]:
     return list(found)
 
 
-def parse_overrides(texts: list[str]) -> dict[str, Any]:
+def parse_overrides(texts: list[str], option: str = "--set") -> dict[str, Any]:
     """`["cosine=false", "depth=1,1,2,1,1"]` -> {"cosine": False, "depth": [1, 1, 2, 1, 1]}.
 
     Raises:
@@ -90,7 +90,7 @@ def parse_overrides(texts: list[str]) -> dict[str, Any]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not (equals and name.strip()):
-            raise UsageError(f"--set takes KEY=VALUE, not {text!r}")
+            raise UsageError(f"{option} takes KEY=VALUE, not {text!r}")
         overrides[name.strip()] = _value(value.strip())
     return overrides
 

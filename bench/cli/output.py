@@ -11,6 +11,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -26,6 +27,24 @@ def working(doing: str) -> Iterator[Any]:
     """A line on stderr that says what is under way; nothing when stderr is no terminal."""
     with Console(stderr=True).status(doing) as status:
         yield status
+
+
+def bar(*columns: str) -> Progress:
+    """A progress bar on stderr with these columns of text after it and the time left; silent elsewhere.
+
+    Args:
+        columns: in rich's format, such as `{task.fields[loss]:.3f}`.
+    """
+    described, *others = columns or ("[progress.description]{task.description}",)
+    return Progress(
+        TextColumn(described),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *map(TextColumn, others),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+    )
 
 
 def print_json(value: Any) -> None:

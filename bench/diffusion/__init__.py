@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from registry.errors import UsageError, suggest
 
 if TYPE_CHECKING:
-    from bench.diffusion.objective import Objective
+    from bench.diffusion.interface import Objective
 
 OBJECTIVES = ("ddpm", "flow")
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench.diffusion.objective import Denoiser, Draw, Objective
+from bench.diffusion.interface import Denoiser, Draw, Objective
 from registry.errors import UsageError
 
 

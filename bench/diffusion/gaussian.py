@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.diffusion.objective import Denoiser, Draw, Objective
+from bench.diffusion.interface import Denoiser, Draw, Objective
 from registry.errors import UsageError
 
 TIMESTEPS = 1000

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.diffusion.objective import Denoiser
+from bench.diffusion.interface import Denoiser
 from registry.errors import UsageError
 from registry.layers.embeddings import LabelDropout
 

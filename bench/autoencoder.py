@@ -1,0 +1,115 @@
+"""The autoencoder between pictures and latents: diffusers' AutoencoderKL, by default that of the papers."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import urllib.error
+import urllib.request
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.data import grid
+from registry.errors import UsageError, reason
+
+VAE = "stabilityai/sd-vae-ft-ema"
+SCALE = 0.18215  # of the papers' latents
+AT_ONCE = 16  # pictures decoded together: the widest layers take 256 MiB for each of 512×512
+
+
+class Autoencoder:
+    """A frozen AutoencoderKL in float32.
+
+    Args:
+        network: the AutoencoderKL.
+
+    Attributes:
+        scale, shift: latents as networks see them are (z − shift) · scale.
+        channels, reduction: a picture (H, W, 3) becomes (channels, H / reduction, W / reduction).
+    """
+
+    def __init__(self, network: Any) -> None:
+        self.network = network.float().eval().requires_grad_(False)
+        config = network.config
+        self.scale: float = config.scaling_factor
+        self.shift: float = config.shift_factor or 0.0
+        self.channels: int = config.latent_channels
+        self.reduction: int = 2 ** (len(config.block_out_channels) - 1)
+
+    @torch.no_grad()
+    def posterior(self, images: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of z: (N, H, W, 3) uint8 -> twice (N, C, h, w), not scaled."""
+        found = self.network.to(device).encode(grid.to_grids(images).to(device)).latent_dist
+        return found.mean, found.std
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, scale: float | None = None) -> np.ndarray:
+        """Pictures of latents, on their device: (N, C, h, w) -> (N, H, W, 3) uint8.
+
+        Args:
+            latents: scaled, as networks see them.
+            scale: what they were scaled by, if not by this autoencoder's own.
+
+        Raises:
+            UsageError: another number of channels.
+        """
+        if latents.shape[1] != self.channels:
+            raise UsageError(f"this VAE decodes latents of {self.channels} channels, not {latents.shape[1]}")
+        network = self.network.to(latents.device)
+        z = latents.float() / (scale or self.scale) + self.shift
+        return np.concatenate([grid.to_images(network.decode(part).sample) for part in z.split(AT_ONCE)])
+
+
+@functools.lru_cache(maxsize=1)
+def load(vae: str | None = None) -> Autoencoder:
+    """The autoencoder of a diffusers folder or, by its id, of the Hugging Face hub or its local cache.
+
+    Args:
+        vae: the folder or id; by default that of the papers.
+
+    Raises:
+        UsageError: it is not here and cannot be fetched, or is damaged. Only safetensors are read.
+    """
+    from diffusers import AutoencoderKL
+
+    vae = vae or VAE
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    fetch = functools.partial(
+        AutoencoderKL.from_pretrained, vae, use_safetensors=True, output_loading_info=True
+    )
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of libraries about each other
+            try:
+                network, told = fetch(local_files_only=True)
+            except OSError:
+                if Path(vae).is_dir() or not _online():
+                    raise
+                network, told = fetch()
+        if told["missing_keys"]:  # for diffusers only worth a warning
+            raise ValueError(f"its weights lack {told['missing_keys'][0]}")
+    except Exception as error:  # of a damaged file too, whose errors have no common type
+        if Path(vae).is_dir():
+            raise UsageError(f"cannot read an AutoencoderKL from the folder {vae}: {reason(error)}") from None
+        raise UsageError(
+            f"the VAE {vae!r} is not on this machine and cannot be fetched: where there is a network, run "
+            f"`hf download {vae} --local-dir DIR`, then give that folder as the VAE (vae=DIR, or --vae DIR)"
+        ) from None
+    return Autoencoder(network)
+
+
+def _online() -> bool:
+    """Whether the hub answers; its own client tries for half a minute."""
+    from huggingface_hub.constants import ENDPOINT
+
+    try:
+        urllib.request.urlopen(urllib.request.Request(ENDPOINT, method="HEAD"), timeout=10)
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True

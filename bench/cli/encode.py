@@ -1,0 +1,84 @@
+"""`bench encode`: a folder of images to latents on disk."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from bench.cli.output import bar, console, working
+
+
+def encode(
+    images: Annotated[Path, typer.Option(help="Folder of images by class: FOLDER/CLASS/IMAGE.")],
+    out: Annotated[Path, typer.Option(help="Folder for the latents; a finished part of it is kept.")],
+    vae: Annotated[
+        str, typer.Option(metavar="ID|DIR", help="AutoencoderKL: an id of the hub or a diffusers folder.")
+    ] = "stabilityai/sd-vae-ft-ema",
+    size: Annotated[int, typer.Option(help="Side that images are resized and cropped to.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at once.")] = 32,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Device to run on: `cpu`, `cuda`, `cuda:1`. Default: this process's GPU, if any."),
+    ] = None,
+    flip: Annotated[bool, typer.Option("--flip/--no-flip", help="Also encode the mirrored images.")] = True,
+    sample: Annotated[
+        bool, typer.Option("--sample/--mean", help="Keep a sample of the posterior, or its mean.")
+    ] = True,
+    seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
+    dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Of the files.")] = "float32",
+) -> None:
+    """Encode a folder of images with a VAE, for training on `latents`.
+
+    Run it again to go on after an interruption; torchrun or `accelerate launch` shares the work between
+    processes.
+    """
+    with working("loading torch"):
+        import torch
+
+        from bench import processes
+        from bench.data.encoding import encode as encode_images
+        from bench.data.folder import Folder
+        from bench.data.latents import INDEX
+        from bench.device import find_device
+
+        if device is None:
+            own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+            device = own if torch.cuda.is_available() else "cpu"
+        place = find_device(device)
+    with working(f"looking through {images}"):
+        pictures = Folder(images, size)
+    with bar("{task.description}", "{task.fields[rate]:.1f} images/s") as shown:
+        task = shown.add_task("encoding", total=None, rate=0.0)
+        began, before = time.perf_counter(), None
+
+        def tell(done: int, total: int) -> None:
+            nonlocal before
+            before = done if before is None else before  # what an earlier call has done
+            rate = (done - before) / (time.perf_counter() - began)
+            shown.update(task, completed=done, total=total, rate=rate)
+
+        index = encode_images(
+            pictures,
+            out,
+            vae,
+            flipped=flip,
+            posterior="sample" if sample else "mean",
+            dtype=dtype,
+            seed=seed,
+            batch_size=batch_size,
+            device=place,
+            progress=tell,
+        )
+    if processes.is_main() and not (out / INDEX).exists():
+        console().print("other processes are not done yet: the last one completes the folder")
+    elif processes.is_main():
+        shape = "×".join(map(str, index.shape))
+        console().print(
+            f"{index.count} images of {index.num_classes} classes as {shape} latents in {out}: train on them "
+            f"with --data latents --data-option root={out}",
+            soft_wrap=True,
+        )

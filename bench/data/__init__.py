@@ -1,0 +1,65 @@
+"""Datasets by name: what networks are trained on, as grids of the shape that they see.
+
+    import bench.data
+
+    digits = bench.data.load("digits")
+    digits.shape, len(digits), digits.num_classes      # (4, 8, 8), 1797, 10
+    batch = digits.grids(np.arange(64))                # (64, 4, 8, 8) float32
+    pictures = digits.to_images(batch)                 # (64, 16, 16, 3) uint8
+
+    @bench.data.register("my-data")
+    class MyData(bench.data.Dataset): ...
+
+Importing this package imports neither torch nor a dataset's library.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from registry.catalog import Registry
+from registry.errors import UsageError
+
+if TYPE_CHECKING:
+    from bench.data.dataset import Dataset, ImageDataset, MemoryDataset
+
+__all__ = ["Dataset", "ImageDataset", "MemoryDataset", "datasets", "describe", "load", "names", "register"]
+
+datasets = Registry("dataset", group="bench.datasets")
+datasets.declare("bench.data.digits", ["digits"])
+datasets.declare("bench.data.fashion_mnist", ["fashion-mnist"])
+datasets.declare("bench.data.cifar10", ["cifar10"])
+datasets.declare("bench.data.folder", ["folder"])
+datasets.declare("bench.data.latents", ["latents"])
+
+register, names, describe = datasets.register, datasets.names, datasets.describe
+
+
+def load(name: str, /, **options: Any) -> Dataset:
+    """Open the dataset `name`.
+
+    Args:
+        name: any registered name, case and separators forgiven.
+        **options: arguments of that dataset, such as `root`; `describe(name)` lists them.
+
+    Raises:
+        UsageError: unknown name or option, or files that are missing or damaged.
+    """
+    from bench.data.dataset import Dataset
+
+    dataset = datasets.factory(name)(**datasets.check(name, options))
+    entry = datasets.find(name)
+    if not isinstance(dataset, Dataset):
+        made = type(dataset).__name__
+        raise UsageError(f"dataset {entry.name!r} of {entry.origin} is a {made}, not a bench.data.Dataset")
+    dataset.name = entry.name
+    return dataset
+
+
+def __getattr__(attribute: str) -> Any:
+    """Public names that need torch, imported on first use."""
+    if attribute in ("Dataset", "ImageDataset", "MemoryDataset"):
+        from bench.data import dataset
+
+        return getattr(dataset, attribute)
+    raise AttributeError(f"module 'bench.data' has no attribute {attribute!r}")

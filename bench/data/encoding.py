@@ -1,0 +1,169 @@
+"""Pictures to latents on disk, shard by shard: `bench encode`.
+
+Each image's latents are one sample of the autoencoder's posterior, as in the U-DiT and fast-DiT releases, or
+its mean. The noise of a sample is a function of the seed, the image's number and whether it is mirrored, and
+batches are cut by the images' numbers, so neither the number of processes nor an interruption changes
+anything; another batch size changes what float32 rounding changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from bench import autoencoder, processes, randomness
+from bench.autoencoder import Autoencoder
+from bench.data.dataset import ImageDataset
+from bench.data.latents import INDEX, LABELS, Index, read_index, shard_name
+from bench.files import write_text, write_whole
+from bench.rows import batches
+from registry.errors import UsageError
+
+UNFINISHED = "unfinished.json"  # the index until all shards are there
+
+
+def encode(
+    images: ImageDataset,
+    out: str | Path,
+    vae: str = autoencoder.VAE,
+    *,
+    flipped: bool = True,
+    posterior: Literal["sample", "mean"] = "sample",
+    dtype: Literal["float32", "float16"] = "float32",
+    seed: int = 0,
+    batch_size: int = 32,
+    device: torch.device | str = "cpu",
+    shard_size: int = 2048,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Index:
+    """Write the latents of all images, so that `bench.data.load("latents", root=out)` opens them.
+
+    An interrupted call goes on after its finished shards. Several processes share the shards; whichever
+    finishes last completes the folder, and none waits for another.
+
+    Args:
+        images: colour pictures.
+        out: the folder.
+        vae: a diffusers folder with an AutoencoderKL, or an id of the hub.
+        flipped: keep the latents of the mirrored images too.
+        posterior: a sample of it or its mean.
+        dtype: of the files; arithmetic is float32.
+        seed: of the samples.
+        batch_size: images encoded at once.
+        device: that does it.
+        shard_size: images of a file, which appears whole or not at all.
+        progress: called with the numbers of images that this process has done and has to do.
+
+    Raises:
+        UsageError: images that the autoencoder cannot take or that cannot be read, no autoencoder, or a
+            folder that cannot be written to or holds latents of other images or settings.
+    """
+    out, device = Path(out), torch.device(device)
+    network = autoencoder.load(vae)
+    index = Index(
+        count=len(images),
+        shape=_shape(images, network),
+        scale=network.scale,
+        vae=str(Path(vae).resolve()) if Path(vae).is_dir() else vae,
+        posterior=posterior,
+        seed=seed,
+        flipped=flipped,
+        dtype=dtype,
+        shard_size=shard_size,
+        num_classes=images.num_classes,
+        class_names=images.class_names,
+        source=images.digest,
+    )
+    if not _begin(out, index, images):
+        return index
+    mine = processes.share(list(enumerate(index.shards())))
+    todo = [(number, rows) for number, rows in mine if not (out / shard_name(number)).exists()]
+    total = sum(len(rows) for _, rows in mine)
+    done = total - sum(len(rows) for _, rows in todo)
+    progress(done, total)
+    cut = [[rows[part.start : part.stop] for part in batches(len(rows), batch_size)] for _, rows in todo]
+    pictures = _ahead(images, list(itertools.chain(*cut)))
+    for (number, rows), parts in zip(todo, cut, strict=True):
+        shard = np.empty((len(rows), index.views, *index.shape), dtype)
+        for part in parts:
+            at = slice(part.start - rows.start, part.stop - rows.start)
+            shard[at] = _latents(network, next(pictures), part, index, device)
+            done += len(part)
+            progress(done, total)
+        write_whole(out / shard_name(number), functools.partial(np.save, arr=shard))
+    _finish(out, index)
+    return index
+
+
+def _shape(images: ImageDataset, network: Autoencoder) -> tuple[int, int, int]:
+    channels, height, width = images.shape
+    if channels != 3:
+        raise UsageError("a VAE encodes colour images, and these are grey")
+    if height % network.reduction or width % network.reduction:
+        raise UsageError(
+            f"this VAE takes images whose sides are multiples of {network.reduction}, not {height}×{width}"
+        )
+    return network.channels, height // network.reduction, width // network.reduction
+
+
+def _begin(out: Path, index: Index, images: ImageDataset) -> bool:
+    """Write what is going to be there; False if all of it is there already."""
+    finished = (out / INDEX).exists()
+    if not finished and not (out / UNFINISHED).exists():
+        labels = images.labels(np.arange(len(images))).numpy()
+        write_whole(out / LABELS, lambda made: np.save(made, labels))
+        write_text(out / UNFINISHED, json.dumps(asdict(index), indent=2, ensure_ascii=False) + "\n")
+    found = read_index(out / (INDEX if finished else UNFINISHED))
+    if found != index:
+        differs = [key for key, value in asdict(index).items() if asdict(found)[key] != value]
+        raise UsageError(
+            f"{out} holds latents of something else ({', '.join(differs)}): delete it or choose another place"
+        )
+    return not finished
+
+
+def _latents(
+    network: Autoencoder, images: np.ndarray, numbers: range, index: Index, device: torch.device
+) -> np.ndarray:
+    """(n, H, W, 3) images -> (n, V, C, h, w) scaled latents."""
+    views = []
+    for view in range(index.views):
+        mean, std = network.posterior(images[:, :, ::-1] if view else images, device)
+        if index.posterior == "sample":
+            at = torch.arange(numbers.start, numbers.stop, device=device)
+            mean = mean + std * randomness.normal(index.seed, "posterior", at, index.shape, step=view)
+        views.append(((mean - network.shift) * network.scale).cpu().numpy())
+    return np.stack(views, axis=1)
+
+
+def _ahead(images: ImageDataset, parts: list[range]) -> Iterator[np.ndarray]:
+    """Batches of images in order, read by threads before they are asked for."""
+    threads = min(os.cpu_count() or 1, 16)
+    with ThreadPoolExecutor(threads) as pool:
+        coming = deque(pool.submit(images.images, np.array(part)) for part in parts[:threads])
+        for part in [*parts[threads:], *[None] * len(coming)]:
+            yield coming.popleft().result()
+            if part is not None:
+                coming.append(pool.submit(images.images, np.array(part)))
+
+
+def _finish(out: Path, index: Index) -> None:
+    """Complete the folder, if all shards are there."""
+    if all((out / shard_name(number)).exists() for number in range(len(index.shards()))):
+        for left in out.glob(".bench-*/latents-*.npy"):  # of processes that were killed
+            shutil.rmtree(left.parent, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another process finished at the same time
+            (out / UNFINISHED).rename(out / INDEX)

@@ -1,0 +1,43 @@
+"""Where datasets that others publish are kept on this machine, and how they get there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.files import write_whole
+from registry.errors import UsageError, reason
+
+
+def cache() -> Path:
+    """The folder for downloads: `denoiser-bench/data` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "denoiser-bench" / "data"
+
+
+def downloaded(name: str, download: Callable[[Path], None], instead: str) -> Path:
+    """The folder `name` in the cache, downloaded if it is not there: whole or not at all.
+
+    Args:
+        name: of the dataset.
+        download: fills the folder that it is given.
+        instead: what to do where there is no network, for the message.
+
+    Raises:
+        UsageError: it cannot be downloaded or written.
+    """
+    folder = cache() / name
+
+    def fill(made: Path) -> None:
+        try:
+            download(made)
+        except (OSError, RuntimeError) as error:
+            raise UsageError(f"cannot download {name} ({reason(error).rstrip(':')}): {instead}") from None
+
+    if not folder.exists():
+        try:
+            write_whole(folder, fill)
+        except UsageError:
+            if not folder.exists():  # else another process was first
+                raise
+    return folder

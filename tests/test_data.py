@@ -1,0 +1,425 @@
+"""Datasets: grids and back without loss, files of others read as those do, damage named."""
+
+import gzip
+import pickle
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch.nn import functional as F
+
+import bench.data
+from bench.cli.options import load_plugins
+from bench.data import cifar10, fashion_mnist, grid, sources
+from bench.data.dataset import digest
+from bench.data.digits import enlarge
+from bench.data.folder import resize_and_crop
+from registry.errors import UsageError
+
+
+def test_names_are_known_without_importing_anything_heavy() -> None:
+    code = (
+        "import sys, bench.data; print(bench.data.names())\n"
+        "assert not {'torch', 'sklearn', 'PIL', 'numpy', 'diffusers'} & set(sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert out.strip() == "['digits', 'fashion-mnist', 'cifar10', 'folder', 'latents']"
+
+
+# ---- grids ----
+
+
+def test_space_to_depth_puts_pixels_where_it_says() -> None:
+    x = np.arange(2 * 3 * 4 * 6).reshape(2, 3, 4, 6)
+    made = grid.space_to_depth(x)
+    for c in range(3):
+        for i in range(2):
+            for j in range(2):
+                assert np.array_equal(made[:, 4 * c + 2 * i + j], x[:, c, i::2, j::2])
+    assert np.array_equal(made, F.pixel_unshuffle(torch.from_numpy(x), 2))
+    assert np.array_equal(grid.depth_to_space(torch.from_numpy(made)), x)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_grey_level_survives_the_way_to_a_grid_and_back(channels: int) -> None:
+    images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(channels, 3)
+    grids = grid.to_grids(images)
+    assert grids.shape[1:] == grid.grid_shape(16, 16, channels) and grids.dtype == torch.float32
+    assert (grids.min(), grids.max()) == (-1, 1)
+    assert np.array_equal(grid.to_images(grids), images.repeat(4 - channels, 3)[..., :3])
+    # Half a grey level of error either way does no harm.
+    assert np.array_equal(grid.to_images(grids + 0.49 / 127.5), grid.to_images(grids - 0.49 / 127.5))
+    assert grid.to_images(grids * 9).max() == 255 and grid.to_images(grids * 9).min() == 0
+
+
+def test_shapes_that_make_no_grid_are_refused() -> None:
+    with pytest.raises(UsageError, match="even sides, not 28×27"):
+        grid.grid_shape(28, 27, 1)
+    with pytest.raises(UsageError, match="1 channel or 3, not 2"):
+        grid.grid_shape(28, 28, 2)
+    with pytest.raises(UsageError, match="3 or 4 channels, not 5"):
+        grid.to_images(torch.zeros(1, 5, 8, 8))
+
+
+# ---- digits ----
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    data = bench.data.load("Digits")
+    data.check()
+    assert (data.name, data.shape, len(data), data.num_classes) == ("digits", (4, 8, 8), 1797, 10)
+    found = load_digits()
+    everything = np.arange(1797)
+    assert data.labels(everything).tolist() == found.target.tolist()
+    pictures = data.to_images(data.grids(everything))
+    assert pictures.shape == (1797, 16, 16, 3)
+    # The four pixels of an old one average to it and its neighbours by weights 1/8, 3/4, 1/8 each way.
+    means = pictures[..., 0].reshape(1797, 8, 2, 8, 2).mean((2, 4))
+    x = np.pad(np.round(found.images / 16 * 255), [(0, 0), (1, 1), (1, 1)], mode="edge")
+    x = (x[:, :-2] + 6 * x[:, 1:-1] + x[:, 2:]) / 8
+    x = (x[..., :-2] + 6 * x[..., 1:-1] + x[..., 2:]) / 8
+    assert np.abs(means - x).max() <= 0.5
+    with pytest.raises(UsageError, match="mirrored images are no part of dataset 'digits'"):
+        data.grids(np.arange(2), np.array([False, True]))
+    assert torch.equal(data.grids(np.arange(2), np.zeros(2, bool)), data.grids(np.arange(2)))
+    assert data[3][1] == 3 and sum(1 for _ in data) == 1797
+
+
+def test_enlarging_is_bilinear_as_pillow_does_it() -> None:
+    x = np.random.default_rng(0).random((8, 8), np.float32)
+    other = np.asarray(Image.fromarray(x).resize((16, 16), Image.Resampling.BILINEAR))
+    assert np.abs(enlarge(torch.from_numpy(x)[None, None])[0, 0].numpy() - other).max() < 1e-6
+    antialiased = F.interpolate(torch.from_numpy(x)[None, None], (16, 16), mode="bilinear", antialias=True)
+    assert (enlarge(torch.from_numpy(x)[None, None]) - antialiased).abs().max() < 1e-6
+
+
+# ---- fashion-mnist ----
+
+
+def idx(array: np.ndarray) -> bytes:
+    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+@pytest.fixture
+def clothes(tmp_path: Path) -> Path:
+    """A root of torchvision with five training images."""
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    images = np.random.default_rng(0).integers(0, 256, (5, 28, 28), np.uint8)
+    (raw / "train-images-idx3-ubyte").write_bytes(idx(images))
+    (raw / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.array([9, 0, 3, 3, 1], np.uint8))))
+    return tmp_path
+
+
+def test_fashion_mnist_is_what_torchvision_reads(clothes: Path) -> None:
+    from torchvision.datasets.mnist import read_image_file
+
+    data = bench.data.load("fashion-mnist", root=str(clothes))
+    data.check()
+    assert data.shape == (4, 16, 16) and data.labels(np.arange(5)).tolist() == [9, 0, 3, 3, 1]
+    pictures = data.to_images(data.grids(np.arange(5)))
+    expected = read_image_file(str(clothes / "FashionMNIST/raw/train-images-idx3-ubyte")).numpy()
+    assert np.array_equal(pictures[:, 2:-2, 2:-2, 0], expected)
+    assert pictures.sum() == 3 * expected.sum(dtype=np.int64)  # the rest is background
+    assert bench.data.load("fashion-mnist", root=clothes / "FashionMNIST" / "raw").digest == data.digest
+
+
+@pytest.mark.skipif(not fashion_mnist.DEBIAN.is_dir(), reason="dataset-fashion-mnist is not installed")
+def test_fashion_mnist_of_debian() -> None:
+    data = bench.data.load("fashion-mnist", split="test")
+    assert np.bincount(data.labels(np.arange(len(data)))).tolist() == [1000] * 10
+
+
+def test_damaged_fashion_mnist_is_named(clothes: Path) -> None:
+    path = clothes / "FashionMNIST" / "raw" / "train-images-idx3-ubyte"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(UsageError, match="train-images-idx3-ubyte is damaged"):
+        bench.data.load("fashion-mnist", root=clothes)
+    path.write_bytes(b"\0\0\x08\x01" + whole[4:])
+    with pytest.raises(UsageError, match="no IDX file of bytes in 3 dimensions"):
+        bench.data.load("fashion-mnist", root=clothes)
+    path.unlink()
+    path.with_suffix(".gz").write_bytes(gzip.compress(whole)[:-20])
+    with pytest.raises(UsageError, match=r"cannot read .*ubyte.gz"):
+        bench.data.load("fashion-mnist", root=clothes)
+    with pytest.raises(UsageError, match="has no t10k-images"):
+        bench.data.load("fashion-mnist", root=clothes, split="test")
+
+
+# ---- cifar10 ----
+
+
+def record(label: int, seed: int) -> bytes:
+    return bytes([label]) + np.random.default_rng(seed).integers(0, 256, 3072, np.uint8).tobytes()
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """The binary version of CIFAR-10, two images a file."""
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    for number, name in enumerate([*cifar10.FILES["train"], *cifar10.FILES["test"]]):
+        (folder / name).write_bytes(record(number, number) + record(9, number + 100))
+    return tmp_path
+
+
+def test_cifar10_reads_planes_of_colour(pictures: Path) -> None:
+    data = bench.data.load("cifar10", root=pictures)
+    data.check()
+    assert (data.shape, len(data)) == ((3, 32, 32), 10) and data.class_names[9] == "truck"
+    assert data.labels(np.arange(10)).tolist() == [0, 9, 1, 9, 2, 9, 3, 9, 4, 9]
+    planes = np.frombuffer(record(1, 1)[1:], np.uint8).reshape(3, 32, 32)
+    grids = data.grids(np.array([2, 2]), np.array([False, True]))
+    assert np.allclose(grids[0], planes / 127.5 - 1, atol=1e-6)
+    assert torch.equal(grids[1], grids[0].flip(-1))
+    assert np.array_equal(data.to_images(grids)[0], planes.transpose(1, 2, 0))
+    assert len(bench.data.load("cifar10", root=pictures / "cifar-10-batches-bin", split="test")) == 2
+
+
+def test_damaged_cifar10_is_named(pictures: Path) -> None:
+    path = pictures / "cifar-10-batches-bin" / "data_batch_3.bin"
+    path.write_bytes(record(1, 1) + record(10, 1))
+    with pytest.raises(UsageError, match=r"data_batch_3.bin: label 10 of image 1 is not one of 0 … 9"):
+        bench.data.load("cifar10", root=pictures)
+    path.write_bytes(record(1, 1)[:-5])
+    with pytest.raises(UsageError, match=r"data_batch_3.bin is cut short"):
+        bench.data.load("cifar10", root=pictures)
+    path.unlink()
+    with pytest.raises(UsageError, match=r"no .*data_batch_3.bin: root is"):
+        bench.data.load("cifar10", root=pictures)
+
+
+def test_pickles_that_are_not_the_official_ones_are_not_read(tmp_path: Path) -> None:
+    class Harm:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (tmp_path / "harmed",)
+
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]:
+        (folder / name).write_bytes(pickle.dumps(Harm()))
+    with pytest.raises(UsageError, match="use the binary version"):
+        bench.data.load("cifar10", root=tmp_path)
+    assert not (tmp_path / "harmed").exists()
+
+
+# ---- downloads ----
+
+
+def test_a_download_is_kept_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def broken(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "half").write_bytes(b"")
+        raise RuntimeError("no network:\nmore")
+
+    with pytest.raises(UsageError) as error:
+        sources.downloaded("some", broken, "do this.")
+    assert str(error.value) == "cannot download some (RuntimeError: no network): do this."
+    assert list(sources.cache().iterdir()) == []
+
+    calls = []
+
+    def works(folder: Path) -> None:
+        calls.append(folder)
+        folder.mkdir()
+        (folder / "file").write_bytes(b"1")
+
+    for _ in range(2):
+        assert (sources.downloaded("some", works, "") / "file").read_bytes() == b"1"
+    assert len(calls) == 1
+
+
+def test_what_is_missing_is_downloaded(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(cifar10, "_download", lambda made: made.symlink_to(pictures))
+    assert len(bench.data.load("cifar10")) == 10
+
+    def offline(made: Path) -> None:
+        raise OSError("unreachable")
+
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "none")
+    monkeypatch.setattr(fashion_mnist, "_download", offline)
+    with pytest.raises(UsageError, match=r"cannot download fashion-mnist .*root=FOLDER"):
+        bench.data.load("fashion-mnist")
+
+
+# ---- folder ----
+
+
+def image(path: Path, size: tuple[int, int], mode: str = "RGB", seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    channels = {"RGB": (3,), "RGBA": (4,), "L": ()}[mode]
+    array = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], *channels), np.uint8)
+    Image.fromarray(array).save(path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    image(tmp_path / "photos" / "b" / "1.PNG", (40, 33))
+    image(tmp_path / "photos" / "a" / "deep" / "2.jpg", (70, 80), seed=1)
+    image(tmp_path / "photos" / "a" / "3.png", (16, 90), "L", seed=2)
+    image(tmp_path / "photos" / "a" / "4.webp", (90, 17), "RGBA", seed=3)
+    (tmp_path / "photos" / "a" / "notes.txt").write_text("no image")
+    (tmp_path / "photos" / ".hidden").mkdir()
+    return tmp_path / "photos"
+
+
+def test_a_folder_by_class(photos: Path) -> None:
+    data = bench.data.load("folder", root=photos, size=16)
+    data.check()
+    assert (data.shape, len(data), data.class_names) == ((3, 16, 16), 4, ["a", "b"])
+    assert data.labels(np.arange(4)).tolist() == [0, 0, 0, 1]
+    grids = pickle.loads(pickle.dumps(data)).grids(np.arange(4), np.array([0, 0, 0, 1], bool))
+    made = data.to_images(grids)
+    files = ["a/3.png", "a/4.webp", "a/deep/2.jpg", "b/1.PNG"]
+    for index, file in enumerate(files):
+        expected = np.asarray(resize_and_crop(Image.open(photos / file).convert("RGB"), 16))
+        assert np.array_equal(made[index], expected[:, ::-1] if index == 3 else expected)
+    assert bench.data.load("folder", root=photos, size=8).digest != data.digest
+    image(photos / "b" / "5.png", (20, 20))
+    assert bench.data.load("folder", root=photos, size=16).digest != data.digest
+
+
+def test_resizing_keeps_the_middle_of_the_picture() -> None:
+    # 64×128 at side 16: halved twice by boxes of 2×2, then nothing is left to resize; rows 8 … 23 are kept.
+    array = np.random.default_rng(0).random((128, 64), np.float32)
+    made = np.asarray(resize_and_crop(Image.fromarray(array), 16))
+    assert np.allclose(made, array.reshape(32, 4, 16, 4).mean((1, 3))[8:24], atol=1e-6)
+    # A ramp stays a ramp: 40×24 at 16 is scaled by 2/3, and columns 5 … 20 of 27 are kept.
+    ramp = Image.fromarray(np.tile(np.arange(40, dtype=np.float32), (24, 1)))
+    made = np.asarray(resize_and_crop(ramp, 16))
+    assert made.shape == (16, 16)
+    assert np.allclose(made[:, 1:-1], ((np.arange(5, 21) + 0.5) * 40 / 27 - 0.5)[None, 1:-1], atol=0.05)
+
+
+def test_bad_folders_are_named(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def message(root: Path, check: bool = False, **options: int) -> str:
+        with pytest.raises(UsageError) as error:
+            data = bench.data.load("folder", root=root, **{"size": 16, **options})
+            if check:
+                data.check()
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    assert "none: No such file" in message(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    assert "no class folders: put images into" in message(tmp_path / "empty")
+    assert "size must be at least 1" in message(photos, size=0)
+    broken = photos / "a" / "5.jpg"
+    broken.write_bytes((photos / "a" / "deep" / "2.jpg").read_bytes()[:-300])
+    assert f"cannot read the image {broken}: OSError" in message(photos, check=True)
+    broken.write_bytes(b"this is no image")
+    assert f"cannot read the image {broken}: UnidentifiedImageError" in message(photos, check=True)
+    broken.unlink()
+    image(photos / "a" / "5.png", (1, 500))
+    assert "5.png: ValueError: 1×500 is too long and thin" in message(photos, check=True)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)
+    assert "DecompressionBombError" in message(photos, check=True)
+    (photos / "c").mkdir()
+    assert f"the class folder {photos / 'c'} has no .png" in message(photos)
+
+
+# ---- plugins and what they may get wrong ----
+
+PLUGIN = """
+import numpy as np
+import torch
+import bench.data
+
+
+@bench.data.register("stripes")
+def stripes(count: int = 6):
+    "Black and white."
+    images = np.zeros((count, 8, 8, 1), np.uint8)
+    images[1::2, :, ::2] = 255
+    return bench.data.MemoryDataset(images, np.arange(count) % 2, ["black", "striped"])
+
+
+@bench.data.register("wrong")
+class Wrong(bench.data.Dataset):
+    "Promises something else, or has labels outside its classes."
+
+    shape, num_classes, digest = (4, 8, 8), 2, "0" * 12
+
+    def __init__(self, label: int = 0, count: int = 3):
+        self.label, self.count = label, count
+
+    def __len__(self):
+        return self.count
+
+    def grids(self, indices, flip=None):
+        return torch.zeros(len(indices), 3, 8, 8)
+
+    def labels(self, indices):
+        return torch.full((len(indices),), self.label)
+
+    def to_images(self, grids):
+        raise NotImplementedError
+
+
+bench.data.register("none")(lambda: 3)
+"""
+
+
+def test_a_plugin_adds_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.data.datasets, "_entries", dict(bench.data.datasets._entries))
+    monkeypatch.delitem(bench.data.datasets.__dict__, "_installed", raising=False)
+    (tmp_path / "my_stripes.py").write_text(PLUGIN)
+    monkeypatch.setitem(sys.modules, "my_stripes", None)  # forgotten afterwards
+    load_plugins([str(tmp_path / "my_stripes.py")])
+    data = bench.data.load("stripes", count="4")
+    data.check()
+    assert (data.name, data.shape, len(data), data.flippable) == ("stripes", (4, 4, 4), 4, True)
+    assert bench.data.describe("stripes").summary == "Black and white."
+    for options, message in [
+        ({}, r"promises float32 grids of shape \(4, 8, 8\) and gives torch.float32 of \(3, 8, 8\)"),
+        ({"label": 2}, "dataset 'wrong': label 2 of image 0 is not one of 0 … 1"),
+        ({"count": 0}, "dataset 'wrong' has no images"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            bench.data.load("wrong", **options).check()
+    with pytest.raises(UsageError, match="is a int, not a bench"):
+        bench.data.load("none")
+    with pytest.raises(UsageError, match="count"):
+        bench.data.load("stripes", number=3)
+
+
+def test_arrays_that_make_no_dataset_are_refused() -> None:
+    images, labels = np.zeros((3, 8, 8, 3), np.uint8), np.arange(3)
+    for wrong, message in [
+        ((images / 2, labels, "abc"), "images are uint8"),
+        ((images[:0], labels[:0], "abc"), "has no images"),
+        ((images, labels[:2], "abc"), "3 images, but labels of shape"),
+        ((images, labels, "ab"), "label 2 of image 2 is not one of 0 … 1"),
+        ((images[:, 1:, :, :1], labels, "abc"), "even sides"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            bench.data.MemoryDataset(*wrong)
+
+
+def test_unknown_names_and_options() -> None:
+    with pytest.raises(UsageError, match=r"unknown dataset 'digit'\. Did you mean 'digits'"):
+        bench.data.load("digit")
+    with pytest.raises(UsageError, match="needs a value for root, size"):
+        bench.data.load("folder")
+    with pytest.raises(UsageError, match=r"split must be 'train' \| 'test', not 'tests'"):
+        bench.data.load("cifar10", split="tests")
+
+
+def test_a_digest_tells_contents_apart() -> None:
+    array = np.arange(6, dtype=np.uint8)
+    assert len(digest("a", array)) == 12
+    assert digest("ab", "c") != digest("a", "bc")
+    assert digest(array) == digest(array.copy()) != digest(array[::-1])
