@@ -9,7 +9,19 @@ import sys
 
 import typer
 
-from bench.cli import catalog, check, flops, profile, tables, throughput
+from bench.cli import (
+    catalog,
+    check,
+    encode,
+    eval,
+    features,
+    flops,
+    profile,
+    sample,
+    tables,
+    throughput,
+    train,
+)
 
 app = typer.Typer(
     name="bench",
@@ -21,10 +33,15 @@ app = typer.Typer(
 app.command("list")(catalog.list_names)
 app.command("describe")(catalog.describe)
 app.command("check")(check.check)
+app.command("encode")(encode.encode)
+app.command("eval")(eval.evaluate)
+app.command("features")(features.features)
 app.command("flops")(flops.flops)
 app.command("profile")(profile.profile)
+app.command("sample")(sample.sample)
 app.command("tables")(tables.tables)
 app.command("throughput")(throughput.throughput)
+app.command("train")(train.train)
 
 
 def main() -> None:

@@ -1,0 +1,51 @@
+"""`bench features`: features and statistics of a set, written once for many comparisons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli.eval import BatchSize, Cache, Device, Extractor, Plugins, Weights, bars
+from bench.cli.options import load_plugins
+from bench.cli.output import console, working
+
+
+def features(
+    images: Annotated[str, typer.Option(metavar="PATH", help="Folder of images, or .npz of images.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The .npz to write.")],
+    extractor: Extractor = None,
+    weights: Weights = None,
+    batch_size: BatchSize = 64,
+    device: Device = "cpu",
+    with_images: Annotated[
+        bool,
+        typer.Option("--with-images", help="Store the images too, as the ADM suite's evaluator wants them."),
+    ] = False,
+    cache: Cache = None,
+    plugins: Plugins = [],  # noqa: B006
+) -> None:
+    """Write the features and statistics of a set of images to one .npz.
+
+    `bench eval` takes the file for --samples or --reference.
+    It also holds mu, sigma, mu_s and sigma_s as the ADM suite and pytorch-fid
+    read them.
+    """
+    load_plugins(plugins)
+    with working("loading torch"):
+        from bench.fidelity.features import make_file
+    with bars() as progress:
+        written = make_file(
+            images,
+            out,
+            extractor=extractor,
+            weights=weights,
+            batch_size=batch_size,
+            device=device,
+            with_images=with_images,
+            cache=cache,
+            progress=progress,
+        )
+    for line in written or ():
+        console().print(line, markup=False)

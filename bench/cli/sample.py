@@ -1,0 +1,118 @@
+"""`bench sample`: images from a trained network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from bench.cli.options import Overrides, Plugins, load_plugins, parse_overrides
+from bench.cli.output import bar, console, working
+
+
+def sample(
+    checkpoint: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of a run or of one of its checkpoints, or a file of weights (with --model)."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="`FILE.npz` in the ADM suite's form, or a folder for PNGs.")],
+    num: Annotated[int | None, typer.Option(help="How many images; by default the protocol's.")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="ancestral, ddim, dpm++ (ddpm); euler, heun (flow).")
+    ] = None,
+    steps: Annotated[
+        str | None, typer.Option(metavar="N|ddimN", help="Steps of the loop, or a respacing.")
+    ] = None,
+    cfg_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance; 1 is none.")] = None,
+    guided_channels: Annotated[
+        int | None, typer.Option(min=0, help="Leading channels that are guided; 0 for all.")
+    ] = None,
+    labels: Annotated[
+        Literal["uniform", "balanced"] | None, typer.Option(help="Random classes, or each equally often.")
+    ] = None,
+    classes: Annotated[str, typer.Option(metavar="A,B,…", help="Only these classes, by their numbers.")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Image i depends on the seed and i alone.")] = 0,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images at once.")] = None,
+    device: Annotated[
+        str, typer.Option(help="`cpu`, `cuda`, `cuda:1`; by default a GPU if there is one.")
+    ] = "",
+    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="bf16 runs under autocast.")] = "fp32",
+    compiled: Annotated[bool, typer.Option("--compile", help="Run what torch.compile makes of it.")] = False,
+    weights: Annotated[Literal["ema", "model"], typer.Option(help="Averaged weights, or the last.")] = "ema",
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Backbone, for a file of weights.")
+    ] = None,
+    overrides: Overrides = [],  # noqa: B006
+    objective: Annotated[
+        Literal["ddpm", "flow"] | None,
+        typer.Option(help="Of a file of weights: ddpm unless told; SiT's are flow."),
+    ] = None,
+    vae: Annotated[
+        str | None, typer.Option(metavar="DIR|ID", help="Decoder of latents, for a file of weights.")
+    ] = None,
+    plugins: Plugins = [],  # noqa: B006
+) -> None:
+    """Make images; an interrupted call goes on where it stopped when it is repeated.
+
+    The same images come out for every number of processes (`accelerate launch … -m bench.cli sample …`).
+    """
+    load_plugins(plugins)
+    with working("loading torch"):
+        from bench import processes, sampling
+        from registry.errors import UsageError
+
+        device = device or processes.device()
+        if checkpoint.is_dir():
+            for option, value in (("--model", model), ("--objective", objective), ("--set", overrides)):
+                if value:
+                    raise UsageError(f"{option} is for a file of weights; {checkpoint} is a folder of a run")
+            source = sampling.open_run(checkpoint, weights, vae)
+        else:
+            if model is None:
+                raise UsageError(f"{checkpoint} is no folder of a run; a file of weights needs --model NAME")
+            source = sampling.open_weights(
+                checkpoint, model, parse_overrides(overrides), objective or "ddpm", vae
+            )
+        usual = source.usual
+        plan = sampling.Plan(
+            source.objective,
+            sampler or usual.sampler,
+            steps or usual.steps,
+            usual.cfg_scale if cfg_scale is None else cfg_scale,
+            usual.guided_channels if guided_channels is None else guided_channels,
+            labels or usual.labels,
+            _classes(classes),
+            seed,
+            precision,
+        )
+        num = usual.num if num is None else num
+    with bar("[progress.description]{task.description}", "{task.speed:.1f} images/s") as shown:
+        task = shown.add_task("sampling", total=None)
+        picture = sampling.sample(
+            source.network,
+            source.to_images,
+            plan,
+            num,
+            out,
+            of=source.of,
+            batch_size=batch_size or usual.batch_size,
+            device=device,
+            compiled=compiled,
+            progress=lambda doing, done, total: shown.update(
+                task, description=doing, completed=done, total=total
+            ),
+        )
+    if processes.is_main():
+        console().print(f"{num} images in {out}; a picture of the first in {picture}")
+
+
+def _classes(text: str) -> tuple[int, ...]:
+    from registry.errors import UsageError
+
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError(f"--classes takes numbers such as 3,5, not {text!r}")
+    return tuple(map(int, parts))
