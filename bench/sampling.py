@@ -240,6 +240,28 @@ def sample(
     return picture
 
 
+def export(dataset: datasets.Dataset, out: str | Path, progress: Progress = lambda *_: None) -> None:
+    """Write a dataset's images as an `.npz` in the ADM suite's form: the reference of what is trained on it.
+
+    Raises:
+        UsageError: the place cannot be written to or holds something, or an image cannot be read.
+    """
+    out = Path(out)
+    if out.suffix != ".npz" or out.exists():
+        raise UsageError(f"{out} exists: delete it" if out.exists() else f"{out}: a reference ends in .npz")
+    side = dataset.to_images(dataset.grids(np.arange(1))).shape[1:]
+    arrays = {"images": (side, "uint8"), "labels": ((), "int64")}
+    of = {"data": dataset.name, "digest": dataset.digest}
+    rows = Rows(out.with_name(f".{out.name}.partial"), of, len(dataset), arrays)
+    for batch in batches(len(dataset), 256):
+        indices = np.arange(batch.start, batch.stop)
+        images = dataset.to_images(dataset.grids(indices))
+        rows.put(batch, images=images, labels=dataset.labels(indices).numpy())
+        progress("exporting", batch.stop, len(dataset))
+    _finish(rows, out, progress)
+    rows.delete()
+
+
 def write_picture(path: Path, images: np.ndarray, columns: int) -> None:
     """Images (N, H, W, 3) uint8 side by side in rows of `columns`, as a PNG; small ones are magnified."""
     from PIL import Image

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 import registry
-from bench import protocols
+from bench import data, protocols
 from bench.data import grid
-from bench.sampling import Plan, open_run, open_weights, sample, write_picture
+from bench.sampling import Plan, export, open_run, open_weights, sample, write_picture
 from bench.training import train
 
 PLAN = Plan("ddpm", "ancestral", "4", seed=1)
@@ -101,7 +101,7 @@ def test_a_killed_call_goes_on_and_gives_the_same_bytes(tmp_path: Path, run: Pat
     script = tmp_path / "killed.py"
     script.write_text(f"""
 import os, signal
-from bench.sampling import Plan, open_run, sample
+from bench.sampling import Plan, export, open_run, sample
 source = open_run({str(run)!r})
 def tell(doing, done, total):
     if done >= 6:
@@ -187,6 +187,17 @@ def test_weights_of_the_authors_are_sampled_and_decoded(tmp_path: Path) -> None:
     with np.load(tmp_path / "a.npz") as stored, torch.no_grad():
         levels = torch.from_numpy(stored["arr_0"].astype(np.float32)).permute(0, 3, 1, 2)
         assert (levels - (127.5 * decoded + 128).clamp(0, 255).floor()).abs().max() <= 1
+
+
+def test_a_dataset_is_exported_as_it_is(tmp_path: Path) -> None:
+    digits = data.load("digits")
+    export(digits, tmp_path / "digits.npz")
+    with np.load(tmp_path / "digits.npz") as stored:
+        assert np.array_equal(stored["arr_0"][..., :1], digits.images(np.arange(len(digits))))
+        assert np.array_equal(stored["arr_1"], digits.labels(np.arange(len(digits))).numpy())
+    assert [path.name for path in tmp_path.iterdir()] == ["digits.npz"]
+    refused("exists: delete it", export, digits, tmp_path / "digits.npz")
+    refused("ends in .npz", export, digits, tmp_path / "digits")
 
 
 def test_a_picture_lays_images_out_in_rows(tmp_path: Path) -> None:

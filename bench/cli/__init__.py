@@ -14,6 +14,7 @@ from bench.cli import (
     check,
     encode,
     eval,
+    export,
     features,
     flops,
     profile,
@@ -35,6 +36,7 @@ app.command("describe")(catalog.describe)
 app.command("check")(check.check)
 app.command("encode")(encode.encode)
 app.command("eval")(eval.evaluate)
+app.command("export")(export.export)
 app.command("features")(features.features)
 app.command("flops")(flops.flops)
 app.command("profile")(profile.profile)

@@ -1,0 +1,33 @@
+"""`bench export`: a dataset's images as a reference for `bench eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli.options import Plugins, load_plugins, parse_overrides
+from bench.cli.output import bar, console, working
+
+
+def export(
+    data: Annotated[str, typer.Option(help="Dataset; `bench list --kind dataset`.")],
+    out: Annotated[Path, typer.Option(help="`FILE.npz` in the ADM suite's form.")],
+    data_options: Annotated[
+        list[str],
+        typer.Option("--data-option", metavar="KEY=VALUE", help="Option of the dataset, such as `root=DIR`."),
+    ] = [],  # noqa: B006
+    plugins: Plugins = [],  # noqa: B006
+) -> None:
+    """Write a dataset's images to one .npz, as the reference of what is trained on it."""
+    load_plugins(plugins)
+    with working("loading torch"):
+        from bench import data as datasets
+        from bench import sampling
+
+        dataset = datasets.load(data, **parse_overrides(data_options, "--data-option"))
+    with bar() as shown:
+        task = shown.add_task("exporting", total=len(dataset))
+        sampling.export(dataset, out, lambda _, done, __: shown.update(task, completed=done))
+    console().print(f"{len(dataset)} images of {dataset.name} in {out}")
