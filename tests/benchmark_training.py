@@ -1,0 +1,77 @@
+"""What the training loop costs beyond the step itself: `python -m tests.benchmark_training`; `--write`.
+
+A step of `bench train` under `micro`, with its data, noise, gradient norm, clipping and averaged weights,
+beside forward, loss, backward and AdamW alone, interleaved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from typing import Any
+
+import torch
+from rich.progress import track
+
+from bench import data, protocols
+from bench.files import write_text
+from bench.records import environment
+from bench.runs import Run, build
+from bench.training import _Trainer
+from tests.benchmarks import ROOT, interleaved
+
+MARKS = ("<!-- training benchmark -->", "<!-- end of training benchmark -->")
+
+
+def overhead(model: str, repeats: int) -> tuple[float, float, float]:
+    """Milliseconds of our step and of the bare one, and the median ratio."""
+    micro, digits = protocols.load("micro"), data.load("digits")
+    asked = {"model": model, "overrides": micro.overrides(model), "data": "digits", "shape": digits.shape}
+    asked["num_classes"] = digits.num_classes
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = _Trainer(Run(folder), build(asked), digits, micro, 0, 1, False, None, asked)
+        batches = iter(trainer._batches())
+
+        def ours() -> None:
+            trainer._step(batches)
+            trainer.step += 1
+
+        network: Any = build(asked).train()
+        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5, fused=True)
+        x, t, y = network.example_inputs(micro.training.batch_size)
+
+        def bare() -> None:
+            trainer.objective.losses(network(x, t, y), x, x, x, t)["loss"].mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        seconds = interleaved({"ours": ours, "bare": bare}, repeats)
+    ratio = statistics.median(a / b for a, b in zip(seconds["ours"], seconds["bare"], strict=True))
+    return *(statistics.median(seconds[side]) * 1e3 for side in ("ours", "bare")), ratio
+
+
+def main() -> None:
+    """Measure, print, and with `--write` renew the README's section."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmark_training", description=__doc__)
+    parser.add_argument("--repeats", type=int, default=60)
+    parser.add_argument("--write", action="store_true", help="write the README")
+    args = parser.parse_args()
+    where = environment()
+    lines = ["| network | step of `bench train`, ms | forward, loss, backward, AdamW, ms | ratio |",
+             "|:--|--:|--:|--:|"]  # fmt: skip
+    for model in track(["udit-t", "dit-s-4", "tiny-unet"], "networks"):
+        lines.append("| {} | {:.1f} | {:.1f} | {:.3f} |".format(model, *overhead(model, args.repeats)))
+    page = "\n".join(lines) + (
+        f"\n\nMeasured {where['date'][:10]} on {where['cores']} cores of {where['cpu']}, {where['threads']} "
+        f"threads, torch {where['torch']}; `micro`, batch 64, interleaved, median of {args.repeats} rounds."
+    )
+    print(page)
+    if args.write:
+        before, _, rest = (ROOT / "README.md").read_text("utf-8").partition(MARKS[0])
+        after = rest.partition(MARKS[1])[2]
+        write_text(ROOT / "README.md", f"{before}{MARKS[0]}\n{page}\n{MARKS[1]}{after}")
+
+
+if __name__ == "__main__":
+    main()
