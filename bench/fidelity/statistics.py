@@ -33,14 +33,14 @@ def check(features: np.ndarray, name: str, least: int = 1) -> None:
         )
     if len(features) < least:
         raise UsageError(f"{name}: {len(features)} rows are too few, at least {least} are needed")
-    for start, block in blocks(features):
-        if not np.isfinite(block.sum()):  # in float64 finite float32 numbers cannot overflow
-            bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
-            if len(bad):
-                raise UsageError(
-                    f"{name}: NaN or infinity, first in row {start + bad[0]}: leave that image out, or make "
-                    "its features again"
-                )
+    step = block_rows(features)
+    for start in range(0, len(features), step):
+        finite = np.isfinite(features[start : start + step])
+        if not finite.all():
+            raise UsageError(
+                f"{name}: NaN or infinity, first in row {start + finite.all(axis=1).argmin()}: leave that "
+                "image out, or make its features again"
+            )
 
 
 def check_widths(samples: int, reference: int) -> None:
@@ -100,11 +100,12 @@ class Statistics:
             UsageError: NaN or infinity, or fewer than two rows; `name` is what the message calls them.
         """
         check(features, name, least=2)
-        moments = Moments(next(blocks(features))[1].mean(axis=0))
-        for start, block in blocks(features):
-            moments.add(block)
+        step = block_rows(features)
+        moments = Moments(features[:step].mean(axis=0, dtype=np.float64))
+        for start in range(0, len(features), step):
+            moments.add(features[start : start + step])
             if progress:
-                progress(f"statistics of the {name}", start + len(block), len(features))
+                progress(f"statistics of the {name}", min(start + step, len(features)), len(features))
         return moments.statistics()
 
     @cached_property
@@ -148,7 +149,7 @@ class Moments:
         """Add (n, D) rows."""
         rows = rows - self.about
         self.count += len(rows)
-        self.total += rows.sum(axis=0)
+        self.total += np.ones(len(rows)) @ rows
         self.products += rows.T @ rows  # NumPy computes one half of this product
 
     def statistics(self) -> Statistics:
