@@ -26,13 +26,21 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def write(asked: dict[str, Any], values: dict[str, Any], folder: str | Path = "results") -> Path:
+def write(
+    asked: dict[str, Any],
+    values: dict[str, Any],
+    folder: str | Path = "results",
+    *,
+    device: str | None = None,
+) -> Path:
     """Write `<measure>-<model>-<hash>.json` into the folder, which is made; an older answer is replaced.
 
     Args:
         asked: everything that tells this measurement from others, `measure` and `model` among it, as
             JSON can hold it. A measurement on one `device` is recorded with that device's name.
         values: what was measured.
+        folder: of records.
+        device: where it was measured, if the question does not say; by default the CPU.
 
     Returns:
         The file, written whole or not at all.
@@ -40,7 +48,11 @@ def write(asked: dict[str, Any], values: dict[str, Any], folder: str | Path = "r
     Raises:
         UsageError: the folder cannot be written to.
     """
-    record = {"asked": asked, "values": values, "environment": environment(asked.get("device", "cpu"))}
+    record = {
+        "asked": asked,
+        "values": values,
+        "environment": environment(device or asked.get("device", "cpu")),
+    }
     path = Path(folder) / name(asked)
     write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     return path

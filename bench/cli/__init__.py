@@ -10,6 +10,7 @@ import sys
 import typer
 
 from bench.cli import (
+    ablate,
     catalog,
     check,
     encode,
@@ -33,6 +34,8 @@ app = typer.Typer(
 )
 app.command("list")(catalog.list_names)
 app.command("describe")(catalog.describe)
+app.command("ablate")(ablate.ablate)
+app.command("studies")(ablate.list_studies)
 app.command("check")(check.check)
 app.command("encode")(encode.encode)
 app.command("eval")(eval.evaluate)

@@ -1,0 +1,12 @@
+"""`python -m bench.cli.worker [PLUGIN…]`: one process of `bench ablate`; not for people."""
+
+from __future__ import annotations
+
+import sys
+
+from bench.cli.options import load_plugins
+from bench.study.worker import serve
+
+if __name__ == "__main__":
+    load_plugins(sys.argv[1:])
+    serve()
