@@ -36,8 +36,8 @@ from registry.layers.embeddings import LabelDropout
 # What may differ between a run and its continuation: it changes no step that both take.
 FREE = tuple(
     f"protocol.{key}"
-    for key in ("name", "title", "data", "scale", "sampling", "training.steps", "training.log_every",
-                "training.checkpoint_every", "training.keep")
+    for key in ("name", "title", "data", "scale", "sampling", "evaluation", "training.steps",
+                "training.log_every", "training.checkpoint_every", "training.keep")
 )  # fmt: skip
 # A quick look at what has been learned, by the objective.
 PICTURE = {"ddpm": ("ddim", "ddim25"), "flow": ("heun", "12")}

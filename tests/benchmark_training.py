@@ -57,14 +57,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=60)
     parser.add_argument("--write", action="store_true", help="write the README")
     args = parser.parse_args()
-    where = environment()
+    where, batch = environment(), protocols.load("micro").training.batch_size
     lines = ["| network | step of `bench train`, ms | forward, loss, backward, AdamW, ms | ratio |",
              "|:--|--:|--:|--:|"]  # fmt: skip
     for model in track(["udit-t", "dit-s-4", "tiny-unet"], "networks"):
         lines.append("| {} | {:.1f} | {:.1f} | {:.3f} |".format(model, *overhead(model, args.repeats)))
     page = "\n".join(lines) + (
         f"\n\nMeasured {where['date'][:10]} on {where['cores']} cores of {where['cpu']}, {where['threads']} "
-        f"threads, torch {where['torch']}; `micro`, batch 64, interleaved, median of {args.repeats} rounds."
+        f"threads, torch {where['torch']}; `micro`, batch {batch}, interleaved, median of {args.repeats} rounds."
     )
     print(page)
     if args.write:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,7 +56,7 @@ def ablate(
         bool, typer.Option("--dry-run", help="Only tell what is measured and how long the rest takes.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Measure again what is measured, from the start.")
+        bool, typer.Option("--force", help="Measure quality again where it is measured, from the start.")
     ] = False,
     only: Annotated[
         list[str], typer.Option(metavar="ROW", help="Measure only the row of this label; repeatable.")
@@ -230,7 +231,8 @@ def _print(study: Study, protocol: Protocol, every: Sequence[Cell], known: Recor
     columns["Seeds"] = [str(len(found) or "") for found in of_row.values()]
     shown = {heading: cells for heading, cells in columns.items() if any(cells)}
     marks = [f"{row.label} (extra)" if row.extra else row.label for row in study.rows]
-    pieces = _pieces(shown, console().width)
+    pieces = _pieces(shown, marks, console().width)
+    how = f"Here: {protocol.title} ({protocol.name}); mean ± standard deviation over seeds."
     for piece in pieces:
         last = piece is pieces[-1]
         print_table(
@@ -238,8 +240,7 @@ def _print(study: Study, protocol: Protocol, every: Sequence[Cell], known: Recor
             ["Row", *piece],
             [list(row) for row in zip(marks, *(shown[heading] for heading in piece), strict=True)],
             notes=[
-                f"Here: {protocol.title} ({protocol.name}); mean ± standard deviation over seeds. Scores of a "
-                "reduced protocol compare with each other, not with published ones.",
+                f"{how} Scores of a reduced protocol compare with each other, not with published ones.",
                 *_left_out(study, protocol),
             ]
             if last
@@ -247,16 +248,17 @@ def _print(study: Study, protocol: Protocol, every: Sequence[Cell], known: Recor
         )
 
 
-def _pieces(columns: dict[str, list[str]], width: int) -> list[list[str]]:
-    """Headings cut into tables that fit beside the rows' labels, each number whole."""
+def _pieces(columns: dict[str, list[str]], labels: list[str], width: int) -> list[list[str]]:
+    """Headings cut into tables that fit beside the labels, paper and here of a figure together."""
     pieces: list[list[str]] = []
     room = 0
-    for heading, cells in columns.items():
-        needed = 3 + max(map(len, [*heading.split(), *cells]))
+    for _, group in groupby(columns, key=lambda heading: heading.partition(" ")[2]):
+        headings = list(group)
+        needed = sum(3 + max(map(len, [heading, *columns[heading]])) for heading in headings)
         if needed > room:
             pieces.append([])
-            room = width - 19
-        pieces[-1].append(heading)
+            room = width - 3 - max(16, *map(len, labels))
+        pieces[-1] += headings
         room -= needed
     return pieces
 

@@ -25,7 +25,7 @@ from bench import data as datasets
 from bench.fidelity.evaluation import compare
 from bench.fidelity.features import make_file
 from bench.files import write_whole
-from bench.protocols import Evaluation, Protocol
+from bench.protocols import Protocol
 from bench.runs import Run
 from bench.training import Progress, train
 from registry.errors import UsageError
@@ -161,7 +161,7 @@ def _train(
     leg = protocol.training.model_copy(update={"steps": step})
     trained = train(
         asked["model"],
-        protocol.model_copy(update={"training": leg, "evaluation": Evaluation()}),
+        protocol.model_copy(update={"training": leg}),
         run,
         overrides=asked["scaled"],
         data=asked["data"],
