@@ -1,12 +1,16 @@
 """Tables 1 to 6: what the paper prints, what is measured, and that the committed pages are current."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
 
+import bench.study
 import registry
-from bench import published, tables
+from bench import published, records, tables
+from bench.report.page import markdown
+from bench.study.cells import cost_asked
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,27 +59,57 @@ def test_every_ablation_row_of_table_6_costs_no_less_than_the_row_before(rows):
     assert steps[-1].parameters > steps[-2].parameters == steps[-1].parameters_deployed
 
 
-def test_a_row_that_disagrees_without_a_remark_gets_one(rows):
-    import dataclasses
-
-    row = next(row for row in rows if row.published.label == "U-DiT-S")
-    wrong = dataclasses.replace(row.published, printed=row.published.printed | {"gflops": "6.05"})
-    texts = [text for _, text in tables.notes([tables.TableRow(wrong, row.cost)])]
-    assert "Prints 6.05, measured 6.0435." in texts
-    assert not any("Prints" in text for _, text in tables.notes([row]))
-
-
 def test_no_such_table():
     with pytest.raises(registry.UsageError, match="no table 7"):
         tables.build(7)
 
 
-@pytest.mark.parametrize("number", published.TABLES)
-def test_the_committed_page_is_what_the_code_makes(rows, number):
-    def figures(page):  # versions of the machine that wrote it may differ
-        return [line for line in page.splitlines() if not line.startswith("Published:")]
+def test_the_committed_costs_are_those_measured_now(rows):
+    found = {record["file"]: record["values"] for record in records.read(ROOT / "results")}
+    for row in rows:
+        values = found[records.name(cost_asked(row.published.model, row.published.overrides))]
+        for value in ("parameters", "parameters_deployed", "macs", "paper_gflops", "activation_bytes"):
+            assert values[value] == getattr(row.cost, value), (
+                row.published.label,
+                "run `bench report --costs`",
+            )
 
-    group = [row for row in rows if row.published.table == number]
-    page = tables.markdown(group, tables.speeds(group, ROOT / "results"))
-    committed = (ROOT / f"reports/table-{number}.md").read_text("utf-8")
-    assert figures(committed) == figures(page), "run `bench tables --out reports`"
+
+def test_a_page_of_costs_measured_now_is_the_committed_one():
+    def figures(page):  # where it was measured may differ
+        return [line for line in page.split("\n## ")[0].splitlines() if not line.startswith("- Counted on")]
+
+    (page,) = tables.pages(ROOT / "results", 5)
+    committed = (ROOT / "reports/table-5.md").read_text("utf-8")
+    assert page.file == "table-5" and figures(committed) == figures(markdown(page))
+
+
+def test_a_narrow_terminal_gets_published_and_measured_one_below_the_other(capsys, monkeypatch):
+    from bench.cli.tables import _print
+
+    page = tables.pages(ROOT / "results", 5)[0]
+    for width, headings in ((60, 2), (200, 1)):
+        monkeypatch.setenv("COLUMNS", str(width))
+        _print(page)
+        out = capsys.readouterr().out
+        assert all(len(line.rstrip()) <= width for line in out.splitlines()) and "…" not in out
+        assert out.count("Model") == headings
+        for row in page.sections[0].grid.rows:
+            assert all(f" {entry.text}" in out for entry in row[1:])
+
+
+def test_without_records_there_are_costs_and_no_speed(tmp_path):
+    (page,) = tables.pages(tmp_path / "nowhere", 5)
+    columns = page.sections[0].grid.columns
+    assert "GFLOPs, measured" in columns and not any("Images/s" in column for column in columns)
+
+
+def test_recorded_costs_are_the_measured_ones(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench.study, "names", lambda: ["downsampler"])
+    tables.record_costs(tmp_path)
+    found = {json.dumps(r["asked"]["overrides"]): r["values"] for r in records.read(tmp_path)}
+    assert len(found) == 3
+    for row in (row for row in rows if row.published.table == 5):
+        values = found[json.dumps(row.published.overrides)]
+        assert values["parameters"] == row.cost.parameters and values["macs"] == row.cost.macs
+        assert [stage["name"] for stage in values["stages"]] == [part.name for part in row.cost.stages]

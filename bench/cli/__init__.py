@@ -13,12 +13,14 @@ from bench.cli import (
     ablate,
     catalog,
     check,
+    diff,
     encode,
     eval,
     export,
     features,
     flops,
     profile,
+    report,
     sample,
     tables,
     throughput,
@@ -37,12 +39,14 @@ app.command("describe")(catalog.describe)
 app.command("ablate")(ablate.ablate)
 app.command("studies")(ablate.list_studies)
 app.command("check")(check.check)
+app.command("diff")(diff.diff)
 app.command("encode")(encode.encode)
 app.command("eval")(eval.evaluate)
 app.command("export")(export.export)
 app.command("features")(features.features)
 app.command("flops")(flops.flops)
 app.command("profile")(profile.profile)
+app.command("report")(report.report)
 app.command("sample")(sample.sample)
 app.command("tables")(tables.tables)
 app.command("throughput")(throughput.throughput)

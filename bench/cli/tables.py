@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import groupby
 from pathlib import Path
-from string import ascii_lowercase
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,53 +11,73 @@ from bench.cli.options import Json
 from bench.cli.output import console, print_json, print_table, working
 
 if TYPE_CHECKING:
-    from bench.tables import Speed, TableRow
+    from bench.report.page import Page
 
 
 def tables(
     table: Annotated[int | None, typer.Option(help="One table, 1 to 6. Default: all.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write table-N.md files into this folder.")] = None,
-    results: Annotated[Path, typer.Option(help="Folder of records, for measured speed.")] = Path("results"),
+    results: Annotated[
+        Path, typer.Option(help="Folder of records, for measured speed; in pages for quality too.")
+    ] = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Published figures beside measured parameters and GFLOPs, and speed where records exist."""
+    """Published figures beside cost as measured now, and speed where records exist.
+
+    `bench report` reads cost from records too, adds pictures, and needs no torch.
+    """
     from bench import files
     from bench import tables as contents
+    from bench.report.page import markdown
 
     with working("loading torch") as status:
-        rows = contents.build(table, progress=lambda label: status.update(f"counting {label}"))
-    if as_json:
-        print_json([row.to_dict() for row in rows])
-        return
-    for number, found in groupby(rows, key=lambda row: row.published.table):
-        group = list(found)
-        speeds = contents.speeds(group, results)
+
+        def progress(label: str) -> None:
+            status.update(f"counting {label}")
+
+        if as_json:
+            print_json([row.to_dict() for row in contents.build(table, progress)])
+            return
+        pages = contents.pages(results, table, progress)
+    for page in pages:
         if out is not None:
-            path = out / f"table-{number}.md"
-            files.write_text(path, contents.markdown(group, speeds))
+            path = out / f"{page.file}.md"
+            files.write_text(path, markdown(page))
             console().print(f"wrote {path}")
         else:
-            _print(number, group, speeds)
+            _print(page)
 
 
-_KINDS = {"published": "paper", "measured": "here"}
-
-
-def _print(number: int, rows: list[TableRow], speeds: list[Speed]) -> None:
-    from bench import published
-    from bench import tables as contents
-
-    frame = contents.frame(rows, speeds)
-    frame = frame.loc[:, (frame != "").any()]  # quality columns without a measurement
-    remarks = contents.notes(rows)
-    marks = {label: f" [{i}]" for i, (labels, _) in enumerate(remarks, 1) for label in labels}
-    print_table(
-        f"Table {number}: {published.title(number)}",
-        ["Model", *(f"{_KINDS[column[0]]} {column[1]}" for column in frame.columns)],
-        [[label + marks.get(label, ""), *values] for label, *values in frame.itertuples()],
-        notes=[
-            *(f"[{i}] {text}" for i, (_, text) in enumerate(remarks, 1)),
-            *(f"[{letter}] {speed.how}" for letter, speed in zip(ascii_lowercase, speeds, strict=False)),
-        ],
-    )
+def _print(page: Page) -> None:
+    """The first section: published figures and, below them where the terminal is narrow, cost and speed."""
+    section = page.sections[0]
+    assert section.grid is not None
+    columns = list(section.grid.columns)
+    rows = [[entry.text for entry in row] for row in section.grid.rows]
+    kinds = [column.partition(", ")[2] for column in columns]
+    notes = [f"[{i}] {text}" for i, text in enumerate(section.footnotes, 1)]
+    notes += [remark for remark in section.remarks if remark.startswith("[")]
+    headings = [_short(column) for column in columns]
+    parts: list[tuple[str, ...]] = [("published", "measured")]
+    widths = [
+        max(len(part) for part in (*heading.split(), *(row[i] for row in rows)))
+        for i, heading in enumerate(headings)
+    ]
+    if 16 + sum(widths[1:]) + len(widths) > console().width and "published" in kinds:
+        parts = [("published",), ("measured",)]
+        headings = [heading.replace(" ", "\n") for heading in headings]
+    for i, shown in enumerate(parts):
+        kept = [k for k, kind in enumerate(kinds) if not kind or kind in shown]
+        print_table(
+            page.title if not i else "",
+            [headings[k] for k in kept],
+            [[row[k] for k in kept] for row in rows],
+            notes=notes if i == len(parts) - 1 else (),
+        )
     console().print()
+
+
+def _short(column: str) -> str:
+    """`FID↓, published` -> `paper FID↓`."""
+    figure, _, kind = column.partition(", ")
+    return f"{ {'published': 'paper', 'measured': 'here'}[kind] } {figure}" if kind else figure
