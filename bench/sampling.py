@@ -233,11 +233,15 @@ def sample(
     picture = out.with_name(f"{out.stem if out.suffix == '.npz' else out.name}.grid.png")
     if processes.is_main():
         _finish(rows, out, progress)
-        columns = len(plan.classes) or network.num_classes
-        write_picture(picture, rows["images"][:100], columns if 0 < columns <= 10 else 10)
+        write_picture(picture, rows["images"][:100], columns(len(plan.classes) or network.num_classes))
         rows.delete()
     processes.wait()
     return picture
+
+
+def columns(classes: int) -> int:
+    """How many images a line of a grid has: one of each class where there are few."""
+    return classes if 0 < classes <= 10 else 10
 
 
 def export(dataset: datasets.Dataset, out: str | Path, progress: Progress = lambda *_: None) -> None:

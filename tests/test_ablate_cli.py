@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from bench import protocols, records, study
@@ -121,7 +123,9 @@ def test_every_cell_has_its_record_and_little_else_is_kept(whole: Place) -> None
         assert [p.name for p in (whole.work / run / "checkpoints").iterdir()] == ["00000012"]
         assert (whole.work / run / "samples" / "00000012.png").exists()
     for cell in every:
-        assert (whole.work / cell.run / f"images-{cell.file[-17:-5]}.grid.png").exists()
+        grid = np.asarray(Image.open(whole.work / cell.run / f"images-{cell.file[-17:-5]}.grid.png"))
+        strip = np.asarray(Image.open((whole.results / cell.file).with_suffix(".png")))
+        np.testing.assert_array_equal(strip, grid[:128])  # two lines of images, magnified to 64 pixels
     one = known(whole.results)[every[0].file]["values"]
     assert one["samples"] == 20 and one["reference"] == 1797 and one["extractor"] == "digits"
     assert all(value > 0 for kind in ("seconds", "images_per_second") for value in one[kind].values())

@@ -1,5 +1,6 @@
 """Reports: what pages say of records made up here, that a wrong digit is found, and that torch stays out."""
 
+import base64
 import csv
 import io
 import json
@@ -9,9 +10,11 @@ import sys
 from html.parser import HTMLParser
 from itertools import permutations
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
 import bench.report
@@ -53,6 +56,7 @@ def keep_quality(folder, name, fids, seeds=(0, 1, 2), extractor="digits", steps=
         values = {"fid": fid, "sfid": None, "inception_score": 9 - fid / 10, "precision": 0.5, "recall": 0.25}
         values |= {"kid": fid / 1e5, "samples": 2000, "reference": 1797, "extractor": extractor}
         values |= {"weights": "abcdef012345", "data_digest": "d1", "loss": 0.1}
+        values |= {"network": {"paper_gflops": 0.01 * (1 + rows.index(cell.row.label))}}
         made.append(keep(folder, cell.asked, values))
     return made
 
@@ -321,7 +325,7 @@ def test_pictures_hold_their_numbers_and_come_out_the_same(results):
     data = json.loads(told)
     assert ["U-DiT-L", 85.0, 10.08] in data["published"]["U-DiT"]
     (points,) = data["measured"].values()
-    assert [0.9, pytest.approx(15.1), pytest.approx(0.1)] in points.values()
+    assert [0.03, pytest.approx(15.1), pytest.approx(0.1)] in points.values()
     steps = json.loads(figures.described(made["fid-steps.svg"])[1])
     assert [1000000, 7.54] in steps["published"]["U-DiT-L"] and steps["measured"]
     stages = json.loads(figures.described(made["cost-components.svg"])[1])
@@ -330,6 +334,27 @@ def test_pictures_hold_their_numbers_and_come_out_the_same(results):
 
 
 # ---- the command ----
+
+
+def test_samples_are_the_pictures_beside_the_records_of_one_seed(results):
+    rows = content.lines(bench.study.load("downsampler"), content.Kept(results))
+    (setting,) = content.settings(rows)
+    assert figures.samples(rows, setting, results) is None  # no picture is kept
+    pictures = []
+    for line in (rows[0], rows[2]):
+        record = next(r for r in line.quality[setting] if r["asked"]["seed"] == 0)
+        pixels = np.random.default_rng(len(pictures)).integers(0, 255, (8, 40), np.uint8)
+        Image.fromarray(pixels).save((results / record["file"]).with_suffix(".png"))
+        pictures.append(pixels)
+    drawn = ElementTree.fromstring(figures.samples(rows, setting, results))
+    space = "{http://www.w3.org/2000/svg}"
+    assert [text.text for text in drawn.iter(f"{space}text")] == [rows[0].label, rows[2].label]
+    for image, pixels in zip(drawn.iter(f"{space}image"), pictures, strict=True):
+        held = base64.b64decode(image.get("href").partition(",")[2])
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(held))), pixels)
+        assert (image.get("width"), image.get("height")) == ("40", "8")
+    made = bench.report.files(results, ["md"])
+    assert "samples-downsampler-micro.svg" in made and "samples-downsampler-micro.svg" in made["table-5.md"]
 
 
 def test_check_is_clean_after_report_and_finds_any_digit(bench_cli, results, tmp_path):

@@ -47,7 +47,7 @@ def files(results: str | Path, formats: Sequence[str]) -> dict[str, str]:
     kept = content.Kept(Path(results))
     studies = {name: bench.study.load(name) for name in bench.study.names()}
     lines = {name: content.lines(study, kept) for name, study in studies.items()}
-    made, shown = _pictures(lines)
+    made, shown = _pictures(lines, kept)
     made[LEDGER] = kept.ledger()
     for name, study in studies.items():
         page = content.page(study, lines[name], kept, shown.get(name, {}))
@@ -58,7 +58,9 @@ def files(results: str | Path, formats: Sequence[str]) -> dict[str, str]:
     return made
 
 
-def _pictures(lines: dict[str, list[content.Line]]) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+def _pictures(
+    lines: dict[str, list[content.Line]], kept: content.Kept
+) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     """Pictures by file name, and for each study those on its page with their titles."""
     made: dict[str, str] = {}
     shown: dict[str, dict[str, str]] = {}
@@ -77,6 +79,14 @@ def _pictures(lines: dict[str, list[content.Line]]) -> tuple[dict[str, str], dic
             size = (11, 1.8 + 0.42 * len(data))
             made[f"cost-{name}.svg"] = figures.svg(figures.draw_cost_by_stage, data, size)
             shown[name] = {f"cost-{name}.svg": "Cost by stage"}
+    for name, rows in lines.items():
+        for setting in content.settings(rows):
+            if picture := figures.samples(rows, setting, kept.folder):
+                file = f"samples-{name}-{setting.protocol}.svg"
+                made[file] = picture
+                shown.setdefault(name, {})[file] = (
+                    f"Samples under {setting.protocol}, the same noise and class one below the other"
+                )
     return made, shown
 
 

@@ -95,6 +95,11 @@ class Line:
         values = [record["values"].get(score) for record in self.quality.get(setting, [])]
         return summary([value for value in values if isinstance(value, int | float)])
 
+    def trained_gflops(self, setting: Setting) -> float | None:
+        """What the network costs at the size in which the setting's protocol trains it."""
+        found = [record["values"].get("network", {}) for record in self.quality.get(setting, [])]
+        return found[0].get("paper_gflops") if found else None
+
 
 @dataclass(frozen=True)
 class Speed:
@@ -345,6 +350,9 @@ def _quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
         better = max if score in _HIGHER_IS_BETTER else min
         best = [entry.best for entry in _best(means, better, str)]
         grid[heading] = [Entry(text, is_best) for text, is_best in zip(texts, best, strict=True)]
+    costs = [line.trained_gflops(setting) for line in rows]
+    if any(costs):
+        grid["GFLOPs, as trained"] = [Entry("" if cost is None else f"{cost:.4f}") for cost in costs]
     measured = [line.quality.get(setting, []) for line in rows]
     grid["Seeds"] = [Entry(str(len(one)) if one else "") for one in measured]
     known = [record for of_seeds in measured for record in of_seeds]

@@ -6,11 +6,14 @@ the numbers as JSON, so that a picture can be checked under any version.
 
 from __future__ import annotations
 
+import base64
 import html
 import io
 import json
 import re
+import struct
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import published
@@ -63,10 +66,7 @@ def described(picture: str) -> tuple[str, str]:
 
 
 def fid_against_cost(studies: Mapping[str, Sequence[Line]]) -> Data:
-    """Published FID against GFLOPs of networks trained alike, and the same of what is measured here.
-
-    Measured points are at the cost of the published size; a reduced protocol trains narrower networks.
-    """
+    """Published FID against GFLOPs of networks trained alike, and the same of what is measured here."""
     families: dict[str, list[list[Any]]] = {}
     for row in published.rows(2):
         if row.source == "u-dit":
@@ -80,13 +80,13 @@ def fid_against_cost(studies: Mapping[str, Sequence[Line]]) -> Data:
     for study, line in ((study, line) for study, rows in sorted(studies.items()) for line in rows):
         variant = f"{line.row.model} {line.row.overrides}"
         plain = not (line.row.cfg_scale or line.row.step)
-        for setting in settings([line]) if line.cost and plain else []:
-            fid = line.score(setting, "fid")
-            if fid is not None and line.cost and (setting, variant) not in seen:
+        for setting in settings([line]) if plain else []:
+            fid, cost = line.score(setting, "fid"), line.trained_gflops(setting)
+            if fid is not None and cost is not None and (setting, variant) not in seen:
                 seen.add((setting, variant))
                 # Labels of the paper tell a network; others do within their study.
                 label = line.label if line.row.published else f"{line.label} ({study})"
-                point = [line.cost["values"]["paper_gflops"], fid.mean, fid.deviation]
+                point = [cost, fid.mean, fid.deviation]
                 panels.setdefault(_name(setting), {})[label] = _rounded(point)
     return {"published": families, "measured": panels}
 
@@ -115,7 +115,7 @@ def draw_fid_against_cost(figure: Figure, data: Data) -> None:
             axes.errorbar(
                 gflops, mean, deviation, label=name, capsize=3, markeredgecolor="0.3", ls="", **style
             )
-        axes.set_title(f"Here: {setting}; cost at the published size", fontsize=10)
+        axes.set_title(f"Here: {setting}; cost as trained", fontsize=10)
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
     for axes in panels:
         _gflops_axis(axes)
@@ -231,6 +231,47 @@ def draw_cost_by_stage(figure: Figure, data: Data) -> None:
     axes.set_xlim(0, longest * 1.08)
     axes.set_xlabel("GFLOPs of one forward pass by stage, first to last; other: stages below 3%")
     axes.spines[["top", "right"]].set_visible(False)
+
+
+# ---- samples ----
+
+
+def samples(rows: Sequence[Line], setting: Setting, results: Path) -> str | None:
+    """The pictures kept beside the records of the lowest seed that all measured rows have, line by line.
+
+    The same place in a line has the same class and noise. None where no picture is kept.
+    """
+    measured = {
+        line.label: {r["asked"]["seed"]: r["file"] for r in line.quality.get(setting, [])} for line in rows
+    }
+    seeds = [set(files) for files in measured.values() if files]
+    common = set.intersection(*seeds) if seeds else set()
+    if not common:
+        return None
+    paths = {
+        label: (results / files[min(common)]).with_suffix(".png")
+        for label, files in measured.items()
+        if files
+    }
+    kept = {label: path.read_bytes() for label, path in paths.items() if path.exists()}
+    if not kept:
+        return None
+    left, gap, drawn, below = 250, 8, [], 0
+    for label, picture in kept.items():
+        width, height = struct.unpack(">II", picture[16:24])  # of the PNG's header
+        image = base64.b64encode(picture).decode()
+        drawn.append(
+            f'<text x="{left - 10}" y="{below + height // 2 + 5}" text-anchor="end">'
+            f"{html.escape(label)}</text>"
+            f'<image x="{left}" y="{below}" width="{width}" height="{height}" '
+            f'href="data:image/png;base64,{image}"/>'
+        )
+        below += height + gap
+    size = f'width="{left + width}" height="{below - gap}"'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="14">\n'
+        '<rect width="100%" height="100%" fill="white"/>\n' + "\n".join(drawn) + "\n</svg>\n"
+    )
 
 
 def _name(setting: Setting) -> str:

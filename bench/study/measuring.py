@@ -118,7 +118,8 @@ def _measure(
     assert scored is not None
     log = _log(run, step)
     number = scored.sample_count
-    network = cost.measure(runs.build(Run(run).asked))  # as it was trained, at the protocol's size
+    network = runs.build(Run(run).asked)  # as it was trained, at the protocol's size
+    counted = cost.measure(network)
     values = {
         **{score: getattr(scored.scores, score) for score in SCORES},
         "samples": number,
@@ -127,7 +128,7 @@ def _measure(
         "weights": scored.weights,
         "data_digest": digest,
         "loss": log[-1]["loss"],
-        "network": {key: getattr(network, key) for key in COSTS},
+        "network": {key: getattr(counted, key) for key in COSTS},
         "seconds": {
             "train": _seconds(log, protocol.training.batch_size),
             "sample": per_second and number / per_second,
@@ -138,6 +139,11 @@ def _measure(
             "sample": per_second,
         },
     }
+    keep_samples(
+        images.with_name(f"{images.stem}.grid.png"),
+        sampling.columns(network.num_classes),
+        results / records.name(asked),
+    )
     records.write(asked, values, results, device=device)
     images.unlink()
     shutil.rmtree(features, ignore_errors=True)
@@ -209,6 +215,22 @@ def _sample(
     )
     made = how.num - seen[0]
     return made / (time.perf_counter() - began) if made else None
+
+
+def keep_samples(grid: Path, columns: int, record: Path) -> None:
+    """Put the first two lines of a grid of samples beside a record, for reports, each at most 64 pixels.
+
+    Args:
+        grid: the picture that `bench.sampling` makes.
+        columns: images in a line of it.
+        record: the picture has its name, ending in .png.
+    """
+    from PIL import Image
+
+    with Image.open(grid) as sheet:
+        side = sheet.width // columns
+        lines = sheet.crop((0, 0, sheet.width, min(2 * side, sheet.height))).reduce(max(1, side // 64))
+    write_whole(record.with_suffix(".png"), lambda made: lines.save(made, optimize=True))
 
 
 def _reference(
