@@ -1,19 +1,27 @@
-"""The machine under a measurement: its name, clock and memory, a stopwatch, and what it does at most."""
+"""The machine under a measurement: name, clock, memory, arithmetic, a stopwatch, what it does at most."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
 from bench.records import cpu_name
 from registry.errors import UsageError
 
+Dtype = Literal["fp32", "tf32", "bf16", "fp16"]
+TORCH_DTYPES: dict[str, torch.dtype] = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,  # float32 whose products are rounded, on CUDA: see `precision`
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 LIMIT_SECONDS = 0.5  # how long a peak is looked for
 
 
@@ -45,6 +53,43 @@ def on_cuda(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
+def check_dtype(dtype: str, device: torch.device) -> None:
+    """Make sure that there is such an arithmetic, and that the device has it.
+
+    Raises:
+        UsageError: it is none of `Dtype`, or the device lacks it.
+    """
+    if dtype not in get_args(Dtype):
+        raise UsageError(f"dtype must be one of {', '.join(get_args(Dtype))}, not {dtype!r}")
+    lacks = UsageError(f"the {device.type} has no {dtype}")
+    if dtype == "tf32" and (not on_cuda(device) or torch.cuda.get_device_capability(device) < (8, 0)):
+        raise lacks
+    if dtype == "bf16" and on_cuda(device) and torch.cuda.get_device_capability(device) < (8, 0):
+        raise lacks  # PyTorch would emulate it
+    try:
+        a = torch.ones(8, 8, device=device, dtype=TORCH_DTYPES[dtype])
+        a @ a
+    except RuntimeError:
+        raise lacks from None
+
+
+@contextlib.contextmanager
+def precision(dtype: str, device: torch.device) -> Iterator[None]:
+    """TF32 on for tf32 and off for fp32 (cuDNN's is on by default); restored afterwards."""
+    if not on_cuda(device):
+        yield
+        return
+    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = dtype == "tf32"
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value
+
+
 def seconds(call: Callable[[], Any], times: int, device: torch.device) -> float:
     """Seconds of so many calls in a row: CUDA events on a GPU, the wall clock on a CPU."""
     if on_cuda(device):
@@ -64,13 +109,17 @@ def seconds(call: Callable[[], Any], times: int, device: torch.device) -> float:
 
 def limits(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
     """FLOP/s of a matrix product and bytes/s of a copy, each the fastest of many."""
-    side, length = (8192, 2**28) if on_cuda(device) else (1024, 2**27)
+    side = 8192 if on_cuda(device) else 1024
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return 2 * side**3 / _least_seconds(lambda: a @ b, device), bandwidth(device)
+
+
+def bandwidth(device: torch.device) -> float:
+    """Bytes/s that a copy reads and writes, in the fastest of many."""
+    length = 2**28 if on_cuda(device) else 2**27
     source = torch.ones(length, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    product = _least_seconds(lambda: a @ b, device)
-    copy = _least_seconds(lambda: target.copy_(source), device)
-    return 2 * side**3 / product, 2 * length / copy
+    return 2 * length / _least_seconds(lambda: target.copy_(source), device)
 
 
 def _least_seconds(call: Callable[[], Any], device: torch.device) -> float:

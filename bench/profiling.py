@@ -1,8 +1,9 @@
 """Where the time of a forward pass goes, beside where its multiply-accumulates go.
 
-The deployed network runs in inference mode, in the dtype it has. By stage, time is taken when a stage
-is entered and left; by operator, from torch.profiler, in the classes in which `bench.cost` counts. A
-part with a larger share of the time than of the multiply-accumulates is slower than its FLOPs promise.
+The deployed network runs in inference mode. By stage, time is taken when a stage is entered and left; by
+operator, from torch.profiler, in the classes in which `bench.cost` counts. A part with a larger share of
+the time than of the multiply-accumulates is slower than its FLOPs promise. Depthwise convolutions, which
+do little work for each byte they move, are also timed alone: what is left if all around them is made free.
 """
 
 from __future__ import annotations
@@ -23,9 +24,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import cost
-from bench.device import device_name, find_device, on_cuda
+from bench.device import (
+    TORCH_DTYPES,
+    Dtype,
+    bandwidth,
+    check_dtype,
+    device_name,
+    find_device,
+    on_cuda,
+    precision,
+)
 from bench.files import write_whole
 from registry.backbone import Size
 from registry.errors import UsageError, reason
@@ -36,6 +47,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler complains on stderr where there is no GPU
 
 WARM_UP = 2  # forward passes before any is timed
+VISIBLE = 0.02  # a smaller excess of time over work is none
 
 
 @dataclass(frozen=True)
@@ -63,15 +75,34 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Depthwise:
+    """The depthwise convolutions of a forward pass without the rest of it.
+
+    Attributes:
+        count: how many there are.
+        memory_format: in which they are fastest, `contiguous` or `channels-last`.
+        seconds: of all of them in that format, those of one shape in a row; median, by the profiler.
+        copy_seconds: the time in which a copy moves as many bytes as their inputs, weights and outputs have.
+    """
+
+    count: int
+    memory_format: str
+    seconds: float
+    copy_seconds: float
+
+
+@dataclass(frozen=True)
 class Profile:
     """Time beside multiply-accumulates of one network on one device.
 
     Attributes:
         device: name of the GPU, or of the processor and how many threads.
+        dtype: one of `bench.device.Dtype`.
         seconds: one whole forward pass of the batch, neither hooked nor profiled; median.
         overhead: how much longer the stages took together, as a fraction of that.
         stages: in order of execution; what runs in no stage is "(between)".
         operators: by time, on the device: what waits for no operator is in none.
+        depthwise: its depthwise convolutions alone; None if it has none.
     """
 
     model: str
@@ -84,6 +115,7 @@ class Profile:
     overhead: float
     stages: list[Row] = field(repr=False)
     operators: list[Row] = field(repr=False)
+    depthwise: Depthwise | None
 
     @property
     def title(self) -> str:
@@ -93,12 +125,15 @@ class Profile:
     @property
     def finding(self) -> str:
         """The stage, and the operator, whose share of time is farthest above that of its work."""
-        stage, operator = (max(rows, key=lambda row: row.excess) for rows in (self.stages, self.operators))
-        return (
-            f"{stage.name} takes {stage.time_share:.0%} of the time for {stage.macs_share:.0%} of the "
-            f"multiply-accumulates; of the operators, {operator.name} takes {operator.time_share:.0%} "
-            f"for {operator.macs_share:.0%}."
-        )
+        first, second = "No stage takes more than its share of the time", "none does"
+        if stage := _slowest(self.stages):
+            first = (
+                f"{stage.name} takes {stage.time_share:.0%} of the time for {stage.macs_share:.0%} of the "
+                "multiply-accumulates"
+            )
+        if operator := _slowest(self.operators):
+            second = f"{operator.name} takes {operator.time_share:.0%} for {operator.macs_share:.0%}"
+        return f"{first}; of the operators, {second}."
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -109,6 +144,7 @@ def profile(
     network: Any,
     *,
     device: str = "cpu",
+    dtype: Dtype = "fp32",
     batch_size: int = 8,
     repeats: int = 10,
     trace: Path | None = None,
@@ -118,51 +154,55 @@ def profile(
     Args:
         network: a network that honours the contract of `registry.Backbone`; left as it is.
         device: `cpu`, `cuda`, `cuda:1`.
+        dtype: to which weights and inputs are cast; tf32 is float32 with products in TF32, on CUDA.
         batch_size: samples in one forward pass.
         repeats: how often each of three ways of running is timed: plain, by stage, by operator.
         trace: also write a Chrome trace of the last profiled pass here (`.json`, `.json.gz`).
 
     Raises:
-        UsageError: no such device, a network or batch that fails on it, an unwritable trace.
+        UsageError: no such device, a dtype it lacks, a network or batch that fails on it, or
+            an unwritable trace.
     """
     if batch_size < 1 or repeats < 1:
         raise UsageError(f"needs batch_size >= 1 and repeats >= 1, not {batch_size}, {repeats}")
     place = find_device(device)
+    check_dtype(dtype, place)
     deployed = network.deploy()
     counted = cost.measure(deployed)
     wanted = {part.name for part in counted.stages}
     stages = {name: module for name, module in deployed.stages().items() if name in wanted}
     try:
-        with torch.inference_mode():
-            deployed = deployed.to(place)
+        with torch.inference_mode(), precision(dtype, place):
+            deployed = deployed.to(place, TORCH_DTYPES[dtype])
             run = _Runner(deployed, deployed.example_inputs(batch_size), place)
             for _ in range(WARM_UP):
                 run.plain()
             run.by_operator(stages)  # the first profiled pass waits for the profiler
             # Taking turns, so that a change of the machine's pace meets all alike.
             turns = [(run.plain(), run.by_stage(stages), run.by_operator(stages)) for _ in range(repeats)]
+            depthwise = _alone(run.depthwise(), repeats, place)
     except torch.OutOfMemoryError:
         raise UsageError(f"{counted.model}: a batch of {batch_size} does not fit on {device}") from None
     except RuntimeError as error:
-        raise UsageError(f"{counted.model} fails on {device}: {reason(error)}") from error
+        raise UsageError(f"{counted.model} fails on {device} in {dtype}: {reason(error)}") from error
     if trace is not None:
         write_whole(trace, lambda path: run.profiler.export_chrome_trace(str(path)))
     by_stage = dict.fromkeys((*stages, "(between)"), 0.0) | _medians([found for _, found, _ in turns])
     whole = statistics.median(seconds for seconds, _, _ in turns)
     by_operator = _medians([found for _, _, found in turns])
     macs, by_operator = _operator_macs(counted, deployed, by_operator)
-    floating = (p.dtype for p in deployed.parameters() if p.is_floating_point())
     return Profile(
         model=counted.model,
         overrides=counted.overrides,
         input_size=counted.input_size,
         batch_size=batch_size,
         device=device_name(place) + ("" if on_cuda(place) else f", {torch.get_num_threads()} threads"),
-        dtype=str(next(floating, torch.get_default_dtype())).removeprefix("torch."),
+        dtype=dtype,
         seconds=whole,
         overhead=sum(by_stage.values()) / whole - 1,
         stages=_rows(by_stage, {part.name: part.macs for part in counted.stages}),
         operators=sorted(_rows(by_operator, macs), key=lambda row: -row.seconds),
+        depthwise=depthwise,
     )
 
 
@@ -180,6 +220,12 @@ def _rows(seconds: dict[str, float], macs: dict[str, int]) -> list[Row]:
         time_share, macs_share = took / all_time, work / all_macs
         rows.append(Row(name, took, time_share, work, macs_share, time_share / macs_share if work else None))
     return rows
+
+
+def _slowest(rows: list[Row]) -> Row | None:
+    """The row whose share of time is farthest above that of its work, if that can be seen at all."""
+    row = max(rows, key=lambda row: row.excess)
+    return row if row.excess >= VISIBLE else None
 
 
 # ---- one forward pass, timed ----
@@ -233,21 +279,16 @@ class _Runner:
         def leave(stage: str) -> None:
             ranges.pop().__exit__(None, None, None)
 
-        cuda = self.device.type == "cuda"
-        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-        self.profiler = torch.profiler.profile(activities=activities, record_shapes=True, acc_events=True)
-        with _at_stages(stages, enter, leave), self.profiler:
-            self.network(*self.inputs)
-            if cuda:
-                torch.cuda.synchronize(self.device)  # or the last kernels would be missing
-        seconds: dict[str, float] = {}
-        for event in self.profiler.events():
-            # Kernels are events of their own as well; they count where an operator started them.
-            if event.device_type == torch.autograd.DeviceType.CPU and "::" in event.name:
-                own = event.self_device_time_total if cuda else event.self_cpu_time_total
-                kind = _operator(event)
-                seconds[kind] = seconds.get(kind, 0.0) + own / 1e6
+        with _at_stages(stages, enter, leave):
+            seconds, self.profiler = _profiled(lambda: self.network(*self.inputs), self.device)
         return seconds
+
+    def depthwise(self) -> Counter[Any]:
+        """The depthwise convolutions that run (see `_DepthwiseSeen`)."""
+        # Under inference mode the dispatcher does not show which convolution an operator comes to.
+        with torch.inference_mode(False), torch.no_grad(), _DepthwiseSeen() as seen:
+            self.network(*self.inputs)
+        return seen.found
 
     def _mark(self) -> Any:
         """A point in time: on CUDA an event in the stream, which nothing waits for until all is done."""
@@ -256,6 +297,25 @@ class _Runner:
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self.device))
         return event
+
+
+def _profiled(call: Callable[[], Any], device: torch.device) -> tuple[dict[str, float], Any]:
+    """Seconds that each class of operators takes on the device in a call, and the profiler that saw it."""
+    cuda = on_cuda(device)
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    profiler = torch.profiler.profile(activities=activities, record_shapes=True, acc_events=True)
+    with profiler:
+        call()
+        if cuda:
+            torch.cuda.synchronize(device)  # or the last kernels would be missing
+    seconds: dict[str, float] = {}
+    for event in profiler.events():
+        # Kernels are events of their own as well; they count where an operator started them.
+        if event.device_type == torch.autograd.DeviceType.CPU and "::" in event.name:
+            own = event.self_device_time_total if cuda else event.self_cpu_time_total
+            kind = _operator(event)
+            seconds[kind] = seconds.get(kind, 0.0) + own / 1e6
+    return seconds, profiler
 
 
 def _between(marks: list[Any]) -> list[float]:
@@ -282,6 +342,55 @@ def _at_stages(
         yield
 
 
+# ---- depthwise convolutions alone ----
+
+
+_LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
+
+
+class _DepthwiseSeen(TorchDispatchMode):
+    """Counts depthwise convolutions by dtype, shapes of input, weight and bias, and the other arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[Any] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution.default:
+            x, weight, bias, *others = args
+            if _convolution(x.shape[1], [*weight.shape]) == _DEPTHWISE:
+                shapes = tuple(None if a is None else tuple(a.shape) for a in (x, weight, bias))
+                others = [tuple(a) if isinstance(a, list) else a for a in others]
+                self.found[x.dtype, shapes, *others] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _alone(found: Counter[Any], repeats: int, device: torch.device) -> Depthwise | None:
+    """Time convolutions on random tensors, in each memory format."""
+    if not found:
+        return None
+    times = {}
+    for name, layout in _LAYOUTS.items():
+        calls, moved = [], 0
+        for (dtype, shapes, *others), count in found.items():
+            tensors: list[Any] = [
+                None if s is None else torch.randn(s, device=device).to(dtype) for s in shapes
+            ]
+            tensors = [a.to(memory_format=layout) if a is not None and a.dim() == 4 else a for a in tensors]
+            out = torch.convolution(*tensors, *others)
+            moved += count * sum(a.nbytes for a in (*tensors, out) if a is not None)
+            calls += [(tensors, others)] * count
+
+        def run(calls: list[Any] = calls) -> None:
+            for tensors, others in calls:
+                torch.convolution(*tensors, *others)
+
+        run()
+        times[name] = statistics.median(_profiled(run, device)[0][_DEPTHWISE] for _ in range(repeats))
+    best = min(times, key=times.__getitem__)
+    return Depthwise(found.total(), best, times[best], moved / bandwidth(device))
+
+
 # ---- classes of operators ----
 
 _CLASSES = {
@@ -300,6 +409,7 @@ _CLASSES = {
         zeros_like ones_like""",
 }
 _CLASS_OF = {f"aten::{op}": name for name, ops in _CLASSES.items() for op in ops.split()}
+_DEPTHWISE = "depthwise convolution"
 # Where PyTorch does not fuse it, attention is matrix products, here as there.
 _CLASS_OF |= {op: "attention" for op in cost.HANDLERS if "scaled_dot_product" in op}
 
@@ -319,7 +429,7 @@ def _operator(event: Any) -> str:
 def _convolution(channels: int, weight: list[int]) -> str:
     """Kind of a convolution, from its input channels and the weight's shape (out, in / groups, …)."""
     if weight[1] == 1 and channels > 1:
-        return "depthwise convolution"
+        return _DEPTHWISE
     return "1×1 convolution" if all(side == 1 for side in weight[2:]) else "other convolution"
 
 
@@ -389,7 +499,7 @@ def _bars(axes: Axes, title: str, networks: list[tuple[str, list[Row]]]) -> None
     colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(names)} | {"other parts": _OTHER}
     hatches = {name: "///" if i >= len(_COLOURS) else "" for i, name in enumerate(names)}
     for i, (_, rows) in enumerate(networks):
-        slowest = max(rows, key=lambda row: row.excess).name
+        slowest = _slowest(rows)
         left, right, edge = 2.6 * i, 2.6 * i + 1.2, 0.42
         low_left = low_right = 0.0
         for name, (took, work) in reversed(_shares(rows, names).items()):
@@ -397,7 +507,7 @@ def _bars(axes: Axes, title: str, networks: list[tuple[str, list[Row]]]) -> None
             axes.bar([left, right], [took, work], 2 * edge, [low_left, low_right], linewidth=1, **style)
             for x, low, share in ((left, low_left, took), (right, low_right, work)):
                 if share >= 0.018:
-                    weight = "bold" if name == slowest else "normal"
+                    weight = "bold" if slowest and name == slowest.name else "normal"
                     text = f"{name.replace('convolution', 'conv')} {share:.0%}"
                     axes.text(x, low + share / 2, text, ha="center", va="center", weight=weight, fontsize=9)
             low_left, low_right = low_left + took, low_right + work

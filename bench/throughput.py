@@ -29,7 +29,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -39,11 +39,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import registry
 from bench import cost
-from bench.device import available_memory, clock_mhz, device_name, find_device, limits, on_cuda, seconds
+from bench.device import (
+    TORCH_DTYPES,
+    Dtype,
+    available_memory,
+    check_dtype,
+    clock_mhz,
+    device_name,
+    find_device,
+    limits,
+    on_cuda,
+    precision,
+    seconds,
+)
 from registry.backbone import Size
 from registry.errors import UsageError, reason
 
-Dtype = Literal["fp32", "tf32", "bf16", "fp16"]
 T = TypeVar("T")
 
 LARGEST_BATCH = {"cpu": 256, "cuda": 8192}  # more gains nothing, and some kernels index with 32 bits
@@ -51,13 +62,6 @@ LEAST_ROUNDS = 6  # with fewer no interval of a median holds with 95 %
 TURN_SECONDS = 0.05  # a turn repeats the call until it lasts this long, far beyond the clock's steps
 LATENCY_CALLS = 3  # at batch 1, in each turn
 DISTINCT_INPUTS = 4
-
-_TORCH: dict[str, torch.dtype] = {
-    "fp32": torch.float32,
-    "tf32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
 
 
 @dataclass(frozen=True)
@@ -196,14 +200,14 @@ def measure(
     with contextlib.ExitStack() as stack:
         if on_cuda(device):
             stack.enter_context(torch.cuda.device(device))
-        stack.enter_context(_precision(settings, device))
+        stack.enter_context(precision(settings.dtype, device))
         stack.enter_context(torch.random.fork_rng([device] if on_cuda(device) else ()))
         torch.manual_seed(0)
         if settings.compile:
             # Networks of one class share their code, which is compiled for each of them and each shape.
             stack.enter_context(torch._dynamo.config.patch(recompile_limit=8 * len(models)))
         say("peak and bandwidth of the device")
-        peak, bandwidth = limits(device, _TORCH[settings.dtype])
+        peak, bandwidth = limits(device, TORCH_DTYPES[settings.dtype])
         runners = []
         for name, overrides in models:
             say(f"building {name}")
@@ -216,7 +220,7 @@ def measure(
         )
         clock = clock_mhz(device)
         # Again, for something else may have been running the first time; the larger is nearer the truth.
-        again = limits(device, _TORCH[settings.dtype])
+        again = limits(device, TORCH_DTYPES[settings.dtype])
         peak, bandwidth = max(peak, again[0]), max(bandwidth, again[1])
         where = Device(device_name(device), torch.get_num_threads(), clock, peak, bandwidth)
         loops: list[Sampling | None] = [None] * len(runners)
@@ -316,7 +320,7 @@ class _Runner:
             self.network: Any = created.train() if settings.train else created.deploy()
             self.network.to(device)
             if not settings.train:
-                self.network.to(_TORCH[settings.dtype])
+                self.network.to(TORCH_DTYPES[settings.dtype])
             if settings.channels_last:
                 self.network.to(memory_format=torch.channels_last)
         except torch.OutOfMemoryError:
@@ -377,7 +381,7 @@ class _Runner:
         self.total = self.total + loss.detach()
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        dtype = _TORCH[self.settings.dtype]
+        dtype = TORCH_DTYPES[self.settings.dtype]
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32)
 
     def _single(self) -> set[int]:
@@ -420,7 +424,7 @@ class _Runner:
         weights = self._own_bytes()
         activations = self.activation_bytes * n
         if self.optimizer is None:
-            needed = weights + activations * _TORCH[self.settings.dtype].itemsize / 4
+            needed = weights + activations * TORCH_DTYPES[self.settings.dtype].itemsize / 4
         else:  # gradients and AdamW's two moments; what is kept for the backward pass
             needed = 4 * weights + 4 * activations
         return needed <= available_memory()
@@ -668,8 +672,6 @@ def _checked(settings: Settings, repeats: int) -> torch.device:
     """The device, if settings make sense and it can do what they ask for."""
     if repeats < LEAST_ROUNDS:
         raise UsageError(f"repeats must be at least {LEAST_ROUNDS}, not {repeats}: fewer give no interval")
-    if settings.dtype not in get_args(Dtype):
-        raise UsageError(f"dtype must be one of {', '.join(get_args(Dtype))}, not {settings.dtype!r}")
     if settings.batch_size != "auto" and settings.batch_size < 1:
         raise UsageError(f"batch size must be at least 1, or auto, not {settings.batch_size}")
     if settings.sampling and settings.train:
@@ -677,35 +679,5 @@ def _checked(settings: Settings, repeats: int) -> torch.device:
     if settings.sampling and not 1 <= settings.steps <= 1000:
         raise UsageError(f"a loop has 1 to 1000 steps, not {settings.steps}")
     device = find_device(settings.device)
-    _check_dtype(settings.dtype, device)
+    check_dtype(settings.dtype, device)
     return device
-
-
-def _check_dtype(dtype: Dtype, device: torch.device) -> None:
-    lacks = UsageError(f"the {device.type} has no {dtype}")
-    if dtype == "tf32" and (not on_cuda(device) or torch.cuda.get_device_capability(device) < (8, 0)):
-        raise lacks
-    if dtype == "bf16" and on_cuda(device) and torch.cuda.get_device_capability(device) < (8, 0):
-        raise lacks  # PyTorch would emulate it
-    try:
-        a = torch.ones(8, 8, device=device, dtype=_TORCH[dtype])
-        a @ a
-    except RuntimeError:
-        raise lacks from None
-
-
-@contextlib.contextmanager
-def _precision(settings: Settings, device: torch.device) -> Iterator[None]:
-    """TF32 on for tf32 and off for fp32 (cuDNN's is on by default); restored afterwards."""
-    if not on_cuda(device):
-        yield
-        return
-    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [switch.allow_tf32 for switch in switches]
-    try:
-        for switch in switches:
-            switch.allow_tf32 = settings.dtype == "tf32"
-        yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.allow_tf32 = value

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import UNet2DModel
 from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
@@ -100,6 +101,23 @@ def forward(name: str, batch_size: int, repeats: int) -> dict[str, Any]:
     seconds = interleaved({"ours": lambda: ours(*inputs), "other": straightforward}, repeats)
     against = "plain transcription" if name in PLAIN else "same network, separate products"
     return _compared(name, against, seconds) | {"largest_difference": difference}
+
+
+@torch.inference_mode()
+def wrapped(batch_size: int, repeats: int) -> dict[str, Any]:
+    """Our deployed `unet2d` against diffusers' own network, called directly, with the same weights."""
+    torch.manual_seed(0)
+    ours: Any = registry.create("unet2d").deploy()
+    direct = UNet2DModel.from_config(ours.net.config).eval()
+    direct.load_state_dict(ours.net.state_dict())
+    x, t, y = ours.example_inputs(batch_size)
+
+    def diffusers() -> Tensor:
+        return direct(x, t, class_labels=y).sample
+
+    difference = (ours(x, t, y) - diffusers()).abs().max().item()
+    seconds = interleaved({"ours": lambda: ours(x, t, y), "other": diffusers}, repeats)
+    return _compared("unet2d", "diffusers itself", seconds) | {"largest_difference": difference}
 
 
 def training(name: str, batch_size: int, repeats: int) -> dict[str, Any]:
@@ -193,7 +211,7 @@ def page(found: dict[str, Any]) -> str:
         *(f"| `{c['command']}` | {c['seconds']:.2f} | {c['peak_mib']:.0f} |" for c in found["commands"]),
         "",
         f"One forward pass, batch {found['batch_size']}, float32, against a straightforward implementation "
-        "with separate matmul, softmax, matmul:",
+        "with separate matmul, softmax, matmul, or against the library whose network it is:",
         "",
         *_rows(found["forward"]),
         "",
@@ -231,6 +249,8 @@ def main() -> None:
         ],
         "forward": [forward(name, args.batch_size, args.repeats) for name in track(names, "forward passes")],
     }
+    if "unet2d" in names:
+        found["forward"].append(wrapped(args.batch_size, args.repeats))
     found["training"] = [
         training(name, args.batch_size, args.repeats)
         for name in track([name for name in names if name in PLAIN], "training steps")

@@ -1,6 +1,7 @@
 """Profiles: shares, their agreement with `bench.cost`, the picture, the trace, the command."""
 
 import json
+import re
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
@@ -11,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import registry
-from bench import cli, cost, profiling
+from bench import cli, cost, device, profiling
 
 
 class Sleep(nn.Module):
@@ -56,6 +57,13 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _short():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "LIMIT_SECONDS", 0.0)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +119,62 @@ def test_a_stage_that_sleeps_is_the_slowest():
     assert stage.name == "slow" and stage.seconds >= 0.05 and stage.time_share > 0.8
     assert found.finding.startswith("slow takes ")
     assert found.seconds >= 0.05
+
+
+def rows(*shares):
+    return [profiling.Row(name, time, time, 1, macs, None) for name, time, macs in shares]
+
+
+@pytest.mark.parametrize(
+    ("stages", "operators", "finding"),
+    [
+        (
+            rows(("a", 0.7, 0.2), ("b", 0.3, 0.8)),
+            rows(("norm", 0.6, 0.0), ("linear", 0.4, 1.0)),
+            "a takes 70% of the time for 20% of the multiply-accumulates; of the operators, norm takes 60% "
+            "for 0%.",
+        ),
+        (
+            rows(("all", 0.996, 1.0), ("(between)", 0.004, 0.0)),
+            rows(("linear", 1.0, 1.0)),
+            "No stage takes more than its share of the time; of the operators, none does.",
+        ),
+    ],
+)
+def test_finding_names_what_is_slow_or_says_that_nothing_is(stages, operators, finding):
+    found = profiling.Profile("m", {}, 8, 1, "cpu", "fp32", 1.0, 0.0, stages, operators, None)
+    assert found.finding == finding
+
+
+@pytest.mark.parametrize("functional", [False, True])
+def test_depthwise_convolutions_alone(monkeypatch, functional):
+    monkeypatch.setattr(profiling, "bandwidth", lambda device: 1e9)
+    network = Net(functional=functional)
+    if functional:
+        forward = network.slow.forward
+        network.slow.forward = lambda x: F.conv2d(forward(x), network.slow[0].weight, padding=2, groups=16)
+    alone = profiling.profile(network, batch_size=2, repeats=1).depthwise
+    # Input and output of 2 samples, 16 channels, 8 x 8; a 5 x 5 kernel for each channel; a bias.
+    moved = 4 * (2 * 2 * 16 * 64 + 16 * 25)
+    assert alone.count == 1 + functional
+    assert alone.copy_seconds == pytest.approx((alone.count * moved + 4 * 16) / 1e9)
+    assert alone.seconds > 0 and alone.memory_format in ("contiguous", "channels-last")
+
+
+def test_what_has_no_depthwise_convolution_has_none_alone():
+    network = registry.create("tiny-unet", input_size=8)
+    assert profiling.profile(network, batch_size=1, repeats=1).depthwise is None
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_weights_and_inputs_have_the_dtype_asked_for(dtype):
+    network, seen = Net(), set()
+    network.register_forward_pre_hook(lambda module, args: seen.update(a.dtype for a in args[:1]))
+    network.stem.register_forward_hook(lambda module, args, out: seen.add(out.dtype))
+    assert profiling.profile(network, dtype=dtype, batch_size=1, repeats=1).dtype == dtype
+    # The cost is counted on the network as it is; the passes that are timed are not.
+    assert seen == {torch.float32, device.TORCH_DTYPES[dtype]}
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
 
 
 def test_convolutions_are_told_apart_by_kind():
@@ -173,7 +237,12 @@ def test_command_prints_tables_and_writes_pictures_and_trace(bench, tmp_path):
     args = ("-m", "tiny-unet", "--input-size", 16, "--batch-size", 1, "--repeats", 1)
     code, out, err = bench("profile", *args, "--out", tmp_path, "--trace", trace)
     assert (code, err) == (0, "")
-    assert "by stage" in out and "by operator" in out and "of the multiply-accumulates" in out
+    assert (
+        "Depthwise" not in out
+        and "by stage" in out
+        and "by operator" in out
+        and "of the multiply-accumulates" in out
+    )
     events = json.loads(trace.read_text())["traceEvents"]
     assert {"aten::conv2d"} < {event.get("name") for event in events}
     assert {p.name for p in tmp_path.iterdir()} == {
@@ -183,12 +252,20 @@ def test_command_prints_tables_and_writes_pictures_and_trace(bench, tmp_path):
     }
 
 
+def test_command_tells_of_depthwise_convolutions(bench):
+    args = ("-m", "udit-t depth=1,0,0,0,0 input_size=16", "--batch-size", 1, "--repeats", 1)
+    code, out, err = bench("profile", *args, "--dtype", "bf16")
+    assert (code, err) == (0, "") and "batch 1, bf16" in out
+    share = r"Depthwise convolutions \(\d+\): [\d.]+% of the time for [\d.]+% of the multiply-accumulates; "
+    assert re.search(share + r"alone, in \S+ memory, they take \S+ ms \([\d.]+%\); a copy moves", out)
+
+
 def test_command_prints_json(bench):
     args = ("--set", "depth=1,0,0,0,0", "--input-size", 16, "--batch-size", 2, "--repeats", 1, "--json")
     code, out, err = bench("profile", "-m", "udit-t", "-m", "dit-unet", *args)
     first, second = json.loads(out)
     assert (code, err) == (0, "") and (first["model"], second["model"]) == ("udit-t", "dit-unet")
-    assert first["batch_size"] == 2 and first["dtype"] == "float32" and first["input_size"] == 16
+    assert first["batch_size"] == 2 and first["dtype"] == "fp32" and first["input_size"] == 16
     assert sum(row["time_share"] for row in first["stages"]) == pytest.approx(1)
     assert {"name", "seconds", "time_share", "macs", "macs_share", "ratio"} == set(first["operators"][0])
 
@@ -200,6 +277,7 @@ def test_command_prints_json(bench):
         (("-m", "tiny-unet", "--device", "cuda:99"), "cuda:99"),
         (("-m", "tiny-unet", "--device", "nowhere"), "nowhere"),
         (("-m", "tiny-unet", "--device", "meta"), "meta"),
+        (("-m", "tiny-unet", "--dtype", "tf32"), "the cpu has no tf32"),
         (("-m", "tiny-unet", "--repeats", 0), "repeats"),
         (("-m", "tiny-unet", "-m", "dit-unet", "--trace", "t.json"), "--trace takes one model"),
     ],

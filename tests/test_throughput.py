@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import registry
-from bench import cli, device, throughput
+from bench import cli, device, published, throughput
+from bench.cli import options
 from bench.throughput import Settings, interleave, largest_batch, measure, paired_ratio
 from registry.errors import UsageError
 
@@ -87,6 +88,22 @@ def test_equals_differ_from_one_by_less_than_the_interval(kind, rounds):
         _, (low, high) = paired_ratio(*noise(kind, rng, rounds), turn=2)
         held += low <= 1 <= high
     assert held >= 0.92 * 200  # two standard errors below 19 of 20
+
+
+def test_the_interval_is_neither_too_narrow_nor_too_wide():
+    rng, bounds = np.random.default_rng(0), []
+    for _ in range(400):
+        common = 0.1 * rng.normal(0, 1, 60).cumsum() + rng.normal(0, 0.2, 60)  # the machine's, for both alike
+        _, interval = paired_ratio(*np.exp(common + rng.normal(0, 0.03, (2, 60))), turn=2)
+        bounds.append(np.log(interval))
+    low, high = np.transpose(bounds)
+
+    def coverage(scale):
+        middle, half = (low + high) / 2, scale * (high - low) / 2
+        return np.mean(abs(middle) <= half)
+
+    assert 0.9 <= coverage(1) <= 0.995
+    assert coverage(0.4) < 0.9 and coverage(1.5) > 0.995  # so what is asserted above can fail
 
 
 def test_the_ratio_is_paired_by_round():
@@ -304,7 +321,7 @@ def test_bytes_moved_and_peak_of_known_operators():
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_inference_casts_and_training_autocasts(dtype):
     cast = throughput._Runner(*TINY, Settings(dtype=dtype, batch_size=1), torch.device("cpu"))
-    assert {p.dtype for p in cast.network.parameters()} == {throughput._TORCH[dtype]}
+    assert {p.dtype for p in cast.network.parameters()} == {device.TORCH_DTYPES[dtype]}
     trained = throughput._Runner(*TINY, Settings(dtype=dtype, batch_size=1, train=True), torch.device("cpu"))
     assert {p.dtype for p in trained.network.parameters()} == {torch.float32} and trained.network.training
     for runner in (cast, trained):
@@ -374,6 +391,54 @@ def test_sampling_counts_whole_loops(monkeypatch, model):
 # ---- the command ----
 
 
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["U-DiT-T"], [("udit-t", {"rope": True})]),
+        (["DiT XL/2", "dit-xl-2"], [("dit-xl-2", {"rope": True})]),
+        (["udit-t rope=false depth=1,1,2,1,1"], [("udit-t", {"rope": False, "depth": [1, 1, 2, 1, 1]})]),
+        (["dit-unet*  ffn=mlp"], [(n, {"rope": True, "ffn": "mlp"}) for n in ("dit-unet", "dit-unet-slim")]),
+    ],
+)
+def test_overrides_of_one_model_come_before_those_of_all(texts, expected):
+    assert options.parse_models(texts, {"rope": True}) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "--model takes a name"),
+        ("rope=false", "--model takes a name"),
+        ("udit-t ffn=mlp rope", "--model takes KEY=VALUE, not 'rope'"),
+        ("udit-t rope", "unknown backbone 'udit-t rope'"),
+        ("nothing* ffn=mlp", "no backbone matches 'nothing*'"),
+    ],
+)
+def test_bad_models_are_one_line(text, words):
+    with pytest.raises(UsageError, match=re.escape(words)):
+        options.parse_models([text], {})
+
+
+def test_networks_of_tables_are_timed_once_after_those_named():
+    named, tables = ["dit-s-4", "dit-s-2", "udit-s", "dit-s-2"], [1, 5, 6, 5]
+    found = cli.throughput._networks(named, tables, {})
+    assert [name for name, _ in found[:4]] == named
+    expected = {(r.model, repr(r.overrides)) for t in (1, 5, 6) for r in published.rows(t)}
+    rest = [(name, repr(overrides)) for name, overrides in found[4:]]
+    assert len(rest) == len(set(rest)) and set(rest) == expected - {("dit-s-4", "{}")}
+    # Quoted and replicated rows are one network.
+    assert len(cli.throughput._networks([], [2], {})) == 8
+    assert cli.throughput._networks([], [4], {"num_classes": 9})[0] == ("dit-xl-2", {"num_classes": 9})
+
+
+def test_networks_that_differ_by_overrides_are_timed_in_one_call(bench):
+    args = ("-m", "tiny-unet", "-m", "tiny-unet time_width=8", "--input-size", "8", "--batch-size", "1")
+    code, out, err = bench(*args, "--repeats", "6", "--json")
+    first, second = json.loads(out)
+    assert (code, err) == (0, "") and first["overrides"] == {} and second["overrides"] == {"time_width": 8}
+    assert second["interval"] and first["input_size"] == second["input_size"] == 8
+
+
 @pytest.mark.parametrize("width", [80, 160])
 def test_the_table_shows_every_number(bench, width):
     args = ("-m", "tiny-unet", "-m", "tiny-unet", "--input-size", "8", "--batch-size", "2", "--repeats", "6")
@@ -408,4 +473,10 @@ def test_json_and_records(bench, tmp_path):
 )
 def test_errors_are_one_line(bench, args, words):
     code, out, err = bench("-m", "tiny-unet", *args)
+    assert code == 2 and not out and err.startswith("error: ") and words in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("args", "words"), [([], "--model"), (["--table", "7"], "there is no table 7")])
+def test_something_must_be_named(bench, args, words):
+    code, out, err = bench(*args)
     assert code == 2 and not out and err.startswith("error: ") and words in err and err.count("\n") == 1

@@ -12,10 +12,10 @@ from bench.cli.options import (
     Models,
     Overrides,
     Plugins,
+    label,
     load_plugins,
-    model_names,
-    parse_overrides,
-    parse_size,
+    parse_models,
+    parse_shared,
 )
 from bench.cli.output import print_json, print_table, working
 
@@ -36,21 +36,25 @@ def check(
     from bench.device import find_device
 
     load_plugins(plugins)
-    asked = parse_overrides(overrides)
-    if input_size is not None:
-        asked["input_size"] = parse_size(input_size)
+    networks = parse_models(models, parse_shared(overrides, input_size))
     place = find_device(device)
-    results = {}
-    for name in model_names(models):
+    results = []
+    for name, own in networks:
         torch.manual_seed(0)
-        with working(name) as status:
-            network = registry.create(name, **asked).to(place)
-            results[name] = contract.check(network, progress=status.update)
+        with working(label(name, own)) as status:
+            network = registry.create(name, **own).to(place)
+            results.append(contract.check(network, progress=status.update))
     if as_json:
-        print_json([{"model": name} | vars(result) for name, found in results.items() for result in found])
+        print_json(
+            [
+                {"model": name, "overrides": own} | vars(result)
+                for (name, own), found in zip(networks, results, strict=True)
+                for result in found
+            ]
+        )
     else:
-        for name, found in results.items():
+        for (name, own), found in zip(networks, results, strict=True):
             rows = [[result.check, result.status, result.reason] for result in found]
-            print_table(name, ["Check", "Result", "Reason"], rows, numbers=False)
-    if any(result.status == "fail" for found in results.values() for result in found):
+            print_table(label(name, own), ["Check", "Result", "Reason"], rows, numbers=False)
+    if any(result.status == "fail" for found in results for result in found):
         raise typer.Exit(1)

@@ -12,10 +12,10 @@ from bench.cli.options import (
     Models,
     Overrides,
     Plugins,
+    label,
     load_plugins,
-    model_names,
-    parse_overrides,
-    parse_size,
+    parse_models,
+    parse_shared,
 )
 from bench.cli.output import print_json, print_table, working
 
@@ -46,15 +46,14 @@ def flops(
 ) -> None:
     """Parameters, multiply-accumulates and activation memory; no weights are allocated."""
     load_plugins(plugins)
-    names = model_names(models)
-    asked, size = parse_overrides(overrides), parse_size(input_size)
+    networks = parse_models(models, parse_shared(overrides, input_size))
     with working("loading torch") as status:
         from bench.cost import measure
 
         costs = []
-        for name in names:
-            status.update(f"counting {name}")
-            costs.append(measure(name, input_size=size, **asked))
+        for name, own in networks:
+            status.update(f"counting {label(name, own)}")
+            costs.append(measure(name, **own))
     if as_json:
         print_json([cost.to_dict(by) for cost in costs])
         return
@@ -64,7 +63,7 @@ def flops(
         ["Model", "Input", "Params (M)", "deployed (M)", *(_COUNTS[c] for c in shown), "Memory (MiB)"],
         [
             [
-                cost.model + "".join(f" {key}={value}" for key, value in cost.overrides.items()),
+                label(cost.model, cost.overrides),
                 _size(cost),
                 f"{cost.parameters / 1e6:.2f}",
                 f"{cost.parameters_deployed / 1e6:.2f}",
@@ -91,7 +90,7 @@ def _size(cost: Cost) -> str:
 
 def _uncounted(costs: list[Cost]) -> list[str]:
     return [
-        f"Not counted in {cost.model}, though they may cost: "
+        f"Not counted in {label(cost.model, cost.overrides)}, though they may cost: "
         + ", ".join(f"{operator} ×{times}" for operator, times in cost.uncounted.items())
         for cost in costs
         if cost.uncounted
@@ -117,4 +116,4 @@ def _print_parts(cost: Cost, by: By, convention: Convention) -> None:
         if by == "stage":
             row.append(f"{(part.activation_bytes or 0) / 2**20:.2f}")
         rows.append(row)
-    print_table(f"{cost.model} by {by}", columns, rows)
+    print_table(f"{label(cost.model, cost.overrides)} by {by}", columns, rows)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 Models = Annotated[
     list[str],
-    typer.Option("--model", "-m", help="Backbone name or wildcard (`U-DiT-B`, `udit*`); repeatable."),
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="'NAME [KEY=VALUE …]'",
+        help="Backbone or wildcard, overrides of its own behind it: `U-DiT-B`, `'udit* rope=false'`; "
+        "repeatable.",
+    ),
 ]
 Overrides = Annotated[
     list[str],
@@ -20,6 +26,7 @@ InputSize = Annotated[
     str | None,
     typer.Option(help="Input grid: `32`, or `32x48` (height x width). Default: the network's own."),
 ]
+Dtype = Annotated[Literal["fp32", "tf32", "bf16", "fp16"], typer.Option(help="Arithmetic; tf32 is for CUDA.")]
 Plugins = Annotated[
     list[str],
     typer.Option("--plugin", metavar="FILE|MODULE", help="Python file or module that registers backbones."),
@@ -58,24 +65,48 @@ def load_plugins(plugins: list[str]) -> None:
             raise UsageError(f"plugin {plugin} fails on import: {type(error).__name__}: {error}") from error
 
 
-def model_names(patterns: list[str]) -> list[str]:
-    """Registered names for names and wildcards, in the order given, each once.
+def parse_models(texts: list[str], shared: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """`["udit-t ffn=mlp rope=false"]` -> [("udit-t", {"ffn": "mlp", "rope": False})].
+
+    Args:
+        texts: names or wildcards, each with overrides of its own behind it.
+        shared: overrides of all of them; a network's own come before these.
+
+    Returns:
+        Registered names and overrides, in the order given, each pair once.
 
     Raises:
-        UsageError: a name or pattern that fits nothing.
+        UsageError: a name or pattern that fits nothing, or an item behind it without `=`.
     """
     import registry
 
-    found: dict[str, None] = {}
-    for pattern in patterns:
-        if any(wildcard in pattern for wildcard in "*?["):
-            matches = registry.names(pattern)
-            if not matches:
-                raise registry.UsageError(f"no backbone matches {pattern!r}; `bench list` shows all names")
-            found |= dict.fromkeys(matches)
-        else:
-            found[registry.backbones.find(pattern).name] = None
-    return list(found)
+    found: list[tuple[str, dict[str, Any]]] = []
+    for text in texts:
+        words = text.split()
+        length = next((i for i, word in enumerate(words) if "=" in word), len(words))
+        name = " ".join(words[:length])  # `DiT XL/2` is a name too
+        if not name:
+            raise registry.UsageError(f"--model takes a name, with KEY=VALUE behind it or not: {text!r}")
+        names = [name]
+        if any(wildcard in name for wildcard in "*?["):
+            names = registry.names(name)
+            if not names:
+                raise registry.UsageError(f"no backbone matches {name!r}; `bench list` shows all names")
+        overrides = shared | parse_overrides(words[length:], "--model")
+        pairs = [(registry.backbones.find(name).name, overrides) for name in names]
+        found += [pair for pair in pairs if pair not in found]
+    return found
+
+
+def label(model: str, overrides: dict[str, Any]) -> str:
+    """The network with its overrides: `udit-t ffn=mlp`."""
+    return model + "".join(f" {key}={value}" for key, value in overrides.items())
+
+
+def parse_shared(overrides: list[str], input_size: str | None) -> dict[str, Any]:
+    """What `--set` and `--input-size` ask of every network, as overrides."""
+    size = parse_size(input_size)
+    return parse_overrides(overrides) | ({} if size is None else {"input_size": size})
 
 
 def parse_overrides(texts: list[str], option: str = "--set") -> dict[str, Any]:

@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.options import (
+    Dtype,
     InputSize,
     Json,
     Models,
     Overrides,
     Plugins,
+    label,
     load_plugins,
-    model_names,
-    parse_overrides,
-    parse_size,
+    parse_models,
+    parse_shared,
 )
 from bench.cli.output import console, print_json, print_table, working
 
 if TYPE_CHECKING:
-    from bench.profiling import Profile, Row
+    from bench.profiling import Depthwise, Profile, Row
 
 
 def profile(
@@ -29,6 +30,7 @@ def profile(
     overrides: Overrides = [],  # noqa: B006
     input_size: InputSize = None,
     device: Annotated[str, typer.Option(help="Device to run on: `cpu`, `cuda`, `cuda:1`.")] = "cpu",
+    dtype: Dtype = "fp32",
     batch_size: Annotated[int, typer.Option(help="Images a forward pass.")] = 8,
     repeats: Annotated[int, typer.Option(help="Forward passes, of which the median counts.")] = 10,
     out: Annotated[Path | None, typer.Option(help="Draw the shares into this folder, PNG and SVG.")] = None,
@@ -40,12 +42,9 @@ def profile(
     from registry.errors import UsageError
 
     load_plugins(plugins)
-    names = model_names(models)
-    if trace is not None and len(names) > 1:
-        raise UsageError(f"--trace takes one model, not {len(names)}: each would write over the last")
-    asked = parse_overrides(overrides)
-    if input_size is not None:
-        asked["input_size"] = parse_size(input_size)
+    networks = parse_models(models, parse_shared(overrides, input_size))
+    if trace is not None and len(networks) > 1:
+        raise UsageError(f"--trace takes one model, not {len(networks)}: each would write over the last")
     with working("loading torch") as status:
         import torch
 
@@ -53,12 +52,14 @@ def profile(
         from bench import profiling
 
         found = []
-        for name in names:
-            status.update(f"profiling {name}")
+        for name, own in networks:
+            status.update(f"profiling {label(name, own)}")
             torch.manual_seed(0)
-            network = registry.create(name, **asked)
+            network = registry.create(name, **own)
             found.append(
-                profiling.profile(network, device=device, batch_size=batch_size, repeats=repeats, trace=trace)
+                profiling.profile(
+                    network, device=device, dtype=dtype, batch_size=batch_size, repeats=repeats, trace=trace
+                )
             )
     if as_json:
         print_json([one.to_dict() for one in found])
@@ -85,9 +86,23 @@ def _print(found: Profile) -> None:
     )
     console().print(found.finding, style="bold")
     console().print(note, style="dim")
+    if found.depthwise:
+        console().print(_depthwise(found, found.depthwise, operators), style="dim")
     if abs(found.overhead) > 0.1:
         console().print("The two differ by more than 10%: the machine is busy, or the stages are too short.")
     console().print()
+
+
+def _depthwise(found: Profile, alone: Depthwise, operators: float) -> str:
+    """What the depthwise convolutions take in the network and without it; `operators`: seconds of all."""
+    text = f"Depthwise convolutions ({alone.count}): "
+    for row in found.operators:
+        if row.name == "depthwise convolution":
+            text += f"{row.time_share:.1%} of the time for {row.macs_share:.1%} of the multiply-accumulates; "
+    return text + (
+        f"alone, in {alone.memory_format} memory, they take {alone.seconds * 1e3:.2f} ms "
+        f"({alone.seconds / operators:.1%}); a copy moves their bytes in {alone.copy_seconds * 1e3:.2f} ms."
+    )
 
 
 def _print_rows(title: str, kind: str, rows: list[Row]) -> None:

@@ -7,10 +7,15 @@ from typing import Annotated
 
 import typer
 
+from bench.cli.options import Plugins, load_plugins
 from bench.cli.output import console
 
 
 def report(
+    studies: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME|FILE]…", help="Studies, see `bench studies`; by default all of them."),
+    ] = None,
     formats: Annotated[
         str, typer.Option("--format", metavar="LIST", help="Some of md, html, latex, csv, with commas.")
     ] = "md,csv",
@@ -22,11 +27,13 @@ def report(
     costs: Annotated[
         bool, typer.Option("--costs", help="First measure the cost of every row anew, and record it.")
     ] = False,
+    plugins: Plugins = [],  # noqa: B006
 ) -> None:
-    """Write the page of each built-in study: what is published beside what records say.
+    """Write a page for each study: what is published beside what records say.
 
     Needs the records alone: nothing is measured, unless asked for.
     """
+    load_plugins(plugins)
     from bench import report as made
 
     asked = [name.strip() for name in formats.split(",") if name.strip()]
@@ -37,10 +44,10 @@ def report(
         with working("loading torch") as status:
             tables.record_costs(results, progress=lambda label: status.update(f"counting {label}"))
     if not check:
-        for path in made.write(out, results, asked):
+        for path in made.write(out, results, asked, studies or []):
             console().print(f"wrote {path}", soft_wrap=True)
         return
-    complaints = made.check(out, results, asked)
+    complaints = made.check(out, results, asked, studies or [])
     for complaint in complaints:
         typer.echo(complaint, err=True)
     if complaints:

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from bench.cli.options import (
+    Dtype,
     InputSize,
     Json,
     Models,
     Overrides,
     Plugins,
+    label,
     load_plugins,
-    model_names,
-    parse_overrides,
-    parse_size,
+    parse_models,
+    parse_shared,
 )
 from bench.cli.output import console, print_json, print_table, working
 
@@ -26,13 +27,15 @@ if TYPE_CHECKING:
 
 
 def throughput(
-    models: Models,
+    models: Models = [],  # noqa: B006
+    tables: Annotated[
+        list[int],
+        typer.Option("--table", help="Also the networks of a published table, 1 to 6; repeatable."),
+    ] = [],  # noqa: B006
     overrides: Overrides = [],  # noqa: B006
     input_size: InputSize = None,
     device: Annotated[str, typer.Option(help="Device to run on: `cpu`, `cuda`, `cuda:1`.")] = "cpu",
-    dtype: Annotated[
-        Literal["fp32", "tf32", "bf16", "fp16"], typer.Option(help="Arithmetic; tf32 is for CUDA.")
-    ] = "fp32",
+    dtype: Dtype = "fp32",
     batch_size: Annotated[
         str, typer.Option(metavar="N|auto", help="Images a call; `auto`: the largest power of two that fits.")
     ] = "8",
@@ -51,21 +54,16 @@ def throughput(
     """Images per second, latency, memory, share of the device's peak, and what bounds it.
 
     The first network is what the others are compared with. Name one twice to see how far apart equals
-    come out.
+    come out. A network of several tables, or named before, is timed once.
     """
     load_plugins(plugins)
-    names = [name for pattern in models for name in model_names([pattern])]
-    asked = parse_overrides(overrides)
-    if input_size is not None:
-        asked["input_size"] = parse_size(input_size)
+    networks = _networks(models, tables, parse_shared(overrides, input_size))
     batch = _batch_size(batch_size)
     with working("loading torch") as status:
         from bench.throughput import Settings, measure
 
         settings = Settings(device, dtype, batch, compiled, channels_last, train, sampling, steps)
-        results = measure(
-            [(name, asked) for name in names], settings, repeats=repeats, progress=status.update
-        )
+        results = measure(networks, settings, repeats=repeats, progress=status.update)
     for result in results:
         _record(result, results[0], settings, repeats, out)
     if as_json:
@@ -73,6 +71,23 @@ def throughput(
     else:
         _print(results, settings, repeats)
         console().print(f"records written to {out}")
+
+
+def _networks(
+    models: list[str], tables: list[int], shared: dict[str, Any]
+) -> list[tuple[str, dict[str, Any]]]:
+    """Those named, as often as they are, and then those of the tables that are not among them."""
+    from bench import published
+    from registry.errors import UsageError
+
+    found = [pair for text in models for pair in parse_models([text], shared)]
+    rows = [(row.model, shared | row.overrides) for table in tables for row in published.rows(table)]
+    for pair in rows:
+        if pair not in found:
+            found.append(pair)
+    if not found:
+        raise UsageError("nothing to time: name a network with --model, or a published table with --table")
+    return found
 
 
 def _batch_size(text: str) -> int | Literal["auto"]:
@@ -109,7 +124,7 @@ def _print(results: list[Throughput], settings: Settings, repeats: int) -> None:
     for result in results:
         low, high = result.quartiles
         row = [
-            _label(result),
+            label(result.model, result.overrides),
             str(result.batch_size),
             _figures(result.images_per_second),
             f"±{(high - low) / 2 / result.images_per_second:.1%}",
@@ -157,11 +172,7 @@ def _notes(result: Throughput) -> list[str]:
             f"sampling in {loop.steps} steps {_figures(loop.images_per_second)} images/s, "
             f"with guidance {_figures(loop.guided_images_per_second)}"
         )
-    return [f"{_label(result)}: {'; '.join(parts)}."]
-
-
-def _label(result: Throughput) -> str:
-    return result.model + "".join(f" {key}={value}" for key, value in result.overrides.items())
+    return [f"{label(result.model, result.overrides)}: {'; '.join(parts)}."]
 
 
 def _span(interval: tuple[float, float]) -> str:
