@@ -64,7 +64,8 @@ def main() -> None:
         lines.append("| {} | {:.1f} | {:.1f} | {:.3f} |".format(model, *overhead(model, args.repeats)))
     page = "\n".join(lines) + (
         f"\n\nMeasured {where['date'][:10]} on {where['cores']} cores of {where['cpu']}, {where['threads']} "
-        f"threads, torch {where['torch']}; `micro`, batch {batch}, interleaved, median of {args.repeats} rounds."
+        f"threads, torch {where['torch']}; `micro`, batch {batch}, interleaved, median of "
+        f"{args.repeats} rounds."
     )
     print(page)
     if args.write:

@@ -2,6 +2,8 @@
 
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,19 @@ def test_the_example_network_passes_the_contract(tmp_path):
     finally:
         registry.backbones._entries.pop("mynet", None)
     assert not [result for result in results if result.status == "fail"]
+
+
+def test_the_example_study_of_the_example_network_can_be_measured(tmp_path):
+    """It is run with the command shown, as far as the plan."""
+    for language, name in (("python", "my_net.py"), ("toml", "my_study.toml")):
+        code = re.search(rf"```{language}\n# {re.escape(name)}\n(.*?)```", README, re.DOTALL)
+        (tmp_path / name).write_text(code[1])
+    (command,) = re.findall(r"^bench (ablate my_study\.toml .*--dry-run)", README, re.MULTILINE)
+    shown = subprocess.run(
+        [sys.executable, "-m", "bench.cli", *command.split()], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "9 of 9 cells are to be measured" in shown.stdout
 
 
 @pytest.mark.parametrize("name", re.findall(r"--model ([\w*'-]+)", README))

@@ -357,6 +357,21 @@ def test_samples_are_the_pictures_beside_the_records_of_one_seed(results):
     assert "samples-downsampler-micro.svg" in made and "samples-downsampler-micro.svg" in made["table-5.md"]
 
 
+def test_a_study_of_ones_own_has_a_page(bench_cli, results, tmp_path):
+    own = tmp_path / "mine.toml"
+    own.write_text('title = "Mine?"\n[[rows]]\npublished = "5/Pixel Shuffle (PS)"\n')
+    code, _, err = bench_cli(
+        "report", own, "--results", results, "--out", tmp_path / "out", "--format", "md,latex"
+    )
+    assert code == 0, err
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"mine.md", "mine.tex", "cost-mine.svg"}
+    page = (tmp_path / "out" / "mine.md").read_text()
+    assert "20.47 ± 0.40" in page and "No rank" not in page
+    assert r"\caption{Mine? Quality" in (tmp_path / "out" / "mine.tex").read_text()
+    assert bench_cli("report", own, "--results", results, "--out", tmp_path / "out", "--check")[0] == 1  # csv
+    assert bench_cli("report", "no", "--results", results)[2].startswith("error: unknown study 'no'")
+
+
 def test_check_is_clean_after_report_and_finds_any_digit(bench_cli, results, tmp_path):
     out = tmp_path / "reports"
     where = ("--out", out, "--results", results, "--format", "md,html,latex,csv")

@@ -3,8 +3,9 @@
     bench.report.write("reports", "results", ["md", "csv"])
     bench.report.check("reports", "results", ["md", "csv"])      # [] where the files are current
 
-A page for each built-in study: table-1 … table-6 and backbones. `records.csv` names every record with a
-hash of its file, so that a report is known to be stale once any digit of any record changes.
+A page for each built-in study: table-1 … table-6 and backbones, or for those of one's own. `records.csv`
+names every record with a hash of its file, so that a report is known to be stale once any digit of any
+record changes.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ FORMATS = (*RENDERERS, "csv")
 LEDGER = "records.csv"
 
 
-def files(results: str | Path, formats: Sequence[str]) -> dict[str, str]:
+def files(results: str | Path, formats: Sequence[str], studies: Sequence[str] = ()) -> dict[str, str]:
     """Every file of a report: its name and its content.
 
     Args:
         results: folder of records.
         formats: some of `FORMATS`; pictures are always SVG.
+        studies: names or TOML files, a page for each; all that are built in, and the ledger, where none
+            are given.
 
     Raises:
         UsageError: no such folder, or an unknown format.
@@ -45,11 +48,12 @@ def files(results: str | Path, formats: Sequence[str]) -> dict[str, str]:
                 f"unknown format {name!r}.{suggest(name, known)} It is one of {', '.join(known)}."
             )
     kept = content.Kept(Path(results))
-    studies = {name: bench.study.load(name) for name in bench.study.names()}
-    lines = {name: content.lines(study, kept) for name, study in studies.items()}
+    chosen = {study.name: study for study in map(bench.study.load, studies or bench.study.names())}
+    lines = {name: content.lines(study, kept) for name, study in chosen.items()}
     made, shown = _pictures(lines, kept)
-    made[LEDGER] = kept.ledger()
-    for name, study in studies.items():
+    if not studies:
+        made[LEDGER] = kept.ledger()
+    for name, study in chosen.items():
         page = content.page(study, lines[name], kept, shown.get(name, {}))
         for ending, render in (RENDERERS[f] for f in formats if f in RENDERERS):
             made[f"{page.file}.{ending}"] = render(page)
@@ -74,8 +78,10 @@ def _pictures(
         size = (6 * (1 + len(data["measured"])), 4.6)
         made["fid-steps.svg"] = figures.svg(figures.draw_fid_against_steps, data, size)
         shown["training-steps"] = {"fid-steps.svg": "FID against training steps"}
-    for name in ("components", "backbones"):
-        if data := figures.cost_by_stage(lines.get(name, [])):
+    for name in lines:
+        if name in content.TABLES and name != "components":  # it says as much as all of them
+            continue
+        if data := figures.cost_by_stage(lines[name]):
             size = (11, 1.8 + 0.42 * len(data))
             made[f"cost-{name}.svg"] = figures.svg(figures.draw_cost_by_stage, data, size)
             shown[name] = {f"cost-{name}.svg": "Cost by stage"}
@@ -90,27 +96,31 @@ def _pictures(
     return made, shown
 
 
-def write(folder: str | Path, results: str | Path, formats: Sequence[str]) -> list[Path]:
+def write(
+    folder: str | Path, results: str | Path, formats: Sequence[str], studies: Sequence[str] = ()
+) -> list[Path]:
     """Write a report, each file whole or not at all; see `files`.
 
     Raises:
         UsageError: also where the folder cannot be written to.
     """
     paths = []
-    for name, text in files(results, formats).items():
+    for name, text in files(results, formats, studies).items():
         paths.append(Path(folder) / name)
         write_text(paths[-1], text)
     return paths
 
 
-def check(folder: str | Path, results: str | Path, formats: Sequence[str]) -> list[str]:
+def check(
+    folder: str | Path, results: str | Path, formats: Sequence[str], studies: Sequence[str] = ()
+) -> list[str]:
     """How the files of a report differ from what the records make: a line for each file that does.
 
     Raises:
         UsageError: see `files`.
     """
     complaints = []
-    for name, wanted in files(results, formats).items():
+    for name, wanted in files(results, formats, studies).items():
         path = Path(folder) / name
         try:
             found = path.read_text(encoding="utf-8")

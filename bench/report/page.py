@@ -162,7 +162,8 @@ def latex(page: Page) -> str:
     for section in page.sections:
         if not section.grid:
             continue
-        caption = f"{page.title}. {section.title}." if section.title else f"{page.title}."
+        sentences = filter(None, (page.title, section.title))
+        caption = " ".join(text if text.endswith(("?", "!", ".")) else f"{text}." for text in sentences)
         # A row that begins with a bracket would be read as the line break's optional argument.
         rows = [
             " & ".join(rf"\textbf{{{_latex(e.text)}}}" if e.best else _latex(e.text) for e in row)
