@@ -295,7 +295,8 @@ class _Trainer:
                 terms[name] = terms.get(name, 0) + value.detach() / self.accumulation
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         terms["gradient_norm"] = torch.nn.utils.get_total_norm(gradients)
-        if how.clip is not None:
+        # Clipping what is small enough would be a pass over memory; to look first would stop a GPU.
+        if how.clip is not None and (self.device.type != "cpu" or terms["gradient_norm"] > how.clip):
             torch.nn.utils.clip_grads_with_norm_(self.parameters, how.clip, terms["gradient_norm"])
         for group in self.optimizer.param_groups:
             group["lr"] = how.learning_rate * min(1.0, (self.step + 1) / (how.warmup + 1))
