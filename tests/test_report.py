@@ -128,7 +128,8 @@ def test_remarks_tell_protocol_extractor_number_and_environment(results):
 
 def test_what_is_separable_is_told(results):
     said = " ".join(page_of("downsampler", results).sections[1].remarks)
-    assert "itself): Pixel Shuffle (PS) from Depthwise (DW) Conv. + PS." in said
+    assert "2 of 3 pairs of rows are separable in FID, 2 of these as published" in said
+    assert "Not separable: Pixel Shuffle (PS) from Depthwise (DW) Conv. + PS." in said
     assert "Shortcut + PS from" not in said and "from DW Conv. Shortcut" not in said
     assert "3 rows can go no lower than 0.17, so no order of them is significant" in said
 
@@ -146,7 +147,9 @@ def test_scores_of_another_extractor_get_a_table_of_their_own(results, tmp_path)
     ]
     assert "999" not in page.markdown(page.Page("x", "x", [first]))
     assert all(row[-1].text == "2" for row in first.grid.rows)
-    assert "single seed" in " ".join(second.remarks) and "±" not in second.grid.rows[0][2].text
+    assert (
+        "without two seeds in common" in " ".join(second.remarks) and "±" not in second.grid.rows[0][2].text
+    )
 
 
 def test_a_row_without_records_is_empty_and_a_table_without_says_so_once(tmp_path):
@@ -267,17 +270,21 @@ def test_no_character_of_the_real_pages_is_foreign_to_latex(results):
 # ---- statistics ----
 
 
+def by_seed(*rows):
+    return [dict(enumerate(row)) for row in rows]
+
+
 def test_spearman_is_scipys():
     rng = np.random.default_rng(3)
     for _ in range(20):
         means, others = rng.integers(0, 6, 7), rng.integers(0, 6, 7)  # with ties
-        found = rank_correlation([Summary(float(m), 1.0, 3) for m in means], others)
+        found = rank_correlation(by_seed(*([float(m)] for m in means)), others)
         assert found.rho == pytest.approx(stats.spearmanr(means, others).statistic)
 
 
 def test_chance_counts_all_orders():
     means, others = [3.0, 1.0, 4.0, 2.0, 9.0], [3.0, 2.0, 4.0, 1.0, 8.0]
-    found = rank_correlation([Summary(m, None, 1) for m in means], others)
+    found = rank_correlation(by_seed(*([m] for m in means)), others)
     rho = [stats.spearmanr(order, others).statistic for order in permutations(means)]
     assert found.chance == pytest.approx(np.mean(np.array(rho) >= found.rho - 1e-9))
     assert found.least == pytest.approx(1 / 120) and found.interval is None
@@ -285,26 +292,44 @@ def test_chance_counts_all_orders():
 
 def test_the_interval_is_as_wide_as_the_seeds_leave_open():
     others = [1.0, 2.0, 3.0, 4.0, 5.0]
-    sharp = rank_correlation([Summary(v, 1e-6, 3) for v in others], others)
-    vague = rank_correlation([Summary(v, 3.0, 3) for v in others], others)
+    noise = np.random.default_rng(0).normal(size=(5, 3))
+    sharp, vague, again = (
+        rank_correlation(by_seed(*(v + s * noise[i] for i, v in enumerate(others))), others)
+        for s in (1e-6, 3.0, 3.0)
+    )
     assert sharp.interval == (1.0, 1.0) and vague.interval[0] < 0 < vague.interval[1]
-    again = rank_correlation([Summary(v, 3.0, 3) for v in others], others)
     assert again == vague
+    # What a seed does to all rows alike moves no rank.
+    common = rank_correlation(by_seed(*([v, v + 30.0, v - 20.0] for v in others)), others)
+    assert common.interval == (1.0, 1.0)
+
+
+def test_of_two_rows_the_interval_is_that_of_their_difference():
+    """Three rows, the third far away: ρ falls only where the first two swap, as Student's t tells."""
+    a, b = np.array([1.0, 1.4, 0.9]), np.array([2.1, 1.5, 2.6])
+    difference = stats.ttest_rel(a, b)
+    swapped = stats.t.cdf(difference.statistic, 2)
+    assert 0.025 < swapped < 0.2
+    found = rank_correlation(by_seed(a, b, [1e3] * 3), [1.0, 2.0, 3.0])
+    assert found.interval == (0.5, 1.0)
+    found = rank_correlation(by_seed(a - 2, b + 2, [1e3] * 3), [1.0, 2.0, 3.0])
+    assert stats.t.cdf(stats.ttest_rel(a - 2, b + 2).statistic, 2) < 0.025 and found.interval == (1.0, 1.0)
 
 
 def test_no_rank_correlation_of_two_rows():
-    assert rank_correlation([Summary(1.0, 0.1, 3)] * 2, [1.0, 2.0]) is None
-    assert rank_correlation([Summary(1.0, 0.1, 3)] * 3, [1.0, 2.0, 3.0]) is None
+    assert rank_correlation(by_seed([1.0, 2.0], [1.0, 2.0]), [1.0, 2.0]) is None
+    assert rank_correlation(by_seed(*[[1.0, 2.0]] * 3), [1.0, 2.0, 3.0]) is None
 
 
-def test_separable_is_welchs_test():
+def test_separable_is_the_paired_t_test():
     rng = np.random.default_rng(0)
     for shift in (0.0, 0.5, 1.0, 2.0, 4.0):
         for _ in range(10):
-            a, b = rng.normal(0, 1, 3), rng.normal(shift, 2, 4)
-            p = stats.ttest_ind(a, b, equal_var=False).pvalue
-            assert separable(summary(a), summary(b)) == (p < 0.05)
-    assert separable(Summary(1.0, None, 1), Summary(2.0, 0.1, 3)) is None
+            a = rng.normal(0, 1, 3)
+            b = 0.8 * a + rng.normal(shift, 0.5, 3)
+            assert separable(*by_seed(a, b)) == (stats.ttest_rel(a, b).pvalue < 0.05)
+    assert separable({0: 1.0}, {0: 2.0, 1: 3.0}) is None
+    assert separable({0: 1.0, 1: 2.0}, {1: 1.0, 0: 2.0, 2: 9.0}) is False
 
 
 def test_summary_leaves_out_what_is_no_number():

@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from bench import protocols, published, records
 from bench.report.page import Entry, Grid, Page, Section
-from bench.report.statistics import Summary, rank_correlation, separable, summary
+from bench.report.statistics import BySeed, Summary, rank_correlation, separable, summary
 from bench.study import SCORES, Row, Study
 from bench.study.cells import cells, cost_asked
 from registry.errors import UsageError
@@ -25,7 +29,6 @@ if TYPE_CHECKING:
 TABLES = {
     name: i for i, name in enumerate("toy scaling guidance training-steps downsampler components".split(), 1)
 }
-ABLATIONS = ("toy", "downsampler", "components")  # whose order is compared with the published one
 
 _PUBLISHED = {
     "training_steps": "Steps",
@@ -90,10 +93,14 @@ class Line:
         """As the paper prints it, where the row stands for a published one."""
         return self.row.published.label if self.row.published else self.row.label
 
+    def by_seed(self, setting: Setting, score: str) -> dict[int, float]:
+        """Finite values of the seeds measured in that setting."""
+        found = {r["asked"]["seed"]: r["values"].get(score) for r in self.quality.get(setting, [])}
+        return {seed: x for seed, x in found.items() if isinstance(x, int | float) and math.isfinite(x)}
+
     def score(self, setting: Setting, score: str) -> Summary | None:
         """Over the seeds measured in that setting; None of none."""
-        values = [record["values"].get(score) for record in self.quality.get(setting, [])]
-        return summary([value for value in values if isinstance(value, int | float)])
+        return summary([*self.by_seed(setting, score).values()])
 
     def trained_gflops(self, setting: Setting) -> float | None:
         """What the network costs at the size in which the setting's protocol trains it."""
@@ -375,7 +382,7 @@ def _quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
         f"Extractor {setting.extractor}, weights {setting.weights} (SHA-256); {samples} samples beside "
         f"{reference} reference images. Scores of other extractors do not compare with these.",
         _environment(known, "Measured"),
-        *_findings(study, rows, setting),
+        *_findings(rows, setting),
     ]
     title = f"Quality, protocol {setting.protocol}, extractor {setting.extractor}"
     return Section(title, _grid(rows, notes, grid), [text for _, text in notes], remarks)
@@ -397,44 +404,46 @@ def _changes(row: Row) -> str:
     return f"Here with {told}." if told else ""
 
 
-def _findings(study: Study, rows: Sequence[Line], setting: Setting) -> list[str]:
+def _findings(rows: Sequence[Line], setting: Setting) -> list[str]:
     """The order found here beside the published one, and which rows cannot be told apart."""
-    found = [(line, fid) for line in rows if (fid := line.score(setting, "fid"))]
-    texts = []
-    if study.name in ABLATIONS:
-        comparable = [(line.row.published, fid) for line, fid in found if line.row.published]
-        texts = _ranking([fid for _, fid in comparable], [float(row.printed["fid"]) for row, _ in comparable])
-    apart = {
-        (i, k): separable(found[i][1], found[k][1])
-        for i in range(len(found))
-        for k in range(i + 1, len(found))
+    found = [(line, fids) for line in rows if (fids := line.by_seed(setting, "fid"))]
+    pairs = [(a, b, separable(of_a, of_b)) for (a, of_a), (b, of_b) in combinations(found, 2)]
+    apart = [(a.row.label, b.row.label) for a, b, answer in pairs if answer]
+    alike = [(a.row.label, b.row.label) for a, b, answer in pairs if answer is False]
+    printed = {
+        line.row.label: float(line.row.published.printed["fid"]) for line, _ in found if line.row.published
     }
-    alike = [
-        f"{line.row.label} from {', '.join(others)}"
-        for i, (line, _) in enumerate(found)
-        if (others := [found[k][0].row.label for k in range(len(found)) if apart.get((i, k)) is False])
-    ]
+    texts = []
+    if len(printed) > 1:
+        comparable = [fids for line, fids in found if line.row.label in printed]
+        texts = _ranking(comparable, [*printed.values()])
+    if apart or alike:
+        told = f"{len(apart)} of {len(apart) + len(alike)} pairs of rows are separable in FID"
+        mean = {line.row.label: np.mean([*fids.values()]) for line, fids in found}
+        agree = [
+            (mean[a] < mean[b]) == (printed[a] < printed[b]) for a, b in apart if {a, b} <= printed.keys()
+        ]
+        if agree:
+            told += f", {sum(agree)} of these as published"
+        texts.append(
+            f"{told}: the 95% interval of the difference, seed by seed, leaves out 0; each pair by itself."
+        )
     if alike:
+        others = {first: [b for a, b in alike if a == first] for first, _ in alike}
         texts.append(
-            "Not separable in FID (Welch's 95% interval of the difference of means contains 0; each pair by "
-            f"itself): {'; '.join(alike)}."
+            "Not separable: " + "; ".join(f"{a} from {', '.join(b)}" for a, b in others.items()) + "."
         )
-    elif True in apart.values():
-        texts.append(
-            "Every pair of rows with two seeds or more is separable in FID (Welch's 95% interval of the "
-            "difference of means leaves out 0; each pair by itself)."
-        )
-    if None in apart.values():
-        texts.append("Rows of a single seed have no spread: nothing is said of how far they are apart.")
+    if len(apart) + len(alike) < len(pairs):
+        texts.append("Of rows without two seeds in common nothing is said of how far they are apart.")
     return texts
 
 
-def _ranking(found: Sequence[Summary], printed: Sequence[float]) -> list[str]:
+def _ranking(found: Sequence[BySeed], printed: Sequence[float]) -> list[str]:
     found_here = rank_correlation(found, printed)
     if found_here is None:
         return ["No rank correlation with the published order: it takes three measured rows that differ."]
     count = found_here.rows
-    interval = "no interval, for it takes two seeds of each row"
+    interval = "no interval, for it takes two seeds that all rows have"
     if found_here.interval:
         low, high = map(_signed, found_here.interval)
         interval = f"95% interval {low} to {high} over what the spread between seeds leaves open"

@@ -203,7 +203,7 @@ def draw_cost_by_stage(figure: Figure, data: Data) -> None:
         total = sum(stages.values())
         names += [name for name, cost in stages.items() if cost >= _SMALL * total and name not in names]
     colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(names)}
-    hatches = {name: ("", "///", "...")[min(i // len(_COLOURS), 2)] for i, name in enumerate(names)}
+    hatches = {name: ("", "///", "\\\\\\")[min(i // len(_COLOURS), 2)] for i, name in enumerate(names)}
     for i, stages in enumerate(data.values()):
         left = 0.0
         parts = {name: cost for name, cost in stages.items() if name in names}

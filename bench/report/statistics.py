@@ -1,17 +1,18 @@
 """What few training seeds can say: mean and spread, which rows can be told apart, and whether an order holds.
 
-Two rows are told apart by Welch's interval of their difference, which allows for unequal spreads (Welch
-1947). An order found here is compared with a published one by Spearman's rank correlation. Its interval
-redraws each row's mean from what its seeds leave open, by the same assumption as Welch's: mean plus
-standard error times Student's t with n − 1 degrees of freedom. A bootstrap would resample the seeds
-themselves, and of three seeds it makes intervals that are far too narrow. Whether an order could be
-chance is counted over all orders.
+Cells of one seed see the same data in the same order, the same noise in training and the same noise to
+sample from, so rows are compared seed by seed: what a seed does to all of them alike cancels. Two rows are
+told apart by Student's interval of their differences. An order found here is compared with a published one
+by Spearman's rank correlation. Its interval redraws the means from what the seeds leave open, by the same
+assumption: a multivariate t with n − 1 degrees of freedom and the seeds' covariance over n. A bootstrap
+would resample the seeds themselves, and of three seeds it makes intervals that are far too narrow. Whether
+an order could be chance is counted over all orders.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -19,6 +20,8 @@ import numpy as np
 
 DRAWS = 10_000
 MOST_ROWS = 8  # whose orders are counted one by one: 40,320
+
+BySeed = Mapping[int, float]  # a score of one row
 
 
 @dataclass(frozen=True)
@@ -44,17 +47,15 @@ def summary(values: Sequence[float]) -> Summary | None:
     return Summary(float(np.mean(finite)), deviation, len(finite))
 
 
-def separable(a: Summary, b: Summary) -> bool | None:
-    """Whether the 95% Welch interval of the difference of two means leaves out 0; None of single seeds."""
-    if a.deviation is None or b.deviation is None:
+def separable(a: BySeed, b: BySeed) -> bool | None:
+    """Whether the 95% interval of the mean difference leaves out 0; None of fewer than two common seeds."""
+    differences = summary([a[seed] - b[seed] for seed in a.keys() & b.keys()])
+    if differences is None or differences.deviation is None:
         return None
     from scipy.special import stdtrit  # type: ignore[import-untyped]
 
-    first, second = a.deviation**2 / a.count, b.deviation**2 / b.count
-    if first + second == 0:
-        return a.mean != b.mean
-    freedom = (first + second) ** 2 / (first**2 / (a.count - 1) + second**2 / (b.count - 1))
-    return bool(abs(a.mean - b.mean) > stdtrit(freedom, 0.975) * math.sqrt(first + second))
+    half = stdtrit(differences.count - 1, 0.975) * differences.deviation / math.sqrt(differences.count)
+    return bool(abs(differences.mean) > half)
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class RankCorrelation:
 
     Attributes:
         rows: how many.
-        interval: 95%, over what the seeds leave open; None where a row has a single seed.
+        interval: 95%, over what the seeds leave open; None of fewer than two seeds common to all rows.
         chance: probability of a ρ at least as high if all orders were equally likely; None for more than
             eight rows.
         least: the smallest value that `chance` can have with so many rows.
@@ -76,10 +77,10 @@ class RankCorrelation:
     least: float
 
 
-def rank_correlation(found: Sequence[Summary], published: Sequence[float]) -> RankCorrelation | None:
+def rank_correlation(found: Sequence[BySeed], published: Sequence[float]) -> RankCorrelation | None:
     """Between means found here and published figures, row by row; None of fewer than three or all equal."""
     count = len(found)
-    means = np.array([one.mean for one in found])
+    means = np.array([np.mean([*one.values()]) for one in found])
     if count < 3 or len(set(means)) < 2 or len(set(published)) < 2:
         return None
     rho = float(_spearman(means[None], published)[0])
@@ -88,12 +89,15 @@ def rank_correlation(found: Sequence[Summary], published: Sequence[float]) -> Ra
         orders = means[np.array(list(permutations(range(count))))]
         chance = float(np.mean(_spearman(orders, published) >= rho - 1e-9))
     interval = None
-    if all(one.deviation is not None for one in found):
-        errors = np.array([(one.deviation or 0.0) / math.sqrt(one.count) for one in found])
+    seeds = sorted(set.intersection(*(set(one) for one in found)))
+    if (n := len(seeds)) > 1:
+        values = np.array([[one[seed] for seed in seeds] for one in found])
+        residuals = (values - values.mean(axis=1, keepdims=True)) / math.sqrt(n * (n - 1))
         # Unlike default_rng, RandomState draws the same numbers in every version of NumPy.
-        noise = np.random.RandomState(0).standard_t([one.count - 1 for one in found], (DRAWS, count))
-        redrawn = _spearman(means + errors * noise, published)
-        low, high = np.quantile(redrawn, [0.025, 0.975], method="nearest")
+        random = np.random.RandomState(0)
+        noise = random.standard_normal((DRAWS, n)) @ residuals.T
+        noise /= np.sqrt(random.chisquare(n - 1, (DRAWS, 1)) / (n - 1))
+        low, high = np.quantile(_spearman(means + noise, published), [0.025, 0.975], method="nearest")
         interval = (float(low), float(high))
     return RankCorrelation(rho, count, interval, chance, 1 / math.factorial(count))
 
