@@ -93,8 +93,16 @@ class Place:
         return cells(made, protocols.load(self.folder / "few.toml"), made.seeds)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """In all processes: another number of threads rounds otherwise, and the same numbers are expected."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def whole(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """The study, measured by two processes that nothing disturbed."""
     place = Place(tmp_path_factory.mktemp("whole"))
     done = place.bench("--jobs", "2")
@@ -223,7 +231,7 @@ def test_a_dry_run_tells_and_does_nothing(again: Place) -> None:
 def test_killed_at_random_it_ends_in_the_same_records(whole: Place, tmp_path: Path) -> None:
     place, seed = Place(tmp_path), random.randrange(2**32)
     chance = random.Random(seed)
-    for kill in range(3):
+    for kill in range(5):
         process = place.begin("--seeds", "0")
         time.sleep(chance.uniform(4, 8))  # importing torch takes most of the first
         if kill % 2:  # a measuring process, which fails its cell alone; and then all of it
