@@ -26,6 +26,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import registry
 from bench import cost
 from bench.device import (
     TORCH_DTYPES,
@@ -120,7 +121,12 @@ class Profile:
     @property
     def title(self) -> str:
         """The model with its overrides."""
-        return self.model + "".join(f" {key}={value}" for key, value in self.overrides.items())
+        return registry.label(self.model, self.overrides)
+
+    @property
+    def operator_seconds(self) -> float:
+        """What all operators take together under the profiler."""
+        return sum(row.seconds for row in self.operators)
 
     @property
     def finding(self) -> str:
@@ -134,6 +140,24 @@ class Profile:
         if operator := _slowest(self.operators):
             second = f"{operator.name} takes {operator.time_share:.0%} for {operator.macs_share:.0%}"
         return f"{first}; of the operators, {second}."
+
+    @property
+    def floor(self) -> str:
+        """What the depthwise convolutions take in the network, and how little they could; "" without any."""
+        alone = self.depthwise
+        if alone is None:
+            return ""
+        text = f"Depthwise convolutions ({alone.count}): "
+        for row in self.operators:
+            if row.name == _DEPTHWISE:
+                text += (
+                    f"{row.time_share:.1%} of the time for {row.macs_share:.1%} of the multiply-accumulates; "
+                )
+        return text + (
+            f"alone, in {alone.memory_format} memory, they take {alone.seconds * 1e3:.2f} ms "
+            f"({alone.seconds / self.operator_seconds:.1%}); a copy moves their bytes in "
+            f"{alone.copy_seconds * 1e3:.2f} ms."
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -15,6 +15,7 @@ Importing this package does not import torch: names are known long before networ
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from registry.catalog import Description, Registry
@@ -34,6 +35,7 @@ __all__ = [
     "backbones",
     "create",
     "describe",
+    "label",
     "load_checkpoint",
     "names",
     "register",
@@ -88,6 +90,17 @@ def create(name: str, **overrides: Any) -> nn.Module:
             raise  # no value of the user's is to blame
         asked = ", ".join(f"{option}={value!r}" for option, value in overrides.items())
         raise UsageError(f"{title} cannot be built with {asked}: {reason(error)}") from error
+
+
+def label(name: str, overrides: Mapping[str, Any]) -> str:
+    """A network with its overrides as the command takes them: `udit-t rope=false depth=1,1,2,1,1`."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, list | tuple):
+            return ",".join(map(text, value))
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+    return " ".join([name, *(f"{key}={text(value)}" for key, value in overrides.items())])
 
 
 def __getattr__(attribute: str) -> Any:

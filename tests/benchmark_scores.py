@@ -157,9 +157,7 @@ def main() -> None:
     print(page(found))
     if args.write:
         write_text(ROOT / "results/benchmark-scores.json", json.dumps(found, indent=2) + "\n")
-        before, _, rest = (ROOT / "README.md").read_text("utf-8").partition(MARKS[0])
-        after = rest.partition(MARKS[1])[2]
-        write_text(ROOT / "README.md", f"{before}{MARKS[0]}\n{page(found)}\n{MARKS[1]}{after}")
+        write_section(MARKS, page(found))
 
 
 if __name__ == "__main__":

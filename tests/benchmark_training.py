@@ -21,11 +21,10 @@ import torch
 from rich.progress import track
 
 from bench import data, protocols
-from bench.files import write_text
 from bench.records import environment
 from bench.runs import Run, build
 from bench.training import _Trainer
-from tests.benchmarks import ROOT, interleaved
+from tests.benchmarks import interleaved
 
 MARKS = ("<!-- training benchmark -->", "<!-- end of training benchmark -->")
 
@@ -98,9 +97,7 @@ def main() -> None:
     )
     print(page)
     if args.write:
-        before, _, rest = (ROOT / "README.md").read_text("utf-8").partition(MARKS[0])
-        after = rest.partition(MARKS[1])[2]
-        write_text(ROOT / "README.md", f"{before}{MARKS[0]}\n{page}\n{MARKS[1]}{after}")
+        write_section(MARKS, page)
 
 
 if __name__ == "__main__":

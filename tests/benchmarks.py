@@ -227,6 +227,13 @@ def page(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def write_section(marks: tuple[str, str], text: str) -> None:
+    """Put a text between two marks of the README."""
+    before, _, rest = (ROOT / "README.md").read_text("utf-8").partition(marks[0])
+    after = rest.partition(marks[1])[2]
+    write_text(ROOT / "README.md", f"{before}{marks[0]}\n{text}\n{marks[1]}{after}")
+
+
 def main() -> None:
     """Measure, print, and with `--write` keep the record and renew the README's section."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
@@ -258,9 +265,7 @@ def main() -> None:
     print(page(found))
     if args.write:
         write_text(ROOT / "results/benchmarks.json", json.dumps(found, indent=2) + "\n")
-        before, _, rest = (ROOT / "README.md").read_text("utf-8").partition(MARKS[0])
-        after = rest.partition(MARKS[1])[2]
-        write_text(ROOT / "README.md", f"{before}{MARKS[0]}\n{page(found)}\n{MARKS[1]}{after}")
+        write_section(MARKS, page(found))
 
 
 if __name__ == "__main__":

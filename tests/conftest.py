@@ -1,14 +1,19 @@
-"""What several test files share: the reference cases and how ours is built for each."""
+"""What several test files share: the command, one thread, and the reference cases with how ours is built."""
 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
 import registry
+from bench import cli
 from tests.reference import recipe
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -41,3 +46,28 @@ def reference_network(case: str) -> Any:
     """Our network with the weights of a case."""
     name, overrides = VARIANTS.get(case, (case, {}))
     return registry.load_checkpoint(registry.create(name, **overrides), reference_state(case)).eval()
+
+
+@pytest.fixture
+def run_bench(capsys: Any, monkeypatch: Any) -> Callable[..., tuple[int, str, str]]:
+    """Run `bench ARGS` in a terminal of some width; returns exit status, stdout, stderr."""
+
+    def run(*args: Any, width: int | None = None) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bench", *map(str, args)])
+        if width:
+            monkeypatch.setenv("COLUMNS", str(width))
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return stop.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Small work gains nothing from threads, which only wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(before)

@@ -6,24 +6,6 @@ import sys
 
 import pytest
 
-from bench import cli
-
-
-@pytest.fixture
-def bench(capsys, monkeypatch):
-    """Run `bench ARGS`; returns exit status, stdout, stderr."""
-
-    def run(*args, width=None):
-        monkeypatch.setattr(sys, "argv", ["bench", *args])
-        if width:
-            monkeypatch.setenv("COLUMNS", str(width))
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return stop.value.code or 0, out, err
-
-    return run
-
 
 def test_help_and_list_import_nothing_heavy():
     code = (
@@ -39,8 +21,8 @@ def test_help_and_list_import_nothing_heavy():
         subprocess.run([sys.executable, "-c", code.format(args=args)], check=True, capture_output=True)
 
 
-def test_flops_json_has_the_promised_fields(bench):
-    code, out, err = bench(
+def test_flops_json_has_the_promised_fields(run_bench):
+    code, out, err = run_bench(
         "flops", "--model", "U-DiT-T", "-m", "dit-s/8", "--set", "class_dropout_prob=0", "--json"
     )
     assert (code, err) == (0, "")
@@ -52,29 +34,29 @@ def test_flops_json_has_the_promised_fields(bench):
     assert first["parameters_deployed"] < first["parameters"]
 
 
-def test_flops_by_stage_json_lists_parts(bench):
-    out = bench("flops", "-m", "tiny-unet", "--by", "stage", "--json")[1]
+def test_flops_by_stage_json_lists_parts(run_bench):
+    out = run_bench("flops", "-m", "tiny-unet", "--by", "stage", "--json")[1]
     (cost,) = json.loads(out)
     assert sum(part["macs"] for part in cost["parts"]) == cost["macs"]
 
 
-def test_flops_table_shows_every_number_whole_when_piped(bench):
-    code, out, _ = bench("flops", "-m", "udit-t", "--set", "depth=1,1,1,1,1", "--by", "operator")
+def test_flops_table_shows_every_number_whole_when_piped(run_bench):
+    code, out, _ = run_bench("flops", "-m", "udit-t", "--set", "depth=1,1,1,1,1", "--by", "operator")
     assert code == 0 and "…" not in out
     assert "depth=(1, 1, 1, 1, 1)" in out and "convolution" in out
 
 
 @pytest.mark.parametrize("convention", ["paper", "macs", "flops"])
-def test_convention_picks_the_count(bench, convention):
-    out = bench("flops", "-m", "tiny-unet", "--convention", convention)[1]
-    found = json.loads(bench("flops", "-m", "tiny-unet", "--json")[1])[0]
+def test_convention_picks_the_count(run_bench, convention):
+    out = run_bench("flops", "-m", "tiny-unet", "--convention", convention)[1]
+    found = json.loads(run_bench("flops", "-m", "tiny-unet", "--json")[1])[0]
     value = {"paper": found["paper_gflops"], "macs": found["macs"] / 1e9, "flops": found["flops"] / 1e9}
     assert f"{value[convention]:.2f}" in out or f"{value[convention]:.4f}" in out
     assert sum(heading in out for heading in ("GFLOPs (paper) ", "GMACs ", "2·MACs) ")) == 1
 
 
-def test_wildcards_and_sizes(bench):
-    found = json.loads(bench("flops", "-m", "dit-unet*", "--input-size", "16x24", "--json")[1])
+def test_wildcards_and_sizes(run_bench):
+    found = json.loads(run_bench("flops", "-m", "dit-unet*", "--input-size", "16x24", "--json")[1])
     assert [cost["model"] for cost in found] == ["dit-unet", "dit-unet-slim"]
     assert found[0]["input_size"] == [16, 24]
 
@@ -100,16 +82,16 @@ def test_wildcards_and_sizes(bench):
         (("check", "-m", "udit-t", "--device", "tpu9"), "device"),
     ],
 )
-def test_a_users_mistake_is_one_line_and_status_2(bench, args, says):
-    code, out, err = bench(*args)
+def test_a_users_mistake_is_one_line_and_status_2(run_bench, args, says):
+    code, out, err = run_bench(*args)
     assert code == 2 and out == ""
     assert err.startswith("error: ") and err.count("\n") == 1 and says in err
 
 
-def test_describe_names_the_choices(bench):
-    out = bench("describe", "U-DiT-T")[1]
+def test_describe_names_the_choices(run_bench):
+    out = run_bench("describe", "U-DiT-T")[1]
     assert "pixel-shuffle" in out and "reparam" in out and "48" in out
-    found = json.loads(bench("describe", "udit-t", "--json")[1])
+    found = json.loads(run_bench("describe", "udit-t", "--json")[1])
     assert found["options"]["hidden_size"]["default"] == 48
 
 
@@ -140,26 +122,26 @@ def own(tmp_path):
     sys.modules.pop("scratch_net", None)
 
 
-def test_a_network_from_a_scratch_file(bench, own):
-    code, out, _ = bench("flops", "--plugin", own, "--model", "my-net", "--json")
+def test_a_network_from_a_scratch_file(run_bench, own):
+    code, out, _ = run_bench("flops", "--plugin", own, "--model", "my-net", "--json")
     assert code == 0 and json.loads(out)[0]["macs"] == 4 * 4 * 9 * 32 * 32
-    assert "scratch_net" in bench("list", "my*", "--plugin", own)[1]
+    assert "scratch_net" in run_bench("list", "my*", "--plugin", own)[1]
 
 
-def test_check_fails_a_network_that_ignores_the_step(bench, own):
-    code, out, _ = bench("check", "--plugin", own, "--model", "my-net")
+def test_check_fails_a_network_that_ignores_the_step(run_bench, own):
+    code, out, _ = run_bench("check", "--plugin", own, "--model", "my-net")
     assert code == 1 and "fail" in out
 
 
-def test_check_passes_a_network(bench):
+def test_check_passes_a_network(run_bench):
     args = ("check", "-m", "tiny-unet", "--set", "widths=16,16,16", "--set", "time_width=8", "--json")
-    code, out, _ = bench(*args)
+    code, out, _ = run_bench(*args)
     assert code == 0
     assert {result["status"] for result in json.loads(out)} <= {"pass", "n/a"}
 
 
-def test_tables_json_and_pages(bench, tmp_path):
-    rows = json.loads(bench("tables", "--table", "5", "--json")[1])
+def test_tables_json_and_pages(run_bench, tmp_path):
+    rows = json.loads(run_bench("tables", "--table", "5", "--json")[1])
     assert [row["row"] for row in rows] == [
         "Pixel Shuffle (PS)",
         "Depthwise (DW) Conv. + PS",
@@ -167,7 +149,7 @@ def test_tables_json_and_pages(bench, tmp_path):
     ]
     assert rows[0]["overrides"]["downsampler"] == "pixel-shuffle"
     assert rows[0]["published"]["fid"] == 96.15 and rows[0]["measured"]["fid"] is None
-    code, out, _ = bench("tables", "--table", "5", "--out", str(tmp_path / "new"))
+    code, out, _ = run_bench("tables", "--table", "5", "--out", str(tmp_path / "new"))
     assert code == 0 and "table-5.md" in out
     page = (tmp_path / "new/table-5.md").read_text("utf-8")
     assert "| DW Conv. Shortcut + PS" in page and " 96.15 |" in page
@@ -175,7 +157,7 @@ def test_tables_json_and_pages(bench, tmp_path):
 
 
 @pytest.mark.parametrize("width", [80, 160])
-def test_tables_lose_nothing_at_the_terminals_width(bench, width):
-    out = bench("tables", "--table", "6", width=width)[1]
+def test_tables_lose_nothing_at_the_terminals_width(run_bench, width):
+    out = run_bench("tables", "--table", "6", width=width)[1]
     assert "…" not in out and all(len(line) <= width for line in out.splitlines())
     assert out.count("107.00") == 1 and out.count("0.95") == 4

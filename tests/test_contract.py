@@ -15,14 +15,7 @@ from registry.backbone import Backbone, LongSkip, adopt
 from registry.errors import UsageError
 from registry.layers.embeddings import Condition
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks this small gain nothing from threads, which only wait for each other on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def statuses(results, status):

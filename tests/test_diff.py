@@ -1,11 +1,11 @@
 """`bench diff`: what is compared, what is worse, and what is told."""
 
+import functools
 import json
-import sys
 
 import pytest
 
-from bench import cli, records
+from bench import records
 from bench.report.differences import differences
 from registry.errors import UsageError
 
@@ -36,14 +36,8 @@ def folders(tmp_path):
 
 
 @pytest.fixture
-def diff(capsys, monkeypatch):
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["bench", "diff", *map(str, args)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return stop.value.code or 0, *capsys.readouterr()
-
-    return run
+def diff(run_bench):
+    return functools.partial(run_bench, "diff")
 
 
 def test_equal_folders_differ_in_nothing(folders, diff):

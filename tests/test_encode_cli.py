@@ -1,13 +1,12 @@
 """`bench encode` as a user meets it."""
 
-import sys
+import functools
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import bench.data
-from bench import cli
 from bench.data.encoding import encode
 from bench.data.folder import Folder
 from tests.test_latents import COUNT, SIDE, photos, vae
@@ -16,16 +15,8 @@ __all__ = ["photos", "vae"]  # fixtures
 
 
 @pytest.fixture
-def bench_encode(capsys, monkeypatch):
-    """Run `bench encode ARGS`; returns exit status, stdout, stderr."""
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["bench", "encode", *map(str, args)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return stop.value.code or 0, *capsys.readouterr()
-
-    return run
+def bench_encode(run_bench):
+    return functools.partial(run_bench, "encode")
 
 
 def test_encode_writes_latents(bench_encode, vae: Path, photos: Path, tmp_path: Path) -> None:

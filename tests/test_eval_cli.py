@@ -10,22 +10,14 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
-from threadpoolctl import threadpool_limits
 
-from bench import cli
 from bench.fidelity.extractors import create, extractors
 from bench.fidelity.scores import Features, evaluate
 
 FIVE = ("fid", "sfid", "inception_score", "precision", "recall")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
-        yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -49,20 +41,10 @@ def sets(digits, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def bench(capsys, monkeypatch, tmp_path, sets):
+def bench(run_bench, monkeypatch, tmp_path, sets):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(sets)
-
-    def run(*args, width=None):
-        monkeypatch.setattr(sys, "argv", ["bench", *map(str, args)])
-        if width:
-            monkeypatch.setenv("COLUMNS", str(width))
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return stop.value.code or 0, out, err
-
-    return run
+    return run_bench
 
 
 def scores(bench, *args):

@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from threadpoolctl import threadpool_limits
 
 from bench.fidelity import train_digits
 from bench.fidelity.extractors import create, extractors, file_digest
@@ -22,14 +21,7 @@ from registry.errors import UsageError
 from tests.conftest import REFERENCE
 from tests.reference import recipe
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
-        yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 import time
 import xml.etree.ElementTree as ElementTree
 
@@ -12,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import registry
-from bench import cli, cost, device, profiling
+from bench import cost, device, profiling
 
 
 class Sleep(nn.Module):
@@ -70,20 +69,6 @@ def _short():
 def small():
     network = registry.create("udit-t", depth=[1, 1, 1, 1, 1], input_size=16)
     return profiling.profile(network, batch_size=2, repeats=2)
-
-
-@pytest.fixture
-def bench(capsys, monkeypatch):
-    """Run `bench ARGS`; returns exit status, stdout, stderr."""
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["bench", *map(str, args)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return stop.value.code or 0, out, err
-
-    return run
 
 
 def test_shares_add_up_to_one_and_stages_to_the_whole(small):
@@ -232,10 +217,10 @@ def test_small_parts_are_drawn_as_one(small):
     assert [sum(both) for both in zip(*shares.values(), strict=True)] == pytest.approx([1, 1])
 
 
-def test_command_prints_tables_and_writes_pictures_and_trace(bench, tmp_path):
+def test_command_prints_tables_and_writes_pictures_and_trace(run_bench, tmp_path):
     trace = tmp_path / "trace.json"
     args = ("-m", "tiny-unet", "--input-size", 16, "--batch-size", 1, "--repeats", 1)
-    code, out, err = bench("profile", *args, "--out", tmp_path, "--trace", trace)
+    code, out, err = run_bench("profile", *args, "--out", tmp_path, "--trace", trace)
     assert (code, err) == (0, "")
     assert (
         "Depthwise" not in out
@@ -252,17 +237,17 @@ def test_command_prints_tables_and_writes_pictures_and_trace(bench, tmp_path):
     }
 
 
-def test_command_tells_of_depthwise_convolutions(bench):
+def test_command_tells_of_depthwise_convolutions(run_bench):
     args = ("-m", "udit-t depth=1,0,0,0,0 input_size=16", "--batch-size", 1, "--repeats", 1)
-    code, out, err = bench("profile", *args, "--dtype", "bf16")
+    code, out, err = run_bench("profile", *args, "--dtype", "bf16")
     assert (code, err) == (0, "") and "batch 1, bf16" in out
     share = r"Depthwise convolutions \(\d+\): [\d.]+% of the time for [\d.]+% of the multiply-accumulates; "
     assert re.search(share + r"alone, in \S+ memory, they take \S+ ms \([\d.]+%\); a copy moves", out)
 
 
-def test_command_prints_json(bench):
+def test_command_prints_json(run_bench):
     args = ("--set", "depth=1,0,0,0,0", "--input-size", 16, "--batch-size", 2, "--repeats", 1, "--json")
-    code, out, err = bench("profile", "-m", "udit-t", "-m", "dit-unet", *args)
+    code, out, err = run_bench("profile", "-m", "udit-t", "-m", "dit-unet", *args)
     first, second = json.loads(out)
     assert (code, err) == (0, "") and (first["model"], second["model"]) == ("udit-t", "dit-unet")
     assert first["batch_size"] == 2 and first["dtype"] == "fp32" and first["input_size"] == 16
@@ -282,8 +267,8 @@ def test_command_prints_json(bench):
         (("-m", "tiny-unet", "-m", "dit-unet", "--trace", "t.json"), "--trace takes one model"),
     ],
 )
-def test_errors_are_one_line(bench, args, named):
-    code, out, err = bench("profile", *args)
+def test_errors_are_one_line(run_bench, args, named):
+    code, out, err = run_bench("profile", *args)
     assert code == 2 and not out
     assert err.startswith("error: ") and err.count("\n") == 1 and named in err
 

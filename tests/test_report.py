@@ -19,7 +19,7 @@ from scipy import stats
 
 import bench.report
 import bench.study
-from bench import cli, protocols, records
+from bench import protocols, records
 from bench.report import content, figures, page
 from bench.report.statistics import Summary, rank_correlation, separable, summary
 from bench.study.cells import cells, cost_asked
@@ -87,17 +87,6 @@ def table(text):
     lines = [line for line in text.splitlines() if line.startswith("|")]
     rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
     return [[cell.strip() for cell in row] for row in rows]
-
-
-@pytest.fixture
-def bench_cli(capsys, monkeypatch):
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["bench", *map(str, args)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return stop.value.code or 0, *capsys.readouterr()
-
-    return run
 
 
 # ---- what a page says ----
@@ -382,10 +371,10 @@ def test_samples_are_the_pictures_beside_the_records_of_one_seed(results):
     assert "samples-downsampler-micro.svg" in made and "samples-downsampler-micro.svg" in made["table-5.md"]
 
 
-def test_a_study_of_ones_own_has_a_page(bench_cli, results, tmp_path):
+def test_a_study_of_ones_own_has_a_page(run_bench, results, tmp_path):
     own = tmp_path / "mine.toml"
     own.write_text('title = "Mine?"\n[[rows]]\npublished = "5/Pixel Shuffle (PS)"\n')
-    code, _, err = bench_cli(
+    code, _, err = run_bench(
         "report", own, "--results", results, "--out", tmp_path / "out", "--format", "md,latex"
     )
     assert code == 0, err
@@ -393,18 +382,18 @@ def test_a_study_of_ones_own_has_a_page(bench_cli, results, tmp_path):
     page = (tmp_path / "out" / "mine.md").read_text()
     assert "20.47 ± 0.40" in page and "No rank" not in page
     assert r"\caption{Mine? Quality" in (tmp_path / "out" / "mine.tex").read_text()
-    assert bench_cli("report", own, "--results", results, "--out", tmp_path / "out", "--check")[0] == 1  # csv
-    assert bench_cli("report", "no", "--results", results)[2].startswith("error: unknown study 'no'")
+    assert run_bench("report", own, "--results", results, "--out", tmp_path / "out", "--check")[0] == 1  # csv
+    assert run_bench("report", "no", "--results", results)[2].startswith("error: unknown study 'no'")
 
 
-def test_check_is_clean_after_report_and_finds_any_digit(bench_cli, results, tmp_path):
+def test_check_is_clean_after_report_and_finds_any_digit(run_bench, results, tmp_path):
     out = tmp_path / "reports"
     where = ("--out", out, "--results", results, "--format", "md,html,latex,csv")
-    assert bench_cli("report", *where)[0] == 0
-    assert bench_cli("report", *where, "--check")[0] == 0
+    assert run_bench("report", *where)[0] == 0
+    assert run_bench("report", *where, "--check")[0] == 0
 
     def complaint():
-        code, _, err = bench_cli("report", *where, "--check")
+        code, _, err = run_bench("report", *where, "--check")
         assert code == 1 and "Traceback" not in err
         return err
 
@@ -428,7 +417,7 @@ def test_check_is_clean_after_report_and_finds_any_digit(bench_cli, results, tmp
         told = complaint()
         assert "records.csv" in told and path.name in told
         path.write_text(text)
-    assert bench_cli("report", *where, "--check")[0] == 0
+    assert run_bench("report", *where, "--check")[0] == 0
     (out / "table-1.md").unlink()
     assert "table-1.md is missing" in complaint()
 
@@ -444,13 +433,13 @@ def test_a_picture_of_another_matplotlib_is_checked_by_its_numbers(results, tmp_
     assert len(bench.report.check(out, results, ["md"])) == 1
 
 
-def test_a_users_mistake_is_one_line(bench_cli, results, tmp_path):
+def test_a_users_mistake_is_one_line(run_bench, results, tmp_path):
     for args, says in (
         (("--results", tmp_path / "nowhere"), "no folder of records"),
         (("--results", results, "--format", "md,pdf"), "unknown format 'pdf'"),
         (("--results", results, "--out", results / next(results.iterdir()).name), "cannot write"),
     ):
-        code, _, err = bench_cli("report", "--out", tmp_path / "out", *args)
+        code, _, err = run_bench("report", "--out", tmp_path / "out", *args)
         assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and says in err
     keep(results, cost_asked("udit-t", {}), {"parameters": 1})
     with pytest.raises(UsageError, match=r"cost-udit-t-\w+\.json lacks activation_bytes, "):

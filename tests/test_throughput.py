@@ -4,7 +4,6 @@ import functools
 import json
 import math
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -21,12 +20,7 @@ TINY = ("tiny-unet", {"input_size": 8})
 UDIT = ("udit-t", SMALL)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)
@@ -45,19 +39,9 @@ def small_uvit2d(monkeypatch):
 
 
 @pytest.fixture
-def bench(capsys, monkeypatch, tmp_path):
+def bench(run_bench, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # where records go
-
-    def run(*args, width=None):
-        monkeypatch.setattr(sys, "argv", ["bench", "throughput", *args])
-        if width:
-            monkeypatch.setenv("COLUMNS", str(width))
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return stop.value.code or 0, out, err
-
-    return run
+    return functools.partial(run_bench, "throughput")
 
 
 # ---- statistics ----

@@ -19,29 +19,6 @@ if TYPE_CHECKING:
     from bench.study.cells import Cell
     from bench.study.running import Event, Records
 
-_TITLES = {
-    "params": "Params (M)",
-    "params_deployed": "deployed (M)",
-    "gflops": "GFLOPs",
-    "macs": "GMACs",
-    "memory": "Memory (MiB)",
-    "fid": "FID↓",
-    "sfid": "sFID↓",
-    "inception_score": "IS↑",
-    "precision": "Prec.↑",
-    "recall": "Rec.↑",
-    "kid": "KID↓",
-    "loss": "Loss↓",
-}
-_COSTS = {
-    "params": ("parameters", 1e6),
-    "params_deployed": ("parameters_deployed", 1e6),
-    "gflops": ("paper_gflops", 1),
-    "macs": ("macs", 1e9),
-    "memory": ("activation_bytes", 2**20),
-}
-_DECIMALS = {"precision": 3, "recall": 3, "kid": 4, "loss": 4, "memory": 1}
-
 
 def ablate(
     study: Annotated[str, typer.Argument(metavar="NAME|FILE", help="See `bench studies`; or a TOML file.")],
@@ -96,6 +73,12 @@ def ablate(
         _print_plan(chosen, how, wanted, todo, records, jobs)
         return
     failed: dict[str, str] = {}
+    if todo:
+        typer.echo(
+            f"{len(todo)} of {len(wanted)} cells to measure under {how.name}; records go to {results}, "
+            f"training runs to {work}. Stop at any moment: the same command goes on where it was.",
+            err=True,
+        )
     if todo or costs:
         running.make_folders(work, results)  # or hours of work could not be written down
         lists = running.jobs(
@@ -211,6 +194,8 @@ def _left_out(study: Study, protocol: Protocol) -> list[str]:
 
 def _print(study: Study, protocol: Protocol, every: Sequence[Cell], known: Records) -> None:
     """Published figures, measured cost, and quality as mean ± standard deviation over the seeds."""
+    from bench.report.content import COST_COLUMNS, SCORE_COLUMNS, spread
+    from bench.report.statistics import summary
     from bench.study.cells import cost_asked
     from bench.study.running import found_values
 
@@ -220,31 +205,30 @@ def _print(study: Study, protocol: Protocol, every: Sequence[Cell], known: Recor
             of_row[cell.row.label].append(known[cell.file]["values"])
     columns: dict[str, list[str]] = {}
     for column in study.columns:
-        heading = _TITLES[column]
-        columns[f"paper {heading}"] = [_published(row, column) for row in study.rows]
-        if column in _COSTS:
-            key, unit = _COSTS[column]
+        if column in COST_COLUMNS:
+            key, heading, unit = COST_COLUMNS[column]
             costs = [found_values(cost_asked(row.model, row.overrides), known) for row in study.rows]
-            columns[f"here {heading}"] = [f"{cost[key] / unit:.2f}" if cost else "" for cost in costs]
+            here = [f"{cost[key] / unit:.2f}" if cost else "" for cost in costs]
         else:
-            columns[f"here {heading}"] = [_spread(column, of_row[row.label]) for row in study.rows]
+            heading = SCORE_COLUMNS[column][0]
+            found = [[values[column] for values in of_row[row.label]] for row in study.rows]
+            here = [spread(column, summary([x for x in of_seeds if x is not None])) for of_seeds in found]
+        columns[f"paper {heading}"] = [_published(row, column) for row in study.rows]
+        columns[f"here {heading}"] = here
     columns["Seeds"] = [str(len(found) or "") for found in of_row.values()]
     shown = {heading: cells for heading, cells in columns.items() if any(cells)}
     marks = [f"{row.label} (extra)" if row.extra else row.label for row in study.rows]
     pieces = _pieces(shown, marks, console().width)
-    how = f"Here: {protocol.title} ({protocol.name}); mean ± standard deviation over seeds."
+    notes = [f"Here: {protocol.title} ({protocol.name}); mean ± standard deviation over seeds."]
+    if protocol.name != "paper":
+        notes[0] += " Scores of a reduced protocol compare with each other, not with published ones."
+    notes += _left_out(study, protocol)
     for piece in pieces:
-        last = piece is pieces[-1]
         print_table(
             study.title,
             ["Row", *piece],
             [list(row) for row in zip(marks, *(shown[heading] for heading in piece), strict=True)],
-            notes=[
-                f"{how} Scores of a reduced protocol compare with each other, not with published ones.",
-                *_left_out(study, protocol),
-            ]
-            if last
-            else [""],
+            notes=notes if piece is pieces[-1] else [""],
         )
 
 
@@ -265,14 +249,3 @@ def _pieces(columns: dict[str, list[str]], labels: list[str], width: int) -> lis
 
 def _published(row: Row, column: str) -> str:
     return row.published.printed.get(column, "") if row.published else ""
-
-
-def _spread(column: str, found: list[dict[str, Any]]) -> str:
-    from statistics import mean, stdev
-
-    values = [values[column] for values in found if values[column] is not None]
-    if not values:
-        return ""
-    decimals = _DECIMALS.get(column, 2)
-    spread = f" ± {stdev(values):.{decimals}f}" if len(values) > 1 else ""
-    return f"{mean(values):.{decimals}f}{spread}"

@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
+import registry
 from bench.cli.options import (
     InputSize,
     Json,
     Models,
     Overrides,
     Plugins,
-    label,
     load_plugins,
     parse_models,
     parse_shared,
@@ -31,7 +31,6 @@ def check(
     """Check networks against the contract; exit status 1 if a check fails."""
     import torch
 
-    import registry
     from bench import contract
     from bench.device import find_device
 
@@ -41,7 +40,7 @@ def check(
     results = []
     for name, own in networks:
         torch.manual_seed(0)
-        with working(label(name, own)) as status:
+        with working(registry.label(name, own)) as status:
             network = registry.create(name, **own).to(place)
             results.append(contract.check(network, progress=status.update))
     if as_json:
@@ -55,6 +54,6 @@ def check(
     else:
         for (name, own), found in zip(networks, results, strict=True):
             rows = [[result.check, result.status, result.reason] for result in found]
-            print_table(label(name, own), ["Check", "Result", "Reason"], rows, numbers=False)
+            print_table(registry.label(name, own), ["Check", "Result", "Reason"], rows, numbers=False)
     if any(result.status == "fail" for found in results for result in found):
         raise typer.Exit(1)

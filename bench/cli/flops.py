@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+import registry
 from bench.cli.options import (
     InputSize,
     Json,
     Models,
     Overrides,
     Plugins,
-    label,
     load_plugins,
     parse_models,
     parse_shared,
@@ -52,7 +52,7 @@ def flops(
 
         costs = []
         for name, own in networks:
-            status.update(f"counting {label(name, own)}")
+            status.update(f"counting {registry.label(name, own)}")
             costs.append(measure(name, **own))
     if as_json:
         print_json([cost.to_dict(by) for cost in costs])
@@ -63,7 +63,7 @@ def flops(
         ["Model", "Input", "Params (M)", "deployed (M)", *(_COUNTS[c] for c in shown), "Memory (MiB)"],
         [
             [
-                label(cost.model, cost.overrides),
+                registry.label(cost.model, cost.overrides),
                 _size(cost),
                 f"{cost.parameters / 1e6:.2f}",
                 f"{cost.parameters_deployed / 1e6:.2f}",
@@ -90,7 +90,7 @@ def _size(cost: Cost) -> str:
 
 def _uncounted(costs: list[Cost]) -> list[str]:
     return [
-        f"Not counted in {label(cost.model, cost.overrides)}, though they may cost: "
+        f"Not counted in {registry.label(cost.model, cost.overrides)}, though they may cost: "
         + ", ".join(f"{operator} ×{times}" for operator, times in cost.uncounted.items())
         for cost in costs
         if cost.uncounted
@@ -116,4 +116,4 @@ def _print_parts(cost: Cost, by: By, convention: Convention) -> None:
         if by == "stage":
             row.append(f"{(part.activation_bytes or 0) / 2**20:.2f}")
         rows.append(row)
-    print_table(f"{label(cost.model, cost.overrides)} by {by}", columns, rows)
+    print_table(f"{registry.label(cost.model, cost.overrides)} by {by}", columns, rows)

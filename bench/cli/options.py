@@ -98,11 +98,6 @@ def parse_models(texts: list[str], shared: dict[str, Any]) -> list[tuple[str, di
     return found
 
 
-def label(model: str, overrides: dict[str, Any]) -> str:
-    """The network with its overrides: `udit-t ffn=mlp`."""
-    return model + "".join(f" {key}={value}" for key, value in overrides.items())
-
-
 def parse_shared(overrides: list[str], input_size: str | None) -> dict[str, Any]:
     """What `--set` and `--input-size` ask of every network, as overrides."""
     size = parse_size(input_size)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import registry
 from bench.cli.options import (
     Dtype,
     InputSize,
@@ -14,7 +15,6 @@ from bench.cli.options import (
     Models,
     Overrides,
     Plugins,
-    label,
     load_plugins,
     parse_models,
     parse_shared,
@@ -22,7 +22,7 @@ from bench.cli.options import (
 from bench.cli.output import console, print_json, print_table, working
 
 if TYPE_CHECKING:
-    from bench.profiling import Depthwise, Profile, Row
+    from bench.profiling import Profile, Row
 
 
 def profile(
@@ -48,12 +48,11 @@ def profile(
     with working("loading torch") as status:
         import torch
 
-        import registry
         from bench import profiling
 
         found = []
         for name, own in networks:
-            status.update(f"profiling {label(name, own)}")
+            status.update(f"profiling {registry.label(name, own)}")
             torch.manual_seed(0)
             network = registry.create(name, **own)
             found.append(
@@ -78,31 +77,18 @@ def _print(found: Profile) -> None:
     where = f"{found.device}, batch {found.batch_size}, {found.dtype}"
     _print_rows(f"{found.title} by stage: {where}", "Stage", found.stages)
     _print_rows(f"{found.title} by operator", "Operator", found.operators)
-    operators = sum(row.seconds for row in found.operators)
     note = (
         f"A forward pass takes {found.seconds * 1e3:.2f} ms, {found.overhead:+.1%} when its stages are "
-        f"timed; under the profiler its operators take {operators * 1e3:.2f} ms. GMACs are of one sample. "
-        "Time/MACs: share of time over share of multiply-accumulates."
+        f"timed; under the profiler its operators take {found.operator_seconds * 1e3:.2f} ms. GMACs are of "
+        "one sample. Time/MACs: share of time over share of multiply-accumulates."
     )
     console().print(found.finding, style="bold")
     console().print(note, style="dim")
-    if found.depthwise:
-        console().print(_depthwise(found, found.depthwise, operators), style="dim")
+    if found.floor:
+        console().print(found.floor, style="dim")
     if abs(found.overhead) > 0.1:
         console().print("The two differ by more than 10%: the machine is busy, or the stages are too short.")
     console().print()
-
-
-def _depthwise(found: Profile, alone: Depthwise, operators: float) -> str:
-    """What the depthwise convolutions take in the network and without it; `operators`: seconds of all."""
-    text = f"Depthwise convolutions ({alone.count}): "
-    for row in found.operators:
-        if row.name == "depthwise convolution":
-            text += f"{row.time_share:.1%} of the time for {row.macs_share:.1%} of the multiply-accumulates; "
-    return text + (
-        f"alone, in {alone.memory_format} memory, they take {alone.seconds * 1e3:.2f} ms "
-        f"({alone.seconds / operators:.1%}); a copy moves their bytes in {alone.copy_seconds * 1e3:.2f} ms."
-    )
 
 
 def _print_rows(title: str, kind: str, rows: list[Row]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+import registry
 from bench.cli.options import (
     Dtype,
     InputSize,
@@ -15,7 +16,6 @@ from bench.cli.options import (
     Models,
     Overrides,
     Plugins,
-    label,
     load_plugins,
     parse_models,
     parse_shared,
@@ -124,7 +124,7 @@ def _print(results: list[Throughput], settings: Settings, repeats: int) -> None:
     for result in results:
         low, high = result.quartiles
         row = [
-            label(result.model, result.overrides),
+            registry.label(result.model, result.overrides),
             str(result.batch_size),
             _figures(result.images_per_second),
             f"±{(high - low) / 2 / result.images_per_second:.1%}",
@@ -172,7 +172,7 @@ def _notes(result: Throughput) -> list[str]:
             f"sampling in {loop.steps} steps {_figures(loop.images_per_second)} images/s, "
             f"with guidance {_figures(loop.guided_images_per_second)}"
         )
-    return [f"{label(result.model, result.overrides)}: {'; '.join(parts)}."]
+    return [f"{registry.label(result.model, result.overrides)}: {'; '.join(parts)}."]
 
 
 def _span(interval: tuple[float, float]) -> str:

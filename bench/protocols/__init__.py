@@ -8,14 +8,13 @@ network and the seed it decides every number that follows.
 
 from __future__ import annotations
 
-import tomllib
 from fnmatch import fnmatch
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from bench import named_toml
 from bench.diffusion import objective
 from registry.errors import UsageError, suggest
 
@@ -129,10 +128,7 @@ class Protocol(_Table):
 
 def names() -> list[str]:
     """Built-in protocols, from the smallest."""
-    found = [
-        Path(item.name).stem for item in resources.files(__name__).iterdir() if item.name.endswith(".toml")
-    ]
-    return sorted(found, key=lambda name: load(name).training.steps)
+    return sorted(named_toml.built_in(__name__), key=lambda name: load(name).training.steps)
 
 
 def load(name: str | Path) -> Protocol:
@@ -141,33 +137,14 @@ def load(name: str | Path) -> Protocol:
     Raises:
         UsageError: no such protocol, no valid TOML, or a key or value that is not right, named.
     """
-    path = Path(name)
-    built_in = resources.files(__name__) / f"{name}.toml"
-    if path.suffix == ".toml":
-        source: Any = path
-    elif path.name == str(name) and built_in.is_file():
-        source = built_in
-    else:
-        known = sorted(
-            Path(i.name).stem for i in resources.files(__name__).iterdir() if i.name.endswith(".toml")
-        )
-        raise UsageError(
-            f"unknown protocol {str(name)!r}.{suggest(str(name), known)} It is one of {', '.join(known)}, "
-            "or a .toml file."
-        )
+    table = named_toml.read("protocol", __name__, name)
     try:
-        table = tomllib.loads(source.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"cannot read the protocol {name}: {getattr(error, 'strerror', None) or error}"
-        ) from None
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"protocol {name} is no valid TOML: {error}") from None
-    try:
-        protocol = Protocol.model_validate({"name": path.stem, **table})
+        protocol = Protocol.model_validate({"name": Path(name).stem, **table})
     except ValidationError as error:
         raise UsageError(f"protocol {name}: {_first(error)}") from None
-    if source is built_in:  # needs torch for its check, and a built-in one has no mistake to be found
+    if (
+        Path(name).suffix != ".toml"
+    ):  # needs torch for its check, and a built-in one has no mistake to be found
         return protocol
     try:
         images = protocol.sampling

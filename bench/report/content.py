@@ -41,7 +41,7 @@ _PUBLISHED = {
     "recall": "Rec.↑",
 }
 # Column of a study -> key of a cost record, heading, and what it is divided by.
-_COSTS = {
+COST_COLUMNS = {
     "params": ("parameters", "Params (M)", 1e6),
     "params_deployed": ("parameters_deployed", "deployed (M)", 1e6),
     "gflops": ("paper_gflops", "GFLOPs", 1),
@@ -49,7 +49,7 @@ _COSTS = {
     "memory": ("activation_bytes", "Memory (MiB)", 2**20),
 }
 # Score -> heading, digits, and what it is multiplied by.
-_SCORES = {
+SCORE_COLUMNS = {
     **{score: (_PUBLISHED[score], 2, 1) for score in ("fid", "sfid", "inception_score")},
     **{score: (_PUBLISHED[score], 3, 1) for score in ("precision", "recall")},
     "kid": ("KID·10³↓", 2, 1000),
@@ -58,7 +58,7 @@ _SCORES = {
 LEVEL = 0.05  # of significance
 # What a record must tell to be shown, by measure.
 _NEEDED = {
-    "cost": {*(key for key, _, _ in _COSTS.values()), "stages"},
+    "cost": {*(key for key, _, _ in COST_COLUMNS.values()), "stages"},
     "throughput": {"images_per_second", "batch_size", "compiled"},
     "quality": {"extractor", "samples", "reference"},
 }
@@ -287,8 +287,8 @@ def _cost_columns(study: Study, rows: Sequence[Line]) -> list[tuple[str, str, fl
     known = [line.cost["values"] for line in rows if line.cost]
     differ = any(values["parameters"] != values["parameters_deployed"] for values in known)
     return [
-        _COSTS[column]
-        for column in _COSTS
+        COST_COLUMNS[column]
+        for column in COST_COLUMNS
         if column in study.columns or (column == "params_deployed" and differ)
     ]
 
@@ -348,11 +348,11 @@ def _quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
     if any(printed):
         grid["FID↓, published"] = [Entry(text) for text in printed]
     for score in SCORES:
-        heading, digits, factor = _SCORES[score]
+        heading = SCORE_COLUMNS[score][0]
         found = [line.score(setting, score) for line in rows]
         if score not in study.columns or not any(found):
             continue
-        texts = ["" if one is None else _spread(one, digits, factor) for one in found]
+        texts = [spread(score, one) for one in found]
         means = [None if one is None else one.mean for one in found]
         better = max if score in _HIGHER_IS_BETTER else min
         best = [entry.best for entry in _best(means, better, str)]
@@ -388,7 +388,11 @@ def _quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
     return Section(title, _grid(rows, notes, grid), [text for _, text in notes], remarks)
 
 
-def _spread(found: Summary, digits: int, factor: float) -> str:
+def spread(score: str, found: Summary | None) -> str:
+    """Mean ± standard deviation as text, in the digits of a score; "" of none."""
+    if found is None:
+        return ""
+    _, digits, factor = SCORE_COLUMNS[score]
     mean = f"{found.mean * factor:.{digits}f}"
     return mean if found.deviation is None else f"{mean} ± {found.deviation * factor:.{digits}f}"
 
@@ -531,7 +535,7 @@ def frame(rows: Sequence[Line], kept: Kept | None) -> pd.DataFrame:
         }
         for figure, value in (row.published.values if row.published else {}).items():
             told[f"published {figure}"] = value
-        for key, _, _ in _COSTS.values():
+        for key, _, _ in COST_COLUMNS.values():
             told[key] = line.cost["values"][key] if line.cost else None
         for speed in _shown_speeds(rows, kept):
             told[f"images per second ({speed.how})"] = _speed(line, speed)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import registry
 from bench import records
 from registry.errors import UsageError
 
@@ -104,6 +105,6 @@ def _number(value: Any) -> float | None:
 
 
 def _title(asked: dict[str, Any]) -> str:
-    words = [asked["model"], *(f"{key}={value}" for key, value in asked.get("overrides", {}).items())]
+    words = [registry.label(asked["model"], asked.get("overrides", {}))]
     words += [f"{key} {asked[key]}" for key in ("protocol", "step", "seed") if asked.get(key) is not None]
     return " ".join(words)

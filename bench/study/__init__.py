@@ -19,17 +19,15 @@ torch, so a report can be drawn from a study and its records alone.
 
 from __future__ import annotations
 
-import tomllib
 from collections import Counter
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import registry
-from bench import protocols, published
+from bench import named_toml, protocols, published
 from bench.published import PublishedRow
 from registry.errors import UsageError, suggest
 
@@ -140,7 +138,9 @@ class _Study(_Table):
 def names() -> list[str]:
     """Built-in studies, in the order of the paper's tables."""
     order = ("toy", "scaling", "guidance", "training-steps", "downsampler", "components")
-    return sorted(_built_in(), key=lambda name: order.index(name) if name in order else len(order))
+    return sorted(
+        named_toml.built_in(__name__), key=lambda name: order.index(name) if name in order else len(order)
+    )
 
 
 def load(name: str | Path) -> Study:
@@ -151,35 +151,13 @@ def load(name: str | Path) -> Study:
     Raises:
         UsageError: no such study, no valid TOML, or a key or value that is not right, named.
     """
-    path = Path(name)
-    if path.suffix == ".toml":
-        source: Any = path
-    elif str(name) in _built_in():
-        source = resources.files(__name__) / f"{name}.toml"
-    else:
-        raise UsageError(
-            f"unknown study {str(name)!r}.{suggest(str(name), names())} It is one of {', '.join(names())}, "
-            "or a .toml file."
-        )
+    table = named_toml.read("study", __name__, name)
     try:
-        table = tomllib.loads(source.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"cannot read the study {name}: {getattr(error, 'strerror', None) or error}"
-        ) from None
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"study {name} is no valid TOML: {error}") from None
-    try:
-        return _study(path.stem, _Study.model_validate(table))
+        return _study(Path(name).stem, _Study.model_validate(table))
     except ValidationError as error:
         raise UsageError(f"study {name}: {_first(error, table)}") from None
     except UsageError as error:
         raise UsageError(f"study {name}: {error}") from None
-
-
-def _built_in() -> list[str]:
-    found = resources.files(__name__).iterdir()
-    return [Path(item.name).stem for item in found if item.name.endswith(".toml")]
 
 
 def _study(name: str, written: _Study) -> Study:
