@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from registry.catalog import Description, Registry
 from registry.errors import UsageError, reason
+from registry.plugins import Description, Registry
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,21 +42,23 @@ __all__ = [
 ]
 
 backbones = Registry("backbone", group="bench.backbones", argument="override")
-backbones.declare("registry.dit", [f"dit-{s}-{p}" for s in ("s", "b", "l", "xl") for p in (2, 4, 8)])
-backbones.declare("registry.dit", [f"sit-{s}-{p}" for s in ("s", "b", "l", "xl") for p in (2, 4, 8)])
-backbones.declare("registry.udit", ["dit-unet", "dit-unet-slim", "udit-t", "udit-s", "udit-b", "udit-l"])
+backbones.declare("registry.networks.dit", [f"dit-{s}-{p}" for s in ("s", "b", "l", "xl") for p in (2, 4, 8)])
+backbones.declare("registry.networks.dit", [f"sit-{s}-{p}" for s in ("s", "b", "l", "xl") for p in (2, 4, 8)])
 backbones.declare(
-    "registry.uvit",
+    "registry.networks.udit", ["dit-unet", "dit-unet-slim", "udit-t", "udit-s", "udit-b", "udit-l"]
+)
+backbones.declare(
+    "registry.networks.uvit",
     ["uvit-s-2", "uvit-s-2-deep", "uvit-m-2", "uvit-l-2", "uvit-h-2"],
     aliases={
         "uvit-s-2-deep": ["uvit-s-deep", "uvit-s-deep-2"],
         **{f"uvit-{s}-2": [f"uvit-{s}"] for s in "smlh"},
     },
 )
-backbones.declare("registry.uvit", ["uvit-m-4", "uvit-l-4", "uvit-s-2-cifar10"])
-backbones.declare("registry.unet2d", ["unet2d", "unet2d-64"])
-backbones.declare("registry.uvit2d", ["uvit2d", "uvit2d-latent"])
-backbones.declare("registry.tiny_unet", ["tiny-unet"])
+backbones.declare("registry.networks.uvit", ["uvit-m-4", "uvit-l-4", "uvit-s-2-cifar10"])
+backbones.declare("registry.networks.unet2d", ["unet2d", "unet2d-64"])
+backbones.declare("registry.networks.uvit2d", ["uvit2d", "uvit2d-latent"])
+backbones.declare("registry.networks.tiny_unet", ["tiny-unet"])
 
 register, names, describe = backbones.register, backbones.names, backbones.describe
 

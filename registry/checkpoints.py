@@ -88,16 +88,16 @@ _TINY_UNET: list[Rule] = [
 ]
 
 _RULES: dict[str, list[Rule]] = {
-    "registry.dit.DiT": _DIT,
-    "registry.udit.UDiT": _UDIT,
-    "registry.uvit.UViT": _UVIT,
-    "registry.tiny_unet.TinyUNet": _TINY_UNET,
-    "registry.unet2d.UNet2D": [(r"^", "net.")],
-    "registry.uvit2d.UVit2D": [(r"^", "net.")],
+    "registry.networks.dit.DiT": _DIT,
+    "registry.networks.udit.UDiT": _UDIT,
+    "registry.networks.uvit.UViT": _UVIT,
+    "registry.networks.tiny_unet.TinyUNet": _TINY_UNET,
+    "registry.networks.unet2d.UNet2D": [(r"^", "net.")],
+    "registry.networks.uvit2d.UVit2D": [(r"^", "net.")],
 }
 
 # Tables that are computed, not learned, and that a checkpoint may therefore leave out.
-_FIXED = {"registry.dit.DiT": {"pos_embed"}}
+_FIXED = {"registry.networks.dit.DiT": {"pos_embed"}}
 
 
 def load_checkpoint(

@@ -16,7 +16,8 @@ import registry
 from bench import cli
 from tests.reference import recipe
 
-REFERENCE = Path(__file__).parent / "reference"
+ROOT = Path(__file__).parents[1]
+REFERENCE = ROOT / "tests/reference"
 MANIFEST: dict[str, dict[str, Any]] = json.loads((REFERENCE / "manifest.json").read_text())
 
 _DOT = {"cosine": False, "rope": False}

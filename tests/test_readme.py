@@ -4,18 +4,18 @@ import re
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import registry
-from bench import contract
+from registry import contract
+from tests.conftest import ROOT
 
-README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+README = (ROOT / "README.md").read_text("utf-8")
 
 
 def test_the_test_command_is_the_one_ci_runs():
-    ci = (Path(__file__).parents[1] / ".ci/run").read_text("utf-8")
+    ci = (ROOT / ".ci/run").read_text("utf-8")
     commands = re.findall(r"```bash\n(.*?)\n```", README, re.DOTALL)
     assert len(commands) == 2 and commands[1] in ci.splitlines()
 

@@ -14,10 +14,10 @@ from bench.cli.options import Plugins, load_plugins, parse_overrides
 from bench.cli.output import bar, console, print_table, working
 
 if TYPE_CHECKING:
-    from bench.protocols import Protocol
-    from bench.study import Row, Study
-    from bench.study.cells import Cell
-    from bench.study.running import Event, Records
+    from bench.studies import Row, Study
+    from bench.studies.cells import Cell
+    from bench.studies.running import Event, Records
+    from bench.training.protocols import Protocol
 
 
 def ablate(
@@ -51,10 +51,10 @@ def ablate(
     What has a record is not measured again. Stop it at any moment: the same command goes on where it was.
     """
     load_plugins(plugins)
-    from bench import protocols
-    from bench import study as studies
-    from bench.study import running
-    from bench.study.cells import cells, known
+    from bench import studies
+    from bench.studies import running
+    from bench.studies.cells import cells, known
+    from bench.training import protocols
 
     chosen = studies.load(study)
     how = protocols.load(protocol or chosen.protocol)
@@ -66,7 +66,7 @@ def ablate(
     costs = running.missing_costs(chosen, records)
     if todo or costs:
         with working("loading torch"):
-            from bench.study.checking import check
+            from bench.studies.checking import check
 
             check(chosen, todo, parse_overrides(data_options, "--data-option"))
     if dry_run:
@@ -106,7 +106,7 @@ def ablate(
 
 def list_studies() -> None:
     """The built-in studies."""
-    from bench import study as studies
+    from bench import studies
 
     found = [studies.load(name) for name in studies.names()]
     rows = [[study.name, study.title, str(len(study.rows)), study.protocol] for study in found]
@@ -155,7 +155,7 @@ def _view(count: int, workers: int) -> Iterator[Callable[[Event], None]]:
 def _print_plan(
     study: Study, protocol: Protocol, wanted: Sequence[Cell], todo: Sequence[Cell], known: Records, jobs: int
 ) -> None:
-    from bench.study.running import expected_seconds, sorted_by_step
+    from bench.studies.running import expected_seconds, sorted_by_step
 
     expected = dict(zip([c.file for c in sorted_by_step(todo)], expected_seconds(todo, known), strict=True))
     rows = []
@@ -194,10 +194,10 @@ def _left_out(study: Study, protocol: Protocol) -> list[str]:
 
 def _print(study: Study, protocol: Protocol, every: Sequence[Cell], known: Records) -> None:
     """Published figures, measured cost, and quality as mean ± standard deviation over the seeds."""
-    from bench.report.content import COST_COLUMNS, SCORE_COLUMNS, spread
-    from bench.report.statistics import summary
-    from bench.study.cells import cost_asked
-    from bench.study.running import found_values
+    from bench.reports.content import COST_COLUMNS, SCORE_COLUMNS, spread
+    from bench.reports.statistics import summary
+    from bench.studies.cells import cost_asked
+    from bench.studies.running import found_values
 
     of_row: dict[str, list[dict[str, Any]]] = {row.label: [] for row in study.rows}
     for cell in every:

@@ -11,7 +11,7 @@ from bench.cli.options import Json, Plugins, load_plugins
 from bench.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from registry.catalog import Registry
+    from registry.plugins import Registry
 
 
 Kind = Annotated[
@@ -30,7 +30,7 @@ def list_names(
 
     load_plugins(plugins)
     if kind == "protocol":
-        from bench import protocols
+        from bench.training import protocols
 
         told = {name: protocols.load(name).title for name in protocols.names() if fnmatch(name, pattern)}
     else:
@@ -89,7 +89,7 @@ def _registry(kind: str) -> Registry:
 
         return datasets
     if kind == "extractor":
-        from bench.fidelity.extractors import extractors
+        from bench.metrics.extractors import extractors
 
         return extractors
     from registry import backbones

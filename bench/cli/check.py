@@ -31,8 +31,8 @@ def check(
     """Check networks against the contract; exit status 1 if a check fails."""
     import torch
 
-    from bench import contract
-    from bench.device import find_device
+    from bench.speed.device import find_device
+    from registry import contract
 
     load_plugins(plugins)
     networks = parse_models(models, parse_shared(overrides, input_size))

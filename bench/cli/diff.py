@@ -27,7 +27,7 @@ def diff(
     """
     from dataclasses import asdict
 
-    from bench.report.differences import differences
+    from bench.reports.differences import differences
 
     found = differences(before, after, tolerance)
     regressions = found.regressions

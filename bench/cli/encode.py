@@ -39,11 +39,11 @@ def encode(
     with working("loading torch"):
         import torch
 
-        from bench import processes
         from bench.data.encoding import encode as encode_images
         from bench.data.folder import Folder
         from bench.data.latents import INDEX
-        from bench.device import find_device
+        from bench.speed.device import find_device
+        from bench.utils import distributed
 
         if device is None:
             own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
@@ -73,9 +73,9 @@ def encode(
             device=place,
             progress=tell,
         )
-    if processes.is_main() and not (out / INDEX).exists():
+    if distributed.is_main() and not (out / INDEX).exists():
         console().print("other processes are not done yet: the last one completes the folder")
-    elif processes.is_main():
+    elif distributed.is_main():
         shape = "×".join(map(str, index.shape))
         console().print(
             f"{index.count} images of {index.num_classes} classes as {shape} latents in {out}: train on them "

@@ -15,7 +15,7 @@ from bench.cli.output import bar, print_json, print_table, working
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from bench.fidelity.evaluation import Comparison
+    from bench.metrics.evaluation import Comparison
 
 Extractor = Annotated[
     str | None,
@@ -64,7 +64,7 @@ def evaluate(
     """
     load_plugins(plugins)
     with working("loading torch"):
-        from bench.fidelity.evaluation import compare
+        from bench.metrics.evaluation import compare
     with bars() as progress:
         found = compare(
             samples,
@@ -89,7 +89,7 @@ def evaluate(
 
 
 def _print(found: Comparison) -> None:
-    from bench.fidelity.evaluation import TITLES
+    from bench.metrics.evaluation import TITLES
 
     scores = found.scores
     rows = []
@@ -116,9 +116,9 @@ def bars() -> Iterator[Callable[[str, int, int], None] | None]:
     """A progress bar with its rate on stderr for each step; None where it is not for this process to say."""
     from rich.markup import escape
 
-    from bench import processes
+    from bench.utils import distributed
 
-    if not processes.is_main():
+    if not distributed.is_main():
         yield None
         return
     with bar("{task.description}", "{task.fields[rate]}") as progress:

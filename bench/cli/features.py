@@ -34,7 +34,7 @@ def features(
     """
     load_plugins(plugins)
     with working("loading torch"):
-        from bench.fidelity.features import make_file
+        from bench.metrics.features import make_file
     with bars() as progress:
         written = make_file(
             images,

@@ -22,7 +22,7 @@ from bench.cli.options import (
 from bench.cli.output import console, print_json, print_table, working
 
 if TYPE_CHECKING:
-    from bench.profiling import Profile, Row
+    from bench.speed.profile import Profile, Row
 
 
 def profile(
@@ -48,7 +48,7 @@ def profile(
     with working("loading torch") as status:
         import torch
 
-        from bench import profiling
+        from bench.speed import profile as profiling
 
         found = []
         for name, own in networks:

@@ -34,12 +34,12 @@ def report(
     Needs the records alone: nothing is measured, unless asked for.
     """
     load_plugins(plugins)
-    from bench import report as made
+    from bench import reports as made
 
     asked = [name.strip() for name in formats.split(",") if name.strip()]
     if costs:
-        from bench import tables
         from bench.cli.output import working
+        from bench.reports import paper as tables
 
         with working("loading torch") as status:
             tables.record_costs(results, progress=lambda label: status.update(f"counting {label}"))

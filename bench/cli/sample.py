@@ -61,10 +61,11 @@ def sample(
     """
     load_plugins(plugins)
     with working("loading torch"):
-        from bench import processes, sampling
+        from bench import sampling
+        from bench.utils import distributed
         from registry.errors import UsageError
 
-        device = device or processes.device()
+        device = device or distributed.device()
         if checkpoint.is_dir():
             for option, value in (("--model", model), ("--objective", objective), ("--set", overrides)):
                 if value:
@@ -105,7 +106,7 @@ def sample(
                 task, description=doing, completed=done, total=total
             ),
         )
-    if processes.is_main():
+    if distributed.is_main():
         console().print(f"{num} images in {out}; a picture of the first in {picture}")
 
 

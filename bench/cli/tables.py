@@ -11,7 +11,7 @@ from bench.cli.options import Json
 from bench.cli.output import console, print_json, print_table, working
 
 if TYPE_CHECKING:
-    from bench.report.page import Page
+    from bench.reports.page import Page
 
 
 def tables(
@@ -26,9 +26,9 @@ def tables(
 
     `bench report` reads cost from records too, adds pictures, and needs no torch.
     """
-    from bench import files
-    from bench import tables as contents
-    from bench.report.page import markdown
+    from bench.reports import paper as contents
+    from bench.reports.page import markdown
+    from bench.utils import files
 
     with working("loading torch") as status:
 

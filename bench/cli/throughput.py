@@ -23,7 +23,7 @@ from bench.cli.options import (
 from bench.cli.output import console, print_json, print_table, working
 
 if TYPE_CHECKING:
-    from bench.throughput import Settings, Throughput
+    from bench.speed.throughput import Settings, Throughput
 
 
 def throughput(
@@ -60,7 +60,7 @@ def throughput(
     networks = _networks(models, tables, parse_shared(overrides, input_size))
     batch = _batch_size(batch_size)
     with working("loading torch") as status:
-        from bench.throughput import Settings, measure
+        from bench.speed.throughput import Settings, measure
 
         settings = Settings(device, dtype, batch, compiled, channels_last, train, sampling, steps)
         results = measure(networks, settings, repeats=repeats, progress=status.update)
@@ -77,7 +77,7 @@ def _networks(
     models: list[str], tables: list[int], shared: dict[str, Any]
 ) -> list[tuple[str, dict[str, Any]]]:
     """Those named, as often as they are, and then those of the tables that are not among them."""
-    from bench import published
+    from bench.studies import published
     from registry.errors import UsageError
 
     found = [pair for text in models for pair in parse_models([text], shared)]

@@ -15,7 +15,7 @@ from bench.cli.output import bar, console, working
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bench.training import Progress
+    from bench.training.loop import Progress
 
 
 def train(
@@ -53,8 +53,8 @@ def train(
     """
     load_plugins(plugins)
     with working("loading torch"):
-        from bench import protocols
-        from bench.training import train
+        from bench.training import protocols
+        from bench.training.loop import train
 
         chosen = protocols.load(protocol)
     with _progress() as tell:
@@ -72,9 +72,9 @@ def train(
             tracker=tracker,
             progress=tell,
         )
-    from bench import processes
+    from bench.utils import distributed
 
-    if processes.is_main():
+    if distributed.is_main():
         told = f", {trained.images_per_second:.0f} images/s, loss {trained.loss:.4f}" if trained.taken else ""
         if trained.interrupted:
             console().print(f"stopped at step {trained.step}{told}: go on with --resume")

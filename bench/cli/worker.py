@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from bench.cli.options import load_plugins
-from bench.study.worker import serve
+from bench.studies.worker import serve
 
 if __name__ == "__main__":
     load_plugins(sys.argv[1:])

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from registry.catalog import Registry
 from registry.errors import UsageError
+from registry.plugins import Registry
 
 if TYPE_CHECKING:
     from bench.data.dataset import Dataset, ImageDataset, MemoryDataset

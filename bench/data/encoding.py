@@ -24,12 +24,13 @@ from typing import Literal
 import numpy as np
 import torch
 
-from bench import autoencoder, processes, randomness
-from bench.autoencoder import Autoencoder
+from bench.data import autoencoder
+from bench.data.autoencoder import Autoencoder
 from bench.data.dataset import ImageDataset
 from bench.data.latents import INDEX, LABELS, Index, read_index, shard_name
-from bench.files import write_text, write_whole
-from bench.rows import batches
+from bench.utils import distributed, randomness
+from bench.utils.arrays import batches
+from bench.utils.files import write_text, write_whole
 from registry.errors import UsageError
 
 UNFINISHED = "unfinished.json"  # the index until all shards are there
@@ -89,7 +90,7 @@ def encode(
     )
     if not _begin(out, index, images):
         return index
-    mine = processes.share(list(enumerate(index.shards())))
+    mine = distributed.share(list(enumerate(index.shards())))
     todo = [(number, rows) for number, rows in mine if not (out / shard_name(number)).exists()]
     total = sum(len(rows) for _, rows in mine)
     done = total - sum(len(rows) for _, rows in todo)

@@ -22,8 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from bench import autoencoder
-from bench.data import register
+from bench.data import autoencoder, register
 from bench.data.dataset import Dataset, check_labels, digest
 from registry.errors import UsageError, reason
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.files import write_whole
+from bench.utils.files import write_whole
 from registry.errors import UsageError, reason
 
 

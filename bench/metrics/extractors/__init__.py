@@ -1,0 +1,79 @@
+"""Networks that turn images into features, by name: the plugins behind the five scores.
+
+    from bench.metrics.extractors import create, extractors
+
+    extractors.names()                     # ['inception', 'digits']
+    digits = create("digits")
+    digits(images)["pool"]                 # uint8 (N, 3, H, W) -> float32 (N, 64)
+
+    @extractors.register("my-features")
+    class MyFeatures(torch.nn.Module): ...
+
+An installed package adds names through the entry-point group `bench.extractors`. Importing this
+package does not import torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from registry import UsageError
+from registry.plugins import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+extractors = Registry("extractor", group="bench.extractors")
+extractors.declare("bench.metrics.extractors.inception", ["inception"])
+extractors.declare("bench.metrics.extractors.digits", ["digits"])
+
+
+class Extractor(Protocol):
+    """What an extractor is: usually a `torch.nn.Module` in evaluation mode.
+
+    Features of extractors that differ in name or digest are never compared.
+    """
+
+    name: str
+    digest: str  # the first 12 hexadecimal digits of the SHA-256 of its weights' file
+    outputs: dict[str, int]  # widths of "pool" (FID, precision, recall), "spatial" (sFID), "logits" (IS)
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """Features of uint8 (N, 3, H, W) images, each (N, width) float32, by the names of `outputs`."""
+        ...
+
+    def to(self, device: Any) -> Extractor:
+        """The extractor on another device."""
+        ...
+
+
+def create(name: str, weights: str | Path | None = None) -> Extractor:
+    """The extractor `name`, with the weights of a file or those it knows how to find.
+
+    Raises:
+        UsageError: unknown name, an extractor that takes no weights or lacks what `Extractor` has, or
+            weights that are not there, are damaged or belong to another network.
+    """
+    if weights is not None and "weights" not in extractors.options(name):
+        raise UsageError(f"the extractor {extractors.find(name).name!r} takes no weights: it has its own")
+    asked = {} if weights is None else {"weights": Path(weights)}
+    made: Extractor = extractors.factory(name)(**asked)
+    lacking = [attribute for attribute in ("name", "digest", "outputs", "to") if not hasattr(made, attribute)]
+    if lacking:
+        raise UsageError(f"the extractor {name!r} lacks {', '.join(lacking)}: see bench.metrics.extractors")
+    return made
+
+
+def file_digest(path: Path) -> str:
+    """The first 12 hexadecimal digits of a file's SHA-256, as `sha256sum` prints it.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None

@@ -1,0 +1,287 @@
+"""Features of image sets: made once, kept on disk under the digest of the content, written for others.
+
+The cache holds a folder for each set and extractor. It is filled batch by batch, so an interrupted run
+goes on where it stopped, and several processes fill it together. Its folders may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.metrics.extractors import Extractor, create
+from bench.metrics.images import ABOUT, KINDS, FeatureSet, ImageSet, open_set
+from bench.metrics.scores import Features
+from bench.metrics.statistics import Progress, Statistics
+from bench.speed.device import find_device
+from bench.utils import distributed
+from bench.utils.arrays import Rows
+from bench.utils.files import write_whole
+from registry import UsageError
+
+SMALL = 16  # pixels a side, up to which images are taken for digits
+
+
+def default_cache() -> Path:
+    """Where features are kept: `denoiser-bench` in $XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "denoiser-bench" / "features"
+
+
+def fitting_extractor(*sets: ImageSet | FeatureSet) -> tuple[str, str]:
+    """The extractor for some sets where none is asked for, and why that one."""
+    for made in sets:
+        if isinstance(made, FeatureSet):
+            by_custom = "" if made.digest else ", whose statistics are by custom its"
+            return made.extractor, f"as in {made.path.name}{by_custom}"
+    sides = [side for images in sets if isinstance(images, ImageSet) for side in images.size]
+    if max(sides) <= SMALL:
+        return "digits", f"the default for images of at most {SMALL} pixels a side"
+    return "inception", f"the default for images of more than {SMALL} pixels a side"
+
+
+def features_of(
+    images: ImageSet | FeatureSet,
+    extractor: Extractor | None,
+    *,
+    batch_size: int = 64,
+    device: str = "cpu",
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> Features:
+    """Features of every image, from the cache as far as they are there.
+
+    Several processes share the batches, cut by global number, and return when all are done: the result
+    does not depend on how many they are.
+
+    Args:
+        images: images, or a set of features, which is returned as it is once it is seen to fit.
+        extractor: None where only sets of features are compared.
+        batch_size: images a pass.
+        device: where the network runs; with several processes `cuda` is each one's own.
+        cache: the folder to keep features in; `default_cache()` by default.
+        progress: is told how far it is.
+
+    Returns:
+        (N, width) float32 mapped from the cache, and statistics that lie in the file itself and are of
+        this extractor.
+
+    Raises:
+        UsageError: features or statistics of another extractor, images that cannot be decoded, features
+            that are not finite.
+    """
+    if isinstance(images, FeatureSet):
+        if extractor is not None:
+            check_fits(images, extractor.name, extractor.digest, extractor.outputs)
+        return _features(images.features, images.statistics)
+    assert extractor is not None
+    rows = Rows(
+        (cache or default_cache()) / f"{extractor.name}-{extractor.digest}-{images.digest[:32]}",
+        {"images": images.digest, "extractor": extractor.name, "weights": extractor.digest},
+        images.count,
+        {kind: ((extractor.outputs[kind],), "float32") for kind in KINDS if kind in extractor.outputs},
+    )
+    own = distributed.share(images.batches(batch_size))
+    _fill(rows, [part for part in own if rows.missing(part)], images, extractor, device, progress)
+    distributed.wait()
+    made = {kind: rows[kind] for kind in KINDS if kind in extractor.outputs}
+    return _features(made, own_statistics(images, extractor))
+
+
+def own_statistics(images: ImageSet, extractor: Extractor) -> dict[str, Statistics]:
+    """The statistics in an images' file, if they are this extractor's: by custom they are Inception's."""
+    if extractor.name != "inception":
+        return {}
+    widths = {kind: len(statistics.mean) for kind, statistics in images.statistics.items()}
+    _check_widths(images.path, "statistics", widths, extractor.name, extractor.outputs)
+    return images.statistics
+
+
+def own_device(name: str) -> torch.device:
+    """The device of that name; of several processes that ask for `cuda` each has its own.
+
+    Raises:
+        UsageError: no such device here.
+    """
+    return find_device(distributed.device() if name == "cuda" and distributed.count() > 1 else name)
+
+
+def make_file(
+    path: str | Path,
+    out: Path,
+    *,
+    extractor: str | None = None,
+    weights: str | Path | None = None,
+    batch_size: int = 64,
+    device: str = "cpu",
+    with_images: bool = False,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> list[str] | None:
+    """All that `bench features` does: the set at `path`, its features, the file `out`.
+
+    Args:
+        path: images; see `open_set`.
+        out: see `write_features`, for `with_images` too.
+        extractor, weights, batch_size, device, cache, progress: see `bench.metrics.evaluation.compare`.
+
+    Returns:
+        What was written, a line each; None in all but the main one of several processes.
+
+    Raises:
+        UsageError: a set without images, or one that cannot be read; a place that cannot be written to.
+    """
+    if out.suffix.lower() != ".npz":
+        raise UsageError(f"{out}: a feature file ends in .npz")
+    own_device(device)
+    images = open_set(path, progress)
+    if isinstance(images, FeatureSet):
+        raise UsageError(f"{path} holds no images but what was made of some")
+    name, why = (extractor, "as asked") if extractor else fitting_extractor(images)
+    network = create(name, weights)
+    features = features_of(
+        images, network, batch_size=batch_size, device=device, cache=cache, progress=progress
+    )
+    if not distributed.is_main():
+        return None
+    write_features(out, images, network, features, with_images=with_images, progress=progress)
+    return [
+        f"{out}: features of {images.count:,} images of {images.size[0]}×{images.size[1]} by {network.name} "
+        f"(weights {network.digest}), {why}",
+        *images.notes,
+    ]
+
+
+def write_features(
+    path: Path,
+    images: ImageSet,
+    extractor: Extractor,
+    features: Features,
+    *,
+    with_images: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Write an `.npz` that `bench eval`, the ADM suite and pytorch-fid read, whole or not at all.
+
+    It holds `mu`, `sigma` (pooled features) and `mu_s`, `sigma_s` (spatial), float64, under the ADM
+    suite's names; `pool`, `spatial` and `logits`, float32; and `about`, JSON that names the extractor.
+    Statistics that came with the images are kept in preference to those of the images.
+
+    Args:
+        path: of the file.
+        images: what the features are of.
+        extractor: what made them.
+        features: as `features_of` returns them.
+        with_images: also `arr_0`, which the ADM suite's evaluator wants of a reference.
+        progress: is told how far it is.
+
+    Raises:
+        UsageError: a place that cannot be written to.
+    """
+    own = features.statistics is not None
+    about = {
+        "extractor": extractor.name,
+        "digest": extractor.digest,
+        "count": images.count,
+        "statistics": f"stored in {images.path.name}" if own else f"of the {images.count} images",
+    }
+    arrays = {ABOUT: np.array(json.dumps(about))}
+    for given, rows, mean, covariance in (
+        (features.statistics, features.pool, "mu", "sigma"),
+        (features.spatial_statistics, features.spatial, "mu_s", "sigma_s"),
+    ):
+        statistics = given or (None if rows is None else Statistics.of(rows, progress, images.path.name))
+        if statistics:
+            arrays |= {mean: statistics.mean, covariance: statistics.covariance}
+    arrays |= {kind: rows for kind in KINDS if (rows := getattr(features, kind)) is not None}
+
+    def write(made: Path) -> None:
+        with zipfile.ZipFile(made, "w") as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
+            if with_images:
+                with archive.open("arr_0.npy", "w", force_zip64=True) as file:
+                    shape = (images.count, *images.size, 3)
+                    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(file, header)
+                    for pixels in images.read(images.batches(64)):
+                        file.write(pixels.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
+
+    write_whole(path, write)
+
+
+def _fill(
+    rows: Rows,
+    parts: list[range],
+    images: ImageSet,
+    extractor: Extractor,
+    device: str,
+    progress: Progress | None,
+) -> None:
+    if not parts:
+        return
+    where = own_device(device)
+    extractor = extractor.to(where)
+    done, todo = 0, sum(map(len, parts))
+    for part, pixels in zip(parts, images.read(parts), strict=True):
+        try:
+            with torch.inference_mode():
+                made = extractor(pixels.to(where))
+        except torch.OutOfMemoryError:
+            raise UsageError(
+                f"{len(part)} images at once do not fit on {where}: lower --batch-size"
+            ) from None
+        values = {kind: made[kind].float().cpu().numpy() for kind in KINDS if kind in extractor.outputs}
+        for kind, value in values.items():
+            if value.shape != (len(part), extractor.outputs[kind]) or not np.isfinite(value).all():
+                raise UsageError(
+                    f"{images.path}: of images {part.start} to {part.stop - 1} {extractor.name} makes {kind} "
+                    f"features that are not {extractor.outputs[kind]} finite numbers each"
+                )
+        rows.put(part, **values)
+        done += len(part)
+        if progress:
+            progress(f"{extractor.name} features of {images.path.name}", done, todo)
+
+
+def _features(arrays: Mapping[str, np.ndarray], statistics: Mapping[str, Statistics]) -> Features:
+    pool, spatial, logits = map(arrays.get, KINDS)
+    return Features(pool, spatial, logits, statistics.get("pool"), statistics.get("spatial"))
+
+
+def check_fits(made: FeatureSet, name: str, digest: str | None, widths: Mapping[str, int]) -> None:
+    """See that a set of features or statistics is an extractor's.
+
+    Args:
+        made: the set.
+        name: of the extractor.
+        digest: of its weights; None where they are not known.
+        widths: of what it makes.
+
+    Raises:
+        UsageError: it is another's, by name, weights or widths.
+    """
+    held = "features" if made.features else "statistics"
+    if made.extractor != name or (None not in (made.digest, digest) and made.digest != digest):
+        theirs, ours = (
+            f"{of} {by or ''}".strip() for of, by in ((made.extractor, made.digest), (name, digest))
+        )
+        raise UsageError(f"{made.path} holds {held} of {theirs}, not of {ours}: they cannot be compared")
+    _check_widths(made.path, held, made.widths, name, widths)
+
+
+def _check_widths(
+    path: Path, held: str, found: Mapping[str, int], name: str, widths: Mapping[str, int]
+) -> None:
+    for kind, width in found.items():
+        if width != widths.get(kind, width):
+            raise UsageError(
+                f"{path} holds {kind} {held} of width {width}, those of {name} are {widths[kind]} wide: they "
+                "are of another extractor"
+            )

@@ -1,0 +1,296 @@
+"""Sets of images, of features, or of statistics alone, as `bench eval` takes them.
+
+A set is looked through once when it is opened: what cannot be scored is refused before a network runs,
+and its content gets the digest under which features are cached. Images are then read in batches, decoded
+ahead by worker processes, and never held all at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from bench.metrics.npz import Member, Npz
+from bench.metrics.statistics import Progress, Statistics, check
+from bench.utils.arrays import batches
+from registry import UsageError, reason
+
+ENDINGS = {".png", ".jpg", ".jpeg", ".webp"}
+FORMATS = ("PNG", "JPEG", "WEBP")
+KINDS = ("pool", "spatial", "logits")  # of features
+ABOUT = "about"  # of a feature file: JSON that says whose features they are
+WORKERS = 4
+BLOCK_BYTES = 2**21  # looked through at a time
+BATCH_BYTES = 2**28  # decoded at a time
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """uint8 RGB images of one size, in a fixed order.
+
+    Attributes:
+        path: the folder or file.
+        count: N.
+        size: height, width.
+        digest: SHA-256 of the content, as hexadecimal text.
+        statistics: those that lie in the file beside the images, by "pool" and "spatial".
+        notes: what a user should know of it, a sentence each.
+    """
+
+    path: Path
+    count: int
+    size: tuple[int, int]
+    digest: str
+    statistics: dict[str, Statistics]
+    notes: tuple[str, ...]
+    _decoder: Callable[[Sequence[range]], Any]
+
+    def batches(self, size: int) -> list[range]:
+        """All images cut into parts of `size`, or of fewer where so many are very large."""
+        height, width = self.size
+        return batches(self.count, max(1, min(size, BATCH_BYTES // (height * width * 3))))
+
+    def read(self, parts: Sequence[range]) -> Iterator[Tensor]:
+        """Images of each part, parts in rising order: uint8 (len(part), 3, H, W).
+
+        Worker processes decode a few parts ahead.
+
+        Raises:
+            UsageError: an image that cannot be decoded.
+        """
+        if not parts:
+            return
+        blocks = self._decoder(parts)
+        most = 1 if isinstance(blocks, IterableDataset) else min(WORKERS, os.cpu_count() or 1)
+        # Arrays come by pipe, not as tensors in shared memory, of which containers have little.
+        for block in DataLoader(blocks, None, num_workers=min(most, len(parts) - 1), collate_fn=_unchanged):
+            if isinstance(block, str):
+                raise UsageError(block)
+            yield torch.from_numpy(block)
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """What `bench features` wrote, or a file of statistics alone.
+
+    Attributes:
+        path: the file.
+        count: N; None where only statistics are there.
+        extractor: its name. Files of nothing but statistics do not tell; by custom it is `inception`.
+        digest: of the extractor's weights; None where the file does not tell.
+        features: (N, width) float32, by "pool", "spatial" and "logits"; empty for statistics alone.
+        statistics: by "pool" and "spatial".
+        origin: of the statistics, in words.
+    """
+
+    path: Path
+    count: int | None
+    extractor: str
+    digest: str | None
+    features: dict[str, np.ndarray]
+    statistics: dict[str, Statistics]
+    origin: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Of all that is held, by "pool", "spatial" and "logits"."""
+        of_statistics = {kind: len(statistics.mean) for kind, statistics in self.statistics.items()}
+        return of_statistics | {kind: array.shape[1] for kind, array in self.features.items()}
+
+
+def open_set(path: str | Path, progress: Progress | None = None) -> ImageSet | FeatureSet:
+    """Look through a folder of images or an `.npz`.
+
+    Args:
+        path: a folder with `.png`, `.jpg`, `.jpeg` and `.webp` at any depth (links to folders are not
+            followed), taken in the order of their relative paths; or an `.npz` that holds images as the
+            ADM suite's do (`arr_0`, uint8 N×H×W×3), features that `bench features` wrote, or statistics
+            (`mu`, `sigma`; `mu_s`, `sigma_s`).
+        progress: is told how far it is.
+
+    Raises:
+        UsageError: anything else, or damaged; the message names the file.
+    """
+    path, progress = Path(path), progress or (lambda *_: None)
+    if path.is_dir():
+        return _folder(path, progress)
+    if not path.exists():
+        raise UsageError(f"no such file or folder: {path}")
+    if path.suffix.lower() != ".npz":
+        raise UsageError(f"{path} is neither a folder of images nor an .npz")
+    npz = Npz(path)
+    if ABOUT in npz.names:
+        return _features(npz)
+    statistics = _statistics(npz)
+    if "arr_0" in npz.names:
+        return _adm(npz.member("arr_0"), statistics, progress)
+    if statistics:
+        return FeatureSet(path, None, "inception", None, {}, statistics)
+    raise UsageError(
+        f"{path} has neither images (arr_0) nor statistics (mu, sigma); it has: "
+        f"{', '.join(npz.names[:8]) or 'nothing'}"
+    )
+
+
+# ---- an .npz ----
+
+
+def _adm(member: Member, statistics: dict[str, Statistics], progress: Progress) -> ImageSet:
+    shape = " × ".join(map(str, member.shape))
+    if member.dtype != np.uint8 or len(member.shape) != 4 or member.shape[3] != 3 or member.column_major:
+        raise UsageError(
+            f"{member.path}: arr_0 is {member.dtype} {shape}{' (column-major)' * member.column_major}; "
+            "images are uint8 N × H × W × 3, row-major"
+        )
+    count, height, width, _ = member.shape
+    if not count * height * width:
+        raise UsageError(f"{member.path}: arr_0 is empty ({shape})")
+    if height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
+        raise UsageError(f"{member.path}: images of {_by((height, width))} are too large to be honest")
+    # Read to the end now: a checksum that is wrong comes out before features are made of it.
+    sha = hashlib.sha256(shape.encode())
+    parts = batches(count, max(1, BLOCK_BYTES // (height * width * 3)))
+    for part, block in zip(parts, member.blocks(parts), strict=True):
+        sha.update(block.data)
+        progress(f"looking through {member.path.name}", part.stop, count)
+    decoder = functools.partial(_Blocks, member)
+    return ImageSet(member.path, count, (height, width), sha.hexdigest(), statistics, (), decoder)
+
+
+def _statistics(npz: Npz) -> dict[str, Statistics]:
+    """What the file holds of `mu` with `sigma` (pooled features) and `mu_s` with `sigma_s` (spatial)."""
+    found = {}
+    for kind, mean_name, covariance_name in (("pool", "mu", "sigma"), ("spatial", "mu_s", "sigma_s")):
+        if mean_name not in npz.names and covariance_name not in npz.names:
+            continue
+        mean, covariance = npz.member(mean_name), npz.member(covariance_name)
+        try:
+            found[kind] = Statistics(mean.array(), covariance.array())
+        except (UsageError, ValueError) as error:  # another shape, not finite; no numbers at all
+            raise UsageError(f"{npz.path}: {mean_name}, {covariance_name}: {error}") from None
+    return found
+
+
+def _features(npz: Npz) -> FeatureSet:
+    try:
+        about = json.loads(str(npz.member(ABOUT).array()[()]))
+        extractor, digest, count = str(about["extractor"]), str(about["digest"]), int(about["count"])
+        origin = str(about["statistics"])
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{npz.path}: {ABOUT!r} is not what `bench features` writes") from None
+    features: dict[str, np.ndarray] = {}
+    for kind in KINDS:
+        if kind not in npz.names:
+            continue
+        member = npz.member(kind)
+        if member.dtype != np.float32 or len(member.shape) != 2 or member.shape[0] != count:
+            raise UsageError(
+                f"{npz.path}: {kind} is {member.dtype} {member.shape}, not float32 ({count}, width)"
+            )
+        features[kind] = member.array()
+        check(features[kind], f"{npz.path}, {kind}")
+    return FeatureSet(npz.path, count, extractor, digest, features, _statistics(npz), origin)
+
+
+class _Blocks(IterableDataset[Any]):
+    """Parts of an array, one after the other, or what is wrong with it."""
+
+    def __init__(self, member: Member, parts: Sequence[range]) -> None:
+        self.member, self.parts = member, parts
+
+    def __iter__(self) -> Iterator[np.ndarray | str]:
+        try:
+            for block in self.member.blocks(self.parts):
+                yield block.transpose(0, 3, 1, 2).copy()
+        except UsageError as error:  # as text: an exception would bring a traceback along
+            yield str(error)
+
+
+# ---- a folder ----
+
+
+def _folder(folder: Path, progress: Progress) -> ImageSet:
+    paths = [path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.name[0] != "."]
+    names = sorted(path.relative_to(folder).as_posix() for path in paths)
+    if not names:
+        raise UsageError(f"{folder} holds no images ({', '.join(sorted(ENDINGS))})")
+    sha, modes, sizes = hashlib.sha256(), Counter[str](), []
+    for done, name in enumerate(names, 1):
+        with _opened(folder / name) as (file, image):
+            sizes.append((image.height, image.width))
+            modes[image.mode] += 1
+            file.seek(0)
+            sha.update(os.fsencode(name) + b"\0" + hashlib.file_digest(file, "sha256").digest())
+        if sizes[-1] != sizes[0]:
+            raise UsageError(
+                f"the images of {folder} differ in size: {names[0]} is {_by(sizes[0])}, "
+                f"{name} is {_by(sizes[-1])}"
+            )
+        progress(f"looking through {folder.name}", done, len(names))
+    others = ", ".join(f"{count} in mode {mode}" for mode, count in modes.items() if mode != "RGB")
+    notes = (f"{folder}: {others} of {len(names)} images, converted to RGB as PIL does.",) if others else ()
+    decoder = functools.partial(_Parts, [folder / name for name in names])
+    return ImageSet(folder, len(names), sizes[0], sha.hexdigest(), {}, notes, decoder)
+
+
+class _Parts:
+    """Parts of a folder's images, decoded, or what is wrong with one; a dataset with an index."""
+
+    def __init__(self, paths: list[Path], parts: Sequence[range]) -> None:
+        self.paths, self.parts = paths, parts
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, index: int) -> np.ndarray | str:
+        try:
+            return np.stack([_decode(self.paths[i]) for i in self.parts[index]])
+        except UsageError as error:
+            return str(error)
+
+
+def _decode(path: Path) -> np.ndarray:
+    with _opened(path) as (_, image):
+        return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BufferedReader, Image.Image]]:
+    """The file and its image, not decoded yet; what PIL makes of a damaged one is one line."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+                yield file, image
+    except Image.UnidentifiedImageError:
+        raise UsageError(f"{path} is no PNG, JPEG or WebP image") from None
+    except Exception as error:
+        raise UsageError(f"{path} cannot be read as an image: {reason(error)}") from None
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}×{size[1]}"
+
+
+def _unchanged(block: Any) -> Any:
+    return block

@@ -1,0 +1,155 @@
+"""How far scores can be trusted: confidence intervals, and FID extrapolated to infinitely many samples.
+
+Every interval is of 95% and answers one question: where would the score fall if as many samples were
+drawn from the generator again? The reference stays as it is, for rivals are compared with the same one.
+The bias of a score at this number of samples is thus no part of its interval; for FID see `fid_infinity`.
+
+- FID, sFID and Inception score: jackknife that leaves out one group of samples after another
+  (Kott 2001, "The delete-a-group jackknife"; Efron and Stein 1981). A bootstrap would repeat images, which
+  shrinks the covariance and raises every FID; leaving out repeats none, and since the sums behind a mean
+  and a covariance can be taken apart, it costs one more pass over the features.
+- Precision and recall are shares of images; theirs are Wilson's intervals (1927), which the bootstrap of
+  such shares approaches. Precision resamples the samples. Recall resamples the references instead and
+  holds the neighbourhoods of the samples fixed.
+- KID: normal, from the influence of each sample on the kernel means and the spread over its subsets; see
+  `bench.metrics.scores`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from bench.metrics.statistics import (
+    Moments,
+    Progress,
+    Statistics,
+    block_rows,
+    check,
+    check_widths,
+    frechet_distance,
+)
+from registry.errors import UsageError
+
+_NORMAL = 1.959964  # 97.5% quantile
+_FEWEST_GROUPS = 5
+_POINTS = 15  # of FID∞, as Chong and Forsyth
+_LEAST = 5000  # smallest subset of FID∞, likewise
+
+
+def check_groups(groups: int, count: int) -> None:
+    """See that so many samples can be left out in so many groups.
+
+    Raises:
+        UsageError: too few groups for an interval, or fewer than two samples in each.
+    """
+    if groups < _FEWEST_GROUPS:
+        raise UsageError(
+            f"intervals take {_FEWEST_GROUPS} groups of samples or more (20 is usual), not {groups}"
+        )
+    if count < 2 * groups:
+        raise UsageError(f"{count} samples are too few for intervals from {groups} groups of 2 or more")
+
+
+def grouping(count: int, groups: int) -> np.ndarray:
+    """The group of each sample, (count,) from 0 to groups − 1: drawn by chance, of equal sizes."""
+    from bench.utils.randomness import permutation
+
+    return permutation(0, "groups", count) % groups
+
+
+def jackknife_interval(score: float, left_out: Sequence[float]) -> tuple[float, float]:
+    """From the score of all samples and those without each group, with Student's t."""
+    from scipy.special import stdtrit  # type: ignore[import-untyped]
+
+    groups = len(left_out)
+    spread = np.var(left_out) * (groups - 1)  # (G − 1)/G times the sum of squares
+    reach = float(stdtrit(groups - 1, 0.975)) * math.sqrt(spread)
+    return score - reach, score + reach
+
+
+def normal_interval(score: float, error: float) -> tuple[float, float]:
+    """From a score and its standard error."""
+    return score - _NORMAL * error, score + _NORMAL * error
+
+
+def share_interval(share: float, count: int) -> tuple[float, float]:
+    """Wilson's interval of a share of `count` images."""
+    square = _NORMAL**2
+    centre = (share + square / (2 * count)) / (1 + square / count)
+    reach = _NORMAL * math.sqrt(share * (1 - share) / count + square / (4 * count**2)) / (1 + square / count)
+    return max(0.0, centre - reach), min(1.0, centre + reach)
+
+
+def frechet_interval(
+    features: np.ndarray,
+    samples: Statistics,
+    reference: Statistics,
+    groups: int,
+    progress: Progress | None = None,
+) -> tuple[float, float]:
+    """Interval of the Fréchet distance: (N, D) features and their statistics, those of the reference.
+
+    Raises:
+        UsageError: see `check_groups`.
+    """
+    check_groups(groups, len(features))
+    group = grouping(len(features), groups)
+    left_out = []
+    for index in range(groups):
+        moments = _moments(features, np.flatnonzero(group == index), samples.mean)
+        left_out.append(frechet_distance(samples.without(moments), reference))
+        if progress:
+            progress("confidence interval", index + 1, groups)
+    low, high = jackknife_interval(frechet_distance(samples, reference), left_out)
+    return max(0.0, low), high
+
+
+def fid_infinity(
+    samples: np.ndarray,
+    reference: np.ndarray | Statistics,
+    seed: int = 0,
+    *,
+    progress: Progress | None = None,
+) -> float:
+    """FID∞ of Chong and Forsyth 2020 (arXiv 1911.07023): what FID tends to as samples are added.
+
+    The bias of FID is nearly linear in 1/N, so a line is fitted to the FIDs of 15 subsets, of 5,000
+    samples (where there are fewer than 10,000: of half of them) to all, and read at 1/N = 0. Each subset
+    is drawn by chance, without replacement.
+
+    Args:
+        samples: (N, D); a few times more images than features, or the line bends.
+        reference: (M, D) features or their statistics; its own bias stays.
+        seed: of the draws.
+        progress: told how many of the subsets are done.
+
+    Raises:
+        UsageError: NaN or infinity, widths that differ, fewer than 30 samples.
+    """
+    from bench.utils.randomness import permutation
+
+    check(samples, "samples", least=2 * _POINTS)
+    target = reference if isinstance(reference, Statistics) else Statistics.of(reference, name="reference")
+    check_widths(samples.shape[1], len(target.mean))
+    count = len(samples)
+    sizes = np.linspace(min(_LEAST, count // 2), count, _POINTS).astype(int)
+    distances = []
+    for index, size in enumerate(sizes):
+        subset = permutation(seed, "fid-infinity", count, step=index)[:size]
+        distances.append(frechet_distance(_moments(samples, subset, target.mean).statistics(), target))
+        if progress:
+            progress("FID of subsets", index + 1, _POINTS)
+    return float(np.polynomial.Polynomial.fit(1 / sizes, distances, 1)(0.0))
+
+
+def _moments(features: np.ndarray, rows: np.ndarray, about: np.ndarray) -> Moments:
+    """Sums over the chosen rows, which are read in the order they lie in."""
+    moments = Moments(about)
+    rows = np.sort(rows)
+    step = block_rows(features)
+    for start in range(0, len(rows), step):
+        moments.add(features[rows[start : start + step]].astype(np.float64))
+    return moments

@@ -1,0 +1,1 @@
+"""How fast backbones run, and where the time goes."""

@@ -1,0 +1,264 @@
+"""Studies: ablations as data. A study is a TOML file that names rows; those here are built in.
+
+    study = bench.studies.load("downsampler")            # or the path of a file
+
+    title = "Which feed-forward?"
+    columns = ["params", "gflops", "fid"]
+
+    [[rows]]
+    label = "plain"
+    backbone = "udit-t"
+    overrides = { ffn = "mlp" }
+
+    [[rows]]                                           # label, backbone and overrides are the paper's
+    published = "6/U-DiT-T (+DWconv FFN)"
+
+Rows unfold into cells (`bench.studies.cells`), which `bench.studies.running` measures. Nothing here imports
+torch, so a report can be drawn from a study and its records alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+import registry
+from bench.studies import published
+from bench.studies.published import PublishedRow
+from bench.training import protocols
+from bench.utils import toml
+from registry.errors import UsageError, suggest
+
+COSTS = ("params", "params_deployed", "gflops", "macs", "memory")
+SCORES = ("fid", "sfid", "inception_score", "precision", "recall", "kid", "loss")
+COLUMNS = (*COSTS, *SCORES)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a study: a backbone and how it is measured.
+
+    Attributes:
+        label: what the row is called; no two rows of a study share it.
+        model: the registered backbone.
+        overrides: of the network, over those of the protocol's `scale`.
+        published: the published row that this one stands for.
+        cfg_scale: of sampling, in place of the protocol's.
+        step: of the training run, the checkpoint that is measured; None is the protocol's last.
+        extra: whether it is added to a published table without standing for one of its rows.
+        protocols: those it is measured under; all where it is empty.
+        scale: overrides more, by the name of the protocol that they belong to.
+        training, sampling: what the row changes in those tables of the protocol.
+    """
+
+    label: str
+    model: str
+    overrides: dict[str, Any]
+    published: PublishedRow | None = None
+    cfg_scale: float | None = None
+    step: int | None = None
+    extra: bool = False
+    protocols: tuple[str, ...] = ()
+    scale: dict[str, dict[str, Any]] | None = None
+    training: dict[str, Any] | None = None
+    sampling: dict[str, Any] | None = None
+
+    def measured_under(self, protocol: str) -> bool:
+        """Whether quality is measured under the protocol of that name."""
+        return not self.protocols or protocol in self.protocols
+
+
+@dataclass(frozen=True)
+class Study:
+    """A whole study.
+
+    Attributes:
+        name: of the file, without its ending.
+        title: in words.
+        protocol: the usual one, by name or path.
+        seeds: the usual ones.
+        columns: figures to show, some of `COLUMNS`.
+        rows: at least one.
+    """
+
+    name: str
+    title: str
+    protocol: str
+    seeds: tuple[int, ...]
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    def row(self, label: str) -> Row:
+        """The row of that label.
+
+        Raises:
+            UsageError: there is none.
+        """
+        for row in self.rows:
+            if row.label == label:
+                return row
+        labels = [row.label for row in self.rows]
+        raise UsageError(
+            f"study {self.name} has no row {label!r}.{suggest(label, labels)} It has: {'; '.join(labels)}."
+        )
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Row(_Table):
+    """A row as it is written."""
+
+    label: str | None = Field(default=None, min_length=1)
+    backbone: str | None = None
+    overrides: dict[str, Any] | None = None
+    published: str | None = None
+    cfg_scale: float | None = Field(default=None, ge=0)
+    step: int | None = Field(default=None, ge=1)
+    extra: bool = False
+    protocols: tuple[str, ...] = ()
+    scale: dict[str, dict[str, Any]] = {}
+    training: dict[str, Any] = {}
+    sampling: dict[str, Any] = {}
+
+
+class _Study(_Table):
+    """A study as it is written."""
+
+    title: str
+    protocol: str = "micro"
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    columns: tuple[str, ...] = Field(default=("params", "gflops", *SCORES[:5]), min_length=1)
+    rows: tuple[_Row, ...] = ()
+
+
+def names() -> list[str]:
+    """Built-in studies, in the order of the paper's tables."""
+    order = ("toy", "scaling", "guidance", "training-steps", "downsampler", "components")
+    return sorted(
+        toml.built_in(__name__), key=lambda name: order.index(name) if name in order else len(order)
+    )
+
+
+def load(name: str | Path) -> Study:
+    """A study by its built-in name or by the path of a TOML file.
+
+    What needs a backbone's code (its overrides) or a dataset is looked at by `bench.studies.checking`.
+
+    Raises:
+        UsageError: no such study, no valid TOML, or a key or value that is not right, named.
+    """
+    table = toml.read("study", __name__, name)
+    try:
+        return _study(Path(name).stem, _Study.model_validate(table))
+    except ValidationError as error:
+        raise UsageError(f"study {name}: {_first(error, table)}") from None
+    except UsageError as error:
+        raise UsageError(f"study {name}: {error}") from None
+
+
+def _study(name: str, written: _Study) -> Study:
+    if not written.rows:
+        raise UsageError("it has no rows: add [[rows]] with a label and a backbone")
+    for column in written.columns:
+        if column not in COLUMNS:
+            raise UsageError(
+                f"columns: there is no column {column!r}.{suggest(column, list(COLUMNS))} "
+                f"It is one of {', '.join(COLUMNS)}."
+            )
+    if any(seed < 0 for seed in written.seeds) or len(set(written.seeds)) < len(written.seeds):
+        raise UsageError(f"seeds = {list(written.seeds)}: each is 0 or more, and there once")
+    rows = []
+    for number, row in enumerate(written.rows, 1):
+        try:
+            rows.append(_row(row))
+        except UsageError as error:
+            label = f" ({row.label})" if row.label else ""
+            raise UsageError(f"[[rows]] {number}{label}: {error}") from None
+    for label, times in Counter(row.label for row in rows).items():
+        if times > 1:
+            raise UsageError(f"{times} rows have the label {label!r}: give each its own")
+    return Study(
+        name, written.title, written.protocol, tuple(written.seeds), tuple(written.columns), tuple(rows)
+    )
+
+
+def _row(written: _Row) -> Row:
+    stands_for = None
+    if written.published is not None:
+        if written.extra:
+            raise UsageError("extra = true goes with rows that stand for no published one: leave one out")
+        stands_for = _published(written.published, written.step)
+    label = written.label or (stands_for.label if stands_for else None)
+    backbone = written.backbone or (stands_for.model if stands_for else None)
+    for key, value in (("label", label), ("backbone", backbone)):
+        if value is None:
+            raise UsageError(f"it needs the key {key!r}, or a published row to take it from")
+    assert label is not None and backbone is not None
+    # A backbone of one's own does not take on the published one's overrides.
+    taken = stands_for.overrides if stands_for and written.backbone is None else {}
+    for name in (*written.protocols, *written.scale):
+        if not name.endswith(".toml") and name not in protocols.names():
+            known = protocols.names()
+            raise UsageError(
+                f"unknown protocol {name!r}.{suggest(name, known)} It is one of {', '.join(known)}."
+            )
+    return Row(
+        label=label,
+        model=registry.backbones.find(backbone).name,
+        overrides=taken if written.overrides is None else written.overrides,
+        published=stands_for,
+        cfg_scale=written.cfg_scale,
+        step=written.step,
+        extra=written.extra,
+        protocols=tuple(written.protocols),
+        scale=written.scale,
+        training=written.training,
+        sampling=written.sampling,
+    )
+
+
+def _published(text: str, step: int | None) -> PublishedRow:
+    """The published row "TABLE/LABEL"; of several of that label, the one after so many steps."""
+    number, slash, label = text.partition("/")
+    if not (slash and number.isdecimal()):
+        raise UsageError(f'published = {text!r}: it is written "TABLE/LABEL", such as "5/Pixel Shuffle (PS)"')
+    rows = published.rows(int(number))
+    found = [row for row in rows if row.label == label]
+    if not found:
+        known = list(dict.fromkeys(row.label for row in rows))
+        raise UsageError(
+            f"Table {number} has no row {label!r}.{suggest(label, known)} It has: {'; '.join(known)}."
+        )
+    if len(found) > 1:
+        steps = [int(row.printed["training_steps"]) for row in found]
+        if step not in steps:
+            raise UsageError(
+                f"Table {number} has {len(found)} rows {label!r}: give step, one of "
+                f"{', '.join(map(str, steps))}"
+            )
+        return found[steps.index(step)]
+    return found[0]
+
+
+def _first(error: ValidationError, table: dict[str, Any]) -> str:
+    """The first complaint in one line, with the key it is about."""
+    # A key that is not known explains why another is missing.
+    complaint = min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
+    place = list(complaint["loc"])
+    where, known = "", list(_Study.model_fields)
+    if place[0] == "rows" and len(place) > 2:
+        label = table["rows"][place[1]].get("label")
+        where = f"[[rows]] {int(place[1]) + 1}{f' ({label})' if label else ''}: "
+        place, known = place[2:], list(_Row.model_fields)
+    key = str(place[0])
+    if complaint["type"] == "extra_forbidden":
+        return f"{where}there is no key {key!r}.{suggest(key, known)} It takes: {', '.join(known)}."
+    if complaint["type"] == "missing":
+        return f"{where}it needs the key {key!r}"
+    return f"{where}{key} = {complaint['input']!r}: {complaint['msg'][0].lower() + complaint['msg'][1:]}"

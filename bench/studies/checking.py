@@ -1,0 +1,70 @@
+"""What would go wrong in a study, found before anything runs; needs the backbones' code and the dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+import registry
+from bench import data as datasets
+from bench.data import Dataset
+from bench.diffusion import objective
+from bench.metrics.extractors import extractors
+from bench.studies import Study
+from bench.studies.cells import Cell
+from bench.training.run import build
+from registry.errors import UsageError
+
+
+def check(study: Study, cells: Iterable[Cell], data_options: Mapping[str, Any]) -> None:
+    """See that each row's network can be built and each cell be measured.
+
+    Raises:
+        UsageError: an override that a backbone does not take, a dataset that is not to be had or smaller
+            than the protocol's batch, a network that does not fit the dataset, a sampler that does not fit
+            the objective. The row is named.
+    """
+    for row in study.rows:
+        try:
+            registry.backbones.check(row.model, row.overrides)
+        except UsageError as error:
+            raise UsageError(f"row {row.label!r}: {error}") from None
+    known: dict[str, Dataset] = {}
+    seen: set[str] = set()
+    for cell in cells:
+        if cell.row.label in seen:
+            continue
+        seen.add(cell.row.label)
+        if cell.protocol.data not in known:
+            known[cell.protocol.data] = datasets.load(cell.protocol.data, **data_options)
+        try:
+            _check(cell, known[cell.protocol.data])
+        except UsageError as error:
+            raise UsageError(f"row {cell.row.label!r}: {error}") from None
+
+
+def _check(cell: Cell, dataset: Dataset) -> None:
+    how, images = cell.protocol.training, cell.protocol.sampling
+    if how.batch_size > len(dataset):
+        raise UsageError(
+            f"protocol {cell.protocol.name} takes batches of {how.batch_size}, but {dataset.name} has "
+            f"{len(dataset)} images: choose a protocol with a smaller batch_size"
+        )
+    if how.flip and not dataset.flippable:
+        raise UsageError(f"protocol {cell.protocol.name} mirrors images, which {dataset.name} does not allow")
+    objective(how.objective).check_sampler(images.sampler, images.steps)
+    extractors.find(cell.protocol.extractor)
+    asked = {
+        "model": cell.row.model,
+        "overrides": cell.asked["scaled"],
+        "data": dataset.name,
+        "shape": dataset.shape,
+        "num_classes": dataset.num_classes,
+    }
+    try:
+        with torch.device("meta"):
+            build(asked)
+    except Exception:  # a constructor that looks at numbers; if it is something else, it is wrong again
+        build(asked)

@@ -1,0 +1,1 @@
+"""Training under a protocol. Importing this package does not import torch."""

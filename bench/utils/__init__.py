@@ -1,0 +1,1 @@
+"""What belongs to no room: files, arrays on disk, random numbers by place, processes."""

@@ -1,0 +1,361 @@
+"""`bench ablate` as a user runs it: whole studies in seconds, interrupted, broken and asked for again."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from bench import records, studies
+from bench.cli import app
+from bench.studies import running
+from bench.studies.cells import cells, cost_asked, known
+from bench.training import protocols
+
+PROTOCOL = """
+title = "a few steps"
+data = "digits"
+[training]
+steps = 12
+batch_size = 8
+learning_rate = 1e-3
+ema_decay = 0.5
+log_every = 2
+checkpoint_every = 4
+[sampling]
+sampler = "ddim"
+steps = 3
+num = 20
+batch_size = 4
+labels = "balanced"
+[scale]
+"udit-*" = { hidden_size = 16, depth = [1, 1, 1, 1, 1], num_heads = 2 }
+"dit-?-*" = { hidden_size = 48, depth = 2, num_heads = 2 }
+"""
+STUDY = """
+title = "Two networks, one of them twice"
+columns = ["params", "gflops", "fid", "kid"]
+seeds = [0, 1]
+[[rows]]
+label = "token downsampling"
+published = "1/+ Token Downsampling"
+[[rows]]
+label = "guided"
+backbone = "dit-s-2"
+step = 5
+cfg_scale = 2.0
+extra = true
+[[rows]]
+label = "plain"
+backbone = "dit-s-2"
+"""
+SCORES = ("fid", "sfid", "inception_score", "precision", "recall", "kid", "loss", "samples", "reference")
+
+
+class Place:
+    """A folder with a study, a protocol, records and runs."""
+
+    def __init__(self, folder: Path, text: str = STUDY) -> None:
+        self.folder, self.results, self.work = folder, folder / "results", folder / "work"
+        (folder / "few.toml").write_text(PROTOCOL)
+        (folder / "own.toml").write_text(text)
+
+    def arguments(self, *more: str) -> list[str]:
+        return [
+            "ablate", str(self.folder / "own.toml"), "--protocol", str(self.folder / "few.toml"),
+            "--results", str(self.results), "--work", str(self.work), *more,
+        ]  # fmt: skip
+
+    def bench(self, *more: str) -> Any:
+        return CliRunner().invoke(app, self.arguments(*more))
+
+    def begin(self, *more: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "bench.cli", *self.arguments(*more)]
+        return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def scores(self) -> dict[str, dict[str, Any]]:
+        """By record, what does not depend on the clock."""
+        found = {file: record["values"] for file, record in known(self.results).items() if "quality" in file}
+        return {file: {score: values[score] for score in SCORES} for file, values in found.items()}
+
+    def cells(self) -> list[Any]:
+        made = studies.load(self.folder / "own.toml")
+        return cells(made, protocols.load(self.folder / "few.toml"), made.seeds)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """In all processes: another number of threads rounds otherwise, and the same numbers are expected."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """The study, measured by two processes that nothing disturbed."""
+    place = Place(tmp_path_factory.mktemp("whole"))
+    done = place.bench("--jobs", "2")
+    assert done.exit_code == 0, done.output
+    yield place
+
+
+@pytest.fixture
+def again(whole: Place, tmp_path: Path) -> Place:
+    """A copy of it."""
+    shutil.copytree(whole.folder, tmp_path / "again")
+    return Place(tmp_path / "again")
+
+
+# ---- that it measures what it says ----
+
+
+def test_every_cell_has_its_record_and_little_else_is_kept(whole: Place) -> None:
+    every = whole.cells()
+    assert {cell.file for cell in every} == whole.scores().keys() and len(every) == 6
+    runs = {cell.run for cell in every}
+    assert len(runs) == 4  # "guided" and "plain" are one training run
+    kept = sorted(str(path.relative_to(whole.work)) for path in whole.work.rglob("*") if path.is_file())
+    assert not [path for path in kept if path.endswith(".npz") and not path.startswith("references")]
+    for run in runs:
+        assert [p.name for p in (whole.work / run / "checkpoints").iterdir()] == ["00000012"]
+        assert (whole.work / run / "samples" / "00000012.png").exists()
+    for cell in every:
+        grid = np.asarray(Image.open(whole.work / cell.run / f"images-{cell.file[-17:-5]}.grid.png"))
+        strip = np.asarray(Image.open((whole.results / cell.file).with_suffix(".png")))
+        np.testing.assert_array_equal(strip, grid[:128])  # two lines of images, magnified to 64 pixels
+    one = known(whole.results)[every[0].file]["values"]
+    assert one["samples"] == 20 and one["reference"] == 1797 and one["extractor"] == "digits"
+    assert all(value > 0 for kind in ("seconds", "images_per_second") for value in one[kind].values())
+    assert 0 < one["network"]["parameters"] < 1e6
+
+
+@pytest.mark.parametrize("index", [1, 2])
+def test_scores_are_those_of_the_commands_one_by_one(whole: Place, tmp_path: Path, index: int) -> None:
+    cell = whole.cells()[index]  # of one training run, at step 5 with guidance, and at step 12 without
+    how = tmp_path / "few.toml"
+    how.write_text(PROTOCOL.replace("steps = 12", f"steps = {cell.step}"))
+    run, images, reference = (str(tmp_path / name) for name in ("run", "images.npz", "digits.npz"))
+    scale = str(cell.row.cfg_scale or 1.0)
+    for command in (
+        ["train", "--model", "dit-s-2", "--protocol", str(how), "--out", run],
+        ["sample", "--checkpoint", run, "--cfg-scale", scale, "--out", images],
+        ["export", "--data", "digits", "--out", reference],
+    ):
+        assert CliRunner().invoke(app, command).exit_code == 0
+    scored = CliRunner().invoke(
+        app,
+        ["eval", "--samples", images, "--reference", reference, "--kid", "--json", "--cache", str(tmp_path)],
+    )
+    theirs, ours = json.loads(scored.stdout), whole.scores()[cell.file]
+    for score in ("fid", "sfid", "inception_score", "precision", "recall", "kid"):
+        assert ours[score] == pytest.approx(theirs[score], rel=1e-6, abs=1e-9), score
+
+
+def test_the_table_shows_paper_and_here(whole: Place) -> None:
+    shown = whole.bench()
+    assert shown.exit_code == 0
+    line = next(line for line in shown.output.splitlines() if "token downsampling" in line)
+    assert "89.43" in line and "0.90" in line and "0.91" in line and "±" in line
+    assert "plain" in shown.output and "guided (extra)" in shown.output
+    assert "a few steps" in shown.output and "compare with each other" in shown.output
+
+
+# ---- that nothing is done twice ----
+
+
+def test_what_is_measured_needs_neither_torch_nor_a_process(whole: Place, tmp_path: Path) -> None:
+    made = studies.load("downsampler")
+    values = next(iter(known(whole.results).values()))["values"] | {"parameters": 5e6, "paper_gflops": 0.9}
+    for asked in (
+        *(cell.asked for cell in cells(made, protocols.load("smoke"), made.seeds)),
+        *(cost_asked(row.model, row.overrides) for row in made.rows),
+    ):
+        records.write(asked, values | dict.fromkeys(SCORES, 1.25), tmp_path)
+    arguments = ["ablate", "downsampler", "--protocol", "smoke", "--results", str(tmp_path)]
+    code = (
+        "import sys; from bench.cli import app; from bench.studies import running\n"
+        "del running.run\n"
+        f"app({arguments!r}, standalone_mode=False)\n"
+        "assert 'torch' not in sys.modules"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.count("1.25 ± 0.00") == 9 and "96.15" in shown.stdout
+
+
+def test_a_missing_record_alone_is_measured_again_and_comes_out_the_same(again: Place) -> None:
+    before, cell = again.scores(), again.cells()[1]  # whose checkpoint is kept no longer
+    stays = {path: path.stat().st_mtime_ns for path in again.results.iterdir() if path.stem != cell.file[:-5]}
+    (again.results / cell.file).unlink()
+    done = again.bench()
+    assert done.exit_code == 0 and again.scores() == before
+    assert stays == {path: path.stat().st_mtime_ns for path in stays}
+
+
+def test_force_and_only_measure_one_row_from_the_start(again: Place) -> None:
+    before, cell = again.scores(), again.cells()[0]
+    stays = {path: path.stat().st_mtime_ns for path in again.results.iterdir()}
+    checkpoint = again.work / cell.run / "checkpoints"
+    old = checkpoint.stat().st_ino
+    done = again.bench("--force", "--only", "token downsampling", "--seeds", "0")
+    assert done.exit_code == 0 and again.scores() == before
+    assert checkpoint.stat().st_ino != old
+    assert {p.stem for p, t in stays.items() if p.stat().st_mtime_ns != t} == {cell.file[:-5]}
+
+
+def test_a_dry_run_tells_and_does_nothing(again: Place) -> None:
+    every = again.cells()
+    (again.results / every[0].file).unlink()
+    files = sorted(again.folder.rglob("*"))
+    shown = again.bench("--dry-run")
+    assert shown.exit_code == 0 and "1 of 6 cells are to be measured, expected to take" in shown.output
+    assert shown.output.count("to do") == 1 and sorted(again.folder.rglob("*")) == files
+    other = Place(again.folder / "work").bench("--dry-run", "--seeds", "7", "--only", "plain")
+    assert "unknown" in other.output and "1 of 1 cells" in other.output and "no record" in other.output
+
+
+# ---- that it can be stopped ----
+
+
+def test_killed_at_random_it_ends_in_the_same_records(whole: Place, tmp_path: Path) -> None:
+    place, seed = Place(tmp_path), random.randrange(2**32)
+    chance = random.Random(seed)
+    for kill in range(5):
+        process = place.begin("--seeds", "0")
+        time.sleep(chance.uniform(4, 8))  # importing torch takes most of the first
+        if kill % 2:  # a measuring process, which fails its cell alone; and then all of it
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            for child in children.read_text().split() if children.exists() else []:
+                os.kill(int(child), signal.SIGKILL)
+            time.sleep(0.3)
+        process.kill()
+        process.communicate()
+    process = place.begin("--seeds", "0")
+    told = process.communicate()
+    assert process.returncode == 0, (seed, told)
+    expected = {cell.file: whole.scores()[cell.file] for cell in place.cells() if cell.seed == 0}
+    assert place.scores() == expected, seed
+
+
+def test_sigterm_stops_all_of_it(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    (tmp_path / "few.toml").write_text(PROTOCOL.replace("steps = 12", "steps = 100_000"))
+    process = place.begin("--seeds", "0", "--only", "plain")
+    log = place.work / place.cells()[2].run / "log.jsonl"
+    for _ in range(600):
+        if log.exists():
+            break
+        time.sleep(0.05)
+    process.terminate()
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 130 and told.strip() == "stopped: the same command goes on where it was"
+    saved = list((log.parent / "checkpoints").iterdir())
+    assert saved, "a checkpoint is written on the way out"
+    size = log.stat().st_size
+    time.sleep(0.5)
+    assert log.stat().st_size == size  # nobody trains any more
+
+
+# ---- that one failure stays one ----
+
+PLUGIN = """
+import os
+import signal
+import torch
+import registry
+
+
+class Broken(registry.Backbone):
+    def __init__(self, input_size=32, num_classes=1000, in_channels=4):
+        super().__init__(input_size=input_size, num_classes=num_classes, in_channels=in_channels)
+        self.bias = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x, t, y):
+        if not x.is_meta and len(x) == 8:  # a batch of training, not of counting
+            self.fail()
+        return x + self.bias
+
+
+@registry.register("raises")
+class Raises(Broken):
+    def fail(self):
+        raise RuntimeError("not today")
+
+
+@registry.register("diverges")
+class Diverges(Broken):
+    def fail(self):
+        self.bias.data.fill_(float("nan"))
+
+
+@registry.register("dies")
+class Dies(Broken):
+    def fail(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_failing_cells_do_not_stop_the_others(tmp_path: Path) -> None:
+    names = ("raises", "dies", "diverges", "dit-s-2")
+    rows = "".join(f'[[rows]]\nlabel = "it {name}"\nbackbone = "{name}"\n' for name in names)
+    place = Place(tmp_path, f'title = "t"\nseeds = [0]\ncolumns = ["fid"]\n{rows}')
+    (tmp_path / "broken.py").write_text(PLUGIN)
+    done = place.bench("--plugin", str(tmp_path / "broken.py"), "--jobs", "2")
+    told = " ".join(done.stderr.split())
+    assert done.exit_code == 1
+    assert "failed: it raises, seed 0: RuntimeError: not today" in told
+    assert "failed: it dies, seed 0: its process ended with signal SIGKILL; see " in told
+    assert "failed: it diverges, seed 0: the loss is not finite at step 0" in told
+    assert told.count("failed: ") == 3 and "Traceback" not in told
+    assert len(place.scores()) == 1 and "it dit-s-2" in done.stdout
+    assert any("not today" in log.read_text() for log in place.work.glob("worker-*.log"))
+
+
+# ---- mistakes ----
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["downsamplr"], "unknown study 'downsamplr'. Did you mean 'downsampler'?"),
+        (["toy", "--protocol", "mikro"], "unknown protocol 'mikro'"),
+        (["toy", "--seeds", "0,x"], "--seeds takes different whole numbers"),
+        (["toy", "--seeds", "1,1"], "--seeds takes different whole numbers"),
+        (["toy", "--only", "DiT-UNett"], "has no row 'DiT-UNett'. Did you mean 'DiT-UNet'?"),
+        (["toy", "--data-option", "root"], "--data-option takes KEY=VALUE"),
+        (["toy", "--work", "{file}/x"], "cannot work in"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_runs(tmp_path: Path, arguments: list[str], told: str) -> None:
+    (tmp_path / "file").write_text("")
+    arguments = [text.format(file=tmp_path / "file") for text in arguments]
+    places = ["--results", str(tmp_path / "r")]
+    if "--work" not in arguments:
+        places += ["--work", str(tmp_path / "w")]
+    done = CliRunner().invoke(app, ["ablate", *arguments, *places])
+    assert told in str(done.exception) and "\n" not in str(done.exception)
+    assert not (tmp_path / "r").exists() and not (tmp_path / "w").exists()
+
+
+def test_studies_are_listed() -> None:
+    shown = CliRunner().invoke(app, ["studies"])
+    assert shown.exit_code == 0 and all(name in shown.output for name in studies.names())
+
+
+def test_no_two_lists_of_jobs_share_a_training_run(whole: Place) -> None:
+    lists = running.jobs(whole.cells(), {}, results=whole.results, work=whole.work, data_options={})
+    runs = [{job.message["run"] for job in jobs} for jobs in lists]
+    assert all(len(one) == 1 for one in runs) and len(set.union(*runs)) == len(runs) == 4
+    assert [[job.message["last"] for job in jobs] for jobs in lists] == [[True], [False, True]] * 2

@@ -1,0 +1,196 @@
+"""`bench eval` and `bench features` as a user meets them: two folders of digits, one table."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from bench.metrics.extractors import create, extractors
+from bench.metrics.scores import Features, evaluate
+
+FIVE = ("fid", "sfid", "inception_score", "precision", "recall")
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def digits() -> np.ndarray:
+    return np.rint(load_digits().images[:300] * 255 / 16).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def sets(digits, tmp_path_factory) -> Path:
+    """Folders `s`, 8×8, and `r`, 16×16, and the same as .npz."""
+    here = tmp_path_factory.mktemp("sets")
+    for name, part, side in (("s", digits[:120], 8), ("r", digits[120:], 16)):
+        (here / name).mkdir()
+        made = []
+        for i, image in enumerate(part):
+            picture = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
+            picture.save(here / name / f"{i:03}.png")
+            made.append(np.asarray(picture.convert("RGB")))
+        np.savez(here / f"{name}.npz", arr_0=np.stack(made))
+    return here
+
+
+@pytest.fixture
+def bench(run_bench, monkeypatch, tmp_path, sets):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(sets)
+    return run_bench
+
+
+def scores(bench, *args):
+    code, out, err = bench("eval", *args, "--json")
+    assert (code, err) == (0, "")
+    return json.loads(out)
+
+
+def close(a, b):
+    for score in FIVE:
+        assert a[score] == pytest.approx(b[score], rel=1e-9), score
+
+
+def test_two_folders_give_five_scores_in_one_command(bench, sets, digits) -> None:
+    found = scores(bench, "--samples", "s", "--reference", "r")
+    extractor = create("digits")
+    with torch.inference_mode():
+        made = [
+            extractor(torch.from_numpy(np.load(f"{name}.npz")["arr_0"]).permute(0, 3, 1, 2)) for name in "sr"
+        ]
+    expected = evaluate(*(Features(**{k: v.numpy() for k, v in one.items()}) for one in made))
+    for score in FIVE:
+        assert found[score] == pytest.approx(getattr(expected, score), rel=1e-4), score
+    assert 0 < found["fid"] < 100 and found["inception_score"] > 5 and found["precision"] > 0.5
+    assert (found["sample_count"], found["reference_count"]) == (120, 180)
+    assert (found["extractor"], found["weights"]) == ("digits", extractor.digest)
+    assert found["half_distances"] is False and found["statistics"] == "of its 180 images"
+    assert found["missing"] == {} and found["kid"] is None
+    close(found, scores(bench, "--samples", "s.npz", "--reference", "r.npz"))
+    close(found, scores(bench, "--samples", "s", "--reference", "r", "--batch-size", "7"))
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_table_says_what_a_reader_must_know(bench, width) -> None:
+    code, out, err = bench("eval", "--samples", "s", "--reference", "r", "--intervals", "--kid", width=width)
+    assert (code, err) == (0, "") and max(map(len, out.splitlines())) <= width
+    for title in ("FID", "sFID", "Inception score", "Precision", "Recall", "KID", "95% interval"):
+        assert title in out
+    text = " ".join(out.split())
+    digest = create("digits").digest
+    for said in (
+        "Samples: s, 120 images of 8×8. Reference: r, 180 images of 16×16.",
+        f"Features of digits (weights {digest}), the default for images of at most 16 pixels a side",
+        "FID and sFID: reference statistics of its 180 images.",
+        "Inception score: mean over splits of 5,000 in file order.",
+        "Precision and recall: k = 3, distances in float32.",
+        "s: 120 in mode L of 120 images, converted to RGB as PIL does.",
+        "with fewer than 50,000 samples FID and sFID are biased upward",
+    ):
+        assert said in text, said
+
+
+def test_feature_files_stand_for_their_images_and_need_no_extractor(bench, tmp_path, monkeypatch) -> None:
+    from_images = scores(bench, "--samples", "s", "--reference", "r")
+    for name in "sr":
+        code, out, err = bench("features", "--images", name, "--out", tmp_path / f"{name}.npz")
+        assert (code, err) == (0, "") and "by digits" in out
+    close(from_images, scores(bench, "--samples", "s", "--reference", tmp_path / "r.npz"))
+    monkeypatch.setattr("bench.metrics.evaluation.create", None)
+    from_features = scores(bench, "--samples", tmp_path / "s.npz", "--reference", tmp_path / "r.npz")
+    close(from_images, from_features)
+    assert (
+        from_features["weights"] == from_images["weights"]
+        and from_features["statistics"] == "of the 180 images"
+    )
+    code, _, err = bench(
+        "eval", "--samples", tmp_path / "s.npz", "--reference", tmp_path / "r.npz", "--extractor", "inception"
+    )
+    assert code == 2 and "s.npz holds features of digits" in err
+
+
+def test_statistics_alone_give_fid_and_sfid_and_say_why_no_more(bench, tmp_path) -> None:
+    from_images = scores(bench, "--samples", "s", "--reference", "r")
+    bench("features", "--images", "r", "--out", tmp_path / "r.npz")
+    with np.load(tmp_path / "r.npz") as file:
+        kept = {name: file[name] for name in ("about", "mu", "sigma", "mu_s", "sigma_s")}
+    np.savez(tmp_path / "r.npz", **kept)
+    found = scores(bench, "--samples", "s", "--reference", tmp_path / "r.npz")
+    assert found["fid"] == pytest.approx(from_images["fid"]) and found["sfid"] == pytest.approx(
+        from_images["sfid"]
+    )
+    assert found["precision"] is found["recall"] is None
+    assert "statistics only" in found["missing"]["precision"]
+    out = bench("eval", "--samples", "s", "--reference", tmp_path / "r.npz")[1]
+    assert "No Precision or Recall: " in " ".join(out.split())
+    code, _, err = bench("eval", "--samples", tmp_path / "r.npz", "--reference", "r")
+    assert code == 2 and "r.npz holds statistics alone, which can be a reference but not samples" in err
+
+
+def refused(bench, *args) -> str:
+    code, out, err = bench(*args)
+    assert (code, out) == (2, "") and err.startswith("error: ") and len(err.splitlines()) == 1
+    return err
+
+
+def test_what_cannot_be_scored_is_one_line(bench, sets, tmp_path) -> None:
+    args = ("eval", "--samples", "s", "--reference")
+    assert "no such file or folder: nowhere" in refused(bench, *args, "nowhere")
+    said = refused(bench, *args, "r", "--extractor", "digit")
+    assert "unknown extractor 'digit'. Did you mean 'digits'" in said
+    assert "no device 'tpu'" in refused(bench, *args, "r", "--device", "tpu")
+    np.savez(tmp_path / "one.npz", arr_0=np.zeros((1, 8, 8, 3), np.uint8))
+    said = refused(bench, *args, tmp_path / "one.npz")
+    assert "one.npz: " in said and "too few" in said
+    np.savez(tmp_path / "mu.npz", mu=np.zeros(64), sigma=np.eye(64))  # whose, the file does not tell
+    said = refused(bench, *args, tmp_path / "mu.npz", "--extractor", "digits")
+    assert "mu.npz holds statistics of inception, not of digits" in said
+    (tmp_path / "taken").write_text("")
+    assert "taken" in refused(bench, *args, "r", "--cache", tmp_path / "taken" / "cache")
+    said = refused(bench, "features", "--images", "s", "--out", tmp_path / "taken" / "f.npz")
+    assert "cannot write" in said
+    assert sorted(p.name for p in tmp_path.glob("*.npz")) == ["mu.npz", "one.npz"]
+
+
+def test_an_extractor_from_a_file_of_the_users(bench, tmp_path) -> None:
+    (tmp_path / "brightness.py").write_text(
+        "from bench.metrics.extractors import extractors\n"
+        "@extractors.register('brightness')\n"
+        "class Brightness:\n"
+        "    name, digest, outputs = 'brightness', '0', {'pool': 3}\n"
+        "    def to(self, device): return self\n"
+        "    def __call__(self, images): return {'pool': images.float().mean((2, 3))}\n"
+        "@extractors.register('nothing')\n"
+        "class Nothing: pass\n"
+    )
+    args = ("--samples", "s", "--reference", "r", "--plugin", tmp_path / "brightness.py", "--extractor")
+    try:
+        found = scores(bench, *args, "brightness")
+        assert found["extractor"] == "brightness" and found["precision"] > 0
+        assert "spatial" in found["missing"]["sfid"] and "logits" in found["missing"]["inception_score"]
+        said = refused(bench, "eval", *args, "nothing")
+        assert "the extractor 'nothing' lacks name, digest, outputs, to" in said
+    finally:
+        for name in ("brightness", "nothing"):
+            del extractors._entries[name]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from bench import cli\n"
+        "sys.argv = ['bench', {command!r}, '--help']\n"
+        "try: cli.main()\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "heavy = {{'torch', 'numpy', 'PIL', 'sklearn', 'bench.metrics.evaluation'}} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    for command in ("eval", "features"):
+        subprocess.run([sys.executable, "-c", code.format(command=command)], check=True, capture_output=True)

@@ -1,0 +1,328 @@
+"""Latents on disk: equal to what diffusers gives directly, whole after a kill, damage named."""
+
+import json
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+
+import bench.data
+from bench.data import autoencoder
+from bench.data.encoding import encode
+from bench.data.folder import Folder
+from bench.utils import randomness
+from registry.errors import UsageError
+
+COUNT, SIDE, SCALE = 11, 32, 0.5
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny AutoencoderKL with random weights that reduces sides by 2."""
+    folder = tmp_path_factory.mktemp("vae")
+    torch.manual_seed(0)
+    AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        scaling_factor=SCALE,
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("photos")
+    for number in range(COUNT):
+        array = np.random.default_rng(number).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+        path = root / "cat dog fox".split()[number % 3] / f"{number:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(array).save(path)
+    return root
+
+
+@pytest.fixture(scope="module")
+def encoded(vae: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("encoded") / "latents"
+    encode(Folder(photos, SIDE), out, str(vae), batch_size=3, shard_size=4)
+    return out
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def copy(folder: Path, to: Path) -> Path:
+    return Path(shutil.copytree(folder, to / "copy"))
+
+
+# ---- equal to diffusers ----
+
+
+def test_latents_are_those_of_diffusers(encoded: Path, vae: Path, photos: Path) -> None:
+    data = bench.data.load("latents", root=str(encoded))
+    data.check()
+    assert (data.shape, len(data), data.class_names) == ((4, 16, 16), COUNT, ["cat", "dog", "fox"])
+    assert data.flippable and data.vae == str(vae)
+    direct = AutoencoderKL.from_pretrained(vae)
+    pictures = Folder(photos, SIDE)
+    everything = np.arange(COUNT)
+    assert torch.equal(data.labels(everything), pictures.labels(everything))
+    for view in range(2):
+        x = pictures.grids(everything, np.full(COUNT, bool(view)))
+        noise = randomness.normal(0, "posterior", torch.arange(COUNT), (4, 16, 16), step=view)
+        with torch.no_grad():
+            posterior = direct.encode(x).latent_dist
+        expected = SCALE * (posterior.mean + posterior.std * noise)
+        found = data.grids(everything, np.full(COUNT, bool(view)))
+        assert found.dtype == torch.float32 and (found - expected).abs().max() < 1e-5
+    mixed = data.grids(everything, everything % 2 == 1)
+    assert torch.equal(mixed[::2], data.grids(everything[::2]))
+    assert torch.equal(mixed[1], data.grids(everything[1:2], np.ones(1, bool))[0])
+
+
+def test_pictures_are_those_of_diffusers(encoded: Path, vae: Path) -> None:
+    data = bench.data.load("latents", root=encoded)
+    grids = data.grids(np.arange(COUNT)).repeat(2, 1, 1, 1)  # more than are decoded at once
+    direct = AutoencoderKL.from_pretrained(vae)
+    with torch.no_grad():
+        expected = (127.5 * direct.decode(grids / SCALE).sample + 128).clamp(0, 255)
+    found = data.to_images(grids)
+    assert found.dtype == np.uint8 and found.shape == (2 * COUNT, SIDE, SIDE, 3)
+    assert np.abs(found - (expected.permute(0, 2, 3, 1).numpy() - 0.5)).max() < 0.51
+    with pytest.raises(UsageError, match="decodes latents of 4 channels, not 3"):
+        data.to_images(grids[:, :3])
+
+
+def test_mean_half_precision_and_no_flips(vae: Path, photos: Path, tmp_path: Path) -> None:
+    encode(Folder(photos, SIDE), tmp_path / "o", str(vae), flipped=False, posterior="mean", dtype="float16")
+    assert np.load(tmp_path / "o" / "latents-00000.npy").dtype == np.float16
+    data = bench.data.load("latents", root=tmp_path / "o")
+    with torch.no_grad():
+        mean = AutoencoderKL.from_pretrained(vae).encode(Folder(photos, SIDE).grids(np.arange(COUNT)))
+    assert (data.grids(np.arange(COUNT)) - SCALE * mean.latent_dist.mean).abs().max() < 2e-3
+    with pytest.raises(UsageError, match="encode with --flip"):
+        data.grids(np.arange(2), np.array([False, True]))
+
+
+def test_a_shift_comes_off_before_scaling_and_goes_on_after(vae: Path, tmp_path: Path) -> None:
+    shifted = copy(vae, tmp_path)
+    config = json.loads((shifted / "config.json").read_text())
+    (shifted / "config.json").write_text(json.dumps({**config, "shift_factor": 0.25}))
+    plain, network = autoencoder.load(str(vae)), autoencoder.load(str(shifted))
+    z = torch.randn(2, 4, 8, 8)
+    assert np.array_equal(network.decode((z - 0.25) * SCALE), plain.decode(z * SCALE))
+
+
+def test_workers_read_what_the_main_process_reads(encoded: Path) -> None:
+    data = bench.data.load("latents", root=encoded)
+    again = pickle.loads(pickle.dumps(data))
+    assert torch.equal(again.grids(np.arange(COUNT)), data.grids(np.arange(COUNT)))
+    assert len(pickle.dumps(data)) < 2000 + 8 * COUNT
+
+
+# ---- encoding ----
+
+
+def test_neither_processes_nor_interruptions_change_a_byte(
+    encoded: Path, vae: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures, out = Folder(photos, SIDE), tmp_path / "o"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in "10":
+        assert not (out / "index.json").exists()
+        monkeypatch.setenv("RANK", rank)
+        encode(pictures, out, str(vae), batch_size=3, shard_size=4)
+    assert files(out) == files(encoded)
+
+
+def test_a_killed_process_leaves_its_finished_shards(
+    encoded: Path, vae: Path, photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "o"
+    code = (
+        "import os, pathlib, signal, sys\n"
+        "from bench.data.encoding import encode\n"
+        "from bench.data.folder import Folder\n"
+        "def tell(done, total):\n"
+        "    if done >= 10: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"images = Folder(pathlib.Path(sys.argv[1]), {SIDE})\n"
+        "encode(images, *sys.argv[2:], batch_size=3, shard_size=4, progress=tell)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, photos, out, vae], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert sorted(path.name for path in out.glob("latents*")) == ["latents-00000.npy", "latents-00001.npy"]
+    with pytest.raises(UsageError, match=r"holds no latents: no index.json of a finished `bench encode`"):
+        bench.data.load("latents", root=out)
+    before = (out / "latents-00000.npy").stat().st_mtime_ns
+    left = out / ".bench-left" / "latents-00002.npy"  # by a process killed while it wrote
+    left.parent.mkdir()
+    left.write_bytes(b"half")
+    told: list[tuple[int, int]] = []
+    encode(
+        Folder(photos, SIDE), out, str(vae), batch_size=3, shard_size=4,
+        progress=lambda *now: told.append(now),
+    )  # fmt: skip
+    assert told == [(8, 11), (11, 11)]
+    assert files(out) == files(encoded) and (out / "latents-00000.npy").stat().st_mtime_ns == before
+    encode(Folder(photos, SIDE), out, str(vae), shard_size=4)  # nothing left to do
+    assert files(out) == files(encoded)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_latents_of_something_else_are_kept(
+    encoded: Path, vae: Path, photos: Path, tmp_path: Path, finished: bool
+) -> None:
+    out = copy(encoded, tmp_path)
+    if not finished:
+        (out / "index.json").rename(out / "unfinished.json")
+    with pytest.raises(UsageError, match=r"something else \(seed, shard_size\)"):
+        encode(Folder(photos, SIDE), out, str(vae), seed=1)
+    assert len(files(out)) == 5
+
+
+def test_images_that_the_autoencoder_cannot_take(vae: Path, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="multiples of 2, not 33×33"):
+        encode(Folder(photos, 33), tmp_path / "o", str(vae))
+    with pytest.raises(UsageError, match="these are grey"):
+        encode(bench.data.load("digits"), tmp_path / "o", str(vae))  # type: ignore[arg-type]
+    assert not (tmp_path / "o").exists()
+    bad = Path(shutil.copytree(photos, tmp_path / "photos")) / "cat" / "03.png"
+    bad.write_bytes(bad.read_bytes()[:400])
+    with pytest.raises(UsageError, match=r"cannot read the image .*03.png"):
+        encode(Folder(tmp_path / "photos", SIDE), tmp_path / "o", str(vae))
+
+
+# ---- autoencoders that are not there, or damaged ----
+
+
+def test_an_autoencoder_that_is_not_to_be_had(tmp_path: Path, vae: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(autoencoder, "_online", lambda: False)
+    with pytest.raises(UsageError, match=r"run `hf download nobody/nothing --local-dir DIR`, then give"):
+        autoencoder.load("nobody/nothing")
+    damaged = copy(vae, tmp_path)
+    weights = damaged / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UsageError, match="cannot read an AutoencoderKL from the folder"):
+        autoencoder.load(str(damaged))
+    weights.unlink()
+    (damaged / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
+    with pytest.raises(UsageError, match="cannot read an AutoencoderKL from the folder"):
+        autoencoder.load(str(damaged))
+
+
+def test_weights_that_are_not_all_there_are_refused(tmp_path: Path, vae: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    lacking = copy(vae, tmp_path)
+    path = lacking / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    del weights["decoder.conv_out.weight"]
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(UsageError, match=r"lack decoder.conv_out.weight"):
+        autoencoder.load(str(lacking))
+
+
+# ---- damage ----
+
+
+def test_damaged_folders_are_named(encoded: Path, tmp_path: Path) -> None:
+    def message() -> str:
+        with pytest.raises(UsageError) as error:
+            bench.data.load("latents", root=out)
+        return str(error.value)
+
+    out = copy(encoded, tmp_path)
+    shard, index = out / "latents-00001.npy", out / "index.json"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
+    assert f"{shard} is damaged or cut short" in message()
+    shard.write_bytes(b"")
+    assert f"{shard} is damaged or cut short" in message()
+    shard.write_bytes((out / "latents-00002.npy").read_bytes())
+    assert f"{shard} holds float32 (3, 2, 4, 16, 16), not floating-point numbers (4, 2, 4" in message()
+    np.save(shard, np.array([{}], object), allow_pickle=True)
+    assert f"{shard} is damaged" in message()
+    shard.unlink()
+    assert f"{shard} is missing" in message()
+    shard.write_bytes(whole)
+    np.save(out / "labels.npy", np.arange(COUNT))
+    assert "labels.npy: label 3 of image 3 is not one of 0 … 2" in message()
+    np.save(out / "labels.npy", np.arange(3))
+    assert "labels.npy holds int64 (3,), not integers (11,)" in message()
+    told = json.loads(index.read_text())
+    del told["shape"]
+    index.write_text(json.dumps(told))
+    assert f"{index} is damaged: shape Field required" in message()
+    index.write_text("{")
+    assert f"{index} is damaged" in message()
+    with pytest.raises(UsageError, match="leave num_classes out"):
+        bench.data.load("latents", root=out, num_classes=3)
+
+
+# ---- the layout of the releases ----
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    """A release of seven images."""
+    for word in ("features", "labels"):
+        (tmp_path / f"imagenet256_{word}").mkdir()
+    for number in range(7):
+        feature = np.random.default_rng(number).standard_normal((1, 4, 32, 32), np.float32)
+        np.save(tmp_path / "imagenet256_features" / f"{number}.npy", feature)
+        np.save(tmp_path / "imagenet256_labels" / f"{number}.npy", np.array([number * 100]))
+    return tmp_path
+
+
+def test_a_release(release: Path) -> None:
+    data = bench.data.load("latents", root=release)
+    data.check()
+    assert (data.shape, len(data), data.num_classes, data.flippable) == ((4, 32, 32), 7, 1000, False)
+    assert data.vae == "stabilityai/sd-vae-ft-ema" and data.scale == 0.18215
+    for number in (0, 3, 6):
+        expected = np.load(release / "imagenet256_features" / f"{number}.npy")[0]
+        assert np.array_equal(data[number][0], expected) and data[number][1] == 100 * number
+    np.save(release / "imagenet256_features" / "6.npy", np.zeros((4, 32, 32), np.float32))
+    again = bench.data.load("latents", root=release)
+    assert again.digest != data.digest and not again[6][0].any()
+    with pytest.raises(UsageError, match="train without flips"):
+        data.grids(np.arange(1), np.ones(1, bool))
+
+
+def test_damaged_releases_are_named(release: Path) -> None:
+    def message(**options: int) -> str:
+        with pytest.raises(UsageError) as error:
+            bench.data.load("latents", root=release, **options).check()
+        return str(error.value)
+
+    features, labels = release / "imagenet256_features", release / "imagenet256_labels"
+    assert f"{labels / '5.npy'} holds label 500, not one of 0 … 499" in message(num_classes=500)
+    np.save(labels / "2.npy", np.array([1.5]))
+    assert f"{labels / '2.npy'} holds float64 (1,), not one integer" in message()
+    np.save(features / "4.npy", np.zeros((1, 4, 16, 16), np.float32))
+    assert "4.npy holds float32 (1, 4, 16, 16), not floating-point numbers (1, 4, 32, 32)" in message()
+    (features / "4.npy").write_bytes((features / "3.npy").read_bytes()[:-4])
+    assert f"{features / '4.npy'} is damaged or cut short" in message()
+    (features / "4.npy").unlink()
+    assert f"{features / '4.npy'} is missing" in message()
+    (features / "5.npy").unlink()
+    (features / "6.npy").unlink()
+    assert "hold 4 and 7 files" in message()
+    (release / "more_features").mkdir()
+    assert "several *features* folders" in message()
+    for path in (features, release / "more_features"):
+        shutil.rmtree(path)
+    assert "holds no latents" in message()
+    features.mkdir()
+    assert "has no files 0.npy" in message()

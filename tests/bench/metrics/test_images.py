@@ -1,0 +1,271 @@
+"""Sets of images: what is read, in which order, in how much memory, and what is refused and why."""
+
+import io
+import json
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.metrics.images import FeatureSet, ImageSet, open_set
+from bench.metrics.npz import Npz
+from bench.utils.arrays import batches
+from registry.errors import UsageError
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (7, 6, 5, 3), dtype=np.uint8)
+
+
+def everything(images: ImageSet | FeatureSet, size: int = 3) -> np.ndarray:
+    assert isinstance(images, ImageSet)
+    parts = list(images.read(batches(images.count, size)))
+    return np.concatenate([part.permute(0, 2, 3, 1).numpy() for part in parts])
+
+
+def folder_of(folder: Path, images: np.ndarray = IMAGES) -> Path:
+    for i, image in enumerate(images):
+        path = folder / f"class{i % 2}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return folder
+
+
+# ---- what is read ----
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_npz_images_come_in_order_and_in_parts(tmp_path: Path, save) -> None:
+    save(tmp_path / "s.npz", arr_0=IMAGES)
+    images = open_set(tmp_path / "s.npz")
+    assert isinstance(images, ImageSet)
+    assert (images.count, images.size, images.notes, images.statistics) == (7, (6, 5), (), {})
+    assert np.array_equal(everything(images), IMAGES)
+    last = list(images.read([range(3, 5), range(6, 7)]))  # a share of several processes skips
+    assert np.array_equal(last[0].permute(0, 2, 3, 1), IMAGES[3:5])
+    assert np.array_equal(last[1].permute(0, 2, 3, 1), IMAGES[6:])
+    assert list(images.read([])) == []
+
+
+def test_the_digest_is_of_the_content(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", arr_0=IMAGES)
+    np.savez_compressed(tmp_path / "b.npz", arr_0=IMAGES, mu=np.zeros(2), sigma=np.eye(2))
+    np.savez(tmp_path / "c.npz", arr_0=IMAGES[::-1])
+    a, b, c = (open_set(tmp_path / f"{name}.npz").digest for name in "abc")
+    assert a == b != c
+    one, two = open_set(folder_of(tmp_path / "f")), open_set(folder_of(tmp_path / "g"))
+    assert one.digest == two.digest not in (a, c)
+
+
+def test_folders_are_searched_at_any_depth_in_order_of_path(tmp_path: Path) -> None:
+    folder_of(tmp_path / "s")
+    (tmp_path / "s" / "labels.txt").write_text("no image")
+    (tmp_path / "s" / ".hidden.png").write_text("no image")
+    order = [0, 2, 4, 6, 1, 3, 5]
+    for size in (1, 2, 7):  # decoded by workers, or here
+        assert np.array_equal(everything(open_set(tmp_path / "s"), size), IMAGES[order])
+
+
+def test_other_formats_and_modes_are_converted_as_pil_does_and_said_once(tmp_path: Path) -> None:
+    image = Image.fromarray(IMAGES[0])
+    image.save(tmp_path / "0.JPEG", quality=90)
+    image.save(tmp_path / "1.webp", lossless=True)
+    image.convert("L").save(tmp_path / "2.png")
+    image.convert("RGBA").save(tmp_path / "3.png")
+    image.convert("P").save(tmp_path / "4.png")
+    images = open_set(tmp_path)
+    expected = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(tmp_path.iterdir())]
+    assert np.array_equal(everything(images), expected)
+    assert np.array_equal(expected[1], IMAGES[0])
+    (note,) = images.notes
+    assert "1 in mode L, 1 in mode RGBA, 1 in mode P of 5 images, converted to RGB as PIL does" in note
+
+
+def test_progress_is_told(tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    open_set(folder_of(tmp_path / "s"), lambda *step: told.append(step))
+    assert told[0] == ("looking through s", 1, 7) and told[-1] == ("looking through s", 7, 7)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_memory_does_not_grow_with_the_images(tmp_path: Path, save) -> None:
+    whole = np.zeros((600, 128, 128, 3), np.uint8)  # 28 MiB
+    save(tmp_path / "s.npz", arr_0=whole)
+    tracemalloc.start()
+    images = open_set(tmp_path / "s.npz")
+    assert isinstance(images, ImageSet)
+    for part in images._decoder(batches(600, 16)):
+        assert part.shape[1:] == (3, 128, 128)
+    assert tracemalloc.get_traced_memory()[1] < whole.nbytes / 3
+    tracemalloc.stop()
+
+
+def test_statistics_are_recognised(tmp_path: Path) -> None:
+    mu, sigma = np.arange(3.0), np.asfortranarray(np.arange(9.0).reshape(3, 3))
+    np.savez(tmp_path / "r.npz", mu=mu.astype(np.float32), sigma=sigma)
+    alone = open_set(tmp_path / "r.npz")
+    assert isinstance(alone, FeatureSet) and (alone.extractor, alone.count) == ("inception", None)
+    assert set(alone.statistics) == {"pool"} and alone.features == {}
+    np.savez(tmp_path / "r.npz", arr_0=IMAGES, mu=mu, sigma=sigma, mu_s=mu[:2], sigma_s=sigma[:2, :2])
+    both = open_set(tmp_path / "r.npz")
+    assert isinstance(both, ImageSet) and set(both.statistics) == {"pool", "spatial"}
+    assert np.array_equal(both.statistics["pool"].covariance, sigma)
+
+
+# ---- what is refused ----
+
+
+def refused(path: Path) -> str:
+    """What is said of a set, when it is opened or when it is read."""
+    with pytest.raises(UsageError) as error:
+        everything(open_set(path))
+    message = str(error.value)
+    assert "\n" not in message and "Traceback" not in message and path.name in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"images": IMAGES}, "has neither images (arr_0) nor statistics (mu, sigma); it has: images"),
+        ({}, "it has: nothing"),
+        ({"arr_0": IMAGES.astype(np.float32)}, "arr_0 is float32 7 × 6 × 5 × 3; images are"),
+        ({"arr_0": IMAGES[..., :1]}, "arr_0 is uint8 7 × 6 × 5 × 1; images are"),
+        ({"arr_0": IMAGES[..., 0]}, "arr_0 is uint8 7 × 6 × 5; images are"),
+        ({"arr_0": np.asfortranarray(IMAGES)}, "(column-major); images are"),
+        ({"arr_0": IMAGES[:0]}, "arr_0 is empty"),
+        ({"arr_0": np.array([{}], object)}, "arr_0 holds Python objects, which are never unpickled"),
+        ({"arr_0": IMAGES, "mu": np.zeros(2)}, "has no array 'sigma'"),
+        ({"mu": np.zeros(2), "sigma": np.zeros((2, 3))}, "mu, sigma: statistics are a mean (D,)"),
+        ({"mu": np.zeros(2), "sigma": np.full((2, 2), np.nan)}, "mu, sigma: statistics hold NaN"),
+        ({"mu": np.array(["a"]), "sigma": np.zeros((1, 1))}, "mu, sigma: could not convert"),
+    ],
+)
+def test_arrays_that_are_no_images(tmp_path: Path, arrays, message) -> None:
+    np.savez(tmp_path / "s.npz", **arrays)
+    assert message in refused(tmp_path / "s.npz")
+
+
+def test_files_that_are_no_sets(tmp_path: Path) -> None:
+    assert "no such file or folder" in refused(tmp_path / "s")
+    (tmp_path / "s.npz").write_text("no zip")
+    assert "is no readable .npz (damaged or truncated)" in refused(tmp_path / "s.npz")
+    Image.fromarray(IMAGES[0]).save(tmp_path / "s.png")
+    assert "is neither a folder of images nor an .npz" in refused(tmp_path / "s.png")
+    (tmp_path / "empty").mkdir()
+    assert "holds no images (.jpeg, .jpg, .png, .webp)" in refused(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_damaged_npz_are_found_before_any_feature(tmp_path: Path, save, damage) -> None:
+    path = tmp_path / "s.npz"
+    save(path, arr_0=IMAGES)
+    data = bytearray(path.read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data if damage == "flip" else data[:-50])
+    with pytest.raises(UsageError, match=r"s\.npz is no readable \.npz \(damaged or truncated\)"):
+        open_set(path)
+
+
+def forged(path: Path, header: dict, data: bytes) -> Path:
+    """An .npz whose array's header promises what its data do not keep."""
+    member = io.BytesIO()
+    np.lib.format.write_array_header_1_0(member, header)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("arr_0.npy", member.getvalue() + data)
+    return path
+
+
+def test_headers_that_promise_too_much_allocate_nothing(tmp_path: Path) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": (10**6, 1000, 1000, 3)}
+    assert "promises 1000000 × 1000 × 1000 × 3 uint8, its data are 9 bytes" in refused(
+        forged(tmp_path / "s.npz", header, bytes(9))
+    )
+    path = tmp_path / "t.npz"
+    np.savez(path, arr_0=IMAGES)
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"PK\x01\x02") + 24  # uncompressed size in the zip's directory
+    data[at : at + 4] = (2**32 - 2).to_bytes(4, "little")
+    path.write_bytes(data)
+    assert "is damaged: arr_0 claims more bytes than the file can hold" in refused(path)
+
+
+def test_arrays_that_unpack_to_absurd_sizes_are_refused(tmp_path: Path, monkeypatch) -> None:
+    np.savez_compressed(tmp_path / "s.npz", mu=np.zeros(500), sigma=np.zeros((500, 500)))
+    assert open_set(tmp_path / "s.npz").statistics
+    monkeypatch.setattr("bench.metrics.npz.LARGE", 2**20)
+    assert "sigma unpacks to 2,000,128 bytes, which no honest array does" in refused(tmp_path / "s.npz")
+
+
+def test_large_images_come_in_smaller_parts(tmp_path: Path, monkeypatch) -> None:
+    np.savez(tmp_path / "s.npz", arr_0=IMAGES)
+    images = open_set(tmp_path / "s.npz")
+    assert isinstance(images, ImageSet) and images.batches(5) == [range(0, 5), range(5, 7)]
+    monkeypatch.setattr("bench.metrics.images.BATCH_BYTES", 2 * 6 * 5 * 3)
+    assert [len(part) for part in images.batches(5)] == [2, 2, 2, 1]
+
+
+def test_images_of_absurd_size_are_refused(tmp_path: Path, monkeypatch) -> None:
+    np.savez(tmp_path / "s.npz", arr_0=IMAGES)
+    folder_of(tmp_path / "f")
+    for limit in (20, 12):  # PIL warns beyond it and refuses beyond twice it
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        assert "images of 6×5 are too large to be honest" in refused(tmp_path / "s.npz")
+        with pytest.raises(UsageError, match=r"0\.png cannot be read as an image: DecompressionBomb"):
+            open_set(tmp_path / "f")
+
+
+def test_images_that_are_none_are_named(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "s")
+    whole = (folder / "class1" / "3.png").read_bytes()
+    (folder / "class1" / "3.png").write_text("no image")
+    with pytest.raises(UsageError, match=r"3\.png is no PNG, JPEG or WebP image"):
+        open_set(folder)
+    (folder / "class1" / "3.png").write_bytes(whole[:-40])
+    for size in (2, 7):  # in a worker, or here
+        with pytest.raises(UsageError, match=r"^\S*3\.png cannot be read as an image: OSError") as error:
+            everything(open_set(folder), size)
+        assert "\n" not in str(error.value)
+
+
+def test_images_of_two_sizes_are_named(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "s")
+    Image.new("RGB", (4, 9)).save(folder / "x.png")
+    with pytest.raises(UsageError, match=r"differ in size: class0/0\.png is 6×5, x\.png is 9×4"):
+        open_set(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pool": np.full((2, 3), np.nan, np.float32)}, "pool: NaN"),
+        ({"pool": np.zeros((3, 3), np.float32)}, r"pool is float32 \(3, 3\), not float32 \(2, width\)"),
+        ({"pool": np.zeros((2, 3))}, "pool is float64"),
+        ({"about": np.array("{}")}, "'about' is not what `bench features` writes"),
+        ({"about": np.array(["no JSON"])}, "'about' is not what"),
+    ],
+)
+def test_feature_files_that_are_not_ours(tmp_path: Path, changes, message) -> None:
+    about = {"extractor": "digits", "digest": "0", "count": 2, "statistics": "computed"}
+    arrays = {"about": np.array(json.dumps(about)), "pool": np.zeros((2, 3), np.float32)}
+    np.savez(tmp_path / "s.npz", **arrays)
+    assert isinstance(open_set(tmp_path / "s.npz"), FeatureSet)
+    np.savez(tmp_path / "s.npz", **(arrays | changes))
+    with pytest.raises(UsageError, match=message):
+        open_set(tmp_path / "s.npz")
+
+
+def test_arrays_are_read_in_either_order_and_in_blocks(tmp_path: Path) -> None:
+    array = np.arange(24.0).reshape(4, 6)
+    np.savez_compressed(tmp_path / "s.npz", a=array, b=np.asfortranarray(array), c=np.float64(3))
+    npz = Npz(tmp_path / "s.npz")
+    assert npz.names == ["a", "b", "c"]
+    assert np.array_equal(npz.member("a").array(), array) and np.array_equal(npz.member("b").array(), array)
+    assert npz.member("c").array() == 3
+    assert [block.tolist() for block in npz.member("a").blocks([range(1, 2), range(3, 4)])] == [
+        [array[1].tolist()],
+        [array[3].tolist()],
+    ]

@@ -1,0 +1,121 @@
+"""Intervals and FID∞ on Gaussian features, where the truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bench.metrics import (
+    Features,
+    Statistics,
+    evaluate,
+    fid_infinity,
+    frechet_distance,
+    inception_score,
+    resampling,
+)
+from bench.metrics.scores import _inception_interval, _kid
+
+WIDTH = 6
+REFERENCE = Statistics(np.zeros(WIDTH), np.eye(WIDTH))
+
+
+def draws(count: int, seed: int) -> np.ndarray:
+    """Normal features of variance 1.44 about 0.1: at a distance of 6·(0.1² + 0.2²) from the reference."""
+    return np.random.default_rng(seed).standard_normal((count, WIDTH)) * 1.2 + 0.1
+
+
+def covered(intervals: list[tuple[float, float]], truth: float) -> float:
+    return float(np.mean([low <= truth <= high for low, high in intervals]))
+
+
+def test_intervals_of_fid_cover_its_expectation() -> None:
+    found, intervals = [], []
+    for seed in range(200):
+        features = draws(300, seed)
+        samples = Statistics.of(features)
+        found.append(frechet_distance(samples, REFERENCE))
+        intervals.append(resampling.frechet_interval(features, samples, REFERENCE, 20))
+    assert 0.9 <= covered(intervals, float(np.mean(found))) <= 0.99
+    # A width that says what the spread over draws is, neither wider nor narrower.
+    width = np.mean([high - low for low, high in intervals]) / (2 * 2.093)  # Student's t, 19 degrees
+    assert width == pytest.approx(np.std(found), rel=0.2)
+
+
+def test_intervals_of_the_inception_score_cover_its_expectation() -> None:
+    scores, intervals = [], []
+    for seed in range(150):
+        logits = np.random.default_rng(seed).standard_normal((400, 5)) * 2
+        scores.append(inception_score(logits))
+        intervals.append(_inception_interval(logits, 20))
+    assert 0.9 <= covered(intervals, float(np.mean(scores))) <= 0.99
+
+
+def test_the_error_of_kid_is_its_spread_over_draws() -> None:
+    reference = np.random.default_rng(999).standard_normal((200, WIDTH))
+    runs = [_kid(draws(200, seed), reference, 2, 200, 0, None) for seed in range(150)]
+    found, errors = zip(*runs, strict=True)
+    assert np.mean(errors) == pytest.approx(np.std(found), rel=0.2)
+
+
+def test_the_interval_of_a_share_is_wilsons() -> None:
+    from scipy.stats import binomtest
+
+    for hits, count in ((0, 50), (13, 50), (50, 50)):
+        expected = binomtest(hits, count).proportion_ci(method="wilson")
+        assert resampling.share_interval(hits / count, count) == pytest.approx(tuple(expected), abs=1e-6)
+
+
+def test_leaving_out_a_group_is_scoring_the_rest() -> None:
+    features = draws(400, 0)
+    whole = Statistics.of(features)
+    part = resampling._moments(features, np.arange(100, 200), whole.mean)
+    rest = Statistics.of(np.delete(features, np.arange(100, 200), axis=0))
+    found = whole.without(part)
+    np.testing.assert_allclose(found.mean, rest.mean, rtol=1e-12)
+    np.testing.assert_allclose(found.covariance, rest.covariance, rtol=1e-12, atol=1e-13)
+    assert found.count == 300
+
+
+def test_groups_are_of_equal_size_and_in_no_order() -> None:
+    group = resampling.grouping(100, 20)
+    assert np.bincount(group).tolist() == [5] * 20
+    assert len(set(group[:20])) < 20
+
+
+def test_fid_infinity_is_closer_to_the_truth_than_fid() -> None:
+    truth = WIDTH * (0.1**2 + 0.2**2)
+    plain, extrapolated = [], []
+    for seed in range(30):
+        features = draws(200, seed)
+        plain.append(frechet_distance(Statistics.of(features), REFERENCE) - truth)
+        extrapolated.append(fid_infinity(features, REFERENCE) - truth)
+    assert abs(np.mean(extrapolated)) < 0.3 * abs(np.mean(plain))
+    assert np.square(extrapolated).mean() < np.square(plain).mean()
+
+
+def test_fid_infinity_takes_features_of_the_reference_and_a_seed() -> None:
+    features, reference = draws(200, 1), draws(300, 2)
+    first = fid_infinity(features, reference, seed=1)
+    assert first == fid_infinity(features, Statistics.of(reference), seed=1)
+    assert first != fid_infinity(features, reference, seed=2)
+
+
+def test_evaluate_gives_an_interval_of_every_score() -> None:
+    logits = np.random.default_rng(5).standard_normal((300, 7))
+    samples = Features(draws(300, 1), draws(300, 2), logits)
+    reference = Features(draws(200, 3), draws(200, 4))
+    scores = evaluate(samples, reference, kid=True, intervals=10, fid_infinity=True)
+    names = ["fid", "sfid", "inception_score", "precision", "recall", "kid"]
+    assert sorted(scores.intervals) == sorted(names)
+    for name in names:
+        low, high = scores.intervals[name]
+        assert low < getattr(scores, name) < high
+    assert scores.fid is not None and scores.fid_infinity is not None
+    assert scores.fid_infinity < scores.fid
+
+
+def test_given_statistics_have_no_interval() -> None:
+    samples = Features(draws(100, 1), statistics=Statistics.of(draws(500, 2)))
+    scores = evaluate(samples, Features(draws(100, 3)), intervals=10)
+    assert set(scores.intervals) == {"precision", "recall"}

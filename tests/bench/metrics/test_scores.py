@@ -1,0 +1,321 @@
+"""The five scores and KID, beside the ADM suite's figures, torch-fidelity, SciPy and closed forms."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from bench.metrics import (
+    Features,
+    Statistics,
+    evaluate,
+    fid,
+    fid_infinity,
+    frechet_distance,
+    inception_score,
+    kid,
+    neighbours,
+    precision_recall,
+)
+from registry import UsageError
+from tests.reference import recipe
+
+CASES = json.loads((Path(__file__).parent / "reference/adm.json").read_text("utf-8"))["cases"]
+
+
+def numbers(count: int, width: int, seed: int = 0, dtype: Any = np.float32) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, width)).astype(dtype)
+
+
+def skewed(count: int, width: int, seed: int) -> np.ndarray:
+    """Correlated features of very different scales."""
+    mix = np.random.default_rng(99).standard_normal((width, width)) * np.logspace(0, -3, width)
+    return (numbers(count, width, seed) @ mix + 3).astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case['reference']}-{case['samples']}")
+def adm(request: Any) -> tuple[dict[str, Any], Features, Features]:
+    case = request.param
+    count, others = case["samples"], case["reference"]
+    pool = recipe.features(count, 2, 0.15)
+    samples = Features(pool, recipe.features(count, 4, 0.1, dim=2023), pool @ recipe.softmax_weight())
+    reference = Features(recipe.features(others, 1, 0.0), recipe.features(others, 3, 0.0, dim=2023))
+    return case, samples, reference
+
+
+def test_scores_equal_the_adm_suites(adm: Any) -> None:
+    case, samples, reference = adm
+    scores = evaluate(samples, reference)
+    assert scores.fid == pytest.approx(case["fid"], rel=1e-6)
+    assert scores.sfid == pytest.approx(case["sfid"], rel=1e-6)
+    assert scores.inception_score == pytest.approx(case["inception_score"], rel=1e-5)
+    for share, stored, count in (
+        (scores.precision, case["full"]["precision"], case["samples"]),
+        (scores.recall, case["full"]["recall"], case["reference"]),
+    ):
+        assert share == round(stored * count) / count  # they were stored in float32
+    assert not scores.missing and not scores.intervals
+
+
+def test_half_distances_come_close_to_the_adm_suites(adm: Any) -> None:
+    case, samples, reference = adm
+    precision, recall = precision_recall(samples.pool, reference.pool, half=True)
+    assert precision == pytest.approx(case["half"]["precision"], abs=0.005)
+    assert recall == pytest.approx(case["half"]["recall"], abs=0.005)
+    assert precision > case["full"]["precision"]  # as the suite's rounding does
+
+
+# Statistics and Fréchet distance
+
+
+def test_statistics_are_those_of_numpy() -> None:
+    features = skewed(5000, 500, 0) + 100
+    found = Statistics.of(features)
+    np.testing.assert_allclose(found.mean, features.mean(0, dtype=np.float64), rtol=1e-12)
+    np.testing.assert_allclose(found.covariance, np.cov(features, rowvar=False), rtol=1e-9, atol=1e-12)
+    assert found.count == 5000
+
+
+def test_statistics_stream_and_tell_how_far_they_are(tmp_path: Path) -> None:
+    np.save(tmp_path / "features.npy", numbers(9000, 400))
+    told: list[tuple[str, int, int]] = []
+    mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
+    Statistics.of(mapped, lambda *told_now: told.append(told_now), "samples")
+    assert len(told) == 2 and told[-1] == ("statistics of the samples", 9000, 9000)
+
+
+def square_root_distance(a: Statistics, b: Statistics) -> float:
+    """The textbook's: a matrix square root by SciPy."""
+    root = scipy.linalg.sqrtm(a.covariance @ b.covariance)
+    traces = np.trace(a.covariance) + np.trace(b.covariance) - 2 * np.trace(root).real
+    return float(np.square(a.mean - b.mean).sum() + traces)
+
+
+def test_frechet_distance_is_scipys() -> None:
+    a, b = Statistics.of(skewed(600, 40, 1)), Statistics.of(skewed(500, 40, 2) * 1.2)
+    assert frechet_distance(a, b) == pytest.approx(square_root_distance(a, b), rel=1e-8)
+
+
+@pytest.mark.parametrize("count, others", [(20, 500), (500, 20), (20, 30), (2, 2), (60, 60)])
+def test_fewer_images_than_features(count: int, others: int) -> None:
+    # tr (Σ₁Σ₂)^½ is the nuclear norm of the product of the centred features, whatever the ranks.
+    a, b = skewed(count, 60, 1).astype(np.float64), skewed(others, 60, 2).astype(np.float64)
+    x, y = ((rows - rows.mean(0)) / np.sqrt(len(rows) - 1) for rows in (a, b))
+    nuclear = np.linalg.svd(x @ y.T, compute_uv=False).sum()
+    expected = np.square(a.mean(0) - b.mean(0)).sum() + np.square(x).sum() + np.square(y).sum() - 2 * nuclear
+    assert fid(a, b) == pytest.approx(expected, rel=1e-7)
+
+
+def test_frechet_distance_of_diagonal_covariances() -> None:
+    g = np.random.default_rng(3)
+    mean, other, first, second = g.random((4, 30)) + 0.1
+    second[:5] = 0  # no variance in these directions
+    found = frechet_distance(Statistics(mean, np.diag(first)), Statistics(other, np.diag(second)))
+    expected = np.square(mean - other).sum() + np.square(np.sqrt(first) - np.sqrt(second)).sum()
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_frechet_distance_in_one_dimension() -> None:
+    distance = frechet_distance(Statistics([1.0], [[4.0]]), Statistics([3.0], [[9.0]]))  # type: ignore[arg-type]
+    assert distance == pytest.approx(4 + (3 - 2) ** 2)
+
+
+@pytest.mark.parametrize("count", [10, 2000])
+def test_identical_sets_are_at_no_distance(count: int) -> None:
+    features = skewed(count, 100, 4)
+    assert 0 <= fid(features, features) < 1e-9 * features.var(axis=0).sum()
+
+
+def test_sets_without_variance() -> None:
+    assert fid(np.ones((5, 4)), np.zeros((6, 4))) == pytest.approx(4)
+
+
+def test_frechet_distance_is_symmetric() -> None:
+    a, b = skewed(30, 50, 5), skewed(400, 50, 6)
+    assert fid(a, b) == pytest.approx(fid(b, a), rel=1e-9)
+
+
+# Inception score
+
+
+def test_inception_score_of_sure_and_of_unsure_classes() -> None:
+    sure = np.eye(10)[np.arange(1000) % 10] * 1000
+    assert inception_score(sure) == pytest.approx(10)
+    assert inception_score(np.zeros((100, 10))) == pytest.approx(1)
+
+
+def test_a_short_last_split_counts_like_any_other() -> None:
+    logits = numbers(25, 7) * 3
+    parts = [inception_score(part) for part in (logits[:10], logits[10:20], logits[20:])]
+    assert inception_score(logits, split=10) == pytest.approx(np.mean(parts), rel=1e-12)
+
+
+def test_inception_score_is_torch_fidelitys() -> None:
+    from torch_fidelity.metric_isc import isc_features_to_metric
+
+    logits = numbers(600, 30, 8) * 2
+    expected = isc_features_to_metric(torch.from_numpy(logits), splits=4, shuffle=False)
+    assert inception_score(logits, split=150) == pytest.approx(expected["inception_score_mean"], rel=1e-10)
+
+
+# Precision and recall
+
+
+def counted(samples: np.ndarray, reference: np.ndarray, k: int) -> tuple[float, float]:
+    """By the definition, from differences in float64 and whole rows sorted."""
+    a, b = samples.astype(np.float64), reference.astype(np.float64)
+
+    def distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.square(x[:, None] - y[None]).sum(-1)
+
+    of_a, of_b = (np.sort(distances(x, x), axis=1)[:, k] for x in (a, b))
+    between = distances(a, b)
+    return float((between <= of_b).any(1).mean()), float((between <= of_a[:, None]).any(0).mean())
+
+
+@pytest.mark.parametrize("block, k", [(17, 3), (100, 1), (100, 5), (4096, 3)])
+def test_precision_and_recall_by_definition(block: int, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "_BLOCK", block)
+    samples, reference = numbers(210, 12, 1) * 1.1, numbers(133, 12, 2)
+    assert precision_recall(samples, reference, k) == counted(samples, reference, k)
+
+
+def test_features_far_from_zero_keep_their_neighbours() -> None:
+    samples, reference = numbers(300, 8, 1) + 1000, numbers(200, 8, 2) + 1000
+    assert precision_recall(samples, reference) == counted(samples, reference, 3)
+
+
+def test_a_set_beside_itself() -> None:
+    features = np.repeat(numbers(200, 16), 5, axis=0)  # radii of zero: equals are still inside
+    assert precision_recall(features[:200], features[:200]) == (1, 1)
+    assert precision_recall(numbers(100, 4), numbers(100, 4) + 100) == (0, 0)
+
+
+def test_half_distances_that_overflow_are_computed_in_full() -> None:
+    samples, reference = numbers(300, 16, 1) * 1e3, numbers(200, 16, 2) * 1e3
+    assert precision_recall(samples, reference, half=True) == precision_recall(samples, reference)
+
+
+def test_smallest_finds_what_sorting_does() -> None:
+    values = torch.from_numpy(numbers(70, 1000))
+    values[:, ::7] = values[:, :1]  # ties
+    for given in (values, values.t(), values[:, :3], values[:, :170]):
+        expected = given.sort(dim=1).values[:, :4]
+        found = neighbours._smallest(given, 4).sort(dim=1).values
+        assert torch.equal(found[:, : expected.shape[1]], expected)
+
+
+# KID
+
+
+def test_kid_is_torch_fidelitys() -> None:
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
+    samples, reference = recipe.features(700, 2, 0.15, dim=256), recipe.features(500, 1, 0.0, dim=256)
+    expected = kid_features_to_metric(
+        torch.from_numpy(samples).double(),
+        torch.from_numpy(reference).double(),
+        kid_subsets=7,
+        kid_subset_size=200,
+        verbose=False,
+    )["kernel_inception_distance_mean"]
+    assert kid(samples, reference, subsets=7, size=200) == pytest.approx(expected, rel=1e-5)
+
+
+def test_kid_takes_subsets_of_the_smaller_set_where_that_is_small() -> None:
+    samples, reference = numbers(120, 8, 1), numbers(90, 8, 2)
+    scores = evaluate(Features(samples), Features(reference), kid=True)
+    assert scores.kid == pytest.approx(kid(samples, reference, size=90))
+
+
+# What is missing, and what is refused
+
+
+def test_a_reference_of_statistics_only() -> None:
+    samples, images = numbers(300, 10, 1), numbers(400, 10, 2)
+    scores = evaluate(
+        Features(samples), Features(None, statistics=Statistics.of(images)), kid=True, fid_infinity=True
+    )
+    assert scores.fid == pytest.approx(fid(samples, images))
+    assert scores.fid_infinity is not None
+    assert scores.precision is scores.recall is scores.kid is scores.sfid is scores.inception_score is None
+    assert set(scores.missing) == {"sfid", "inception_score", "precision", "recall", "kid"}
+    assert "statistics only" in scores.missing["precision"]
+
+
+def test_statistics_take_the_place_of_the_features() -> None:
+    samples, images, all_images = numbers(300, 10, 1), numbers(100, 10, 2), numbers(900, 10, 3)
+    scores = evaluate(Features(samples), Features(images, statistics=Statistics.of(all_images)))
+    assert scores.fid == pytest.approx(fid(samples, all_images))
+    assert (scores.precision, scores.recall) == precision_recall(samples, images)
+
+
+def spoiled(row: int, value: float) -> np.ndarray:
+    features = numbers(50, 4)
+    features[row, 2] = value
+    return features
+
+
+GOOD = numbers(50, 4)
+
+
+@pytest.mark.parametrize(
+    "samples, reference, told",
+    [
+        (spoiled(17, np.nan), GOOD, "samples: NaN or infinity, first in row 17"),
+        (GOOD, spoiled(3, np.inf), "reference: NaN or infinity, first in row 3"),
+        (GOOD, numbers(50, 5), "the samples have 4 features an image, the reference has 5"),
+        (GOOD[:3], GOOD, "samples: 3 rows are too few, at least 4"),
+        (GOOD, GOOD[:0], "reference: 0 rows are too few"),
+        (GOOD[0], GOOD, r"samples: .* are needed, not float32 \(4,\)"),
+        (GOOD.astype(object), GOOD, "samples: .* not object"),
+    ],
+)
+def test_bad_features_are_refused(samples: np.ndarray, reference: np.ndarray, told: str) -> None:
+    for score in (
+        lambda: evaluate(Features(samples), Features(reference)),
+        lambda: precision_recall(samples, reference),
+    ):
+        with pytest.raises(UsageError, match=told) as error:
+            score()
+        assert "\n" not in str(error.value)
+
+
+def test_bad_logits_and_spatial_features_are_refused() -> None:
+    with pytest.raises(UsageError, match="logits of the samples: NaN or infinity, first in row 5"):
+        evaluate(Features(GOOD, logits=spoiled(5, -np.inf)), Features(GOOD))
+    with pytest.raises(UsageError, match=r"reference \(spatial\): NaN or infinity, first in row 0"):
+        evaluate(Features(GOOD, spatial=GOOD), Features(GOOD, spatial=spoiled(0, np.nan)))
+    with pytest.raises(UsageError, match="samples: 50 rows of pool, 49 rows of logits"):
+        evaluate(Features(GOOD, logits=GOOD[1:]), Features(GOOD))
+
+
+def test_bad_statistics_are_refused() -> None:
+    with pytest.raises(UsageError, match="a mean"):
+        Statistics(np.zeros(3), np.zeros((2, 2)))
+    with pytest.raises(UsageError, match="NaN or infinity"):
+        Statistics(np.zeros(2), np.full((2, 2), np.nan))
+    with pytest.raises(UsageError, match="the samples have 4 features an image, the reference has 3"):
+        evaluate(Features(GOOD), Features(None, statistics=Statistics(np.zeros(3), np.eye(3))))
+    with pytest.raises(UsageError, match="the samples have 4 features an image, the reference has 3"):
+        fid_infinity(GOOD, Statistics(np.zeros(3), np.eye(3)))
+
+
+def test_bad_settings_are_refused() -> None:
+    for call, told in (
+        (lambda: precision_recall(GOOD, GOOD, k=0), "k must be 1 or more"),
+        (lambda: kid(GOOD, GOOD), "50 rows are too few, at least 1000"),
+        (lambda: kid(GOOD, GOOD, size=1), "2 images or more"),
+        (lambda: inception_score(GOOD, split=0), "1 image or more"),
+        (lambda: evaluate(Features(GOOD), Features(GOOD), intervals=3), "5 groups"),
+        (lambda: evaluate(Features(GOOD), Features(GOOD), intervals=40), "50 samples are too few"),
+        (lambda: fid_infinity(GOOD[:20], GOOD), "20 rows are too few"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            call()

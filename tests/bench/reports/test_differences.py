@@ -1,0 +1,116 @@
+"""`bench diff`: what is compared, what is worse, and what is told."""
+
+import functools
+import json
+
+import pytest
+
+from bench import records
+from bench.reports.differences import differences
+from registry.errors import UsageError
+
+SCORES = {"fid": 20.0, "precision": 0.5, "recall": 0.25, "sfid": None, "kid": float("nan"), "loss": 1.0}
+WHAT = {
+    "quality": (SCORES, {"protocol": "micro", "seed": 0}),
+    "cost": ({"parameters": 1000, "macs": 5000, "paper_gflops": 0.5}, {}),
+    "throughput": ({"images_per_second": 100.0, "peak_bytes": 64}, {}),
+}
+
+
+def keep(folder, measure, **changed):
+    values, more = WHAT[measure]
+    asked = {"measure": measure, "model": "udit-t", "overrides": {"ffn": "mlp"}, **more}
+    folder.mkdir(exist_ok=True)
+    path = folder / records.name(asked)
+    path.write_text(json.dumps({"asked": asked, "values": values | changed, "environment": {}}))
+    return path
+
+
+@pytest.fixture
+def folders(tmp_path):
+    before, after = tmp_path / "before", tmp_path / "after"
+    for folder in (before, after):
+        for measure in WHAT:
+            keep(folder, measure)
+    return before, after
+
+
+@pytest.fixture
+def diff(run_bench):
+    return functools.partial(run_bench, "diff")
+
+
+def test_equal_folders_differ_in_nothing(folders, diff):
+    assert differences(*folders).changes == []
+    code, out, err = diff(*folders)
+    assert (code, err) == (0, "") and "3 records compared, 0 values changed" in out
+
+
+@pytest.mark.parametrize(
+    ("measure", "value", "worse", "better"),
+    [
+        ("quality", "fid", 21.0, 19.0),
+        ("quality", "precision", 0.4, 0.6),
+        ("quality", "recall", 0.2, 0.3),
+        ("cost", "parameters", 1001, 999),
+        ("cost", "paper_gflops", 0.51, 0.4),
+        ("throughput", "images_per_second", 90.0, 110.0),
+        ("throughput", "peak_bytes", 65, 63),
+    ],
+)
+def test_direction(folders, measure, value, worse, better):
+    keep(folders[1], measure, **{value: worse})
+    (change,) = differences(*folders).changes
+    assert change.regression and change.value == value and change.after == worse
+    before = WHAT[measure][0][value]
+    assert change.relative == pytest.approx((worse - before) / before)
+    keep(folders[1], measure, **{value: better})
+    (change,) = differences(*folders).changes
+    assert not change.regression
+
+
+def test_tolerance_is_a_fraction_and_includes_its_end(folders, diff):
+    keep(folders[1], "quality", fid=21.0)
+    assert differences(*folders, tolerance=0.04).regressions
+    assert not differences(*folders, tolerance=0.05).regressions
+    code, out, _ = diff(*folders, "--tolerance", "0.05")
+    assert code == 0 and "+5.00%" in out and "1 values changed, 0 worse by more than 5.00%" in out
+    code, out, _ = diff(*folders)
+    assert code == 1 and "udit-t ffn=mlp protocol micro seed 0: fid" in out and "worse" in out
+
+
+def test_a_value_that_is_no_number_any_more_is_worse(folders):
+    keep(folders[1], "quality", fid=float("nan"), precision=None)
+    changes = differences(*folders, tolerance=9).regressions
+    assert [(c.value, c.after) for c in changes] == [("fid", None), ("precision", None)]
+    found = differences(*reversed(folders)).changes  # and a number where none was is a change for the better
+    assert len(found) == 2 and not any(change.regression for change in found)
+
+
+def test_records_of_one_folder_alone_are_told_and_not_worse(folders, diff):
+    gone = keep(folders[1], "cost")
+    gone.unlink()
+    code, out, _ = diff(*folders)
+    assert code == 0 and f"removed: {gone.name}" in out
+    assert f"added: {gone.name}" in diff(*reversed(folders))[1]
+
+
+def test_json(folders, diff):
+    keep(folders[1], "cost", macs=5001)
+    code, out, _ = diff(*folders, "--json")
+    found = json.loads(out)
+    assert code == 1 and found["regressions"] == 1 and found["changes"][0]["value"] == "macs"
+
+
+def test_mistakes_are_one_line(folders, diff, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for args, says in (
+        ((folders[0], tmp_path / "nowhere"), "no folder of records"),
+        ((folders[0], tmp_path / "empty"), "no record in common"),
+        ((*folders, "--tolerance=-1"), "--tolerance"),
+        ((*folders, "--tolerance=nan"), "--tolerance"),
+    ):
+        code, out, err = diff(*args)
+        assert code == 2 and out == "" and err.count("\n") == 1 and says in err
+    with pytest.raises(UsageError):
+        differences(*folders, tolerance=-1)

@@ -1,0 +1,463 @@
+"""Reports: what pages say of records made up here, that a wrong digit is found, and that torch stays out."""
+
+import base64
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from itertools import permutations
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+
+import bench.reports
+import bench.studies
+from bench import records
+from bench.reports import content, figures, page
+from bench.reports.statistics import Summary, rank_correlation, separable, summary
+from bench.studies.cells import cells, cost_asked
+from bench.training import protocols
+from registry.errors import UsageError
+from tests.conftest import ROOT
+
+WHERE = {
+    "device": "Some CPU",
+    "threads": 2,
+    "torch": "2.15.0",
+    "denoiser-bench": "0.1.0",
+    "commit": "0123456789abcdef",
+    "clean": True,
+    "date": "2026-11-21T00:00:00+00:00",
+}
+# FID of the three rows of Table 5 for three seeds: the first two cannot be told apart.
+FIDS = [[20.1, 20.9, 20.4], [20.2, 20.8, 20.6], [15.0, 15.2, 15.1]]
+
+
+def keep(folder, asked, values):
+    folder.mkdir(exist_ok=True)
+    path = folder / records.name(asked)
+    path.write_text(json.dumps({"asked": asked, "values": values, "environment": WHERE}, indent=2))
+    return path
+
+
+def keep_quality(folder, name, fids, seeds=(0, 1, 2), extractor="digits", steps=lambda cell: 1):
+    study, made = bench.studies.load(name), []
+    for cell in cells(study, protocols.load("micro"), seeds):
+        rows = [row.label for row in study.rows]
+        if rows.index(cell.row.label) >= len(fids):
+            continue
+        fid = fids[rows.index(cell.row.label)][seeds.index(cell.seed)]
+        values = {"fid": fid, "sfid": None, "inception_score": 9 - fid / 10, "precision": 0.5, "recall": 0.25}
+        values |= {"kid": fid / 1e5, "samples": 2000, "reference": 1797, "extractor": extractor}
+        values |= {"weights": "abcdef012345", "data_digest": "d1", "loss": 0.1}
+        values |= {"network": {"paper_gflops": 0.01 * (1 + rows.index(cell.row.label))}}
+        made.append(keep(folder, cell.asked, values))
+    return made
+
+
+def keep_costs(folder, name):
+    for i, row in enumerate(bench.studies.load(name).rows, 1):
+        stages = [{"name": f"stage{k}", "paper": i * 10**8, "macs": 1} for k in range(3)]
+        values = {"parameters": i * 10**6, "parameters_deployed": i * 10**6, "macs": 7, "flops": 14}
+        values |= {"paper_gflops": 0.3 * i, "activation_bytes": 2**20, "stages": stages}
+        keep(folder, cost_asked(row.model, row.overrides), values)
+
+
+@pytest.fixture
+def results(tmp_path):
+    folder = tmp_path / "results"
+    keep_costs(folder, "downsampler")
+    keep_quality(folder, "downsampler", FIDS)
+    return folder
+
+
+def page_of(name, results):
+    study, kept = bench.studies.load(name), content.Kept(results)
+    return content.page(study, content.lines(study, kept), kept)
+
+
+def table(text):
+    """The cells of the first Markdown table of a text."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
+    return [[cell.strip() for cell in row] for row in rows]
+
+
+# ---- what a page says ----
+
+
+def test_quality_is_mean_and_deviation_over_seeds_and_the_best_is_bold(results):
+    section = page_of("downsampler", results).sections[1]
+    rows = {row[0].text: dict(zip(section.grid.columns, row, strict=True)) for row in section.grid.rows}
+    cell = rows["DW Conv. Shortcut + PS"]["FID↓"]
+    assert cell.text == "15.10 ± 0.10" and cell.best
+    first = rows["Pixel Shuffle (PS)"]
+    assert first["FID↓"].text == f"{np.mean(FIDS[0]):.2f} ± {np.std(FIDS[0], ddof=1):.2f}"
+    assert not first["FID↓"].best and first["Seeds"].text == "3"
+    assert first["FID↓, published"].text == "96.15"
+    assert rows["DW Conv. Shortcut + PS"]["IS↑"].best  # higher is better there
+    assert "sFID↓" not in section.grid.columns  # nobody has a value
+
+
+def test_remarks_tell_protocol_extractor_number_and_environment(results):
+    section = page_of("downsampler", results).sections[1]
+    said = " ".join(section.remarks)
+    assert protocols.load("micro").title in said
+    assert "compare with each other, not with the published ones" in said
+    assert "Extractor digits, weights abcdef012345" in said
+    assert "2,000 samples beside 1,797 reference images" in said
+    assert "on Some CPU with torch 2.15.0, denoiser-bench 0.1.0, commit 0123456" in said
+
+
+def test_what_is_separable_is_told(results):
+    said = " ".join(page_of("downsampler", results).sections[1].remarks)
+    assert "2 of 3 pairs of rows are separable in FID, 2 of these as published" in said
+    assert "Not separable: Pixel Shuffle (PS) from Depthwise (DW) Conv. + PS." in said
+    assert "Shortcut + PS from" not in said and "from DW Conv. Shortcut" not in said
+    assert "3 rows can go no lower than 0.17, so no order of them is significant" in said
+
+
+def test_scores_of_another_extractor_get_a_table_of_their_own(results, tmp_path):
+    study = bench.studies.load("downsampler")
+    for cell in cells(study, protocols.load("micro"), [2]):
+        path = results / cell.file
+        record = json.loads(path.read_text())
+        record["values"] |= {"extractor": "inception", "fid": 999.0}
+        path.write_text(json.dumps(record))
+    first, second = page_of("downsampler", results).sections[1:]
+    assert [first.title, second.title] == [
+        f"Quality, protocol micro, extractor {name}" for name in ("digits", "inception")
+    ]
+    assert "999" not in page.markdown(page.Page("x", "x", [first]))
+    assert all(row[-1].text == "2" for row in first.grid.rows)
+    assert (
+        "without two seeds in common" in " ".join(second.remarks) and "±" not in second.grid.rows[0][2].text
+    )
+
+
+def test_a_row_without_records_is_empty_and_a_table_without_says_so_once(tmp_path):
+    results = tmp_path / "results"
+    keep_quality(results, "downsampler", FIDS[:2])
+    first, quality = page_of("downsampler", results).sections
+    assert [entry.text for entry in quality.grid.rows[2]][2:] == [""] * (len(quality.grid.columns) - 2)
+    assert "An empty cell: not measured." in " ".join(quality.remarks)
+    assert "An empty cell: not measured." in " ".join(first.remarks)  # no cost either
+    assert "No rank correlation" in " ".join(quality.remarks)
+    text = page.markdown(page_of("components", results))
+    assert text.count("no record of a row's quality") == 1
+
+
+def test_every_page_names_its_table_and_footnotes(results):
+    made = bench.reports.files(results, ["md"])
+    assert {f"table-{n}.md" for n in range(1, 7)} | {"backbones.md", "records.csv"} <= made.keys()
+    assert made["table-5.md"].startswith("# Table 5: Choice of downsampler\n")
+    assert "+ Token Downsampling [1]" in made["table-1.md"]
+    assert "1. Tables 5 and 6 print 0.91 for this same network" in made["table-1.md"]
+    assert "Added here; the paper has no such row." in made["table-3.md"]
+
+
+def test_a_cost_that_disagrees_with_the_published_one_gets_a_footnote(results):
+    text = page.markdown(page_of("downsampler", results))
+    assert "Prints 0.91, measured 0.6000." in text
+
+
+def test_csv_holds_the_numbers(results):
+    made = bench.reports.files(results, ["csv"])
+    rows = list(csv.DictReader(io.StringIO(made["table-5.csv"])))
+    how = "(micro, digits, abcdef012345)"
+    assert float(rows[0][f"fid mean {how}"]) == pytest.approx(np.mean(FIDS[0]), rel=1e-5)
+    assert float(rows[0][f"fid deviation {how}"]) == pytest.approx(np.std(FIDS[0], ddof=1), rel=1e-5)
+    assert rows[1]["parameters"] == "2000000" and rows[0]["published fid"] == "96.15"
+    assert json.loads(rows[0]["overrides"])["downsampler"] == "pixel-shuffle"
+
+
+# ---- the formats ----
+
+ODD = page.Page(
+    "odd",
+    "A & B <c>",
+    [
+        page.Section(
+            grid=page.Grid(
+                ["Model", "x_1 ↓"],
+                [
+                    [page.Entry("a|b* [1]"), page.Entry("1 ± 2", True)],
+                    [page.Entry("50% of {x}"), page.Entry("")],
+                ],
+            ),
+            footnotes=["under_score"],
+            remarks=["more <than> & less"],
+            picture=("p.svg", "A picture"),
+        )
+    ],
+)
+
+
+def test_markdown_has_whole_rows_of_one_width():
+    text = page.markdown(ODD)
+    rows = table(text)
+    assert {len(row) for row in rows} == {2}
+    assert rows[2] == [r"a\|b\* [1]", "**1 ± 2**"] and rows[3] == ["50% of {x}", ""]
+    widths = {len(line) for line in text.splitlines() if line.startswith("|")}
+    assert len(widths) == 1
+    assert r"- more \<than\> & less" in text and "![A picture](p.svg)" in text
+
+
+def test_markdown_renders_to_the_same_cells():
+    from markdown_it import MarkdownIt
+
+    cells = re.findall(
+        r"<t[hd][^>]*>(.*?)</t[hd]>", MarkdownIt("commonmark").enable("table").render(page.markdown(ODD))
+    )
+    assert cells == ["Model", "x_1 ↓", "a|b* [1]", "<strong>1 ± 2</strong>", "50% of {x}", ""]
+
+
+def test_html_escapes_and_closes():
+    text = page.html_page(ODD)
+    assert "<title>A &amp; B &lt;c&gt;</title>" in text and "<td><b>1 ± 2</b></td>" in text
+
+    class Balance(HTMLParser):
+        def __init__(self):
+            super().__init__()
+            self.open, self.words = [], []
+
+        def handle_starttag(self, tag, attrs):
+            if tag not in ("meta", "img"):
+                self.open.append(tag)
+
+        def handle_endtag(self, tag):
+            assert self.open.pop() == tag
+
+        def handle_data(self, data):
+            self.words.append(data)
+
+    parser = Balance()
+    parser.feed(text)
+    assert parser.open == ["html"] and "more <than> & less" in parser.words
+
+
+def test_latex_escapes():
+    text = page.latex(ODD)
+    assert r"\caption{A \& B $<$c$>$.}" in text and r"\textbf{1 $\pm$ 2}" in text
+    assert r"{}50\% of \{x\} &  \\" in text and r"x\_1 $\downarrow$" in text
+    assert r"\par [1] under\_score" in text
+    assert text.isascii()
+
+
+def test_no_character_of_the_real_pages_is_foreign_to_latex(results):
+    made = bench.reports.files(results, ["latex"])
+    for name, text in made.items():
+        assert not name.endswith(".tex") or text.isascii(), set(re.findall(r"[^\x00-\x7f]", text))
+
+
+# ---- statistics ----
+
+
+def by_seed(*rows):
+    return [dict(enumerate(row)) for row in rows]
+
+
+def test_spearman_is_scipys():
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        means, others = rng.integers(0, 6, 7), rng.integers(0, 6, 7)  # with ties
+        found = rank_correlation(by_seed(*([float(m)] for m in means)), others)
+        assert found.rho == pytest.approx(stats.spearmanr(means, others).statistic)
+
+
+def test_chance_counts_all_orders():
+    means, others = [3.0, 1.0, 4.0, 2.0, 9.0], [3.0, 2.0, 4.0, 1.0, 8.0]
+    found = rank_correlation(by_seed(*([m] for m in means)), others)
+    rho = [stats.spearmanr(order, others).statistic for order in permutations(means)]
+    assert found.chance == pytest.approx(np.mean(np.array(rho) >= found.rho - 1e-9))
+    assert found.least == pytest.approx(1 / 120) and found.interval is None
+
+
+def test_the_interval_is_as_wide_as_the_seeds_leave_open():
+    others = [1.0, 2.0, 3.0, 4.0, 5.0]
+    noise = np.random.default_rng(0).normal(size=(5, 3))
+    sharp, vague, again = (
+        rank_correlation(by_seed(*(v + s * noise[i] for i, v in enumerate(others))), others)
+        for s in (1e-6, 3.0, 3.0)
+    )
+    assert sharp.interval == (1.0, 1.0) and vague.interval[0] < 0 < vague.interval[1]
+    assert again == vague
+    # What a seed does to all rows alike moves no rank.
+    common = rank_correlation(by_seed(*([v, v + 30.0, v - 20.0] for v in others)), others)
+    assert common.interval == (1.0, 1.0)
+
+
+def test_of_two_rows_the_interval_is_that_of_their_difference():
+    """Three rows, the third far away: ρ falls only where the first two swap, as Student's t tells."""
+    a, b = np.array([1.0, 1.4, 0.9]), np.array([2.1, 1.5, 2.6])
+    difference = stats.ttest_rel(a, b)
+    swapped = stats.t.cdf(difference.statistic, 2)
+    assert 0.025 < swapped < 0.2
+    found = rank_correlation(by_seed(a, b, [1e3] * 3), [1.0, 2.0, 3.0])
+    assert found.interval == (0.5, 1.0)
+    found = rank_correlation(by_seed(a - 2, b + 2, [1e3] * 3), [1.0, 2.0, 3.0])
+    assert stats.t.cdf(stats.ttest_rel(a - 2, b + 2).statistic, 2) < 0.025 and found.interval == (1.0, 1.0)
+
+
+def test_no_rank_correlation_of_two_rows():
+    assert rank_correlation(by_seed([1.0, 2.0], [1.0, 2.0]), [1.0, 2.0]) is None
+    assert rank_correlation(by_seed(*[[1.0, 2.0]] * 3), [1.0, 2.0, 3.0]) is None
+
+
+def test_separable_is_the_paired_t_test():
+    rng = np.random.default_rng(0)
+    for shift in (0.0, 0.5, 1.0, 2.0, 4.0):
+        for _ in range(10):
+            a = rng.normal(0, 1, 3)
+            b = 0.8 * a + rng.normal(shift, 0.5, 3)
+            assert separable(*by_seed(a, b)) == (stats.ttest_rel(a, b).pvalue < 0.05)
+    assert separable({0: 1.0}, {0: 2.0, 1: 3.0}) is None
+    assert separable({0: 1.0, 1: 2.0}, {1: 1.0, 0: 2.0, 2: 9.0}) is False
+
+
+def test_summary_leaves_out_what_is_no_number():
+    assert summary([1.0, float("nan"), 3.0]) == Summary(2.0, pytest.approx(2**0.5), 2)
+    assert summary([]) is None and summary([5.0]) == Summary(5.0, None, 1)
+
+
+# ---- pictures ----
+
+
+def test_pictures_hold_their_numbers_and_come_out_the_same(results):
+    keep_quality(results, "training-steps", [[1.0] * 3] * 40)
+    keep_costs(results, "components")
+    made, again = (bench.reports.files(results, ["md"]) for _ in range(2))
+    assert made == again
+    creator, told = figures.described(made["fid-gflops.svg"])
+    assert creator.startswith("Matplotlib") and "html" not in told
+    data = json.loads(told)
+    assert ["U-DiT-L", 85.0, 10.08] in data["published"]["U-DiT"]
+    (points,) = data["measured"].values()
+    assert [0.03, pytest.approx(15.1), pytest.approx(0.1)] in points.values()
+    steps = json.loads(figures.described(made["fid-steps.svg"])[1])
+    assert [1000000, 7.54] in steps["published"]["U-DiT-L"] and steps["measured"]
+    stages = json.loads(figures.described(made["cost-components.svg"])[1])
+    assert list(stages["DiT-UNet"]) == ["stage0", "stage1", "stage2"]
+    assert "![Cost by stage](cost-components.svg)" in made["table-6.md"]
+
+
+# ---- the command ----
+
+
+def test_samples_are_the_pictures_beside_the_records_of_one_seed(results):
+    rows = content.lines(bench.studies.load("downsampler"), content.Kept(results))
+    (setting,) = content.settings(rows)
+    assert figures.samples(rows, setting, results) is None  # no picture is kept
+    pictures = []
+    for line in (rows[0], rows[2]):
+        record = next(r for r in line.quality[setting] if r["asked"]["seed"] == 0)
+        pixels = np.random.default_rng(len(pictures)).integers(0, 255, (8, 40), np.uint8)
+        Image.fromarray(pixels).save((results / record["file"]).with_suffix(".png"))
+        pictures.append(pixels)
+    drawn = ElementTree.fromstring(figures.samples(rows, setting, results))
+    space = "{http://www.w3.org/2000/svg}"
+    assert [text.text for text in drawn.iter(f"{space}text")] == [rows[0].label, rows[2].label]
+    for image, pixels in zip(drawn.iter(f"{space}image"), pictures, strict=True):
+        held = base64.b64decode(image.get("href").partition(",")[2])
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(held))), pixels)
+        assert (image.get("width"), image.get("height")) == ("40", "8")
+    made = bench.reports.files(results, ["md"])
+    assert "samples-downsampler-micro.svg" in made and "samples-downsampler-micro.svg" in made["table-5.md"]
+
+
+def test_a_study_of_ones_own_has_a_page(run_bench, results, tmp_path):
+    own = tmp_path / "mine.toml"
+    own.write_text('title = "Mine?"\n[[rows]]\npublished = "5/Pixel Shuffle (PS)"\n')
+    code, _, err = run_bench(
+        "report", own, "--results", results, "--out", tmp_path / "out", "--format", "md,latex"
+    )
+    assert code == 0, err
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"mine.md", "mine.tex", "cost-mine.svg"}
+    page = (tmp_path / "out" / "mine.md").read_text()
+    assert "20.47 ± 0.40" in page and "No rank" not in page
+    assert r"\caption{Mine? Quality" in (tmp_path / "out" / "mine.tex").read_text()
+    assert run_bench("report", own, "--results", results, "--out", tmp_path / "out", "--check")[0] == 1  # csv
+    assert run_bench("report", "no", "--results", results)[2].startswith("error: unknown study 'no'")
+
+
+def test_check_is_clean_after_report_and_finds_any_digit(run_bench, results, tmp_path):
+    out = tmp_path / "reports"
+    where = ("--out", out, "--results", results, "--format", "md,html,latex,csv")
+    assert run_bench("report", *where)[0] == 0
+    assert run_bench("report", *where, "--check")[0] == 0
+
+    def complaint():
+        code, _, err = run_bench("report", *where, "--check")
+        assert code == 1 and "Traceback" not in err
+        return err
+
+    whole, expected = {}, []
+    for file in ("table-5.md", "table-2.html", "table-6.tex", "table-3.csv", "records.csv", "fid-gflops.svg"):
+        text = whole[out / file] = (out / file).read_text("utf-8")
+        places = [match.start() for match in re.finditer(r"\d", text)]
+        place = places[len(places) * 2 // 3]
+        wrong = text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :]
+        (out / file).write_text(wrong, "utf-8")
+        expected.append(f"{out / file}, line {wrong[:place].count(chr(10)) + 1}: is ")
+    told = complaint()
+    assert all(line in told for line in expected) and told.count("\n") == len(expected) + 1
+    for path, text in whole.items():
+        path.write_text(text, "utf-8")
+
+    for path in sorted(results.iterdir())[::5]:
+        text = path.read_text()
+        place = text.index("2026")  # not even a number of the tables
+        path.write_text(text[:place] + "3" + text[place + 1 :])
+        told = complaint()
+        assert "records.csv" in told and path.name in told
+        path.write_text(text)
+    assert run_bench("report", *where, "--check")[0] == 0
+    (out / "table-1.md").unlink()
+    assert "table-1.md is missing" in complaint()
+
+
+def test_a_picture_of_another_matplotlib_is_checked_by_its_numbers(results, tmp_path):
+    out = tmp_path / "reports"
+    bench.reports.write(out, results, ["md"])
+    path = out / "fid-steps.svg"
+    drawn = re.sub(r"Matplotlib v[\d.]+", "Matplotlib v3.9.0", path.read_text("utf-8"))
+    path.write_text(drawn.replace("<path d=", "<path  d="), "utf-8")
+    assert bench.reports.check(out, results, ["md"]) == []
+    path.write_text(drawn.replace("7.54", "7.55"), "utf-8")
+    assert len(bench.reports.check(out, results, ["md"])) == 1
+
+
+def test_a_users_mistake_is_one_line(run_bench, results, tmp_path):
+    for args, says in (
+        (("--results", tmp_path / "nowhere"), "no folder of records"),
+        (("--results", results, "--format", "md,pdf"), "unknown format 'pdf'"),
+        (("--results", results, "--out", results / next(results.iterdir()).name), "cannot write"),
+    ):
+        code, _, err = run_bench("report", "--out", tmp_path / "out", *args)
+        assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and says in err
+    keep(results, cost_asked("udit-t", {}), {"parameters": 1})
+    with pytest.raises(UsageError, match=r"cost-udit-t-\w+\.json lacks activation_bytes, "):
+        bench.reports.files(results, ["md"])
+    with pytest.raises(UsageError):
+        bench.reports.check(tmp_path, tmp_path / "nowhere", ["md"])
+
+
+def test_a_report_is_drawn_without_torch(results, tmp_path):
+    code = (
+        "import sys; from bench import cli\n"
+        f"sys.argv = ['bench', 'report', '--results', {str(results)!r}, '--out', {str(tmp_path / 'out')!r}]\n"
+        "try: cli.main()\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_committed_report_is_current():
+    assert bench.reports.check(ROOT / "reports", ROOT / "results", ["md", "csv"]) == []

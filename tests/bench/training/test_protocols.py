@@ -1,0 +1,119 @@
+"""Protocols: the built-in ones are those of the facts, and a wrong file is one clear line."""
+
+from pathlib import Path
+
+import pytest
+
+import registry
+from bench import data
+from bench.training import protocols
+from bench.training.run import build
+
+VALID = """
+title = "t"
+data = "digits"
+[training]
+steps = 10
+batch_size = 4
+learning_rate = 1e-3
+ema_decay = 0.9
+checkpoint_every = 5
+[sampling]
+sampler = "ddim"
+steps = "ddim10"
+num = 8
+"""
+
+
+def test_the_paper_s_protocol_is_that_of_the_facts() -> None:
+    paper = protocols.load("paper")
+    told = paper.training
+    assert (told.steps, told.batch_size, told.learning_rate, told.weight_decay) == (400_000, 256, 1e-4, 0)
+    assert (told.ema_decay, told.flip, told.objective, told.warmup, told.clip) == (
+        0.9999,
+        True,
+        "ddpm",
+        0,
+        None,
+    )
+    images = paper.sampling
+    assert (images.sampler, images.steps, images.cfg_scale, images.num, images.labels) == (
+        "ancestral",
+        "250",
+        1.0,
+        50_000,
+        "uniform",
+    )
+    assert not paper.scale
+
+
+@pytest.mark.parametrize("name", protocols.names())
+def test_built_in_protocols_are_whole(name: str) -> None:
+    protocol = protocols.load(name)
+    assert protocol.name == name and protocol.data in data.names()
+    for pattern in protocol.scale:
+        assert registry.names(pattern), f"{pattern} fits no backbone"
+
+
+@pytest.mark.parametrize("name", ["smoke", "micro"])
+@pytest.mark.parametrize(
+    "model", ["dit-s-4", "dit-xl-2", "sit-b-2", "udit-t", "udit-l", "dit-unet", "dit-unet-slim", "uvit-s-2",
+              "uvit-h-2", "unet2d", "uvit2d-latent", "tiny-unet"],
+)  # fmt: skip
+def test_small_protocols_scale_every_family_to_digits(name: str, model: str) -> None:
+    asked = {
+        "model": model,
+        "overrides": protocols.load(name).overrides(model),
+        "data": "digits",
+        "shape": [4, 8, 8],
+        "num_classes": 10,
+    }
+    network = build(asked)
+    assert sum(p.numel() for p in network.parameters()) < 5e6
+
+
+def test_later_patterns_win(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        VALID + '[scale]\n"udit-*" = { hidden_size = 16, depth = [1] }\n"udit-t" = { hidden_size = 8 }\n'
+    )
+    protocol = protocols.load(file)
+    assert protocol.name == "mine" and protocol.sampling.steps == "ddim10"
+    assert protocol.overrides("udit-t") == {"hidden_size": 8, "depth": [1]}
+    assert protocol.overrides("udit-s") == {"hidden_size": 16, "depth": [1]}
+    assert protocol.overrides("dit-s-4") == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            ("learning_rate", "learnig_rate"),
+            "[training] has no key 'learnig_rate'. Did you mean 'learning_rate'?",
+        ),
+        (("title", "titel"), "has no key 'titel'"),
+        (("num = 8\n", ""), "[sampling] needs the key 'num'"),
+        (("num = 8", "num = 0"), "[sampling] num = 0: "),
+        (("steps = 10\n", 'steps = "ten"\n'), "[training] steps = 'ten': "),
+        (("ema_decay = 0.9", "ema_decay = 1.0"), "[training] ema_decay = 1.0: "),
+        (('sampler = "ddim"', 'sampler = "euler"'), "objective ddpm has no sampler 'euler'"),
+        (('steps = "ddim10"', 'steps = "ddim999"'), "no integer stride"),
+        (("[training]", "[training"), "line 4"),
+        (("[training]", '[training]\nobjective = "ddpn"'), "[training] objective = 'ddpn': "),
+    ],
+)
+def test_a_wrong_file_is_one_line_that_names_the_key(tmp_path: Path, change, says: str) -> None:
+    file = tmp_path / "mine.toml"
+    assert change[0] in VALID
+    file.write_text(VALID.replace(*change))
+    with pytest.raises(registry.UsageError) as caught:
+        protocols.load(file)
+    assert says in str(caught.value) and "mine.toml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("mirco", "Did you mean 'micro'?"), ("no.toml", "cannot read"), ("../x", "unknown")]
+)
+def test_no_such_protocol(name: str, says: str) -> None:
+    with pytest.raises(registry.UsageError, match=says.replace("?", r"\?")):
+        protocols.load(name)

@@ -1,0 +1,344 @@
+"""Training: it learns, kills and process counts change nothing, and mistakes are told before it begins."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import registry
+from bench import data
+from bench.data.dataset import MemoryDataset
+from bench.diffusion import objective
+from bench.sampling import Plan, open_run, sample
+from bench.training import protocols
+from bench.training.loop import train
+from bench.training.run import Run, load
+
+SMOKE = protocols.load("smoke")
+
+
+def protocol(**training: Any) -> protocols.Protocol:
+    return SMOKE.model_copy(update={"training": SMOKE.training.model_copy(update=training)})
+
+
+def weights(run: Path, step: int, part: str = "model") -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoints" / f"{step:08d}" / f"{part}.safetensors")
+
+
+def logged(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def assert_same_run(a: Path, b: Path, step: int) -> None:
+    for part in ("model", "ema", "optimizer"):
+        ours, theirs = weights(a, step, part), weights(b, step, part)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours), part
+
+
+def run_python(code: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    launch = [sys.executable]
+    if processes > 1:
+        launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return subprocess.run([*launch, code], capture_output=True, text=True, check=False, env=dict(os.environ))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 24 steps that nothing disturbed."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    done = train("udit-t", protocol(steps=24, checkpoint_every=6, keep=0), out, seed=3)
+    assert done.step == 24 and not done.interrupted
+    return out
+
+
+# ---- that it learns ----
+
+
+@pytest.mark.parametrize("name", ["ddpm", "flow"])
+def test_the_loss_of_one_image_falls_far_below_a_constant_predictor_s(tmp_path: Path, name: str) -> None:
+    one = MemoryDataset(np.full((16, 8, 8, 1), 200, np.uint8), np.zeros(16, int), ["only"])
+    data.register(f"one-image-{name}")(lambda: one)
+    how = protocol(
+        objective=name, steps=150, batch_size=16, learning_rate=3e-3, log_every=25, checkpoint_every=150
+    )
+    overrides = {"input_size": 4, "patch_size": 2}
+    train("dit-s-2", how, tmp_path / "run", data=f"one-image-{name}", overrides=overrides)
+    # Predicting 0 for standard normal noise costs 1; for x0 − noise it costs 1 + x0².
+    constant = 1.0 if name == "ddpm" else 1 + (200 / 127.5 - 1) ** 2
+    assert logged(tmp_path / "run")[-1]["mse"] < 0.35 * constant
+
+
+def test_every_step_is_adamw_on_the_mean_loss(tmp_path: Path) -> None:
+    """Two steps by hand, from the data and random numbers that the run tells, with PyTorch's plain AdamW."""
+    from bench.utils import randomness
+
+    how = protocol(
+        steps=2, batch_size=6, checkpoint_every=1, keep=0, log_every=1, clip=0.5, warmup=3, ema_decay=0.7
+    )
+    out = tmp_path / "run"
+    overrides = {"class_dropout_prob": 0.5}
+    train("dit-s-4", how, out, seed=5, overrides=overrides)
+    torch.manual_seed(5)
+    network = registry.create(
+        "dit-s-4", input_size=8, num_classes=10, **SMOKE.overrides("dit-s-4"), **overrides
+    )
+    average = {name: value.clone() for name, value in network.state_dict().items()}
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.0, lr=1.0, foreach=False)
+    digits, ddpm = data.load("digits"), objective("ddpm")
+    order, places = randomness.permutation(5, "order", len(digits)), torch.arange(6)
+    for step in range(2):
+        indices = order[6 * step : 6 * step + 6]
+        x0, y = digits.grids(indices), digits.labels(indices)
+        u = randomness.uniform(5, "time", places, 2, step)
+        noise = randomness.normal(5, "training noise", places, (4, 8, 8), step)
+        t = (u[:, 0] * 1000).long()
+        y = torch.where(u[:, 1] < 0.5, 10, y)
+        x_t = ddpm.noised(x0, noise, t)
+        loss = ddpm.losses(network.eval()(x_t, t, y), x0, noise, x_t, t)["loss"].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 0.5)
+        optimizer.param_groups[0]["lr"] = 1e-3 * (step + 1) / 4
+        optimizer.step()
+        for name, value in network.state_dict().items():
+            average[name] = 0.7 * average[name] + 0.3 * value
+        entry = logged(out)[step]
+        assert entry["loss"] == pytest.approx(float(loss), rel=1e-5)
+        assert entry["gradient_norm"] == pytest.approx(float(norm), rel=1e-4)
+    for part, expected in (("model", network.state_dict()), ("ema", average)):
+        found = weights(out, 2, part)
+        assert all(torch.allclose(found[name], expected[name], atol=2e-6) for name in found)
+
+
+def test_accumulation_changes_nothing_but_rounding(tmp_path: Path, whole: Path) -> None:
+    train("udit-t", protocol(steps=24, checkpoint_every=24), tmp_path / "run", seed=3, accumulation=4)
+    losses = [[entry["loss"] for entry in logged(run)] for run in (whole, tmp_path / "run")]
+    assert np.allclose(*losses, rtol=1e-4)
+
+
+# ---- kills and processes ----
+
+KILLED = """
+import os, signal, sys
+import torch
+torch.set_num_threads({threads})
+from bench.training import protocols
+from bench.training import run
+from bench.training.loop import loop
+import safetensors.torch
+smoke = protocols.load("smoke")
+how = smoke.model_copy(update={{"training": smoke.training.model_copy(update=dict(
+    steps=24, checkpoint_every=6, keep=0))}})
+calls = 0
+def dying(function, at):
+    def call(*args, **kwargs):
+        global calls
+        calls += 1
+        if calls == at:
+            if {half}:
+                open(args[1], "wb").write(b"half a file")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return call
+{patch}
+training.train("udit-t", how, {out!r}, seed=3, resume=True)
+"""
+
+
+def test_kills_at_any_moment_leave_the_same_weights(tmp_path: Path, whole: Path) -> None:
+    out = tmp_path / "run"
+    step = "training._Trainer._step = dying(training._Trainer._step, {})"
+    save = "safetensors.torch.save_file = dying(safetensors.torch.save_file, {})"
+    # In the middle of steps before and after a checkpoint, and while each file of one is written.
+    for patch, half, newest in [(step.format(4), False, None), (save.format(3), True, None),
+                                (step.format(10), False, 6), (save.format(5), True, 6)]:  # fmt: skip
+        script = tmp_path / "killed.py"
+        script.write_text(
+            KILLED.format(patch=patch, half=half, out=str(out), threads=torch.get_num_threads())
+        )
+        ended = run_python(str(script))
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        found = Run(out).checkpoints()
+        assert (int(found[-1].name) if found else None) == (12 if (half and newest == 6) else newest)
+        for path in found:
+            load(path)  # whole
+    done = train("udit-t", protocol(steps=24, checkpoint_every=6, keep=0), out, seed=3, resume=True)
+    assert done.step == 24
+    assert_same_run(whole, out, 24)
+    drop = ("images_per_second",)
+    logs = [[{k: v for k, v in e.items() if k not in drop} for e in logged(run)] for run in (whole, out)]
+    assert logs[0] == logs[1]
+    assert not list((out / "checkpoints").glob(".bench-*"))
+
+
+def test_ctrl_c_writes_a_checkpoint_and_stops(tmp_path: Path, whole: Path) -> None:
+    out = tmp_path / "run"
+    how = protocol(steps=24, checkpoint_every=24)
+
+    def tell(now: Any) -> None:
+        if now.step == 10:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    stopped = train("udit-t", how, out, seed=3, progress=tell)
+    assert stopped.interrupted and stopped.step in (10, 12)
+    assert [int(path.name) for path in Run(out).checkpoints()] == [stopped.step]
+    assert train("udit-t", how, out, seed=3, resume=True).step == 24
+    assert_same_run(whole, out, 24)
+
+
+TWO = """
+import sys
+import torch
+from bench import sampling
+from bench.training import protocols
+from bench.training.loop import loop
+out, num = sys.argv[1] if len(sys.argv) > 1 else {out!r}, 11
+smoke = protocols.load("smoke")
+how = smoke.model_copy(update={{"training": smoke.training.model_copy(update=dict(
+    steps=24, checkpoint_every=6, keep=0))}})
+training.train("udit-t", how, {out!r}, seed=3)
+source = sampling.open_run({whole!r})
+plan = sampling.Plan("ddpm", "ancestral", "5", seed=2)
+sampling.sample(source.network, source.to_images, plan, num, {npz!r}, of={{}}, batch_size=3)
+"""
+
+
+def test_two_processes_see_what_one_sees(tmp_path: Path, whole: Path) -> None:
+    script = tmp_path / "two.py"
+    out, npz = tmp_path / "run", tmp_path / "two.npz"
+    script.write_text(TWO.format(out=str(out), whole=str(whole), npz=str(npz)))
+    ended = run_python(str(script), processes=2)
+    assert ended.returncode == 0, ended.stderr
+    assert np.allclose(*([e["loss"] for e in logged(run)] for run in (whole, out)), rtol=1e-4)
+    source = open_run(whole)
+    plan = Plan("ddpm", "ancestral", "5", seed=2)
+    sample(source.network, source.to_images, plan, 11, tmp_path / "one.npz", of={}, batch_size=3)
+    assert (tmp_path / "one.npz").read_bytes() == npz.read_bytes()
+
+
+# ---- mistakes ----
+
+
+def refused(says: str, *args: Any, **kwargs: Any) -> None:
+    with pytest.raises(registry.UsageError) as caught:
+        train(*args, **kwargs)
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_does_not_fit_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    refused("a batch of 2000 is more than the 1797 images", "udit-t", protocol(batch_size=2000), out)
+    refused("cannot be cut into 3 equal parts", "udit-t", protocol(), out, accumulation=3)
+    refused("takes grids of (3, 8, 8), but those of digits are (4, 8, 8)", "udit-t", protocol(), out,
+            overrides={"in_channels": 3})  # fmt: skip
+    refused("takes grids of (4, 16, 16)", "udit-t", protocol(), out, overrides={"input_size": 16})
+    refused("has 9 classes, but digits has 10", "udit-t", protocol(), out, overrides={"num_classes": 9})
+    refused("which digits does not allow", "udit-t", protocol(flip=True), out)
+    refused("unknown backbone 'udit-x'", "udit-x", protocol(), out)
+    refused("unknown dataset 'digit'", "udit-t", protocol(), out, data="digit")
+    refused("no override 'width'", "udit-t", protocol(), out, overrides={"width": 3})
+    assert not out.exists()
+
+
+def test_a_folder_is_continued_only_by_the_same_run(tmp_path: Path, whole: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    before = (out / "run.json").read_bytes()
+    refused("already holds a run", "udit-t", protocol(), out, seed=3)
+    more = {"out": out, "resume": True}
+    refused("begun with seed = 3, not 4", "udit-t", protocol(), seed=4, **more)
+    refused("model = 'udit-t', not 'dit-unet'", "dit-unet", protocol(), seed=3, **more)
+    refused(
+        "protocol.training.learning_rate = 0.001, not 0.1",
+        "udit-t",
+        protocol(learning_rate=0.1),
+        seed=3,
+        **more,
+    )
+    refused(
+        "overrides.cosine = None, not False",
+        "udit-t",
+        protocol(),
+        seed=3,
+        overrides={"cosine": False},
+        **more,
+    )
+    assert (out / "run.json").read_bytes() == before
+    longer = train("udit-t", protocol(steps=26, checkpoint_every=13, keep=1), out, seed=3, resume=True)
+    assert longer.step == 26 and [path.name for path in Run(out).checkpoints()] == ["00000026"]
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, whole: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    file = out / "checkpoints" / "00000024" / "ema.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    refused(f"the checkpoint {file} is damaged", "udit-t", protocol(steps=30), out, seed=3, resume=True)
+    shutil.rmtree(file.parent)
+    assert train("udit-t", protocol(steps=24, checkpoint_every=6), out, seed=3, resume=True).step == 24
+    assert_same_run(whole, out, 24)
+
+
+def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_last_good_checkpoint(
+    tmp_path: Path,
+) -> None:
+    images = np.zeros((64, 16, 16, 1), np.uint8)
+
+    class Spoiled(MemoryDataset):
+        def grids(self, indices: np.ndarray, flip: np.ndarray | None = None) -> torch.Tensor:
+            made = super().grids(indices, flip)
+            self.asked = getattr(self, "asked", 0) + 1
+            return made * math.nan if self.asked == 7 else made  # the first call is the check before step 0
+
+    data.register("spoiled")(lambda: Spoiled(images, np.zeros(64, int), ["only"]))
+    says = "the loss is not finite at step 5"
+    refused(
+        says, "dit-s-4", protocol(steps=20, checkpoint_every=4, log_every=4), tmp_path / "run", data="spoiled"
+    )
+    assert [int(path.name) for path in Run(tmp_path / "run").checkpoints()] == [4]
+
+
+def test_no_room_on_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import safetensors.torch
+
+    out, calls = tmp_path / "run", []
+    save_file = safetensors.torch.save_file
+
+    def full(tensors: Any, path: Path) -> None:
+        calls.append(path)
+        if len(calls) > 4:
+            raise OSError(28, "No space left on device")
+        save_file(tensors, path)
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    refused("No space left on device; the last good one is that of step 4", "udit-t", protocol(), out)
+    monkeypatch.undo()
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["00000004"]
+    load(Run(out).checkpoint())
+
+
+def test_a_plain_module_trains_too(tmp_path: Path) -> None:
+    class Plain(torch.nn.Module):
+        def __init__(self, num_classes: int = 10) -> None:
+            super().__init__()
+            self.input_size = 8
+            self.layer, self.drop = torch.nn.Conv2d(4, 4, 1), torch.nn.Dropout(0.5)
+
+        def forward(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return self.drop(self.layer(x))
+
+    registry.register("plain-trained")(Plain)
+    for name in ("a", "b"):  # its own randomness repeats too
+        train("plain-trained", protocol(), tmp_path / name, overrides={"num_classes": 10})
+    assert_same_run(tmp_path / "a", tmp_path / "b", 8)

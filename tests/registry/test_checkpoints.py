@@ -1,0 +1,683 @@
+"""Checkpoints of the authors and of diffusers: what loads, what it computes, and what is refused."""
+
+import argparse
+import itertools
+import json
+import os
+import pickle
+import random
+
+import pytest
+import torch
+from diffusers import UNet2DModel
+from safetensors.torch import save_file
+from torch import nn
+
+import registry
+from registry.networks.udit import UDiT
+from registry.networks.uvit import UViT
+from tests import plain
+from tests.conftest import REFERENCE, VARIANTS
+from tests.reference import recipe
+
+
+@pytest.fixture(autouse=True, scope="module")
+def single_thread():
+    """Threads that wait for each other on busy cores cost small networks most of their time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+# ---- the authors' layouts: names and shapes for any size, held against tests/reference ----
+
+
+def affine(name, outer, *inner):
+    """A weight (outer, *inner) and its bias."""
+    return {f"{name}.weight": (outer, *inner), f"{name}.bias": (outer,)}
+
+
+def condition(suffix, width, classes):
+    return {
+        **affine(f"t_embedder{suffix}.mlp.0", width, 256),
+        **affine(f"t_embedder{suffix}.mlp.2", width, width),
+        f"y_embedder{suffix}.embedding_table.weight": (classes + 1, width),
+    }
+
+
+def dit_shapes(*, hidden_size, depth, patch_size, classes, in_channels=4, ratio=4, learn_sigma=True):
+    d, out = hidden_size, in_channels * (2 if learn_sigma else 1)
+    shapes = {
+        **affine("x_embedder.proj", d, in_channels, patch_size, patch_size),
+        **condition("", d, classes),
+        **affine("final_layer.linear", patch_size**2 * out, d),
+        **affine("final_layer.adaLN_modulation.1", 2 * d, d),
+    }
+    for i in range(depth):
+        shapes |= affine(f"blocks.{i}.attn.qkv", 3 * d, d) | affine(f"blocks.{i}.attn.proj", d, d)
+        shapes |= affine(f"blocks.{i}.mlp.fc1", ratio * d, d) | affine(f"blocks.{i}.mlp.fc2", d, ratio * d)
+        shapes |= affine(f"blocks.{i}.adaLN_modulation.1", 6 * d, d)
+    return shapes
+
+
+def udit_shapes(*, hidden_size, depth, num_heads, ratio, ffn, downsampler, cosine, classes, in_channels=4):
+    c1, c2, c3 = hidden_size, 2 * hidden_size, 4 * hidden_size
+    shapes = {
+        **affine("x_embedder.proj", c1, in_channels, 3, 3),
+        **{k: s for i, c in enumerate((c1, c2, c3), 1) for k, s in condition(f"_{i}", c, classes).items()},
+        "down1_2.body.0.weight": (c1 // 2, c1, 3, 3),
+        "down2_3.body.0.weight": (c2 // 2, c2, 3, 3),
+        "up3_2.body.0.weight": (2 * c3, c3, 3, 3),
+        "up2_1.body.0.weight": (2 * c2, c2, 3, 3),
+        **affine("reduce_chan_level2", c2, 2 * c2, 1, 1),
+        **affine("reduce_chan_level1", c2, 2 * c1, 1, 1),
+        **affine("output", c2, c2, 3, 3),
+        **affine("final_layer.out_proj", 2 * in_channels, c2, 3, 3),
+        **affine("final_layer.adaLN_modulation.1", 2 * c2, c2),
+    }
+    kernels = {"depthwise": (1, 5, 5), "depthwise+shortcut": (1, 5, 5)}
+    levels = ("encoder_level_1", "encoder_level_2", "latent", "decoder_level_2", "decoder_level_1")
+    for level, d, units in zip(levels, (c1, c2, c3, c2, c2), depth, strict=True):
+        hidden = int(ratio * d)
+        for unit, layer in itertools.product(range(units), (1, 2)):
+            attn, mlp = f"{level}.{unit}.attn{layer}", f"{level}.{unit}.mlp{layer}"
+            shapes |= affine(f"{attn}.to_qkv", 3 * d, d) | affine(f"{attn}.to_out", d, d, 1, 1)
+            shapes |= affine(f"{level}.{unit}.adaLN_modulation{layer}.1", 6 * d, d)
+            if cosine:
+                shapes[f"{attn}.logit_scale"] = (num_heads, 1, 1)
+            if downsampler is not None and downsampler != "pixel-shuffle":
+                shapes |= affine(f"{attn}.downsampler.layer", d, *kernels.get(downsampler, (d, 3, 3)))
+            if ffn == "mlp":
+                shapes |= affine(f"{mlp}.fc1", hidden, d, 1, 1) | affine(f"{mlp}.fc2", d, hidden, 1, 1)
+            elif ffn == "dwconv":
+                shapes |= affine(f"{mlp}.project_in", hidden, d, 1, 1)
+                shapes |= affine(f"{mlp}.dwconv", hidden, 1, 5, 5)
+                shapes |= affine(f"{mlp}.project_out", d, hidden, 1, 1)
+            else:
+                shapes |= affine(f"{mlp}.project_in.0", hidden // 2, d, 1, 1)
+                shapes |= affine(f"{mlp}.project_in.1", hidden, hidden // 2, 1, 1)
+                for i, k in enumerate((5, 3, 1)):
+                    shapes |= affine(f"{mlp}.dwconv.{i}", hidden, 1, k, k)
+                shapes |= affine(f"{mlp}.project_out.0", hidden // 2, hidden, 1, 1)
+                shapes |= affine(f"{mlp}.project_out.1", d, hidden // 2, 1, 1)
+    return shapes
+
+
+def uvit_shapes(*, hidden_size, depth, patch_size, tokens, classes, null_class=True, in_channels=4, ratio=4):
+    d = hidden_size
+    shapes = {
+        "pos_embed": (1, tokens + (2 if classes else 1), d),
+        **affine("patch_embed.proj", d, in_channels, patch_size, patch_size),
+        **affine("norm", d),
+        **affine("decoder_pred", patch_size**2 * in_channels, d),
+        **affine("final_layer", in_channels, in_channels, 3, 3),
+    }
+    if classes:
+        shapes["label_emb.weight"] = (classes + null_class, d)
+    sides = [f"{side}_blocks.{i}" for side in ("in", "out") for i in range(depth // 2)]
+    for name in ("mid_block", *sides):
+        shapes |= affine(f"{name}.norm1", d) | affine(f"{name}.norm2", d)
+        shapes |= {f"{name}.attn.qkv.weight": (3 * d, d), **affine(f"{name}.attn.proj", d, d)}
+        shapes |= affine(f"{name}.mlp.fc1", ratio * d, d) | affine(f"{name}.mlp.fc2", d, ratio * d)
+        if name.startswith("out"):
+            shapes |= affine(f"{name}.skip_linear", d, 2 * d)
+    return shapes
+
+
+T_SIZE = {"hidden_size": 48, "depth": (1, 1, 2, 1, 1), "num_heads": 2, "ratio": 4, "classes": 1000}
+S_SIZE = {"hidden_size": 96, "depth": (2, 5, 8, 5, 2), "num_heads": 4, "ratio": 2, "classes": 1000}
+ALL_ON = {"ffn": "reparam", "downsampler": "depthwise+shortcut", "cosine": True}
+LAYOUTS = {
+    "dit-s-8": dit_shapes(hidden_size=384, depth=12, patch_size=8, classes=1000),
+    "dit-s-4": dit_shapes(hidden_size=384, depth=12, patch_size=4, classes=1000),
+    "dit-unet": udit_shapes(**T_SIZE, ffn="mlp", downsampler=None, cosine=False),
+    "udit-t": udit_shapes(**T_SIZE, **ALL_ON),
+    "udit-s": udit_shapes(**S_SIZE, **ALL_ON),
+    "uvit-s-2": uvit_shapes(hidden_size=512, depth=12, patch_size=2, tokens=256, classes=1000),
+    "uvit-s-2-cifar10": uvit_shapes(
+        hidden_size=512, depth=12, patch_size=2, tokens=256, classes=0, in_channels=3
+    ),
+    **{
+        case: udit_shapes(**T_SIZE, **{**ALL_ON, **{k: v for k, v in overrides.items() if k != "rope"}})
+        for case, (name, overrides) in VARIANTS.items()
+        if name == "udit-t"
+    },
+}
+
+
+@pytest.mark.parametrize("case", LAYOUTS)
+def test_the_layouts_here_are_the_authors(case):
+    theirs = json.loads((REFERENCE / f"{case}.keys.json").read_text())
+    ours = {name: list(shape) for name, shape in LAYOUTS[case].items()}
+    if case.startswith("dit-s"):
+        ours["pos_embed"] = theirs["pos_embed"]  # their fixed table, left out of the states here
+    assert ours == theirs
+
+
+def weights(shapes, dtype=torch.float32):
+    """The recipe's weights for a layout."""
+    return {name: torch.from_numpy(recipe.weight(name, shape)).to(dtype) for name, shape in shapes.items()}
+
+
+def unchanged(network, before):
+    after = network.state_dict()
+    return list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
+
+
+def snapshot(network):
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+# ---- small networks of each family: (ours, authors' state, plain function) ----
+
+
+def small_dit(seed, dtype=torch.float32):
+    draw = random.Random(seed)
+    heads, patch = draw.choice([1, 2, 3]), draw.choice([1, 2, 4])
+    sizes = {"hidden_size": 4 * heads * draw.choice([1, 2, 4]), "depth": draw.choice([1, 2, 3])}
+    common = {**sizes, "patch_size": patch, "in_channels": draw.choice([3, 4]), "learn_sigma": seed % 2 == 0}
+    height, width = patch * draw.choice([2, 3, 5]), patch * draw.choice([2, 4])
+    state = weights(dit_shapes(**common, classes=5), dtype)
+    network = registry.create(
+        "dit-s-2", **common, num_heads=heads, num_classes=5, input_size=(height, width)
+    ).to(dtype)
+    return network, state, lambda s, x, t, y: plain.dit(s, x, t, y, num_heads=heads)
+
+
+# Every kind of feed-forward branch, of downsampler and of attention at least once.
+UDITS = [
+    ("full", "depthwise", "mlp", False, False),
+    ("full", "depthwise", "reparam", True, True),
+    ("downsampled", "pixel-shuffle", "mlp", False, False),
+    ("downsampled", "depthwise", "mlp", True, False),
+    ("downsampled", "depthwise+shortcut", "dwconv", False, True),
+    ("downsampled", "depthwise+shortcut", "reparam", True, True),
+    ("downsampled", "conv", "dwconv", True, True),
+    ("downsampled", "conv", "reparam", False, False),
+]
+
+
+def small_udit(seed, dtype=torch.float32):
+    draw = random.Random(seed)
+    attention, downsampler, ffn, cosine, rope = UDITS[seed % len(UDITS)]
+    heads, factor = draw.choice([1, 2]), 2 if attention == "downsampled" else 1
+    depth = tuple(draw.choice([1, 2]) if i == seed % 5 else 1 for i in range(5))
+    sizes = {"hidden_size": 4 * heads * draw.choice([1, 2]), "depth": depth, "num_heads": heads}
+    switches = {"ffn": ffn, "downsampler": downsampler, "cosine": cosine}
+    ratio = draw.choice([2, 4])
+    height, width = (4 * factor * draw.choice([1, 2, 3]) for _ in range(2))
+    stored = {**switches, "downsampler": downsampler if factor == 2 else None}
+    state = weights(udit_shapes(**sizes, **stored, ratio=ratio, classes=5), dtype)
+    network = registry.create(
+        "udit-t", **sizes, **switches, attention=attention, rope=rope, mlp_ratio=ratio, num_classes=5,
+        input_size=(height, width),
+    ).to(dtype)  # fmt: skip
+    shortcut = downsampler in ("depthwise+shortcut", "conv")
+    how = {"num_heads": heads, "cosine": cosine, "rope": rope, "factor": factor, "shortcut": shortcut}
+    return network, state, lambda s, x, t, y: plain.udit(s, x, t, y, **how)
+
+
+def small_uvit(seed, dtype=torch.float32):
+    draw = random.Random(seed)
+    heads, patch, classes = draw.choice([1, 2, 3]), draw.choice([1, 2, 4]), [5, 0, 5][seed % 3]
+    sizes = {"hidden_size": 2 * heads * draw.choice([2, 4]), "depth": draw.choice([2, 4])}
+    common = {**sizes, "patch_size": patch, "in_channels": draw.choice([3, 4])}
+    null = draw.choice([True, False])
+    rows, columns = draw.choice([2, 3, 5]), draw.choice([2, 4])
+    state = weights(uvit_shapes(**common, tokens=rows * columns, classes=classes, null_class=null), dtype)
+    network = registry.create(
+        "uvit-s-2", **common, num_heads=heads, num_classes=classes, class_dropout_prob=0.1 * null,
+        input_size=(rows * patch, columns * patch),
+    ).to(dtype)  # fmt: skip
+    return network, state, lambda s, x, t, y: plain.uvit(s, x, t, y, num_heads=heads)
+
+
+FAMILIES = {"dit": (small_dit, 6), "udit": (small_udit, 2 * len(UDITS)), "uvit": (small_uvit, 6)}
+CASES = [(family, seed) for family, (_, count) in FAMILIES.items() for seed in range(count)]
+
+
+def example(network, seed):
+    torch.manual_seed(seed)
+    x, _, _ = network.example_inputs(3)
+    return x, torch.tensor([0.0, 13.5, 777.0]), torch.tensor([0, 2, 4])
+
+
+@pytest.mark.parametrize(("family", "seed"), CASES)
+@torch.no_grad()
+def test_authors_weights_give_the_authors_formulas(family, seed):
+    network, state, formulas = FAMILIES[family][0](seed)
+    assert registry.load_checkpoint(network, state) is network
+    inputs = example(network, seed)
+    expected = formulas(state, *inputs)
+    assert 0.05 < expected.std() < 10
+    assert (network.eval()(*inputs) - expected).abs().max() < 2e-5
+    assert (network.deploy()(*inputs) - expected).abs().max() < 2e-5
+
+
+def test_the_small_sizes_are_of_every_kind():
+    sizes = [FAMILIES[family][0](seed)[0].input_size for family, seed in CASES]
+    assert any(isinstance(size, int) for size in sizes)
+    assert any(isinstance(size, tuple) and size[0] < size[1] for size in sizes)
+    assert any(isinstance(size, tuple) and size[0] > size[1] for size in sizes)
+
+
+@pytest.mark.parametrize(
+    ("family", "seed"), [("dit", 1), *(("udit", i) for i in range(len(UDITS))), ("uvit", 3)]
+)
+def test_gradients_equal_the_formulas(family, seed, monkeypatch):
+    make = FAMILIES[family][0]
+    network, state, formulas = make(seed, torch.float64)
+    # Tables that the networks keep in float32 are so in both, and do not bound the comparison.
+    monkeypatch.setattr(plain, "_sinusoid", lambda t, width, dtype: sinusoids(t, width).to(dtype))
+    if family == "dit":
+        state["pos_embed"] = network.pos_embed.detach().clone()
+    registry.load_checkpoint(network, state).eval()
+    inputs = example(network, seed)
+    output = network(*inputs)
+    direction = torch.randn_like(output)
+    (output * direction).sum().backward()
+
+    state = {name: tensor.requires_grad_() for name, tensor in state.items()}
+    (formulas(state, *inputs) * direction).sum().backward()
+    # The loader carries their gradients to our names.
+    expected = make(seed, torch.float64)[0]
+    registry.load_checkpoint(expected, {name: tensor.grad for name, tensor in state.items()})
+    theirs = dict(expected.named_parameters())
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            assert (parameter.grad - theirs[name]).norm() < 1e-9 * (theirs[name].norm() + 1e-3), name
+
+
+def sinusoids(t, width):
+    """`[cos, sin]` of t·10000^(−i/(width/2)), rounded as the networks round it."""
+    index = torch.arange(width // 2, dtype=torch.float64)
+    angles = t.float()[:, None] * (10000 ** (-index / (width // 2))).float()
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+# ---- files ----
+
+TINY = {"hidden_size": 8, "depth": 1, "patch_size": 2, "in_channels": 4}
+
+
+def tiny(**overrides):
+    return registry.create("dit-s-2", **TINY, num_heads=2, num_classes=3, input_size=4, **overrides)
+
+
+@pytest.fixture
+def state():
+    return weights(dit_shapes(**TINY, classes=3))
+
+
+@pytest.fixture
+def loaded(state):
+    """What a network holds once the state is in it."""
+    return snapshot(registry.load_checkpoint(tiny(), state))
+
+
+def write(path, content, **how):
+    if path.suffix == ".safetensors":
+        save_file({name: tensor.contiguous() for name, tensor in content.items()}, path)
+    else:
+        torch.save(content, path, **how)
+    return path
+
+
+def wrong(state):
+    return {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+
+
+def prefixed(prefix, state):
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".safetensors"])
+@pytest.mark.parametrize("layout", ["authors", "ours"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_every_kind_of_file(tmp_path, state, loaded, suffix, layout, prefix):
+    content = prefixed(prefix, state if layout == "authors" else loaded)
+    path = write(tmp_path / f"weights{suffix}", content)
+    for source in (path, str(path), content):
+        assert unchanged(registry.load_checkpoint(tiny(), source), loaded)
+    assert list(content) == list(prefixed(prefix, state if layout == "authors" else loaded))  # not touched
+
+
+@pytest.mark.parametrize("suffix", [".pt", ""])
+def test_the_network_inside_a_training_checkpoint(tmp_path, state, loaded, suffix):
+    def load(content, **how):
+        source = write(tmp_path / "checkpoint.pt", content) if suffix else content
+        return registry.load_checkpoint(tiny(), source, **how)
+
+    rest = {"opt": {"state": {0: torch.ones(2)}, "param_groups": [{"lr": 1e-4}]}, "train_steps": 400_000}
+    for name in ("ema", "model", "state_dict"):
+        assert unchanged(load({**rest, name: state}), loaded)
+    assert unchanged(load({"model": wrong(state), "ema": prefixed("module.", state), **rest}), loaded)
+    assert unchanged(load({"ema": wrong(state), "model": state}, key="model"), loaded)
+    assert unchanged(load({"ema": wrong(state), "other": state}, key="other"), loaded)
+    assert unchanged(load({"ema": None, "model": state}), loaded)
+
+
+def test_the_command_line_that_authors_save_beside_the_weights_is_no_code(tmp_path, state, loaded):
+    args = argparse.Namespace(model="DiT-S/2", image_size=256, lr=1e-4, results=None)
+    path = write(tmp_path / "0400000.pt", {"ema": state, "model": wrong(state), "opt": {}, "args": args})
+    assert unchanged(registry.load_checkpoint(tiny(), path), loaded)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_both_of_torchs_formats(tmp_path, state, loaded, zipped):
+    path = write(tmp_path / "old.pt", state, _use_new_zipfile_serialization=zipped)
+    assert unchanged(registry.load_checkpoint(tiny(), path), loaded)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_precisions_load_into_the_networks_own(tmp_path, state, dtype):
+    path = write(tmp_path / "half.safetensors", {name: tensor.to(dtype) for name, tensor in state.items()})
+    network = registry.load_checkpoint(tiny(), path)
+    expected = registry.load_checkpoint(tiny(), {n: tensor.to(dtype).float() for n, tensor in state.items()})
+    assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
+    assert unchanged(network, expected.state_dict())
+    half = registry.load_checkpoint(tiny().to(torch.bfloat16), state)
+    assert half.embed.weight.dtype == torch.bfloat16
+    assert torch.equal(half.embed.weight, state["x_embedder.proj.weight"].bfloat16())
+
+
+def test_dits_fixed_table_may_be_absent_and_may_be_there(state, loaded):
+    table = plain._dit_positions(2, 2, 8, torch.zeros(()))
+    torch.testing.assert_close(loaded["pos_embed"], table)
+    network = registry.load_checkpoint(tiny(), {**state, "pos_embed": 2 * table})
+    assert torch.equal(network.pos_embed, 2 * table)
+    assert torch.equal(network.embed.weight, state["x_embedder.proj.weight"])
+
+
+def test_mode_and_gradients_stay_as_they_are(state):
+    frozen = tiny().eval().requires_grad_(False)
+    registry.load_checkpoint(frozen, state)
+    assert not frozen.training
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    learning = registry.load_checkpoint(
+        tiny(), {name: tensor.requires_grad_() for name, tensor in state.items()}
+    )
+    assert learning.training
+    assert all(
+        p.requires_grad and p.grad_fn is None for n, p in learning.named_parameters() if n != "pos_embed"
+    )
+
+
+@pytest.mark.parametrize(("family", "seed"), [("dit", 0), ("udit", 5), ("udit", 6), ("uvit", 0)])
+def test_our_own_names_load_deployed_or_not(family, seed, tmp_path):
+    make = FAMILIES[family][0]
+    network, state, _ = make(seed)
+    registry.load_checkpoint(network, state)
+    path = write(tmp_path / "ours.pt", network.state_dict())
+    again = make(seed)[0]
+    assert unchanged(registry.load_checkpoint(again, path), network.state_dict())
+    deployed = network.deploy()
+    blank = make(seed)[0].deploy()
+    assert unchanged(registry.load_checkpoint(blank, deployed.state_dict()), deployed.state_dict())
+
+
+def test_a_linear_map_and_a_pointwise_convolution_are_the_same():
+    network, state, formulas = small_udit(5)
+    swapped = {}
+    for name, tensor in state.items():
+        if name.endswith("to_qkv.weight"):
+            tensor = tensor[..., None, None]
+        elif name.endswith("to_out.weight"):
+            tensor = tensor[..., 0, 0]
+        swapped[name] = tensor
+    registry.load_checkpoint(network, swapped)
+    inputs = example(network, 0)
+    with torch.no_grad():
+        assert (network.eval()(*inputs) - formulas(state, *inputs)).abs().max() < 2e-5
+
+
+def test_a_derived_class_takes_its_familys_layout():
+    class Derived(UDiT):
+        """A user's variant of a network here."""
+
+    class DiT(nn.Module):
+        """Somebody else's network, in whose table of positions nothing is fixed."""
+
+        def __init__(self):
+            super().__init__()
+            self.pos_embed = nn.Parameter(torch.zeros(1), requires_grad=False)
+            self.attn = nn.Linear(2, 2)
+
+    network, state, _ = small_udit(5)
+    derived = Derived(**{"hidden_size": network.stem.out_channels, "num_classes": 5, **{
+        name: value for name, value in network.overrides.items() if name not in ("hidden_size", "num_classes")
+    }})  # fmt: skip
+    registry.load_checkpoint(network, state)
+    assert unchanged(registry.load_checkpoint(derived, state), network.state_dict())
+
+    other = DiT()
+    partial = {
+        name: torch.ones_like(tensor) for name, tensor in other.attn.state_dict(prefix="attn.").items()
+    }
+    assert "1 missing: pos_embed" in refused(other, partial)
+    registry.load_checkpoint(other, {**partial, "pos_embed": torch.ones(1)})
+    assert other.attn.weight.min() == 1
+
+
+# ---- diffusers ----
+
+
+@pytest.mark.parametrize("classes", [0, 10])
+def test_diffusers_own_state_dict_and_output(tmp_path, classes):
+    sizes = {"block_out_channels": (32, 64), "layers_per_block": 1, "in_channels": 3}
+    torch.manual_seed(0)
+    theirs = UNet2DModel(
+        sample_size=8,
+        out_channels=3,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        num_class_embeds=classes or None,
+        **sizes,
+    ).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    theirs.save_pretrained(tmp_path)
+    x, t, y = torch.randn(2, 3, 8, 16), torch.tensor([3, 700]), torch.tensor([1, 9])
+    with torch.no_grad():
+        expected = theirs(x, t, class_labels=y if classes else None).sample
+    for source in (theirs.state_dict(), tmp_path / "diffusion_pytorch_model.safetensors"):
+        network = registry.create(
+            "unet2d", **sizes, num_classes=classes, class_dropout_prob=0.0, input_size=(8, 16)
+        )
+        registry.load_checkpoint(network, source)
+        with torch.no_grad():
+            assert torch.equal(network.eval()(x, t, y), expected)
+    again = registry.create("unet2d", **sizes, num_classes=classes, class_dropout_prob=0.0, input_size=8)
+    assert unchanged(registry.load_checkpoint(again, network.state_dict()), network.state_dict())
+    message = refused(again, {**network.state_dict(), "more": torch.ones(1)})
+    assert message.endswith("does not fit unet2d: 1 left over: more")
+
+
+def test_names_of_diffusers_uvit_are_known():
+    with torch.device("meta"):
+        network = registry.create("uvit2d")
+        theirs = {name: torch.empty(1) for name in network.net.state_dict()}
+    message = refused(network, theirs, compare=False)
+    assert "missing" not in message
+    assert "left over" not in message
+
+
+# ---- refusals ----
+
+
+def refused(network, source, compare=True, **how):
+    """The one line in which loading must end; the network must be as before."""
+    before = snapshot(network) if compare else {}
+    with pytest.raises(registry.UsageError) as raised:
+        registry.load_checkpoint(network, source, **how)
+    assert not compare or unchanged(network, before)
+    message = str(raised.value)
+    assert "\n" not in message
+    assert len(message) < 2000
+    return message
+
+
+def test_no_such_file_and_no_such_kind_of_file(tmp_path, state):
+    assert refused(tiny(), tmp_path / "none.pt") == f"no such checkpoint file: {tmp_path / 'none.pt'}"
+    (tmp_path / "folder.pt").mkdir()
+    assert "no such checkpoint file" in refused(tiny(), str(tmp_path / "folder.pt"))
+    message = refused(tiny(), write(tmp_path / "model.ckpt", state))
+    assert "model.ckpt" in message
+    assert ".pt, .pth, .bin or .safetensors" in message
+
+
+@pytest.mark.parametrize("kind", ["zip.pt", "zip.pth", "zip.bin", "legacy.pt", "weights.safetensors"])
+@pytest.mark.parametrize("kept", [0.0, 1e-9, 0.01, 0.5, 0.99])
+def test_a_file_cut_short(tmp_path, state, kind, kept):
+    path = write(tmp_path / kind, state, _use_new_zipfile_serialization=kind != "legacy.pt")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * kept) + (kept > 0)])
+    message = refused(tiny(), path)
+    assert message.startswith(str(path))
+    assert "damaged" in message or "not a readable safetensors file" in message
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_text_in_a_checkpoints_place(tmp_path, suffix):
+    path = tmp_path / f"pointer{suffix}"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0123\n")
+    assert str(path) in refused(tiny(), path)
+
+
+class Custom:
+    """Pickles as a class of this file."""
+
+
+class Attack:
+    """Pickles as a call of os.system."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+PICKLES = {
+    **{f"zip{p}": lambda o, path, p=p: torch.save(o, path, pickle_protocol=p) for p in (2, 4)},
+    "legacy": lambda o, path: torch.save(o, path, _use_new_zipfile_serialization=False),
+    **{f"bare{p}": lambda o, path, p=p: path.write_bytes(pickle.dumps(o, protocol=p)) for p in (0, 2, 4)},
+}
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("kind", PICKLES)
+@pytest.mark.parametrize("suffix", [".pt", ".bin"])
+def test_pickled_code_is_refused_and_not_run(tmp_path, state, kind, suffix):
+    marker, path = tmp_path / "marker", tmp_path / f"evil{suffix}"
+    PICKLES[kind]({**state, "x": Attack(marker)}, path)
+    assert "pickled code" in (message := refused(tiny(), path))
+    assert "never run" in message
+    assert ".safetensors" in message
+    assert not marker.exists()
+    if kind == "zip2":
+        assert "(posix.system)" in message or "(nt.system)" in message
+    if "bare" in kind:
+        pickle.loads(path.read_bytes())  # it is an attack
+        assert marker.exists()
+
+
+def test_a_custom_class_and_a_whole_module_are_refused_by_name(tmp_path, state):
+    path = write(tmp_path / "custom.pt", {"model": state, "extra": Custom()})
+    assert f"holds pickled code ({__name__}.Custom), which is never run" in refused(tiny(), path)
+    path = write(tmp_path / "module.pt", nn.Sequential(nn.Linear(2, 2)))
+    message = refused(tiny(), path)
+    assert "torch.nn.modules.linear.Linear" in message
+    assert "never run" in message
+
+
+@pytest.mark.parametrize("error", [pickle.UnpicklingError, RuntimeError, EOFError])
+def test_refusals_do_not_hang_on_torchs_wording(tmp_path, state, monkeypatch, error):
+    good, bad = write(tmp_path / "good.pt", state), write(tmp_path / "bad.pt", {"extra": Custom()})
+
+    def load(*args, **kwargs):
+        assert kwargs["weights_only"]
+        raise error("Words of tomorrow. Set weights_only=False to go on.\nMore words.")
+
+    monkeypatch.setattr(torch, "load", load)
+    assert "damaged" in refused(tiny(), good)
+    message = refused(tiny(), bad)
+    assert "weights_only=False" not in message
+    if error is pickle.UnpicklingError:
+        assert f"holds pickled code ({__name__}.Custom)" in message
+    else:
+        assert message.endswith(f"{error.__name__}: Words of tomorrow")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ([torch.ones(2)], "holds list, not a state dict"),
+        (torch.ones(2), "holds Tensor, not a state dict"),
+        ({}, "holds nothing"),
+        ({"model": {}}, "holds nothing"),
+        ({"opt": {"state": {}, "param_groups": [{"lr": 1.0}]}, "step": 3}, "no named tensors: opt, step"),
+        ({"model": {"opt": {}}}, "no named tensors: opt"),
+        ({0: torch.ones(2), "a": torch.ones(2)}, "no named tensors: 0"),
+        ({f"e{i}": i for i in range(20)}, "no named tensors: e0, e1, e2, e3, e4, e5, e6, e7, …"),
+    ],
+)
+def test_what_is_no_state_dict(tmp_path, content, words):
+    path = write(tmp_path / "content.pt", content)
+    message = refused(tiny(), path)
+    assert message.startswith(str(path))
+    assert message.endswith(words)
+    if isinstance(content, dict):
+        assert refused(tiny(), content).startswith("the state dict")
+
+
+def test_a_key_that_holds_no_network(state):
+    for key in ("emma", "step"):
+        message = refused(tiny(), {"ema": state, "step": torch.ones(1)}, key=key)
+        assert f"has no state dict '{key}'; it has: ema, step" in message
+
+
+def test_names_and_shapes_that_do_not_fit_are_listed_in_one_line(tmp_path, state):
+    dropped = [name for name in state if name.startswith("blocks.0.")][:9]
+    content = {name: tensor for name, tensor in state.items() if name not in dropped}
+    content |= {f"head_{i}.weight": torch.ones(1) for i in range(10)} | {"na\nme": torch.ones(1)}
+    content["x_embedder.proj.bias"] = torch.ones(3)
+    content["t_embedder.mlp.0.weight"] = torch.ones(8, 255)
+    message = refused(tiny(), write(tmp_path / "odd.pt", content))
+    head, missing, extra = message.split("; ")[0].split(": ")[0], *message.split("; ")[:2]
+    assert head == f"{tmp_path / 'odd.pt'} does not fit dit-s-2"
+    assert "9 missing: blocks.0." in missing
+    assert missing.count("blocks.0.") == 8
+    assert missing.endswith(", …")
+    assert extra == "11 left over: " + ", ".join(f"head_{i}.weight" for i in range(8)) + ", …"
+    shapes = message.split("; ")[2]
+    assert shapes.startswith("2 of wrong shape: embed.bias (3,) where (8,) is needed, ")
+    assert shapes.endswith("(8, 255) where (8, 256) is needed")
+
+
+def test_a_checkpoint_of_another_size_or_family(state):
+    deeper = registry.create("dit-s-2", **{**TINY, "depth": 2}, num_heads=2, num_classes=3, input_size=4)
+    message = refused(deeper, state)
+    assert "10 missing: blocks.1." in message
+    assert "left over" not in message
+    message = refused(small_udit(0)[0], state)
+    assert "missing" in message
+    assert "left over: " in message
+    assert "blocks.0.attn.qkv.weight" in message  # in the file's names: translating did not help
+    assert "of wrong shape" in refused(tiny(), weights(dit_shapes(**TINY, classes=4)))
+
+
+def test_nothing_is_optional_in_a_frozen_network(state):
+    part = dict(itertools.islice(state.items(), 5))
+    for network in (tiny().requires_grad_(False), tiny().deploy()):
+        assert "missing: " in refused(network, part)
+
+
+def test_positions_that_are_learned_are_needed():
+    network, state, _ = small_uvit(0)
+    assert isinstance(network, UViT)
+    del state["pos_embed"]
+    assert "1 missing: pos_embed" in refused(network, state)
+    assert "1 missing: pos_embed" in refused(network.requires_grad_(False), state)

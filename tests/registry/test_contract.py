@@ -1,0 +1,392 @@
+"""Every family passes the contract; a network with one fault fails the one check that is about it."""
+
+import functools
+
+import diffusers
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import registry
+import registry.networks.uvit2d
+from registry import contract
+from registry.backbone import Backbone, LongSkip, adopt
+from registry.errors import UsageError
+from registry.layers.embeddings import Condition
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def statuses(results, status):
+    return [result.check for result in results if result.status == status]
+
+
+def reason(results, check):
+    return next(result.reason for result in results if result.check == check)
+
+
+# ---- the registered families ----
+
+_UDIT = {"hidden_size": 16, "depth": (1, 1, 1, 1, 1), "num_heads": 2, "input_size": 8, "num_classes": 10}
+_UVIT = {"hidden_size": 32, "depth": 4, "num_heads": 2, "input_size": 8}
+_TINY_UNET = {"widths": (8, 16, 16), "input_size": 16}
+# Two channels a group at least: norms of one channel each would remove step and label again.
+_UNET2D = {"block_out_channels": (32, 64), "layers_per_block": 1, "input_size": 8}
+_LATENT = {"block_out_channels": 32, "num_res_blocks": 1, "hidden_size": 32, "depth": 2, "num_heads": 2}
+FAMILIES = [
+    ("dit-s-8", {"depth": 2, "hidden_size": 32, "num_heads": 2, "input_size": 16, "num_classes": 10}),
+    ("sit-s-2", {"depth": 2, "hidden_size": 32, "num_heads": 2, "input_size": (4, 8), "num_classes": 0}),
+    ("dit-unet", _UDIT),
+    ("udit-t", _UDIT),
+    ("udit-t", {**_UDIT, "num_classes": 0}),
+    ("udit-t", {**_UDIT, "class_dropout_prob": 0.0, "learn_sigma": False}),
+    ("udit-t", {**_UDIT, "attention": "full"}),
+    ("udit-t", {**_UDIT, "downsampler": "pixel-shuffle"}),
+    ("udit-t", {**_UDIT, "downsampler": "depthwise"}),
+    ("udit-t", {**_UDIT, "downsampler": "conv"}),
+    ("udit-t", {**_UDIT, "ffn": "mlp"}),
+    ("udit-t", {**_UDIT, "ffn": "dwconv"}),
+    ("udit-t", {**_UDIT, "cosine": False}),
+    ("udit-t", {**_UDIT, "rope": False}),
+    ("uvit-s-2", {**_UVIT, "num_classes": 10}),
+    ("uvit-s-2-cifar10", _UVIT),
+    ("unet2d", {**_UNET2D, "num_classes": 10}),
+    ("unet2d-64", _UNET2D),
+    ("uvit2d-latent", {**_LATENT, "input_size": 8, "num_classes": 10}),
+    ("tiny-unet", _TINY_UNET),
+    ("tiny-unet", {**_TINY_UNET, "num_classes": 10}),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"), FAMILIES, ids=[f"{name}-{i}" for i, (name, _) in enumerate(FAMILIES)]
+)
+def test_registered_families_pass(name, overrides):
+    network = registry.create(name, **overrides)
+    results = contract.check(network)
+    assert [r for r in results if r.status == "fail"] == []
+    expected = [] if network.long_skips() else ["long skips"]
+    expected += [] if network.num_classes else ["depends on y"]
+    assert sorted(statuses(results, "n/a")) == sorted(expected)
+
+
+def test_network_with_other_inputs_passes(monkeypatch):
+    small = functools.partial(
+        diffusers.UVit2DModel,
+        hidden_size=32,
+        cond_embed_dim=16,
+        micro_cond_encode_dim=8,
+        micro_cond_embed_dim=40,
+        encoder_hidden_size=16,
+        vocab_size=20,
+        codebook_size=12,
+        in_channels=32,
+        block_out_channels=32,
+        num_res_blocks=1,
+        block_num_heads=2,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+    )
+    monkeypatch.setattr(registry.networks.uvit2d, "UVit2DModel", small)
+    results = contract.check(registry.create("uvit2d", input_size=4))
+    assert statuses(results, "fail") == []
+    assert statuses(results, "n/a") == ["depends on t", "depends on y", "long skips", "sizes"]
+    assert "(2, 12, 4, 4)" in reason(results, "output shape")
+
+
+# ---- a sound network of a few lines, and one fault each ----
+
+
+class Sound(Backbone):
+    def __init__(self, num_classes=10):
+        super().__init__(input_size=8, in_channels=2, num_classes=num_classes)
+        self.condition = Condition(num_classes, 8, 0.1)
+        self.stem = nn.Conv2d(2, 8, 3, padding=1)
+        self.dropout = nn.Dropout(0.2)
+        self.middle = nn.Conv2d(8, 8, 3, padding=1)
+        self.skip = LongSkip()
+        self.output = nn.Conv2d(8, 2, 3, padding=1)
+
+    def forward(self, x, t, y):
+        self.check_input(x)
+        x = self.stem(x)
+        h = self.dropout(F.silu(x + self.condition(t, y)[..., None, None]))
+        return self.output(F.silu(self.middle(h)) + self.skip(x))
+
+
+class OtherShape(Sound):
+    def forward(self, x, t, y):
+        return super().forward(x, t, y)[:, :1]
+
+
+class NotFinite(Sound):
+    def forward(self, x, t, y):
+        return super().forward(x, t, y) + torch.where(torch.arange(8) == 3, torch.inf, 0.0)
+
+
+class IgnoresStep(Sound):
+    def forward(self, x, t, y):
+        return super().forward(x, torch.zeros_like(t), y)
+
+
+class IgnoresLabel(Sound):
+    def forward(self, x, t, y):
+        return super().forward(x, t, torch.zeros_like(y))
+
+
+class UnconditionalTakesLabel(Sound):
+    def __init__(self):
+        super().__init__(num_classes=0)
+
+    def forward(self, x, t, y):
+        return super().forward(x, t, y) + y[:, None, None, None]
+
+
+class IdleSkip(Sound):
+    def __init__(self):
+        super().__init__()
+        self.idle = LongSkip()
+
+    def forward(self, x, t, y):
+        self.idle(x)
+        return super().forward(x, t, y)
+
+
+class MixesSamples(Sound):
+    def forward(self, x, t, y):
+        out = super().forward(x, t, y)
+        return out + 0.1 * out.mean(dim=0, keepdim=True)
+
+
+class FirstStepForAll(Sound):
+    def forward(self, x, t, y):
+        return super().forward(x, t[:1].expand_as(t), y)
+
+
+class UnusedParameter(Sound):
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Parameter(torch.ones(3))
+
+
+class DetachedStem(Sound):
+    def __init__(self):
+        super().__init__()
+        self.stem.register_forward_hook(lambda _module, _args, out: out.detach())
+
+
+class NotDifferentiable(Sound):
+    def __init__(self):
+        super().__init__()
+        self.shift = nn.Parameter(torch.ones(1))
+
+    def forward(self, x, t, y):
+        return super().forward(x, t, y) + torch.sqrt(0.0 * self.shift)  # a slope of 0·∞
+
+
+class BatchStatistics(Sound):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(self.stem, nn.BatchNorm2d(8))
+
+
+class OwnDropout(Sound):
+    def forward(self, x, t, y):
+        return F.dropout(super().forward(x, t, y), 0.3, self.training)
+
+
+class WrongMerge(nn.Conv2d):
+    def merged(self):
+        return nn.Conv2d(8, 8, 3, padding=1, bias=False, dtype=self.weight.dtype)
+
+
+class DeploysAnother(Sound):
+    def __init__(self):
+        super().__init__()
+        self.middle = WrongMerge(8, 8, 3, padding=1)
+
+
+class DeploysInPlace(Sound):
+    def deploy(self):
+        with torch.no_grad():
+            self.stem.bias *= 2
+        return super().deploy()
+
+
+class DeploysOnce(Sound):
+    deployed = 0
+
+    def deploy(self):
+        other = super().deploy()
+        other.output.bias += 1e-3 * self.deployed
+        self.deployed += 1
+        return other
+
+
+class NeedsPrecision(Sound):
+    def forward(self, x, t, y):
+        return super().forward(x, t, y) + 64 - 64
+
+
+class CastsDown(Sound):
+    def forward(self, x, t, y):
+        return super().forward(x, t, y).float()
+
+
+class WrongInDouble(Sound):
+    def forward(self, x, t, y):
+        out = super().forward(x, t, y)
+        return out.abs() if out.dtype == torch.float64 else out
+
+
+class Unchecked(Sound):
+    def check_input(self, x, *, fixed_size=False):
+        pass
+
+
+class FixedTable(Unchecked):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.ones(8, 8))
+
+    def forward(self, x, t, y):
+        return super().forward(x, t, y) + self.table
+
+
+class OtherSize(Sound):
+    def forward(self, x, t, y):
+        return F.interpolate(F.avg_pool2d(super().forward(x, t, y), 2), scale_factor=2)
+
+
+class NotFiniteWhenWide(Sound):
+    def forward(self, x, t, y):
+        out = super().forward(x, t, y)
+        return out / 0 if x.shape[3] == 16 else out
+
+
+class SilentRefusal(Sound):
+    def forward(self, x, t, y):
+        if x.shape[2:] != (8, 8):
+            raise UsageError("no")
+        return super().forward(x, t, y)
+
+
+class ExtraChannels(Unchecked):
+    def forward(self, x, t, y):
+        return super().forward(x[:, :2], t, y)
+
+
+class Unsteady(Sound):
+    def forward(self, x, t, y):
+        out = super().forward(x, t, y)
+        # As little as a sum in no fixed order; in float64 less than anyone looks for.
+        return out + torch.rand_like(out) * (1e-6 if out.dtype == torch.float32 else 0)
+
+
+BROKEN = [
+    (OtherShape, "output shape", "(2, 1, 8, 8), not (N, out_channels, H, W) = (2, 2, 8, 8)"),
+    (IgnoresStep, "depends on t", "t has no effect"),
+    (IgnoresLabel, "depends on y", "y has no effect"),
+    (UnconditionalTakesLabel, "depends on y", "num_classes is 0, yet another label changes the output"),
+    (IdleSkip, "long skips", "stays the same without idle"),
+    (MixesSamples, "no leak between samples", "when only sample 1 is replaced"),
+    (FirstStepForAll, "no leak between samples", "one by one differ by"),
+    (UnusedParameter, "gradients", "no gradient reaches unused"),
+    (DetachedStem, "gradients", "no gradient reaches stem.weight, stem.bias"),
+    (NotDifferentiable, "gradients", "not finite at shift"),
+    (BatchStatistics, "train equals eval", "statistics over the batch"),
+    (OwnDropout, "train equals eval", "a dropout that is no nn.Dropout"),
+    (DeploysAnother, "deployed equals trained", "the deployed network differs by"),
+    (DeploysInPlace, "deployed equals trained", "changes the network it copies, at stem.bias"),
+    (DeploysOnce, "deployed equals trained", "a second time changes the output"),
+    (NeedsPrecision, "bf16 autocast", "differs from float32 by"),
+    (CastsDown, "float64", "returns torch.float32"),
+    (WrongInDouble, "float64", "float32 differs from float64 by"),
+    (FixedTable, "sizes", "a 9×9 input breaks the network (RuntimeError: The size of tensor"),
+    (OtherSize, "sizes", "a 9×9 input gives a 8×8 output"),
+    (NotFiniteWhenWide, "sizes", "a 8×16 input gives an output that is not finite"),
+    (SilentRefusal, "sizes", "a 9×9 input is refused without being named (UsageError: no)"),
+    (Unchecked, "sizes", "an input of 3 channels breaks the network (RuntimeError: Given groups=1"),
+    (ExtraChannels, "sizes", "an input of 3 channels is taken, where in_channels is 2"),
+    (Unsteady, "deterministic", "two calls in eval mode differ by"),
+]
+
+
+@pytest.mark.parametrize(("network", "check", "text"), BROKEN, ids=[case[0].__name__ for case in BROKEN])
+def test_one_fault_fails_its_check_alone(network, check, text):
+    results = contract.check(network())
+    assert statuses(results, "fail") == [check]
+    assert text in reason(results, check)
+    assert all("\n" not in result.reason for result in results)
+
+
+def test_sound_network_passes_all():
+    names = []
+    results = contract.check(Sound(), progress=names.append)
+    assert statuses(results, "pass") == names == list(contract.CHECKS)
+
+
+def test_plain_module_passes():
+    class Plain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.sound = Sound()
+            self.in_channels, self.input_size, self.num_classes = 2, 8, 10
+
+        def forward(self, x, t, y):
+            return self.sound(x, t, y)
+
+    assert statuses(contract.check(adopt("plain", Plain, {})), "pass") == list(contract.CHECKS)
+
+
+def test_not_finite_output_fails():
+    # Other checks compare with it, so they may fail too.
+    results = contract.check(NotFinite())
+    assert reason(results, "output shape") == "32 of 256 output values are not finite"
+    assert "output shape" in statuses(results, "fail")
+
+
+def test_an_error_is_one_line():
+    class Raises(Sound):
+        def forward(self, x, t, y):
+            raise RuntimeError("first line\nsecond line")
+
+    results = contract.check(Raises())
+    assert reason(results, "deterministic") == "RuntimeError: first line"
+    assert statuses(results, "fail") == list(contract.CHECKS)
+
+
+def test_deployed_network_has_no_gradients_to_check():
+    results = contract.check(registry.create("udit-t", **_UDIT).deploy())
+    assert statuses(results, "n/a") == ["gradients"]
+    assert statuses(results, "fail") == []
+
+
+def test_one_class_has_no_other_label():
+    assert statuses(contract.check(Sound(num_classes=1)), "n/a") == ["depends on y"]
+
+
+def test_network_is_left_as_it_was():
+    network = registry.create("udit-t", **_UDIT)
+    network.encoder1.eval()
+    network.stem.weight.requires_grad_(False)
+    network.output.weight.grad = torch.ones_like(network.output.weight)
+
+    def state():
+        tensors = {name: value.clone() for name, value in network.state_dict().items()}
+        grads = {f"{name}.grad": p.grad for name, p in network.named_parameters() if p.grad is not None}
+        flags = [
+            [p.requires_grad for p in network.parameters()],
+            [(module.training, sorted(vars(module))) for module in network.modules()],
+            [network.condition1.label.dropout, network.condition1.label.table.num_embeddings],
+        ]
+        return {**tensors, **grads, "random": torch.get_rng_state()}, flags
+
+    tensors, flags = state()
+    results = contract.check(network)
+    after, flags_after = state()
+    assert flags_after == flags
+    torch.testing.assert_close(after, tensors, rtol=0, atol=0)
+    assert contract.check(network) == results
