@@ -33,6 +33,7 @@ __all__ = [
     "LongSkip",
     "UsageError",
     "backbones",
+    "canonical",
     "create",
     "describe",
     "label",
@@ -103,6 +104,40 @@ def label(name: str, overrides: Mapping[str, Any]) -> str:
         return str(value).lower() if isinstance(value, bool) else str(value)
 
     return " ".join([name, *(f"{key}={text(value)}" for key, value in overrides.items())])
+
+
+def canonical(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Every option of a backbone with its value, in one form however it was written.
+
+    Values are converted to their annotated types, defaults filled in; then tuples become lists, floats that
+    are whole become integers, and a square `input_size` its side, so that JSON holds and compares them.
+
+    Raises:
+        UsageError: unknown name, or an override that it does not take.
+    """
+    defaults = {
+        option: p.default for option, p in backbones.options(name).items() if p.default is not p.empty
+    }
+    config = {
+        option: _plain(value) for option, value in (defaults | backbones.check(name, dict(overrides))).items()
+    }
+    size = config.get("input_size")
+    if isinstance(size, list) and len(set(size)) == 1:
+        config["input_size"] = size[0]
+    return config
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON holds it."""
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return getattr(value, "__qualname__", str(value))
 
 
 def __getattr__(attribute: str) -> Any:

@@ -1,0 +1,73 @@
+"""Quantities: what records hold, how each is headed and printed, and which way is better.
+
+Scores are quantities too; they stand in `bench.metrics.scores`, each beside its function.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One number that tables show.
+
+    Attributes:
+        name: of the column in a study, and in JSON.
+        heading: of its column.
+        higher_is_better: None where neither is.
+        digits: after the point, as far as they mean something; see `text`.
+        unit: in which it is printed, `""` for none.
+        scale: what a value is multiplied by for that unit.
+        field: of the result that holds it; by default `name`.
+    """
+
+    name: str
+    heading: str
+    higher_is_better: bool | None
+    digits: int = 2
+    unit: str = ""
+    scale: float = 1.0
+    field: str = ""
+
+    @property
+    def title(self) -> str:
+        """The heading with its unit: `Memory (MiB)`."""
+        return f"{self.heading} ({self.unit})" if self.unit else self.heading
+
+    def text(self, value: float | None) -> str:
+        """A value as printed, without its unit; `""` of None.
+
+        A value so small that `digits` would leave fewer than two significant ones gets two.
+        """
+        if value is None:
+            return ""
+        return decimals(value * self.scale, self.digits)
+
+
+def decimals(value: float, digits: int) -> str:
+    """A number with so many digits after the point, or more where two significant ones take more."""
+    if math.isfinite(value) and value and abs(value) < 10 ** (1 - digits):
+        digits = 1 - math.floor(math.log10(abs(value)))
+    return f"{value:.{digits}f}"
+
+
+COSTS: dict[str, Quantity] = {
+    quantity.name: quantity
+    for quantity in (
+        Quantity("params", "Params", False, unit="M", scale=1e-6, field="parameters"),
+        Quantity("params_deployed", "deployed", False, unit="M", scale=1e-6, field="parameters_deployed"),
+        Quantity("gflops", "GFLOPs", False, field="paper_gflops"),
+        Quantity("macs", "GMACs", False, scale=1e-9, field="macs"),
+        Quantity("memory", "Memory", False, unit="MiB", scale=2**-20, field="activation_bytes"),
+    )
+}
+SPEEDS: dict[str, Quantity] = {
+    quantity.name: quantity
+    for quantity in (
+        Quantity("images_per_second", "Images/s", True, digits=1),
+        Quantity("peak_bytes", "Peak", False, digits=1, unit="MiB", scale=2**-20),
+    )
+}
+LOSS = Quantity("loss", "Loss↓", False, digits=4)

@@ -1,0 +1,532 @@
+"""What a record holds: a request and a result for each kind of measurement. Nothing here imports torch.
+
+A **request** is all that makes the number and nothing else; its hash names the record's file. What the
+measurement was run beside, or how often, is **context** and enters no hash. A function that measures
+returns a **result**, which knows its request; everything that prints, compares or draws reads these models.
+
+The hash is taken over what differs from a field's default: a field that is added later, with a default that
+means what was done before, leaves every name as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Config = dict[str, Any]  # of a network: every option with its value, as `registry.canonical` makes it
+Size = int | tuple[int, int]  # a square grid's side, or (height, width)
+Dtype = Literal["fp32", "tf32", "bf16", "fp16"]
+Convention = Literal["paper", "macs", "flops"]
+By = Literal["stage", "module", "operator"]
+
+
+class Model(BaseModel):
+    """Base of all models: frozen, and without room for keys that are not known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Request(Model):
+    """What makes a number.
+
+    Attributes:
+        kind: of measurement.
+        model: the registered backbone.
+        config: all of its options, in canonical form.
+    """
+
+    kind: str
+    model: str
+    config: Config
+
+    @cached_property
+    def file(self) -> str:
+        """Name of the record that answers this request."""
+        identity = {"kind": self.kind, **self.model_dump(mode="json", exclude_defaults=True)}
+        canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+        digest = hashlib.sha256(canonical.encode()).hexdigest()[:12]
+        readable = re.sub(r"[^\w.-]+", "-", f"{self.kind}-{self.model}")
+        return f"{readable}-{digest}.json"
+
+
+class Result(Model):
+    """What a measurement found."""
+
+    excluded: ClassVar[set[str]] = set()  # what a record does not keep
+
+    def record_values(self) -> dict[str, Any]:
+        """The result as a record keeps it, as JSON can hold it."""
+        return self.model_dump(mode="json", exclude={"request"} | self.excluded)
+
+
+# ---- cost ----
+
+
+class CostRequest(Request):
+    """Cost of one forward pass of the deployed network, batch 1."""
+
+    kind: Literal["cost"] = "cost"
+
+
+class Part(Model):
+    """Cost of a stage, a module or a kind of operator; what does not apply is None.
+
+    Attributes:
+        macs: multiply-accumulates.
+        paper: operations in the convention of U-DiT's tables.
+        parameters, parameters_deployed: scalars, trained and merged for inference.
+        activation_bytes: peak while it runs, what waits for later stages included.
+    """
+
+    name: str
+    macs: int
+    paper: int
+    parameters: int | None = None
+    parameters_deployed: int | None = None
+    activation_bytes: int | None = None
+
+    def count(self, convention: Convention) -> int:
+        """Operations in one convention."""
+        return {"paper": self.paper, "macs": self.macs, "flops": 2 * self.macs}[convention]
+
+
+class Cost(Result):
+    """Cost of one forward pass at batch 1.
+
+    Attributes:
+        request: what was measured; of a module that was built by hand its class's name and no config.
+        input_size: side of the input grid, or (H, W).
+        parameters: scalars in the trained network, fixed tables included.
+        parameters_deployed: the same after re-parameterised modules are merged for inference.
+        macs: exact multiply-accumulates.
+        flops: 2·macs.
+        paper_gflops: 10⁹ operations in the convention of U-DiT's tables.
+        activation_bytes: peak of live tensors besides the weights, float32, without gradients; the skips that
+            wait for the decoder included.
+        uncounted: operators that may cost something and are in no count -> how often.
+        stages, modules, operators: the same cost in parts; a record keeps the stages.
+    """
+
+    excluded: ClassVar[set[str]] = {"input_size", "modules", "operators"}
+
+    request: CostRequest
+    input_size: Size | None = None
+    parameters: int
+    parameters_deployed: int
+    macs: int
+    flops: int
+    paper_gflops: float
+    activation_bytes: int
+    uncounted: dict[str, int]
+    stages: tuple[Part, ...] = Field(repr=False)
+    modules: tuple[Part, ...] = Field(default=(), repr=False)
+    operators: tuple[Part, ...] = Field(default=(), repr=False)
+
+    def count(self, convention: Convention) -> float:
+        """Operations in one convention."""
+        return {"paper": self.paper_gflops * 1e9, "macs": self.macs, "flops": self.flops}[convention]
+
+    def parts(self, by: By) -> tuple[Part, ...]:
+        """The breakdown by stage, by module or by operator."""
+        return {"stage": self.stages, "module": self.modules, "operator": self.operators}[by]
+
+
+# ---- speed ----
+
+
+class SpeedRequest(Request):
+    """How fast a network runs on a device.
+
+    Attributes:
+        device_name: of the processor or GPU; a speed is that of a device.
+        dtype: tf32 is float32 whose products are rounded to TF32, on CUDA.
+        batch_size: images a call, or `auto`: the largest power of two that fits.
+        mode: forward passes of the deployed network, or training steps.
+        compile: whether torch.compile's version is timed.
+        channels_last: convolutional weights and inputs in channels-last memory format.
+        num_inference_steps: of whole denoising loops that are timed too; None: none are.
+    """
+
+    kind: Literal["speed"] = "speed"
+    device_name: str
+    dtype: Dtype = "fp32"
+    batch_size: int | Literal["auto"] = 8
+    mode: Literal["inference", "training"] = "inference"
+    compile: bool = False
+    channels_last: bool = False
+    num_inference_steps: int | None = None
+
+
+class Device(Model):
+    """The machine as it was during a measurement of speed.
+
+    Attributes:
+        name: of the processor.
+        threads: PyTorch's on the CPU.
+        clock_mhz: after the last round, while it is still warm; None where the system does not tell.
+        peak_flops: FLOP/s of a square matrix product in the run's dtype, the fastest of many.
+        bandwidth: bytes/s read and written by a copy, the fastest of many.
+    """
+
+    name: str
+    threads: int
+    clock_mhz: float | None
+    peak_flops: float
+    bandwidth: float
+
+
+class SamplingSpeed(Model):
+    """Images per second of whole denoising loops, from noise to latents.
+
+    Guided loops make half as many images on a doubled batch, so that they fit where plain ones do.
+    """
+
+    steps: int
+    images_per_second: float
+    guided_images_per_second: float
+
+
+class Speed(Result):
+    """Speed of one backbone.
+
+    Attributes:
+        batch_size, batch_reason: images a call, and why so many.
+        images_per_second, quartiles: median over the rounds, and the middle half of them.
+        latency_ms: p50 and p95 of single images; None in training.
+        peak_bytes: most memory in use during a step: weights, gradients, optimizer, activations; the inputs,
+            which are prepared before, left out.
+        macs: multiply-accumulates of one deployed forward pass at batch 1.
+        flops_per_second: 2·MACs of the images in a second, three times that in training.
+        peak_share: of the device's peak.
+        intensity, ridge: FLOP/byte, of the network and where the device turns compute-bound.
+        bound: what limits it under the roofline.
+        ratio, interval: images per second over those of the network it was timed against (the record's
+            context), and the 95% interval of that; None for the first network of a run.
+        compiled: `no`, `yes`, or why it was timed eager.
+        compile_seconds: the first compiled call at `batch_size`, in no other number; None if eager.
+        sampling: whole denoising loops, plain and guided; None unless asked for.
+        seconds_per_image: of every round.
+    """
+
+    request: SpeedRequest
+    batch_size: int
+    batch_reason: str
+    images_per_second: float
+    quartiles: tuple[float, float]
+    latency_ms: tuple[float, float] | None
+    peak_bytes: int
+    macs: int
+    flops_per_second: float
+    peak_share: float
+    intensity: float
+    ridge: float
+    bound: Literal["memory", "compute"]
+    ratio: float | None
+    interval: tuple[float, float] | None
+    compiled: str
+    compile_seconds: float | None
+    sampling: SamplingSpeed | None
+    seconds_per_image: tuple[float, ...] = Field(repr=False)
+    device: Device
+
+
+# ---- profile ----
+
+
+class ProfileRequest(Request):
+    """Where the time of a forward pass goes on a device; attributes as of `SpeedRequest`."""
+
+    kind: Literal["profile"] = "profile"
+    device_name: str
+    dtype: Dtype = "fp32"
+    batch_size: int = 8
+
+
+class Share(Model):
+    """Time and multiply-accumulates of a stage or of a class of operators.
+
+    Attributes:
+        seconds: of one forward pass of the batch, median.
+        time_share: of the sum over all parts.
+        macs: of one sample, as `bench.cost` counts them.
+        ratio: time_share / macs_share; None without multiply-accumulates.
+    """
+
+    name: str
+    seconds: float
+    time_share: float
+    macs: int
+    macs_share: float
+    ratio: float | None
+
+    @property
+    def excess(self) -> float:
+        """By how much the share of time is above the share of multiply-accumulates."""
+        return self.time_share - self.macs_share
+
+
+class Depthwise(Model):
+    """The depthwise convolutions of a forward pass without the rest of it.
+
+    Attributes:
+        count: how many there are.
+        memory_format: in which they are fastest, `contiguous` or `channels-last`.
+        seconds: of all of them in that format, those of one shape in a row; median, by the profiler.
+        copy_seconds: the time in which a copy moves as many bytes as their inputs, weights and outputs have.
+    """
+
+    count: int
+    memory_format: str
+    seconds: float
+    copy_seconds: float
+
+
+class Profile(Result):
+    """Time beside multiply-accumulates of one network on one device.
+
+    Attributes:
+        input_size: side of the input grid, or (H, W).
+        threads: PyTorch's on the CPU; None on a GPU.
+        seconds: one whole forward pass of the batch, neither hooked nor profiled; median.
+        overhead: how much longer the stages took together, as a fraction of that.
+        stages: in order of execution; what runs in no stage is "(between)".
+        operators: by time, on the device: what waits for no operator is in none.
+        depthwise: its depthwise convolutions alone; None if it has none.
+    """
+
+    request: ProfileRequest
+    input_size: Size
+    threads: int | None
+    seconds: float
+    overhead: float
+    stages: tuple[Share, ...] = Field(repr=False)
+    operators: tuple[Share, ...] = Field(repr=False)
+    depthwise: Depthwise | None
+
+    @property
+    def operator_seconds(self) -> float:
+        """What all operators take together under the profiler."""
+        return sum(share.seconds for share in self.operators)
+
+
+# ---- quality ----
+
+
+class TrainingSettings(Model):
+    """How a network is trained: AdamW at a constant rate after a linear warm-up, and an average of weights.
+
+    Attributes:
+        objective: see `bench.diffusion`; None: the one that the backbone declares.
+        steps: optimizer steps.
+        batch_size: images a step, over all processes and accumulated parts together.
+        learning_rate, weight_decay: of AdamW, whose betas are 0.9 and 0.999.
+        warmup: steps over which the rate rises from zero.
+        clip: largest gradient norm; none where it is left out.
+        ema_decay: of the exponential moving average of the weights.
+        flip: whether half of the images are mirrored.
+        precision: bf16 runs the network under autocast; weights stay float32.
+    """
+
+    objective: str | None = None
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup: int = Field(default=0, ge=0)
+    clip: float | None = Field(default=None, gt=0)
+    ema_decay: float = Field(ge=0, lt=1)
+    flip: bool = False
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+class SamplingSettings(Model):
+    """How images are made from a trained network.
+
+    Attributes:
+        sampler, steps: see `bench.diffusion`; steps may be a respacing such as `"ddim50"`.
+        cfg_scale: guidance; 1 is none.
+        guided_channels: how many leading channels are guided, 0 for all; 3 as in the published numbers.
+        num: how many images.
+        labels: uniformly random, or each class equally often.
+        batch_size: images at once; another one changes results by rounding alone.
+    """
+
+    sampler: str
+    steps: str
+    cfg_scale: float = Field(default=1.0, ge=0)
+    guided_channels: int = Field(default=3, ge=0)
+    num: int = Field(ge=1)
+    labels: Literal["uniform", "balanced"] = "uniform"
+    batch_size: int = Field(default=64, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_as_text(cls, table: Any) -> Any:
+        if isinstance(table, dict) and type(table.get("steps")) is int:
+            return {**table, "steps": str(table["steps"])}
+        return table
+
+
+class QualityRequest(Request):
+    """How good the images of a network are that was trained with one seed.
+
+    Attributes:
+        config: what the data decides (`input_size`, `in_channels`, `num_classes`) is left out.
+        data: name of the dataset.
+        step: of the training run, the checkpoint whose averaged weights are measured.
+        seed: of training and of sampling.
+        extractor: of features.
+    """
+
+    kind: Literal["quality"] = "quality"
+    data: str
+    training: TrainingSettings
+    sampling: SamplingSettings
+    step: int = Field(ge=1)
+    seed: int = Field(ge=0)
+    extractor: str
+
+
+class Network(Model):
+    """Cost of a network at the size in which a protocol trains it; see `Cost`."""
+
+    parameters: int
+    parameters_deployed: int
+    macs: int
+    paper_gflops: float
+
+
+class Seconds(Model):
+    """What a cell took; None where an earlier process did the work."""
+
+    train: float
+    sample: float | None
+    eval: float
+
+
+class Rates(Model):
+    """Images per second, the median in training; None where an earlier process did the work."""
+
+    train: float
+    sample: float | None
+
+
+class Quality(Result):
+    """Scores of one cell.
+
+    Attributes:
+        scores: by the names of `bench.metrics`; None where one could not be computed.
+        loss: of training, mean of the last steps logged.
+        sample_count, reference_count: images scored, and those they are compared with.
+        network: what the network costs as it was trained.
+    """
+
+    request: QualityRequest
+    scores: dict[str, float | None]
+    loss: float
+    sample_count: int
+    reference_count: int
+    network: Network
+    seconds: Seconds
+    images_per_second: Rates
+
+
+# ---- a record ----
+
+AnyRequest = Annotated[
+    CostRequest | SpeedRequest | ProfileRequest | QualityRequest, Field(discriminator="kind")
+]
+RESULTS: dict[str, type[Result]] = {"cost": Cost, "speed": Speed, "profile": Profile, "quality": Quality}
+
+
+class Context(Model):
+    """What a measurement was run beside; it makes no number of its own.
+
+    Attributes:
+        protocol: name of the protocol that training and sampling settings come from.
+        against: label of the network that ratios are to.
+        repeats: rounds.
+    """
+
+    protocol: str | None = None
+    against: str | None = None
+    repeats: int | None = None
+
+
+class Environment(Model):
+    """Where and with what something was measured.
+
+    Attributes:
+        device: name of the GPU or of the processor.
+        commit, clean: of this code's checkout, and whether its files were as committed; None outside one.
+        date: ISO 8601, UTC.
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    device: str
+    cpu: str
+    cores: int | None
+    threads: int
+    python: str
+    torch: str
+    diffusers: str | None
+    version: str = Field(alias="denoiser-bench")
+    commit: str | None
+    clean: bool | None
+    date: str
+
+
+class Fingerprints(Model):
+    """What made a number besides its request: contents that a name alone does not pin down.
+
+    Attributes:
+        data: digest of the dataset.
+        extractor: digest of the extractor's weights.
+    """
+
+    data: str | None = None
+    extractor: str | None = None
+
+
+class Record(Model):
+    """One measurement as it lies on disk."""
+
+    request: AnyRequest
+    result: Cost | Speed | Profile | Quality
+    context: Context = Context()
+    fingerprints: Fingerprints = Fingerprints()
+    environment: Environment
+
+    @property
+    def file(self) -> str:
+        """Name of its file."""
+        return self.request.file
+
+    @model_validator(mode="before")
+    @classmethod
+    def _typed(cls, table: Any) -> Any:
+        """Give the result the request that it answers, by whose kind its model is chosen."""
+        if not isinstance(table, dict) or not isinstance(table.get("result"), dict):
+            return table
+        request = table.get("request")
+        kind = request.get("kind") if isinstance(request, dict) else getattr(request, "kind", None)
+        model = RESULTS.get(kind) if isinstance(kind, str) else None
+        if model is None:
+            return table
+        return {**table, "result": model.model_validate({**table["result"], "request": request})}
+
+    def dump(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {
+            "request": self.request.model_dump(mode="json"),
+            "result": self.result.record_values(),
+            "context": self.context.model_dump(mode="json", exclude_defaults=True),
+            "fingerprints": self.fingerprints.model_dump(mode="json", exclude_defaults=True),
+            "environment": self.environment.model_dump(mode="json", by_alias=True),
+        }
