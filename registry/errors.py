@@ -1,5 +1,9 @@
 """The one error type for what a user can put right: its message is a single clear line."""
 
+from __future__ import annotations
+
+from typing import Any
+
 
 class UsageError(ValueError):
     """Something asked for cannot be done; the message says what, where and what to do instead.
@@ -24,3 +28,24 @@ def suggest(word: str, known: list[str]) -> str:
     spelled = {name.lower(): name for name in known}
     close = [spelled[name] for name in difflib.get_close_matches(word.lower(), spelled, n=3, cutoff=0.6)]
     return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+class CodeError(Exception):
+    """A user's code returned something that cannot be right; the message ends with its file and line.
+
+    Args:
+        message: what is wrong, in one line.
+        source: the class, function or module whose code it is.
+    """
+
+    def __init__(self, message: str, source: object) -> None:
+        import inspect
+
+        target: Any = source if inspect.isclass(source) or inspect.isroutine(source) else type(source)
+        target = getattr(target, "forward", target)
+        try:
+            line = inspect.getsourcelines(target)[1]
+            message += f" ({inspect.getsourcefile(target)}, line {line})"
+        except (OSError, TypeError):  # code without a file, as of a notebook's cell
+            pass
+        super().__init__(message)
