@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate", "flops", "profile", "sample", "throughput", "train"]
 
-_ROOMS = (
-    "cost data diffusion metrics records reports sampling speed studies training".split()  # as `bench.records`
-)
+# Reached as attributes, such as `bench.records`.
+_ROOMS = "cost data diffusion metrics records reports sampling speed studies training".split()
 
 
 def __getattr__(name: str) -> Any:
