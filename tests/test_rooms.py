@@ -13,24 +13,27 @@ from tests.conftest import ROOT
 
 # What each room may import of the others.
 ALLOWED = {
-    "registry": set(),
-    "bench.utils": {"registry"},
-    "bench.records": {"bench", "bench.utils", "registry"},
-    "bench.diffusion": {"bench.utils", "registry"},
-    "bench.data": {"bench.utils", "registry"},
-    "bench.cost": {"bench.records", "bench.utils", "registry"},
-    "bench.speed": {"bench.cost", "bench.training", "bench.diffusion", "bench.records", "bench.utils", "registry"},
-    "bench.sampling": {"bench.diffusion", "bench.data", "bench.records", "bench.utils", "registry"},
-    "bench.training": {"bench.sampling", "bench.diffusion", "bench.data", "bench.records", "bench.utils", "registry"},
-    "bench.metrics": {"bench.data", "bench.records", "bench.utils", "registry"},
-    "bench.studies": {"bench.cost", "bench.sampling", "bench.training", "bench.metrics", "bench.diffusion",
-                      "bench.data", "bench.records", "bench.utils", "registry"},
-    "bench.reports": {"bench.studies", "bench.training", "bench.metrics", "bench.records", "bench.utils", "registry"},
-}  # fmt: skip
-LIGHT = (
-    "bench bench.cli bench.data bench.diffusion bench.metrics bench.metrics.scores bench.records bench.reports "
-    "bench.studies bench.studies.cells bench.training bench.training.protocols registry"
-).split()
+    name: set(others.split())
+    for name, others in {
+        "registry": "",
+        "bench.utils": "registry",
+        "bench.records": "bench bench.utils registry",
+        "bench.diffusion": "bench.utils registry",
+        "bench.data": "bench.utils registry",
+        "bench.cost": "bench.records bench.utils registry",
+        "bench.sampling": "bench.diffusion bench.data bench.records bench.utils registry",
+        "bench.training": "bench.sampling bench.diffusion bench.data bench.records bench.utils registry",
+        "bench.speed": "bench.cost bench.training bench.diffusion bench.records bench.utils registry",
+        "bench.metrics": "bench.data bench.records bench.utils registry",
+        "bench.studies": "bench.cost bench.sampling bench.training bench.metrics bench.diffusion bench.data "
+        "bench.records bench.utils registry",
+        "bench.reports": "bench.studies bench.training bench.metrics bench.records bench.utils registry",
+    }.items()
+}
+LIGHT = """
+    bench bench.cli bench.data bench.diffusion bench.metrics bench.metrics.scores bench.records bench.reports
+    bench.studies bench.studies.cells bench.training bench.training.protocols registry
+""".split()
 
 
 def room(module: str) -> str:
