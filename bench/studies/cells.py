@@ -23,8 +23,6 @@ from bench.records.schema import (
     Quality,
     QualityRequest,
     Record,
-    SamplingSettings,
-    TrainingSettings,
 )
 from bench.studies import Study, StudyRow
 from bench.training.protocols import Protocol
@@ -72,10 +70,8 @@ class Cell:
             model=self.row.model,
             config={option: value for option, value in config.items() if option not in FROM_DATA},
             data=data.datasets.find(self.protocol.data).name,
-            training=TrainingSettings(
-                **self.protocol.training.model_dump(include=set(TrainingSettings.model_fields))
-            ),
-            sampling=SamplingSettings(**self.protocol.sampling.model_dump()),
+            training=self.protocol.training.settings(self.row.model),
+            sampling=self.protocol.sampling,
             step=self.step,
             seed=self.seed,
             extractor=self.protocol.extractor,
@@ -89,9 +85,11 @@ class Cell:
     @cached_property
     def run(self) -> str:
         """Name of the folder of its training run: cells that differ in nothing that trains share it."""
-        request = self.request.model_dump(mode="json")
-        deciding = {key: request[key] for key in ("model", "config", "data", "seed")}
-        deciding["training"] = {k: v for k, v in request["training"].items() if k != "steps"}
+        request = self.request
+        deciding = {
+            **request.model_dump(mode="json", include={"model", "config", "data", "seed"}),
+            "training": request.training.trajectory(),
+        }
         text = json.dumps(deciding, sort_keys=True, separators=(",", ":"))
         return f"{self.row.model}-{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
