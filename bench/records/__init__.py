@@ -10,6 +10,7 @@ The shape of a record is `bench.records.schema`. Reading needs no torch.
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 DEPTH = 32  # of nested lists and tables that a record may have; ours have 4
 LARGEST = 2**22  # bytes of a record's file; ours have some thousand
+GREATEST = 1e30  # number of a record; ours reach 10¹⁵, and much more would overflow in means
 
 
 def write(
@@ -101,6 +103,8 @@ def read_file(path: Path) -> Record:
         table = json.loads(path.read_text(encoding="utf-8"))
         if _depth(table) > DEPTH:
             raise UsageError(f"{damaged}: it is nested too deeply")
+        if (number := _excess(table)) is not None:
+            raise UsageError(f"{damaged}: {number:g} is no measurement")
         if character := hidden_character(table):
             raise UsageError(f"{damaged}: it holds the control character {character} in a text")
         record = Record.model_validate(table)
@@ -138,3 +142,13 @@ def _depth(value: object) -> int:
         inner = [v for v in level if isinstance(v, dict | list)]
         level = [x for v in inner for x in (v.values() if isinstance(v, dict) else v)]
     return depth
+
+
+def _excess(value: object) -> float | None:
+    """A finite number beyond what a measurement can be, or None."""
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return next((found for found in map(_excess, inner) if found is not None), None)
+    if isinstance(value, float) and GREATEST < abs(value) < math.inf:
+        return value
+    return None
