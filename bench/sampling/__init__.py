@@ -20,7 +20,7 @@ from torch import Tensor
 
 import registry
 from bench import data as datasets
-from bench.diffusion import objective
+from bench.diffusion import check_sampler, objective, sampler
 from bench.diffusion.guidance import guided
 from bench.training import protocols
 from bench.training.protocols import Protocol, Sampling
@@ -65,7 +65,7 @@ class Plan:
             UsageError: sampler and steps that do not fit, classes that the network does not have, or
                 guidance without a null class.
         """
-        objective(self.objective).check_sampler(self.sampler, self.steps)
+        check_sampler(self.objective, self.sampler, self.steps)
         beyond = [c for c in self.classes if not 0 <= c < max(network.num_classes, 1)]
         if beyond:
             raise UsageError(f"{network.name} has classes 0 … {network.num_classes - 1}, not {beyond[0]}")
@@ -87,7 +87,7 @@ class Plan:
             network,
             self.labels_of(indices, network.num_classes),
             self.cfg_scale,
-            self.guided_channels or None,
+            self.guided_channels,
         )
         bf16 = self.precision == "bf16"
 
@@ -95,12 +95,12 @@ class Plan:
             with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
                 return denoiser(x, t).float()
 
-        return objective(self.objective).sample(
+        return sampler(self.sampler).sample(
+            objective(self.objective),
             predict,
             noise(purpose="noise"),
             lambda step: noise(purpose="step", step=step),
-            sampler=self.sampler,
-            steps=self.steps,
+            self.steps,
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from bench.diffusion import objective
+from bench.diffusion import check_sampler
 from bench.utils import toml
 from registry.errors import UsageError, suggest
 
@@ -148,7 +148,7 @@ def load(name: str | Path) -> Protocol:
         return protocol
     try:
         images = protocol.sampling
-        objective(protocol.training.objective).check_sampler(images.sampler, images.steps)
+        check_sampler(protocol.training.objective, images.sampler, images.steps)
     except UsageError as error:
         raise UsageError(f"protocol {name}: {error}") from None
     return protocol
