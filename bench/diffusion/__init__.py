@@ -42,16 +42,11 @@ __all__ = [
     "samplers_for",
 ]
 
-objectives = Registry("objective", group="bench.objectives")
-objectives.declare("bench.diffusion.ddpm", ["ddpm"])
-objectives.declare("bench.diffusion.flow", ["flow"])
+objectives = Registry("objective", group="bench.objectives", base="bench.diffusion.base.Objective")
+objectives.discover("bench.diffusion")
 
-samplers = Registry("sampler", group="bench.samplers")
-samplers.declare("bench.diffusion.ancestral", ["ancestral"])
-samplers.declare("bench.diffusion.ddim", ["ddim"])
-samplers.declare("bench.diffusion.dpm_solver", ["dpm++"])
-samplers.declare("bench.diffusion.ode", ["euler", "heun", "dopri5"])
-samplers.declare("bench.diffusion.sde", ["euler-maruyama"])
+samplers = Registry("sampler", group="bench.samplers", base="bench.diffusion.base.Sampler")
+samplers.discover("bench.diffusion")
 
 
 def objective(
@@ -118,7 +113,7 @@ def check_sampler(objective_name: str, sampler_name: str, steps: str) -> int:
 def samplers_for(objective_name: str) -> list[str]:
     """Names of the samplers that work for an objective."""
     title = objectives.find(objective_name).name
-    return [name for name in samplers.names() if title in sampler(name).objectives]
+    return [name for name in samplers.names() if title in samplers.attribute(name, "objectives")]
 
 
 def _make(plugins: Registry, base: type, name: str, options: dict[str, Any]) -> Any:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from bench.diffusion.base import Denoiser
-from registry.errors import CodeError, UsageError
+from registry.backbone import check_output
+from registry.errors import UsageError
 
 
 def guided(
@@ -35,23 +36,29 @@ def guided(
 
     Raises:
         UsageError: guidance for a network without a null class, more channels than it predicts, or an empty
-            interval.
+            interval. The denoiser raises CodeError where the network returns what cannot be its output.
     """
 
-    def conditional(x: Tensor, t: Tensor) -> Tensor:
-        return _checked(network, network(x, t, labels), x)
+    checked = False
+
+    def predict(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        nonlocal checked
+        output: Tensor = network(x, t, y)
+        if not checked:  # once, for to look at the values stops a GPU
+            check_output(network, (x, t, y), output)
+            checked = True
+        return output
 
     if cfg_scale == 1:
-        return conditional
-    null = _null_class(network)
+        return lambda x, t: predict(x, t, labels)
+    null = network.null_class
     if null is None:
         raise UsageError(
             f"{network.name} has no null class, so it cannot be guided: use cfg scale 1, or train with label "
             "dropout"
         )
     if guided_channels is None:
-        own = getattr(network, "guided_channels", None) or network.in_channels
-        channels = min(own, network.in_channels)
+        channels = min(network.guided_channels or network.in_channels, network.in_channels)
     elif 0 <= guided_channels <= network.in_channels:
         channels = guided_channels or network.in_channels
     else:
@@ -67,9 +74,8 @@ def guided(
     def denoiser(x: Tensor, t: Tensor) -> Tensor:
         inside = (lowest <= t) & (t <= highest)
         if interval is not None and not inside.any():
-            return conditional(x, t)
-        doubled = torch.cat([x, x])
-        output = _checked(network, network(doubled, torch.cat([t, t]), both), doubled)
+            return predict(x, t, labels)
+        output = predict(torch.cat([x, x]), torch.cat([t, t]), both)
         cond, uncond = output[:, :channels].chunk(2)
         eps = uncond + cfg_scale * (cond - uncond)
         if interval is not None:
@@ -77,30 +83,3 @@ def guided(
         return torch.cat([eps, output[: len(x), channels:]], dim=1)
 
     return denoiser
-
-
-def _checked(network: Any, output: Any, x: Tensor) -> Tensor:
-    """The network's output, if it is a tensor of x's shape, or with twice its channels.
-
-    Raises:
-        CodeError: it is not.
-    """
-    n, c, *grid = x.shape
-    if not isinstance(output, Tensor):
-        raise CodeError(f"{network.name}: forward returned {type(output).__name__}, not a tensor", network)
-    if tuple(output.shape) not in ((n, c, *grid), (n, 2 * c, *grid)):
-        raise CodeError(
-            f"{network.name}: forward returned {tuple(output.shape)} for x {tuple(x.shape)}: it must be that "
-            f"shape, or twice the channels with a learned variance",
-            network,
-        )
-    return output
-
-
-def _null_class(network: Any) -> int | None:
-    """The label that stands for no label, or None where the network has none."""
-    from registry.layers.embeddings import LabelDropout
-
-    dropouts = [part.dropout for part in network.modules() if isinstance(part, LabelDropout)]
-    default = None if network.num_classes == 0 or (dropouts and max(dropouts) == 0) else network.num_classes
-    return getattr(network, "null_class", default)

@@ -165,7 +165,7 @@ class Sampling:
 
     steps: int
     images_per_second: float
-    guided_images_per_second: float
+    guided_images_per_second: float | None  # None for a network without a null class
 
 
 def measure(
@@ -226,7 +226,12 @@ def measure(
             for i, runner in enumerate(runners):
                 say(f"{runner.name}: sampling")
                 with runner.room():
-                    loops[i] = Sampling(settings.steps, *(_sampling_rate(runner, g) for g in (False, True)))
+                    guidable = runner.network.null_class is not None
+                    loops[i] = Sampling(
+                        settings.steps,
+                        _sampling_rate(runner, guided=False),
+                        _sampling_rate(runner, guided=True) if guidable else None,
+                    )
     first, *others = [[turn.seconds_per_image for turn in turns] for turns in found]
     ratios = [None, *(paired_ratio(first, other, len(models)) for other in others)]
     return [_result(*parts, where) for parts in zip(runners, found, ratios, loops, strict=True)]

@@ -98,9 +98,10 @@ def test_bad_guidance_is_one_line(net, options, says):
 @pytest.mark.parametrize(
     ("output", "says"),
     [
-        (lambda x: None, "forward returned NoneType"),
-        (lambda x: x[:, :1], r"forward returned \(2, 1, 8, 8\)"),
-        (lambda x: x.mean(), r"forward returned \(\)"),
+        (lambda x: None, "forward returns NoneType"),
+        (lambda x: x[:, :1], r"output is \(2, 1, 8, 8\)"),
+        (lambda x: torch.cat([x, x], 1) * torch.nan, "not finite"),
+        (lambda x: x.mean(), r"output is \(\)"),
     ],
 )
 def test_a_forward_that_returns_something_else_is_named(net, monkeypatch, output, says):

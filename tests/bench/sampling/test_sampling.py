@@ -160,7 +160,7 @@ def refused(says: str, function: Any, *args: Any, **kwargs: Any) -> None:
 
 def test_mistakes_are_told_before_anything_runs(tmp_path: Path, run: Path, network: Any) -> None:
     out = tmp_path / "a.npz"
-    refused("no sampler 'euler'", made, network, Plan("ddpm", "euler", "4"), 4, out)
+    refused("sampler euler is for objective flow", made, network, Plan("ddpm", "euler", "4"), 4, out)
     refused("has classes 0 … 9, not 10", made, network, Plan("ddpm", "ddim", "4", classes=(3, 10)), 4, out)
     refused("must be at least 1, not 0", made, network, PLAN, 0, out)
     unguided = registry.create("dit-s-4", input_size=8, num_classes=10, depth=1, class_dropout_prob=0.0)
