@@ -66,10 +66,10 @@ class Objective(ABC):
         """Times, as the network sees them, at which the signal-to-noise ratio is nearest: (N,) -> (N,)."""
 
 
-Trained = TypeVar("Trained", bound=Objective)  # the kind of objective that a sampler reads
+AnyObjective = TypeVar("AnyObjective", bound=Objective)  # the kind of objective that a sampler reads
 
 
-class Sampler(ABC, Generic[Trained]):
+class Sampler(ABC, Generic[AnyObjective]):
     """One way from noise to samples.
 
     A sampler of one's own gives `objectives` and `loop`, and `evaluations` where a step takes more than one
@@ -117,7 +117,9 @@ class Sampler(ABC, Generic[Trained]):
         return int(steps)
 
     @torch.inference_mode()
-    def sample(self, objective: Trained, denoiser: Denoiser, x: Tensor, noise: Noise, steps: str) -> Tensor:
+    def sample(
+        self, objective: AnyObjective, denoiser: Denoiser, x: Tensor, noise: Noise, steps: str
+    ) -> Tensor:
         """From noise to samples, (N, C, H, W) -> (N, C, H, W), without clipping.
 
         Args:
@@ -134,5 +136,7 @@ class Sampler(ABC, Generic[Trained]):
         return self.loop(objective, denoiser, x, noise, steps)
 
     @abstractmethod
-    def loop(self, objective: Trained, denoiser: Denoiser, x: Tensor, noise: Noise, steps: str) -> Tensor:
+    def loop(
+        self, objective: AnyObjective, denoiser: Denoiser, x: Tensor, noise: Noise, steps: str
+    ) -> Tensor:
         """The loop itself; see `sample`, which has checked that objective and steps fit."""
