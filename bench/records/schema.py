@@ -189,7 +189,7 @@ class SamplingSpeed(Model):
 
     steps: int
     images_per_second: float
-    guided_images_per_second: float
+    guided_images_per_second: float | None  # None for a network without a null class
 
 
 class Speed(Result):

@@ -10,7 +10,7 @@ import torch
 import registry
 from bench import data as datasets
 from bench.data import Dataset
-from bench.diffusion import objective
+from bench.diffusion import check_sampler
 from bench.metrics.extractors import extractors
 from bench.studies import Study
 from bench.studies.cells import Cell
@@ -54,7 +54,9 @@ def _check(cell: Cell, dataset: Dataset) -> None:
         )
     if training.flip and not dataset.flippable:
         raise UsageError(f"protocol {cell.protocol.name} mirrors images, which {dataset.name} does not allow")
-    objective(training.settings(cell.row.model).objective or "").check_sampler(images.sampler, images.steps)
+    objective = training.settings(cell.row.model).objective
+    assert objective is not None
+    check_sampler(objective, images.sampler, images.steps)
     extractors.find(cell.protocol.extractor)
     network = (cell.row.model, cell.overrides, dataset.shape, dataset.num_classes, dataset.name)
     try:
