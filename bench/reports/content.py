@@ -9,16 +9,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
 from pathlib import Path
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from bench import records
 from bench.reports.page import Entry, Grid, Page, Section
-from bench.reports.statistics import BySeed, Summary, rank_correlation, separable, summary
+from bench.reports.statistics import BySeed, Summary, compare_rows, detectable, rank_correlation, summary
 from bench.studies import SCORES, Row, Study, published
 from bench.studies.cells import cells, cost_asked
 from bench.training import protocols
@@ -412,34 +409,40 @@ def _changes(row: Row) -> str:
 def _findings(rows: Sequence[Line], setting: Setting) -> list[str]:
     """The order found here beside the published one, and which rows cannot be told apart."""
     found = [(line, fids) for line in rows if (fids := line.by_seed(setting, "fid"))]
-    pairs = [(a, b, separable(of_a, of_b)) for (a, of_a), (b, of_b) in combinations(found, 2)]
-    apart = [(a.row.label, b.row.label) for a, b, answer in pairs if answer]
-    alike = [(a.row.label, b.row.label) for a, b, answer in pairs if answer is False]
     printed = {
-        line.row.label: float(line.row.published.printed["fid"]) for line, _ in found if line.row.published
+        i: float(line.row.published.printed["fid"]) for i, (line, _) in enumerate(found) if line.row.published
     }
     texts = []
     if len(printed) > 1:
-        comparable = [fids for line, fids in found if line.row.label in printed]
-        texts = _ranking(comparable, [*printed.values()])
-    if apart or alike:
-        told = f"{len(apart)} of {len(apart) + len(alike)} pairs of rows are separable in FID"
-        mean = {line.row.label: np.mean([*fids.values()]) for line, fids in found}
+        texts = _ranking([found[i][1] for i in printed], [*printed.values()])
+    comparison = compare_rows([fids for _, fids in found])
+    if comparison.pairs:
+        apart = [pair for pair, separable in comparison.pairs.items() if separable]
+        mean = comparison.means
         agree = [
-            (mean[a] < mean[b]) == (printed[a] < printed[b]) for a, b in apart if {a, b} <= printed.keys()
+            (mean[i] - mean[j]) * (printed[i] - printed[j]) > 0
+            for i, j in apart
+            if {i, j} <= printed.keys() and printed[i] != printed[j]
         ]
+        told = f"{len(apart)} of {len(comparison.pairs)} pairs of rows are separable in FID"
         if agree:
-            told += f", {sum(agree)} of these as published"
+            of = "these" if len(agree) == len(apart) else f"the {len(agree)} whose published figures differ"
+            told += f", {sum(agree)} of {of} as published"
+        count, seeds = len(found) - len(comparison.left_out), len(comparison.seeds)
+        visible = detectable(comparison.deviation, count, seeds)
         texts.append(
-            f"{told}: the 95% interval of the difference, seed by seed, leaves out 0; each pair by itself."
+            f"{told}: their means over {seeds} common seeds lie more than {comparison.critical:.2f} apart "
+            f"(Tukey's range test; residual deviation {comparison.deviation:.2f}, {comparison.degrees} "
+            "degrees of freedom). The error of the whole table is 5%: were all rows equal, 95 of 100 such "
+            f"tables would show no separable pair. A true difference of {visible:.2f} is found with "
+            "probability 0.8."
         )
-    if alike:
-        others = {first: [b for a, b in alike if a == first] for first, _ in alike}
-        texts.append(
-            "Not separable: " + "; ".join(f"{a} from {', '.join(b)}" for a, b in others.items()) + "."
-        )
-    if len(apart) + len(alike) < len(pairs):
-        texts.append("Of rows without two seeds in common nothing is said of how far they are apart.")
+        alike = [[found[i][0].row.label for i in group] for group in comparison.groups() if len(group) > 1]
+        if alike:
+            texts.append("Not separable among themselves: " + "; ".join(map(", ".join, alike)) + ".")
+    if comparison.left_out:
+        names = ", ".join(found[i][0].row.label for i in comparison.left_out)
+        texts.append(f"Undecided, without two seeds in common with the other rows: {names}.")
     return texts
 
 
@@ -448,10 +451,10 @@ def _ranking(found: Sequence[BySeed], printed: Sequence[float]) -> list[str]:
     if found_here is None:
         return ["No rank correlation with the published order: it takes three measured rows that differ."]
     count = found_here.rows
-    interval = "no interval, for it takes two seeds that all rows have"
+    interval = "no interval, for it takes two seeds in common"
     if found_here.interval:
         low, high = map(_signed, found_here.interval)
-        interval = f"95% interval {low} to {high} over what the spread between seeds leaves open"
+        interval = f"95% interval {low} to {high}, the orders that respect all pairs told apart"
     chance = ""
     if found_here.chance is not None:
         chance = " If all orders were equally likely, ρ would be as high or higher with probability "
