@@ -95,6 +95,18 @@ def test_the_residual_deviation_knows_nothing_of_rows_and_seeds():
     assert residual_deviation(by_seed([1.0], [2.0])) is None
 
 
+def test_a_row_that_spreads_further_than_the_others_is_named():
+    """By Cochran's test, whose tabled 5% point for 7 variances of 3 values is 0.5612 (Eisenhart 1947)."""
+    assert statistics._largest_share(7, 3) == pytest.approx(0.5612, abs=5e-5)
+    count = 1000
+    scale = np.array([1, 1, 1, 1, 1, 1, 15.0])[:, None]
+    noise = np.random.default_rng(2).normal(size=(count, 7, 3))
+    even = [compare_rows(by_seed(*table)).outlier for table in noise]
+    uneven = [compare_rows([{}, *by_seed(*table)]).outlier for table in noise * scale]
+    assert sum(row is not None for row in even) < 0.05 * count
+    assert uneven.count(7) > 0.9 * count
+
+
 def test_rows_that_cannot_be_told_apart_are_grouped_by_mean():
     noise = np.array([[1, -1, 0], [-1, 1, 0], [0, 1, -1], [0, -1, 1]]) * 1.0
     width = compare_rows(by_seed(*noise)).critical
