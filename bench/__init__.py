@@ -1,3 +1,38 @@
-"""How backbones are measured: cost, contract, tables. What is measured lives in `registry`."""
+"""What diffusion backbones cost, how fast they run, and how good their images are.
 
-__version__ = "0.1.0"
+    import bench
+
+    bench.flops("udit-b").paper_gflops                       # 22.22…
+    bench.throughput(["udit-s", "dit-s-2"])                  # two results, side by side
+    bench.train("udit-t", out="run", protocol="smoke")
+    bench.sample("run", out="samples.npz")
+    bench.evaluate("samples.npz", "digits.npz").scores["fid"]
+    bench.records.load()                                     # every record as a DataFrame
+
+Networks are named, or given as modules. Importing this package imports nothing heavy; what is measured
+lives in `registry`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.2.0"
+
+if TYPE_CHECKING:
+    from bench.api import evaluate, flops, profile, sample, throughput, train
+
+__all__ = ["evaluate", "flops", "profile", "sample", "throughput", "train"]
+
+# Reached as attributes, such as `bench.records`.
+_ROOMS = "cost data diffusion metrics records reports sampling speed studies training".split()
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name in __all__:
+        return getattr(importlib.import_module("bench.api"), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"bench.{name}")
+    raise AttributeError(f"module 'bench' has no attribute {name!r}")

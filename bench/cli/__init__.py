@@ -5,7 +5,10 @@ A command imports what it needs when it runs, so that `bench --help` is instant.
 
 from __future__ import annotations
 
+import signal
 import sys
+import traceback
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -29,10 +32,9 @@ from bench.cli import (
 
 app = typer.Typer(
     name="bench",
-    help="Cost, speed and image quality of diffusion backbones, beside the published figures.",
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_show_locals=False,
+    pretty_exceptions_enable=False,
+    epilog="With --traceback any command shows the whole traceback of an error.",
 )
 app.command("list")(catalog.list_names)
 app.command("describe")(catalog.describe)
@@ -52,18 +54,83 @@ app.command("tables")(tables.tables)
 app.command("throughput")(throughput.throughput)
 app.command("train")(train.train)
 
+RESUMABLE = {"ablate", "encode", "eval", "export", "features", "sample"}
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from bench import __version__
+
+        typer.echo(f"denoiser-bench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def bench(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Cost, speed and image quality of diffusion backbones, beside the published figures."""
+
 
 def main() -> None:
-    """Run the command line; an error of the user's is one line on stderr and exit status 2."""
-    from registry.errors import UsageError
+    """Run the command line.
 
+    Exit status 2 and one line for wrong input; 1 and the place in the user's file for a mistake in their
+    code; 130 or 143 and one line after SIGINT or SIGTERM. A mistake of this program shows its traceback.
+    """
+    from registry.errors import CodeError, UsageError
+
+    arguments = [argument for argument in sys.argv[1:] if argument != "--traceback"]
+    whole = len(arguments) < len(sys.argv) - 1
+    received: list[int] = []
+
+    def stop(number: int, _frame: Any) -> NoReturn:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
-        app()
+        app(arguments, prog_name="bench")
+    except SystemExit as end:
+        interrupt = getattr(end.__context__, "__cause__", None)
+        if not isinstance(interrupt, KeyboardInterrupt):
+            raise
+        goes_on = bool(arguments) and arguments[0] in RESUMABLE
+        advice = "the same command goes on where it was" if goes_on else "run it again"
+        typer.echo(f"stopped: {advice}", err=True)
+        sys.exit(128 + (received or [signal.SIGINT])[0])
     except UsageError as error:
-        sys.exit(_fail(error))
+        sys.exit(_fail(error, str(error), whole, 2))
+    except CodeError as error:
+        sys.exit(_fail(error, str(error), whole, 1))
+    except Exception as error:
+        place = _place(error)
+        if place is None:
+            raise
+        sys.exit(_fail(error, place, whole, 1))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _fail(error: Exception) -> int:
+def _place(error: Exception) -> str | None:
+    """The error and where in the user's own file it arose, or None where no such file is involved."""
+    from registry.errors import reason, user_frame
+
+    frame = user_frame(error)
+    if frame is None:
+        return None
+    line = f": {frame.line}" if frame.line else ""
+    return f"{reason(error)}\n  {frame.filename}, line {frame.lineno}, in {frame.name}{line}"
+
+
+def _fail(error: Exception, message: str, whole: bool, status: int) -> int:
+    """Print an error; the exit status."""
+    if whole:
+        traceback.print_exception(error)
     typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
-    typer.echo(str(error), err=True)
-    return 2
+    typer.echo(message, err=True)
+    if status == 1 and not whole:
+        typer.echo("  --traceback shows all of it", err=True)
+    return status

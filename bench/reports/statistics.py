@@ -24,7 +24,7 @@ from itertools import combinations, permutations
 
 import numpy as np
 
-LEVEL = 0.05  # error of a whole table
+LEVEL = 0.05  # of significance; the error of a whole table
 MOST_ROWS = 8  # whose orders are counted one by one: 40,320
 MOST_EXACT = 14  # rows whose least and greatest ρ are found exactly: 2¹⁴ sets of rows
 

@@ -115,7 +115,10 @@ def test_remarks_tell_protocol_extractor_number_and_environment(results):
 def test_what_is_separable_is_told(results):
     said = " ".join(page_of("downsampler", results).sections[1].remarks)
     assert "2 of 3 pairs of rows are separable in FID, 2 of these as published" in said
-    assert "Not separable among themselves: Pixel Shuffle (PS), Depthwise (DW) Conv. + PS." in said
+    assert (
+        "Not separable among themselves, by ascending mean: Pixel Shuffle (PS) and Depthwise (DW) Conv. + PS."
+        in said
+    )
     assert "Shortcut + PS from" not in said and "from DW Conv. Shortcut" not in said
     assert "3 rows can go no lower than 0.17, so no order of them is significant" in said
 

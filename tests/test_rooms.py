@@ -1,0 +1,91 @@
+"""The arrows between rooms: who may import whom, and what imports no torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+# What each room may import of the others.
+ALLOWED = {
+    name: set(others.split())
+    for name, others in {
+        "registry": "",
+        "bench.utils": "registry",
+        "bench.records": "bench bench.utils registry",
+        "bench.diffusion": "bench.utils registry",
+        "bench.data": "bench.utils registry",
+        "bench.cost": "bench.records bench.utils registry",
+        "bench.sampling": "bench.diffusion bench.data bench.records bench.utils registry",
+        "bench.training": "bench.sampling bench.diffusion bench.data bench.records bench.utils registry",
+        "bench.speed": "bench.cost bench.training bench.diffusion bench.records bench.utils registry",
+        "bench.metrics": "bench.data bench.records bench.utils registry",
+        "bench.studies": "bench.cost bench.sampling bench.training bench.metrics bench.diffusion bench.data "
+        "bench.records bench.utils registry",
+        "bench.reports": "bench.studies bench.training bench.metrics bench.records bench.utils registry",
+    }.items()
+}
+LIGHT = """
+    bench bench.cli bench.data bench.diffusion bench.metrics bench.metrics.scores bench.records bench.reports
+    bench.studies bench.studies.cells bench.training bench.training.protocols registry
+""".split()
+
+
+def room(module: str) -> str:
+    """`bench.studies.cells` -> `bench.studies`; the API and the command may import everything."""
+    parts = module.split(".")
+    return parts[0] if parts[0] == "registry" else ".".join(parts[:2])
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of this project that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = (ROOT / node.module.replace(".", "/")).is_dir()
+            found |= {f"{node.module}.{alias.name}" if inner else node.module for alias in node.names}
+    return {name for name in found if name.split(".")[0] in ("bench", "registry")}
+
+
+FILES = sorted(p for package in ("bench", "registry") for p in (ROOT / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_imports_point_one_way(name):
+    wrong = []
+    for path in FILES:
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if room(module) != name:
+            continue
+        for imported in imports(path):
+            target = room(imported)
+            known = target if target in ALLOWED or target == "bench.cli" else "bench"
+            if known != name and known not in ALLOWED[name]:
+                wrong.append(f"{module} imports {imported}")
+    assert not wrong
+
+
+def test_every_room_is_told_of():
+    rooms = {room(".".join(p.relative_to(ROOT).with_suffix("").parts)) for p in FILES}
+    assert rooms - {"bench.__init__", "bench.api", "bench.cli"} == set(ALLOWED)
+
+
+def test_no_room_is_in_a_circle():
+    order: list[str] = []
+    while len(order) < len(ALLOWED):
+        ready = [name for name in ALLOWED if name not in order and ALLOWED[name] - {"bench"} <= set(order)]
+        assert ready, f"a circle among {set(ALLOWED) - set(order)}"
+        order += ready
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_light_rooms_import_no_torch(name):
+    code = f"import sys, {name}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
