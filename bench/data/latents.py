@@ -36,6 +36,7 @@ from registry.errors import UsageError, reason
 
 INDEX = "index.json"
 LABELS = "labels.npy"
+PROBES = 64  # files of a release that `check` reads: all of them are too many
 Posterior = Literal["moments", "sample", "mean"]
 
 
@@ -221,6 +222,12 @@ class Released(_Latents):
         """As `Dataset.digest`: of all files that count, read through once."""
         names = [self._name(index).encode() for index in range(len(self))]
         return digest(*(files_digest(folder, names) for folder in (self._features, self._label_files)))
+
+    def check(self) -> None:
+        """As `Dataset.check`; of the features some are read, evenly spread."""
+        if len(self):
+            self.grids(np.unique(np.linspace(0, len(self) - 1, PROBES).astype(int)))
+        super().check()
 
     def _name(self, index: int) -> str:
         """The file of an image in either folder."""
