@@ -42,7 +42,7 @@ def check(
         torch.manual_seed(0)
         with working(registry.label(name, own)) as status:
             network = registry.create(name, **own).to(place)
-            results.append(contract.check(network, progress=status.update))
+            results.append(contract.check(network, progress=lambda name, *_: status.update(name)))
     if as_json:
         print_json(
             [

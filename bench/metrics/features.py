@@ -20,7 +20,7 @@ from bench.metrics.images import ABOUT, KINDS, FeatureSet, ImageSet, open_set
 from bench.metrics.scores.base import Features
 from bench.metrics.statistics import Statistics
 from bench.utils import distributed
-from bench.utils.arrays import Rows
+from bench.utils.arrays import ResumableArrays
 from bench.utils.device import find_device
 from bench.utils.files import write_whole
 from bench.utils.progress import Progress, silent
@@ -81,7 +81,7 @@ def features_of(
             check_fits(images, extractor.name, extractor.digest, extractor.outputs)
         return _features(images.features, images.statistics)
     assert extractor is not None
-    rows = Rows(
+    rows = ResumableArrays(
         (cache or default_cache()) / f"{extractor.name}-{extractor.digest}-{images.digest[:32]}",
         {"images": images.digest, "extractor": extractor.name, "weights": extractor.digest},
         images.count,
@@ -218,7 +218,7 @@ def write_features(
 
 
 def _fill(
-    rows: Rows,
+    rows: ResumableArrays,
     parts: list[range],
     images: ImageSet,
     extractor: Extractor,

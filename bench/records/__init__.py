@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from bench.records.schema import Context, Fingerprints, Record, Result
 from bench.utils.files import write_text
+from bench.utils.text import hidden_character
 from registry.errors import UsageError
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ def read_file(path: Path) -> Record:
         table = json.loads(path.read_text(encoding="utf-8"))
         if _depth(table) > DEPTH:
             raise UsageError(f"{damaged}: it is nested too deeply")
+        if character := hidden_character(table):
+            raise UsageError(f"{damaged}: it holds the control character {character} in a text")
         record = Record.model_validate(table)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]

@@ -288,5 +288,5 @@ def test_a_pipe_among_images_is_refused_without_waiting(tmp_path: Path) -> None:
 
 def test_channels_before_height_and_width_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", arr_0=np.zeros((4, 3, 16, 16), np.uint8))
-    with pytest.raises(UsageError, match="channels before height and width.*transpose"):
+    with pytest.raises(UsageError, match=r"channels before height and width.*transpose"):
         open_set(tmp_path / "a.npz")
