@@ -49,12 +49,12 @@ def _read_binary(root: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     folder = folder if folder.is_dir() else root
     parts = []
     for path in (folder / name for name in FILES[split]):
-        try:
-            data = np.fromfile(path, np.uint8)
-        except FileNotFoundError:
+        if not path.is_file():
             raise UsageError(
                 f"no {path}: root is the folder that holds cifar-10-batches-bin, unpacked from {URL}"
-            ) from None
+            )
+        try:
+            data = np.fromfile(path, np.uint8)
         except OSError as error:
             raise UsageError(f"cannot read {path}: {error.strerror}") from None
         if len(data) % RECORD or not len(data):

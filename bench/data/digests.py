@@ -1,7 +1,7 @@
 """Digests of contents: what tells one dataset from another, cheap on a second look.
 
-Files are read once. What was found is kept in the user's cache under a key of their places, sizes and times,
-so that a second look asks the file system for those alone.
+Files are read once. The digest is put into the user's cache under a key of their places, sizes and times, so
+that a second look asks the file system for those alone.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def files_digest(root: Path, names: Sequence[bytes]) -> str:
         for part in (b"\0".join(names), states.tobytes()):
             listing.update(b"\0\0" + part)
         folder = cache_folder("digests")
-        kept = folder / f"{listing.hexdigest()[:32]}.txt" if folder else None
-        if kept:
+        cached = folder / f"{listing.hexdigest()[:32]}.txt" if folder else None
+        if cached:
             with contextlib.suppress(OSError, UnicodeDecodeError):
-                found = kept.read_text(encoding="ascii")
+                found = cached.read_text(encoding="ascii")
                 if re.fullmatch("[0-9a-f]{64}", found):
                     return found
         looked = time.time_ns()
@@ -66,9 +66,9 @@ def files_digest(root: Path, names: Sequence[bytes]) -> str:
         for contents in pool.map(functools.partial(_contents, root), blocks):
             total.update(contents)
     # A file written a moment ago can be written again within the same tick of the clock.
-    if kept and states[:, 1:].max(initial=0) < looked - SETTLED * 1e9:
+    if cached and states[:, 1:].max(initial=0) < looked - SETTLED * 1e9:
         with contextlib.suppress(UsageError):
-            write_text(kept, total.hexdigest())
+            write_text(cached, total.hexdigest())
     return total.hexdigest()
 
 

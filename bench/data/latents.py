@@ -211,6 +211,8 @@ class Released(_Latents):
                 f"{self._features} and {self._label_files} do not hold files of the same names: each image "
                 "needs one of each"
             )
+        if not self._count:
+            raise UsageError(f"{self._features} holds one file, which counts as padding: it has no images")
         first = self._features / self._name(0)
         shape = _read(first).shape[-3:]
         if len(shape) != 3:

@@ -394,6 +394,11 @@ def test_files_that_are_missing_from_a_release_by_process_are_named(udit_release
     assert f"{features / '1_3.npy'} is missing" in message()
     np.save(features / "0.npy", np.zeros((1, 4, 8, 8), np.float32))
     assert "mixes files such as" in message()
+    for folder in (features, labels):
+        for path in folder.iterdir():
+            path.unlink()
+        np.save(folder / "0_0.npy", np.zeros((1, 4, 8, 8), np.float32))
+    assert "holds one file, which counts as padding" in message()
 
 
 def test_damaged_releases_are_named(release: Path) -> None:
