@@ -32,7 +32,7 @@ from bench.metrics.npz import Member, Npz
 from bench.metrics.statistics import Statistics, check
 from bench.utils.arrays import batches
 from bench.utils.progress import Progress, silent
-from registry import UsageError, reason
+from registry.errors import UsageError, reason
 
 KINDS = ("pool", "spatial", "logits")  # of features
 ABOUT = "about"  # of a feature file: JSON that says whose features they are

@@ -33,7 +33,7 @@ def test_names_are_known_without_importing_anything_heavy() -> None:
         "assert not {'torch', 'sklearn', 'PIL', 'numpy', 'diffusers'} & set(sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert out.strip() == "['digits', 'fashion-mnist', 'cifar10', 'folder', 'latents']"
+    assert out.strip() == "['cifar10', 'digits', 'fashion-mnist', 'folder', 'latents']"
 
 
 # ---- grids ----
