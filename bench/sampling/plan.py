@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.diffusion import objective
+from bench.diffusion import check_sampler, objective, sampler
 from bench.diffusion.guidance import guided
 from bench.records.schema import SamplingSettings
 from bench.utils import randomness
@@ -44,11 +44,12 @@ class Plan:
                 guidance without a null class, or a precision that the device lacks.
         """
         randomness.check_seed(self.seed)
-        objective(self.objective).check_sampler(self.settings.sampler, self.settings.steps)
+        check_sampler(self.objective, self.settings.sampler, self.settings.steps)
         beyond = [c for c in self.classes if not 0 <= c < max(network.num_classes, 1)]
         if beyond:
             raise UsageError(f"{network.name} has classes 0 … {network.num_classes - 1}, not {beyond[0]}")
-        guided(network, torch.zeros(1, dtype=torch.int64), self.settings.cfg_scale)
+        labels = torch.zeros(1, dtype=torch.int64)
+        guided(network, labels, self.settings.cfg_scale, self.settings.guided_channels)
         check_precision(self.precision, device)
 
     def labels_of(self, indices: Tensor, num_classes: int) -> Tensor:
@@ -68,25 +69,20 @@ class Plan:
         settings = self.settings
         shape = (network.in_channels, *height_width(network.input_size))
         noise = functools.partial(randomness.normal, self.seed, indices=indices, shape=shape)
-        channels = settings.guided_channels
-        if channels is None:
-            channels = getattr(network, "guided_channels", 3)
         labels = self.labels_of(indices, network.num_classes)
-        denoiser = guided(network, labels, settings.cfg_scale, channels or None)
+        denoiser = guided(network, labels, settings.cfg_scale, settings.guided_channels)
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
             with autocast(self.precision, x.device):
-                output = denoiser(x, t)
-            check_output(network, x, output)
-            return output.float()
+                return denoiser(x, t).float()
 
         with tf32(settings.tf32, indices.device):
-            return objective(self.objective).sample(
+            return sampler(settings.sampler).sample(
+                objective(self.objective),
                 predict,
                 noise(purpose="noise"),
                 lambda step: noise(purpose="step", step=step),
-                sampler=settings.sampler,
-                steps=settings.steps,
+                settings.steps,
             )
 
 

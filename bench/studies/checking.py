@@ -10,7 +10,7 @@ import torch
 import registry
 from bench import data as datasets
 from bench.data import Dataset
-from bench.diffusion import objective
+from bench.diffusion import check_sampler
 from bench.metrics.extractors import extractors
 from bench.studies import Study
 from bench.studies.cells import Cell
@@ -54,17 +54,13 @@ def _check(cell: Cell, dataset: Dataset) -> None:
         )
     if training.flip and not dataset.flippable:
         raise UsageError(f"protocol {cell.protocol.name} mirrors images, which {dataset.name} does not allow")
-    objective(training.objective).check_sampler(images.sampler, images.steps)
+    objective = training.settings(cell.row.model).objective
+    assert objective is not None
+    check_sampler(objective, images.sampler, images.steps)
     extractors.find(cell.protocol.extractor)
-    request = {
-        "model": cell.row.model,
-        "overrides": cell.overrides,
-        "data": dataset.name,
-        "shape": dataset.shape,
-        "num_classes": dataset.num_classes,
-    }
+    network = (cell.row.model, cell.overrides, dataset.shape, dataset.num_classes, dataset.name)
     try:
         with torch.device("meta"):
-            build(request)
+            build(*network)
     except Exception:  # a constructor that looks at numbers; if it is something else, it is wrong again
-        build(request)
+        build(*network)

@@ -303,9 +303,9 @@ class Trainer:
         x0, y = x0.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
         drawn = randomness.uniform(self.seed, "time", indices, 2, self.step)
         noise = randomness.normal(self.seed, "training noise", indices, tuple(x0.shape[1:]), self.step)
-        t = self.objective.times(drawn[:, 0])
+        t = self.objective.sample_timesteps(drawn[:, 0])
         y = torch.where(drawn[:, 1] < self.dropout, self.dataset.num_classes, y)
-        x_t = self.objective.noised(x0, noise, t)
+        x_t = self.objective.add_noise(x0, noise, t)
         try:
             with autocast(self.settings.precision, self.device):
                 output = self.called(x_t, t, y)

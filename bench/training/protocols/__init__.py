@@ -16,7 +16,7 @@ from typing import Any, get_args
 from pydantic import Field, ValidationError, field_validator
 
 import registry
-from bench.diffusion import OBJECTIVES, objective
+from bench.diffusion import check_sampler
 from bench.records.schema import Model, SamplingSettings, TrainingSettings
 from bench.utils import toml
 from registry.errors import UsageError, suggest
@@ -112,7 +112,7 @@ def objective_of(model: str, wanted: str | None = None) -> str:
     """
     name = registry.backbones.find(model).name
     declared = "flow" if name.startswith("sit-") else "ddpm"
-    if wanted not in (None, declared) and wanted in OBJECTIVES:
+    if wanted not in (None, declared) and wanted in ("ddpm", "flow"):
         raise UsageError(
             f"{name} is trained with objective {declared!r}, not {wanted!r}: leave the objective "
             "out, or take another backbone"
@@ -140,7 +140,7 @@ def load(name: str | Path, beside: Path | None = None) -> Protocol:
         return protocol
     try:
         images = protocol.sampling
-        objective(protocol.training.objective or "ddpm").check_sampler(images.sampler, images.steps)
+        check_sampler(protocol.training.objective or "ddpm", images.sampler, images.steps)
     except UsageError as error:
         raise UsageError(f"protocol {name}: {error}") from None
     reference = protocol.evaluation.reference
