@@ -14,8 +14,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from pydantic import ValidationError
-
 import registry
 from bench import data, records
 from bench.records.schema import (
@@ -25,6 +23,7 @@ from bench.records.schema import (
     Record,
 )
 from bench.studies import Study, StudyRow
+from bench.training import protocols
 from bench.training.protocols import Protocol
 from registry.errors import UsageError
 
@@ -130,11 +129,11 @@ def _changed(row: StudyRow, protocol: Protocol) -> Protocol:
     if row.cfg_scale is not None:
         table["sampling"]["cfg_scale"] = row.cfg_scale
     try:
-        return Protocol.model_validate(table)
-    except ValidationError as error:
-        complaint = error.errors()[0]
-        place = ".".join(map(str, complaint["loc"]))
-        raise UsageError(f"row {row.label!r}: {place} = {complaint['input']!r}: {complaint['msg']}") from None
+        changed = protocols.parse(table)
+        changed.training.settings(row.model)  # with an objective that the backbone can have
+    except UsageError as error:
+        raise UsageError(f"row {row.label!r}: {error}") from None
+    return changed
 
 
 # ---- what is left to measure, and how long it takes ----
