@@ -185,6 +185,8 @@ def test_damaged_records_are_named_and_left_out(tmp_path):
         (("environment",), {}, "environment"),
         (("environment", "device"), "\x1b[2J", "U+001B"),
         (("environment", "device"), "\u202egnp", "U+202E"),
+        (("environment", "device"), "a\u2028b", "U+2028"),
+        (("environment", "device"), "\ud800", "U+D800"),
         (("environment", "commit"), 12, "commit"),
         (("request", "seed"), -1, "seed"),
         (("request", "kind"), "spell", "kind"),
