@@ -60,6 +60,8 @@ backbones.declare("registry.networks.uvit", ["uvit-m-4", "uvit-l-4", "uvit-s-2-c
 backbones.declare("registry.networks.unet2d", ["unet2d", "unet2d-64"])
 backbones.declare("registry.networks.uvit2d", ["uvit2d", "uvit2d-latent"])
 backbones.declare("registry.networks.tiny_unet", ["tiny-unet"])
+backbones.declare("registry.networks.dic", ["dic-s", "dic-b", "dic-xl", "dic-h"])
+backbones.declare("registry.networks.dico", ["dico-s", "dico-b", "dico-l", "dico-xl", "dico-h"])
 
 register, names, describe = backbones.register, backbones.names, backbones.describe
 
