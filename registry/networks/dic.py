@@ -75,7 +75,7 @@ class DiC(Backbone):
         for encoder, decoder in ((depth[0], depth[4]), (depth[1], depth[3])):
             if -(-encoder // STRIDE) != -(-decoder // STRIDE):
                 raise UsageError(
-                    f"depth {depth}: an encoder of {encoder} blocks and a decoder of {decoder} differ in skips"
+                    f"depth {depth}: encoder of {encoder} blocks and decoder of {decoder} differ in skips"
                 )
         c1, c2, c3 = hidden_size, 2 * hidden_size, 4 * hidden_size
         self.stem = nn.Conv2d(in_channels, c1, 3, padding=1)

@@ -1,4 +1,4 @@
-"""DiC and DiCo: parameters and counts of all nine, skips where they are told to be, labels dropped together."""
+"""DiC and DiCo: parameters and counts of all nine, sparse skips, labels dropped together."""
 
 import pytest
 import torch
