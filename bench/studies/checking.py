@@ -54,7 +54,8 @@ def _check(cell: Cell, dataset: Dataset) -> None:
         )
     if training.flip and not dataset.flippable:
         raise UsageError(f"protocol {cell.protocol.name} mirrors images, which {dataset.name} does not allow")
-    objective = training.settings(cell.row.model).objective or ""
+    objective = training.settings(cell.row.model).objective
+    assert objective is not None
     check_sampler(objective, images.sampler, images.steps)
     extractors.find(cell.protocol.extractor)
     network = (cell.row.model, cell.overrides, dataset.shape, dataset.num_classes, dataset.name)
