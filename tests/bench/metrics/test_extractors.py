@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from bench.metrics.extractors import train_digits
-from bench.metrics.extractors import create, extractors, file_digest
+from bench.metrics.extractors import create, extractors, file_digest, train_digits
 from bench.metrics.extractors import inception as inception_module
 from bench.metrics.extractors.digits import enlarge
 from registry.errors import UsageError
