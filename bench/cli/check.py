@@ -31,7 +31,7 @@ def check(
     """Check networks against the contract; exit status 1 if a check fails."""
     import torch
 
-    from bench.speed.device import find_device
+    from bench.utils.device import find_device
     from registry import contract
 
     load_plugins(plugins)

@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -23,12 +23,13 @@ Size = int | tuple[int, int]  # a square grid's side, or (height, width)
 Dtype = Literal["fp32", "tf32", "bf16", "fp16"]
 Convention = Literal["paper", "macs", "flops"]
 By = Literal["stage", "module", "operator"]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Model(BaseModel):
     """Base of all models: frozen, and without room for keys that are not known."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Request(Model):
@@ -188,7 +189,7 @@ class SamplingSpeed(Model):
 
     steps: int
     images_per_second: float
-    guided_images_per_second: float
+    guided_images_per_second: float | None  # None for a network without a null class
 
 
 class Speed(Result):
@@ -318,7 +319,7 @@ class Profile(Result):
 
 
 class TrainingSettings(Model):
-    """How a network is trained: AdamW at a constant rate after a linear warm-up, and an average of weights.
+    """How a network is trained: AdamW, a linear warm-up, a schedule of the rate, and averages of the weights.
 
     Attributes:
         objective: see `bench.diffusion`; None: the one that the backbone declares.
@@ -326,22 +327,51 @@ class TrainingSettings(Model):
         batch_size: images a step, over all processes and accumulated parts together.
         learning_rate, weight_decay: of AdamW, whose betas are 0.9 and 0.999.
         warmup: steps over which the rate rises from zero.
+        learning_rate_schedule: what the rate is multiplied by at step s, besides the warm-up: 1 (constant);
+            (1 + cos(π·s/steps))/2 (cosine); 1 − s/steps (linear); 1/√max(s/decay_steps, 1) (inverse-sqrt;
+            EDM2, arXiv 2312.02696).
+        decay_steps: of inverse-sqrt, and needed there: the steps after which the rate falls.
         clip: largest gradient norm; none where it is left out.
         ema_decay: of the exponential moving average of the weights.
+        posthoc_ema: relative widths (σ_rel) of power-function averages that are stored beside it, from which
+            an average of any width is reconstructed after training; EDM2 stores (0.05, 0.1).
         flip: whether half of the images are mirrored.
-        precision: bf16 runs the network under autocast; weights stay float32.
+        precision: bf16 and fp16 run the network under autocast, weights stay float32; fp16, for CUDA alone,
+            scales the loss (PyTorch's GradScaler).
+        tf32: on CUDA, TF32 in matrix products and cuDNN, as the released programs train.
     """
 
     objective: str | None = None
-    steps: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    warmup: int = Field(default=0, ge=0)
-    clip: float | None = Field(default=None, gt=0)
+    steps: int = Field(ge=1, lt=2**31)
+    batch_size: int = Field(ge=1, lt=2**31)
+    learning_rate: Finite = Field(gt=0)
+    weight_decay: Finite = Field(default=0.0, ge=0)
+    warmup: int = Field(default=0, ge=0, lt=2**31)
+    learning_rate_schedule: Literal["constant", "cosine", "linear", "inverse-sqrt"] = "constant"
+    decay_steps: int | None = Field(default=None, ge=1, lt=2**31)
+    clip: Finite | None = Field(default=None, gt=0)
     ema_decay: float = Field(ge=0, lt=1)
+    posthoc_ema: tuple[Annotated[float, Field(gt=0, lt=0.28)], ...] = ()  # √(1/12) is a mean over all steps
     flip: bool = False
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    tf32: bool = False
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        if (self.learning_rate_schedule == "inverse-sqrt") != (self.decay_steps is not None):
+            raise ValueError("decay_steps belongs to learning_rate_schedule = 'inverse-sqrt', which needs it")
+        if len(set(self.posthoc_ema)) != len(self.posthoc_ema):
+            raise ValueError("posthoc_ema names a width twice")
+        return self
+
+    def trajectory(self) -> dict[str, Any]:
+        """What decides the weights at any one step, as JSON can hold it.
+
+        All of the settings, but `steps` only where the rate depends on it: otherwise a longer run begins with
+        a shorter one.
+        """
+        free = {"steps"} if self.learning_rate_schedule in ("constant", "inverse-sqrt") else set()
+        return self.model_dump(mode="json", exclude=free)
 
 
 class SamplingSettings(Model):
@@ -350,19 +380,22 @@ class SamplingSettings(Model):
     Attributes:
         sampler, steps: see `bench.diffusion`; steps may be a respacing such as `"ddim50"`.
         cfg_scale: guidance; 1 is none.
-        guided_channels: how many leading channels are guided, 0 for all; 3 as in the published numbers.
+        guided_channels: how many leading channels are guided, 0 for all; None: as the backbone declares, 3 as
+            in the published numbers of DiT and U-DiT.
         num: how many images.
         labels: uniformly random, or each class equally often.
         batch_size: images at once; another one changes results by rounding alone.
+        tf32: on CUDA, TF32 in matrix products and cuDNN, as the released programs sample.
     """
 
     sampler: str
     steps: str
-    cfg_scale: float = Field(default=1.0, ge=0)
-    guided_channels: int = Field(default=3, ge=0)
-    num: int = Field(ge=1)
+    cfg_scale: Finite = Field(default=1.0, ge=0)
+    guided_channels: int | None = Field(default=None, ge=0)
+    num: int = Field(ge=1, lt=2**31)
     labels: Literal["uniform", "balanced"] = "uniform"
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: int = Field(default=64, ge=1, lt=2**31)
+    tf32: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -486,11 +519,17 @@ class Fingerprints(Model):
     """What made a number besides its request: contents that a name alone does not pin down.
 
     Attributes:
-        data: digest of the dataset.
+        code: of the backbone.
+        reader: of the dataset, with those of its options that name no place.
+        data: digest of the dataset's content.
+        scorer: of the extractor.
         extractor: digest of the extractor's weights.
     """
 
+    code: str | None = None
+    reader: str | None = None
     data: str | None = None
+    scorer: str | None = None
     extractor: str | None = None
 
 

@@ -13,12 +13,13 @@
     [[rows]]                                           # label, backbone and overrides are the paper's
     published = "6/U-DiT-T (+DWconv FFN)"
 
-Rows unfold into cells (`bench.studies.cells`), which `bench.studies.running` measures. Nothing here imports
-torch, so a report can be drawn from a study and its records alone.
+Rows unfold into cells (`bench.studies.cells`), which an executor (`bench.studies.executors`) measures.
+Nothing here imports torch, so a report can be drawn from a study and its records alone.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,19 +28,19 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import registry
+from bench.metrics.scores import SCORES
+from bench.records.quantities import COSTS, LOSS, Quantity
 from bench.studies import published
 from bench.studies.published import PublishedRow
 from bench.training import protocols
 from bench.utils import toml
 from registry.errors import UsageError, suggest
 
-COSTS = ("params", "params_deployed", "gflops", "macs", "memory")
-SCORES = ("fid", "sfid", "inception_score", "precision", "recall", "kid", "loss")
-COLUMNS = (*COSTS, *SCORES)
+COLUMNS: dict[str, Quantity] = {**COSTS, **SCORES, LOSS.name: LOSS}
 
 
 @dataclass(frozen=True)
-class Row:
+class StudyRow:
     """One row of a study: a backbone and how it is measured.
 
     Attributes:
@@ -79,10 +80,11 @@ class Study:
     Attributes:
         name: of the file, without its ending.
         title: in words.
-        protocol: the usual one, by name or path.
-        seeds: the usual ones.
+        protocol: the default one, by name or path.
+        seeds: the default ones.
         columns: figures to show, some of `COLUMNS`.
         rows: at least one.
+        folder: of its file, where protocols that it names are looked for; None of a built-in one.
     """
 
     name: str
@@ -90,9 +92,10 @@ class Study:
     protocol: str
     seeds: tuple[int, ...]
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[StudyRow, ...]
+    folder: Path | None = None
 
-    def row(self, label: str) -> Row:
+    def row(self, label: str) -> StudyRow:
         """The row of that label.
 
         Raises:
@@ -111,7 +114,7 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Row(_Table):
+class _WrittenRow(_Table):
     """A row as it is written."""
 
     label: str | None = Field(default=None, min_length=1)
@@ -127,14 +130,17 @@ class _Row(_Table):
     sampling: dict[str, Any] = {}
 
 
-class _Study(_Table):
+class _WrittenStudy(_Table):
     """A study as it is written."""
 
     title: str
     protocol: str = "micro"
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
-    columns: tuple[str, ...] = Field(default=("params", "gflops", *SCORES[:5]), min_length=1)
-    rows: tuple[_Row, ...] = ()
+    columns: tuple[str, ...] = Field(
+        default=("params", "gflops", *(score.name for score in SCORES.values() if score.default)),
+        min_length=1,
+    )
+    rows: tuple[_WrittenRow, ...] = ()
 
 
 def names() -> list[str]:
@@ -155,14 +161,15 @@ def load(name: str | Path) -> Study:
     """
     table = toml.read("study", __name__, name)
     try:
-        return _study(Path(name).stem, _Study.model_validate(table))
+        folder = Path(name).parent if Path(name).suffix == ".toml" else None
+        return _study(Path(name).stem, folder, _WrittenStudy.model_validate(table))
     except ValidationError as error:
         raise UsageError(f"study {name}: {_first(error, table)}") from None
     except UsageError as error:
         raise UsageError(f"study {name}: {error}") from None
 
 
-def _study(name: str, written: _Study) -> Study:
+def _study(name: str, folder: Path | None, written: _WrittenStudy) -> Study:
     if not written.rows:
         raise UsageError("it has no rows: add [[rows]] with a label and a backbone")
     for column in written.columns:
@@ -171,8 +178,8 @@ def _study(name: str, written: _Study) -> Study:
                 f"columns: there is no column {column!r}.{suggest(column, list(COLUMNS))} "
                 f"It is one of {', '.join(COLUMNS)}."
             )
-    if any(seed < 0 for seed in written.seeds) or len(set(written.seeds)) < len(written.seeds):
-        raise UsageError(f"seeds = {list(written.seeds)}: each is 0 or more, and there once")
+    if any(not 0 <= seed < 2**63 for seed in written.seeds) or len(set(written.seeds)) < len(written.seeds):
+        raise UsageError(f"seeds = {list(written.seeds)}: each is 0 or more, below 2⁶³, and there once")
     rows = []
     for number, row in enumerate(written.rows, 1):
         try:
@@ -184,11 +191,17 @@ def _study(name: str, written: _Study) -> Study:
         if times > 1:
             raise UsageError(f"{times} rows have the label {label!r}: give each its own")
     return Study(
-        name, written.title, written.protocol, tuple(written.seeds), tuple(written.columns), tuple(rows)
+        name,
+        written.title,
+        written.protocol,
+        tuple(written.seeds),
+        tuple(written.columns),
+        tuple(rows),
+        folder,
     )
 
 
-def _row(written: _Row) -> Row:
+def _row(written: _WrittenRow) -> StudyRow:
     stands_for = None
     if written.published is not None:
         if written.extra:
@@ -202,13 +215,17 @@ def _row(written: _Row) -> Row:
     assert label is not None and backbone is not None
     # A backbone of one's own does not take on the published one's overrides.
     taken = stands_for.overrides if stands_for and written.backbone is None else {}
+    for place, table in (("overrides", written.overrides or {}), *written.scale.items()):
+        for option, value in table.items():
+            if not _is_plain(value):
+                raise UsageError(f"{place}: {option} = {value} is no number, text, true, false or list")
     for name in (*written.protocols, *written.scale):
         if not name.endswith(".toml") and name not in protocols.names():
             known = protocols.names()
             raise UsageError(
                 f"unknown protocol {name!r}.{suggest(name, known)} It is one of {', '.join(known)}."
             )
-    return Row(
+    return StudyRow(
         label=label,
         model=registry.backbones.find(backbone).name,
         overrides=taken if written.overrides is None else written.overrides,
@@ -221,6 +238,15 @@ def _row(written: _Row) -> Row:
         training=written.training,
         sampling=written.sampling,
     )
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON can hold a value, which a date of TOML it cannot, nor infinity."""
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, bool | int | str)
 
 
 def _published(text: str, step: int | None) -> PublishedRow:
@@ -251,11 +277,11 @@ def _first(error: ValidationError, table: dict[str, Any]) -> str:
     # A key that is not known explains why another is missing.
     complaint = min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
     place = list(complaint["loc"])
-    where, known = "", list(_Study.model_fields)
+    where, known = "", list(_WrittenStudy.model_fields)
     if place[0] == "rows" and len(place) > 2:
         label = table["rows"][place[1]].get("label")
         where = f"[[rows]] {int(place[1]) + 1}{f' ({label})' if label else ''}: "
-        place, known = place[2:], list(_Row.model_fields)
+        place, known = place[2:], list(_WrittenRow.model_fields)
     key = str(place[0])
     if complaint["type"] == "extra_forbidden":
         return f"{where}there is no key {key!r}.{suggest(key, known)} It takes: {', '.join(known)}."

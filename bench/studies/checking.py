@@ -10,7 +10,7 @@ import torch
 import registry
 from bench import data as datasets
 from bench.data import Dataset
-from bench.diffusion import objective
+from bench.diffusion import check_sampler
 from bench.metrics.extractors import extractors
 from bench.studies import Study
 from bench.studies.cells import Cell
@@ -46,25 +46,21 @@ def check(study: Study, cells: Iterable[Cell], data_options: Mapping[str, Any]) 
 
 
 def _check(cell: Cell, dataset: Dataset) -> None:
-    how, images = cell.protocol.training, cell.protocol.sampling
-    if how.batch_size > len(dataset):
+    training, images = cell.protocol.training, cell.protocol.sampling
+    if training.batch_size > len(dataset):
         raise UsageError(
-            f"protocol {cell.protocol.name} takes batches of {how.batch_size}, but {dataset.name} has "
+            f"protocol {cell.protocol.name} takes batches of {training.batch_size}, but {dataset.name} has "
             f"{len(dataset)} images: choose a protocol with a smaller batch_size"
         )
-    if how.flip and not dataset.flippable:
+    if training.flip and not dataset.flippable:
         raise UsageError(f"protocol {cell.protocol.name} mirrors images, which {dataset.name} does not allow")
-    objective(how.objective).check_sampler(images.sampler, images.steps)
+    objective = training.settings(cell.row.model).objective
+    assert objective is not None
+    check_sampler(objective, images.sampler, images.steps)
     extractors.find(cell.protocol.extractor)
-    asked = {
-        "model": cell.row.model,
-        "overrides": cell.asked["scaled"],
-        "data": dataset.name,
-        "shape": dataset.shape,
-        "num_classes": dataset.num_classes,
-    }
+    network = (cell.row.model, cell.overrides, dataset.shape, dataset.num_classes, dataset.name)
     try:
         with torch.device("meta"):
-            build(asked)
+            build(*network)
     except Exception:  # a constructor that looks at numbers; if it is something else, it is wrong again
-        build(asked)
+        build(*network)

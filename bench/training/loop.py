@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,50 +26,38 @@ import registry
 from bench import data as datasets
 from bench.data import Dataset
 from bench.diffusion import objective
-from bench.sampling import Plan, write_picture
-from bench.training.protocols import Protocol, Training
-from bench.training.run import Checkpoint, Run, build, load
+from bench.records.schema import SamplingSettings
+from bench.sampling.plan import Plan, check_output
+from bench.sampling.sheets import write_sheet
+from bench.training.batches import batches, places
+from bench.training.ema import PosthocAverages
+from bench.training.protocols import Protocol
+from bench.training.run import Checkpoint, Manifest, Run, RunRequest, build, fitted, load, read
+from bench.training.schedule import learning_rate
+from bench.training.step import Update
 from bench.utils import distributed, randomness
+from bench.utils.precision import autocast, check_precision, tf32
+from bench.utils.progress import Progress, silent
 from registry.errors import UsageError, reason
 from registry.layers.embeddings import LabelDropout
 
-# What may differ between a run and its continuation: it changes no step that both take.
-FREE = tuple(
-    f"protocol.{key}"
-    for key in ("name", "title", "data", "scale", "sampling", "evaluation", "training.steps",
-                "training.log_every", "training.checkpoint_every", "training.keep")
-)  # fmt: skip
-# A quick look at what has been learned, by the objective.
-PICTURE = {"ddpm": ("ddim", "ddim25"), "flow": ("heun", "12")}
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+# How the samples beside each checkpoint are made, by the objective.
+PREVIEW = {"ddpm": ("ddim", "ddim25"), "flow": ("heun", "12")}
+Entry = dict[str, Any]  # a line of the log: step, means of the loss's terms, learning_rate, …
 
 
 @dataclass(frozen=True)
-class Progress:
-    """What a run tells while it goes on.
+class TrainingResult:
+    """How a call of `train` ended.
 
     Attributes:
-        step, steps: done, and all.
-        loss: mean since the last time, nan before the first.
-        images_per_second: over the same steps, checkpoints left out.
-        doing: what else is under way, such as writing a checkpoint.
-    """
-
-    step: int
-    steps: int
-    loss: float = math.nan
-    images_per_second: float = math.nan
-    doing: str = "training"
-
-
-@dataclass(frozen=True)
-class Trained:
-    """How a run ended.
-
-    Attributes:
-        folder: the run's.
-        step: steps done; fewer than the protocol's when it was interrupted.
+        folder: of the run.
+        step: steps done; fewer than were to be done when it was interrupted.
         taken: those of them that this call took.
-        interrupted: whether a signal ended it, with a checkpoint written.
+        signal: number of the signal that ended it, with a checkpoint written; 0 for none.
         loss: mean of the last steps logged.
         images_per_second: median over what was logged since it began or resumed.
     """
@@ -77,9 +65,14 @@ class Trained:
     folder: Path
     step: int
     taken: int
-    interrupted: bool
+    signal: int
     loss: float
     images_per_second: float
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal ended it."""
+        return self.signal != 0
 
 
 def train(
@@ -91,65 +84,82 @@ def train(
     data: str | None = None,
     data_options: Mapping[str, Any] | None = None,
     seed: int = 0,
+    until: int | None = None,
     resume: bool = False,
     accumulation: int = 1,
     compiled: bool = False,
     tracker: str | None = None,
-    progress: Callable[[Progress], None] = lambda _: None,
-) -> Trained:
+    progress: Progress = silent,
+    log: Callable[[Entry], None] = lambda _: None,
+) -> TrainingResult:
     """Train a backbone as the protocol says; see `bench.training.run` for what comes to lie in `out`.
 
     Args:
         model: registered name.
         overrides: of the network, over those of the protocol's `scale`.
         data: dataset, by default the protocol's; `data_options` are its own.
+        until: stop after this step, with a checkpoint; by default after the protocol's last.
         resume: go on from the newest checkpoint in `out`, if there is one.
         accumulation: parts into which the batch of each process is cut, for memory.
         compiled: run what torch.compile makes of the network.
         tracker: an experiment tracker that accelerate knows, such as `tensorboard`.
+        log: is given each line of the log.
 
     Raises:
         UsageError: anything that does not fit, before the first step; afterwards a loss that is not
             finite, or a checkpoint that cannot be written. The last good checkpoint stays.
+        CodeError: the network returns something else than a prediction for its input.
     """
     model = registry.backbones.find(model).name
-    how = protocol.training
+    settings = protocol.training.settings(model)
+    randomness.check_seed(seed)
+    device = distributed.device()
+    check_precision(settings.precision, device)
     dataset = datasets.load(data or protocol.data, **(data_options or {}))
     dataset.check()
-    if how.flip and not dataset.flippable:
+    if settings.flip and not dataset.flippable:
         raise UsageError(
             f"the protocol mirrors images, which {dataset.name} does not allow: set flip = false"
         )
-    if how.batch_size > len(dataset):
+    if settings.batch_size > len(dataset):
         raise UsageError(
-            f"a batch of {how.batch_size} is more than the {len(dataset)} images of {dataset.name}: choose a "
-            "smaller batch_size"
+            f"a batch of {settings.batch_size} is more than the {len(dataset)} images of {dataset.name}: "
+            "choose a smaller batch_size"
         )
     parts = distributed.count() * accumulation
-    if how.batch_size % parts:
-        raise UsageError(f"a batch of {how.batch_size} cannot be cut into {parts} equal parts")
-    asked = {
-        "model": model,
-        "overrides": protocol.overrides(model) | dict(overrides or {}),
-        "data": dataset.name,
-        "data_options": dict(data_options or {}),
-        "data_digest": dataset.digest,
-        "shape": list(dataset.shape),
-        "num_classes": dataset.num_classes,
-        "protocol": protocol.model_dump(),
-        "seed": seed,
-    }
+    if settings.batch_size % parts:
+        raise UsageError(f"a batch of {settings.batch_size} cannot be cut into {parts} equal parts")
+    if until is not None and not 1 <= until <= settings.steps:
+        raise UsageError(f"cannot train until step {until}: the protocol has {settings.steps} steps")
+    changed = protocol.overrides(model) | dict(overrides or {})
     torch.manual_seed(seed)
-    network = build(asked)
-    run = Run(out)
-    begin_or_continue(run, asked, resume)
-    return _Trainer(run, network, dataset, protocol, seed, accumulation, compiled, tracker, asked).run_all(
-        progress
+    network = build(model, changed, dataset.shape, dataset.num_classes, dataset.name)
+    request = RunRequest(
+        model=model,
+        config=registry.canonical(model, fitted(model, changed, dataset.shape, dataset.num_classes)),
+        fingerprint=_fingerprint(model),
+        data=dataset.name,
+        data_digest=dataset.digest,
+        shape=dataset.shape,
+        num_classes=dataset.num_classes,
+        training=settings,
+        seed=seed,
     )
+    manifest = Manifest(request=request, protocol=protocol, data_options=dict(data_options or {}))
+    run = Run(out)
+    with run.locked(), tf32(settings.tf32, device):
+        begin_or_continue(run, manifest, resume)
+        trainer = Trainer(run, network, dataset, request, protocol, accumulation, compiled, tracker)
+        return trainer.train(until or settings.steps, progress, log)
 
 
-def begin_or_continue(run: Run, asked: dict[str, Any], resume: bool) -> None:
-    """Make the run's folder, or make sure that what lies there is the same run.
+def _fingerprint(model: str) -> str | None:
+    fingerprint = getattr(registry.backbones, "fingerprint", None)
+    return fingerprint(model) if fingerprint else None
+
+
+def begin_or_continue(run: Run, manifest: Manifest, resume: bool) -> None:
+    """Write the run's manifest, once it is sure that what lies in its folder is the same run.
 
     Raises:
         UsageError: the folder holds a run and `resume` is not set, or it is another run's.
@@ -161,53 +171,59 @@ def begin_or_continue(run: Run, asked: dict[str, Any], resume: bool) -> None:
             f"{run.folder} already holds a run: continue it with --resume, or choose another folder"
         )
     if begun:
-        before, now = (dict(_leaves(what)) for what in (run.asked, asked))
-        for key in sorted(before.keys() | now.keys()):
-            if before.get(key) != now.get(key) and not key.startswith(FREE):
+        before, now = run.manifest.request, manifest.request
+        if before.training.trajectory() == now.training.trajectory():  # the number of steps may differ
+            before = before.model_copy(update={"training": now.training})
+        was, wanted = (dict(_leaves(each.model_dump(mode="json"))) for each in (before, now))
+        for key in sorted(was.keys() | wanted.keys(), key=lambda key: (key == "fingerprint", key)):
+            if was.get(key) != wanted.get(key):
+                difference = (
+                    f"with other code of {now.model} (fingerprint {was.get(key)}, now {wanted.get(key)})"
+                    if key == "fingerprint"
+                    else f"with {key} = {was.get(key)!r}, not {wanted.get(key)!r}"
+                )
                 raise UsageError(
-                    f"the run in {run.folder} was begun with {key} = {before.get(key)!r}, not "
-                    f"{now.get(key)!r}: choose another folder"
+                    f"the run in {run.folder} was begun {difference}: choose another folder, or delete it"
                 )
     if distributed.is_main():
-        run.begin(asked)
+        run.begin(manifest)
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of nested tables; `data_options` are left out, since files may move."""
-    for key, inner in value.items():
+def _leaves(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested tables."""
+    for key, value in table.items():
         where = f"{path}.{key}" if path else key
-        if isinstance(inner, dict):
-            if where != "data_options":
-                yield from _leaves(inner, where)
+        if isinstance(value, dict):
+            yield from _leaves(value, where)
         else:
-            yield where, list(inner) if isinstance(inner, tuple) else inner
+            yield where, value
 
 
-class _Trainer:
-    """The state of a run while it goes on."""
+class Trainer:
+    """A run while it goes on.
+
+    Args:
+        run: whose folder is begun; its newest checkpoint is continued.
+        network: randomly initialised.
+        request: what the run answers; the protocol says besides when to log and to save.
+        accumulation, compiled, tracker: see `train`.
+    """
 
     def __init__(
         self,
         run: Run,
         network: Any,
         dataset: Dataset,
+        request: RunRequest,
         protocol: Protocol,
-        seed: int,
-        accumulation: int,
-        compiled: bool,
-        tracker: str | None,
-        asked: dict[str, Any],
+        accumulation: int = 1,
+        compiled: bool = False,
+        tracker: str | None = None,
     ) -> None:
-        from accelerate import Accelerator
-
-        self.run, self.dataset, self.protocol, self.seed = run, dataset, protocol, seed
-        self.how, self.accumulation, self.tracker = protocol.training, accumulation, tracker
-        self.accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(),
-            mixed_precision="bf16" if self.how.precision == "bf16" else "no",
-            log_with=tracker,
-            project_dir=run.folder,
-        )
+        self.run, self.dataset, self.seed = run, dataset, request.seed
+        self.settings, self.schedule = request.training, protocol.training
+        self.accumulation, self.tracker, self.step = accumulation, tracker, 0
+        self.accelerator = _accelerator(run.folder, tracker, request)
         self.device = self.accelerator.device
         self.network = network.to(self.device).train()
         # Labels are dropped here instead, by place, so that every number of processes drops the same.
@@ -215,140 +231,93 @@ class _Trainer:
         self.dropout = max((part.dropout for part in dropouts), default=0.0)
         for part in dropouts:
             part.eval()
-        self.parameters = [p for p in network.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=self.how.learning_rate, weight_decay=self.how.weight_decay, fused=True
+        self.objective = objective(self.settings.objective or "ddpm")
+        self.scaler = torch.amp.GradScaler("cuda") if self.settings.precision == "fp16" else None
+        self.update = Update(
+            network,
+            learning_rate=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            ema_decay=self.settings.ema_decay,
+            clip=self.settings.clip,
+            scaler=self.scaler,
         )
-        self.ema = {k: v.detach().clone() for k, v in network.state_dict().items()}
-        self.objective = objective(self.how.objective)
-        self.step = 0
+        self.posthoc = PosthocAverages(network, self.settings.posthoc_ema)
         if run.checkpoints():
-            self._restore(load(run.checkpoint()))
+            self._restore(run.checkpoint())
         if distributed.is_main():
             run.rewind_log(self.step)
-        # Pairs of averages and weights; integer buffers are no averages.
-        weights = network.state_dict()
-        moving = [name for name, value in weights.items() if value.is_floating_point()]
-        self.averaged = [self.ema[name] for name in moving], [weights[name] for name in moving]
         if compiled:
             network.compile()
-        self.called = self.accelerator.prepare(network)  # wrapped for several processes and autocast
-        if tracker is not None:
-            self._start_tracker(asked)
+        self.called = self.accelerator.prepare(network)  # wrapped for several processes
+        self.batches = batches(dataset, self.settings, self.seed, accumulation, self.step)
 
-    def _start_tracker(self, asked: dict[str, Any]) -> None:
-        try:
-            self.accelerator.init_trackers("denoiser-bench", {k: str(v) for k, v in _leaves(asked)})
-        except Exception as error:
-            raise UsageError(f"tracker {self.tracker} cannot be started: {reason(error)}") from error
-
-    # ---- the loop ----
-
-    def run_all(self, progress: Callable[[Progress], None]) -> Trained:
-        """Take the steps that are left."""
-        how, steps = self.how, self.how.steps
-        batches = iter(self._batches())
+    def train(self, end: int, progress: Progress, log: Callable[[Entry], None]) -> TrainingResult:
+        """Take the steps until `end`."""
+        began, rates, loss, received = self.step, [], math.nan, 0
         recent: list[dict[str, Tensor]] = []  # not looked at yet: a look would stop a GPU at each step
-        loss, rates, since = math.nan, [], time.perf_counter()
-        began = self.step
-        progress(Progress(began, steps))
-        with _signals() as told:
-            while self.step < steps:
-                recent.append(self._step(batches))
+        since = time.perf_counter()
+        progress("training", began, end)
+        with _signals() as signals:
+            while self.step < end and not received:
+                recent.append(self.take_step())
                 self.step += 1
-                due = self.step % how.checkpoint_every == 0 or self.step == steps
-                if not due and self.step % how.log_every:
+                due = self.step % self.schedule.checkpoint_every == 0 or self.step == end
+                if not due and self.step % self.schedule.log_every:
                     continue
-                seconds = time.perf_counter() - since
-                stop = self._anyone(bool(told))
-                entry = self._entry(recent, seconds)
-                loss, rate = entry["loss"], entry["images_per_second"]
-                rates.append(rate)
+                entry = self._entry(recent, time.perf_counter() - since)
                 recent = []
-                progress(Progress(self.step, steps, loss, rate))
-                if due or stop:
-                    progress(Progress(self.step, steps, loss, rate, "writing a checkpoint"))
+                loss = entry["loss"]
+                rates.append(entry["images_per_second"])
+                log(entry)
+                progress("training", self.step, end)
+                received = self._most(signals[0] if signals else 0)
+                if due or received:
+                    progress("writing a checkpoint", self.step, end)
                     self._save()
-                if stop:
-                    break
                 since = time.perf_counter()
         if self.tracker is not None:
             self.accelerator.end_training()
         rate = float(np.median(rates)) if rates else math.nan
-        taken = self.step - began
-        return Trained(self.run.folder, self.step, taken, self.step < steps, loss, rate)
+        stopped = received if self.step < end else 0
+        return TrainingResult(self.run.folder, self.step, self.step - began, stopped, loss, rate)
 
-    def _step(self, batches: Iterator[tuple[Tensor, Tensor] | UsageError]) -> dict[str, Tensor]:
+    def take_step(self) -> dict[str, Tensor]:
         """Forward, backward and update: terms of the loss (means over this process's part), gradient norm."""
-        how = self.how
         torch.manual_seed(zlib.crc32(f"{self.seed} {self.step} {distributed.index()}".encode()))
         terms: dict[str, Tensor] = {}
         for part in range(self.accumulation):
             last = part == self.accumulation - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.called):
-                read = next(batches)
-                if isinstance(read, UsageError):
-                    raise read
-                losses = self._losses(*read, part)
-                self.accelerator.backward(losses["loss"] / self.accumulation)
+                losses = self._losses(*next(self.batches), part)
+                loss = losses["loss"] / self.accumulation
+                (loss if self.scaler is None else self.scaler.scale(loss)).backward()
             for name, value in losses.items():
                 terms[name] = terms.get(name, 0) + value.detach() / self.accumulation
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        terms["gradient_norm"] = torch.nn.utils.get_total_norm(gradients)
-        # Clipping what is small enough would be a pass over memory; to look first would stop a GPU.
-        if how.clip is not None and (self.device.type != "cpu" or terms["gradient_norm"] > how.clip):
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, how.clip, terms["gradient_norm"])
-        for group in self.optimizer.param_groups:
-            group["lr"] = how.learning_rate * min(1.0, (self.step + 1) / (how.warmup + 1))
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self._average()
+        terms["gradient_norm"] = self.update.step(learning_rate(self.settings, self.step))
+        self.posthoc.update(self.step + 1)
         return terms
 
     def _losses(self, x0: Tensor, y: Tensor, part: int) -> dict[str, Tensor]:
         """Mean loss terms of one part of the batch."""
-        places = torch.from_numpy(self._places(part)).to(self.device)
+        indices = torch.from_numpy(places(self.settings, self.accumulation, part)).to(self.device)
         x0, y = x0.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
-        drawn = randomness.uniform(self.seed, "time", places, 2, self.step)
-        noise = randomness.normal(self.seed, "training noise", places, tuple(x0.shape[1:]), self.step)
-        t = self.objective.times(drawn[:, 0])
+        drawn = randomness.uniform(self.seed, "time", indices, 2, self.step)
+        noise = randomness.normal(self.seed, "training noise", indices, tuple(x0.shape[1:]), self.step)
+        t = self.objective.sample_timesteps(drawn[:, 0])
         y = torch.where(drawn[:, 1] < self.dropout, self.dataset.num_classes, y)
-        x_t = self.objective.noised(x0, noise, t)
+        x_t = self.objective.add_noise(x0, noise, t)
         try:
-            output = self.called(x_t, t, y)
+            with autocast(self.settings.precision, self.device):
+                output = self.called(x_t, t, y)
         except torch._dynamo.exc.TorchDynamoException as error:
             raise UsageError(f"{self.network.name} cannot be compiled: {reason(error)}") from error
+        check_output(self.network, x_t, output)
         losses = self.objective.losses(output.float(), x0, noise, x_t, t)
         return {name: value.mean() for name, value in losses.items()}
 
-    def _average(self) -> None:
-        """Move the averaged weights towards the weights."""
-        torch._foreach_lerp_(*self.averaged, 1 - self.how.ema_decay)
+    # ---- what is stored ----
 
-    # ---- data ----
-
-    def _places(self, part: int) -> np.ndarray:
-        """Which samples of the whole batch are this process's, in one part of it."""
-        size = self.how.batch_size // (distributed.count() * self.accumulation)
-        first = (part * distributed.count() + distributed.index()) * size
-        return np.arange(first, first + size)
-
-    def _batches(self) -> Any:
-        """What is left of this process's batches, part by part, in order: grids and labels."""
-        first, end = self.step * self.accumulation, self.how.steps * self.accumulation
-        reader = _Reader(self.dataset, self.how, self.seed, self.accumulation, self._places)
-        return torch.utils.data.DataLoader(
-            reader,
-            sampler=range(first, end),
-            batch_size=None,
-            num_workers=self.dataset.workers,
-            pin_memory=self.device.type == "cuda",
-            persistent_workers=self.dataset.workers > 0,
-        )
-
-    # ---- what is kept ----
-
-    def _entry(self, recent: list[dict[str, Tensor]], seconds: float) -> dict[str, Any]:
+    def _entry(self, recent: list[dict[str, Tensor]], seconds: float) -> Entry:
         """Means over recent steps and all processes, logged.
 
         Raises:
@@ -361,15 +330,15 @@ class _Trainer:
         if len(wrong):
             step = self.step - len(recent) + int(wrong[0])
             saved = [int(path.name) for path in self.run.checkpoints()]
-            kept = (
+            last = (
                 f"the last good checkpoint is that of step {saved[-1]}"
                 if saved
                 else "no checkpoint was written"
             )
-            raise UsageError(f"the loss is not finite at step {step} of {self.run.folder}: {kept}")
-        entry: dict[str, Any] = {"step": self.step, **dict(zip(names, table.mean(0).tolist(), strict=True))}
-        entry["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        entry["images_per_second"] = len(recent) * self.how.batch_size / seconds
+            raise UsageError(f"the loss is not finite at step {step} of {self.run.folder}: {last}")
+        entry: Entry = {"step": self.step, **dict(zip(names, table.mean(0).tolist(), strict=True))}
+        entry["learning_rate"] = learning_rate(self.settings, self.step - 1)
+        entry["images_per_second"] = len(recent) * self.settings.batch_size / seconds
         if distributed.is_main():
             self.run.log(entry)
         if self.tracker is not None:
@@ -377,108 +346,95 @@ class _Trainer:
         return entry
 
     def _save(self) -> None:
-        """Write a checkpoint and a picture of what the averaged weights make."""
+        """Write a checkpoint and a sheet of what the averaged weights make."""
         if distributed.is_main():
-            state = self.optimizer.state_dict()["state"]
-            tensors = {f"{i}.{key}": value for i, of in state.items() for key, value in of.items()}
             weights = {k: v.detach() for k, v in self.network.state_dict().items()}
-            self.run.save(Checkpoint(self.step, weights, self.ema, tensors), self.how.keep)
-            self._picture()
+            scaler = self.scaler.state_dict() if self.scaler else {}
+            checkpoint = Checkpoint(self.step, weights, self.update.ema, self.update.state(), scaler)
+            self.run.save(checkpoint, self.schedule.keep, self.posthoc.averages)
+            self._preview()
         distributed.wait()
 
-    def _picture(self) -> None:
-        """Write samples from the averaged weights: the same noise each time, classes side by side."""
+    def _preview(self) -> None:
+        """Write samples of the averaged weights: the same noise each time, classes side by side."""
+        name = self.objective.name
+        if name not in PREVIEW:
+            return
         classes = self.dataset.num_classes
         columns = min(classes or 8, 10)
-        sampler, steps = PICTURE[self.how.objective]
-        plan = Plan(
-            self.how.objective, sampler, steps, labels="balanced", classes=tuple(range(min(classes, columns)))
-        )
+        sampler, steps = PREVIEW[name]
+        settings = SamplingSettings(sampler=sampler, steps=steps, labels="balanced", num=4 * columns,
+                                    tf32=self.settings.tf32)  # fmt: skip
+        plan = Plan(name, settings, classes=tuple(range(min(classes, columns))))
         averaged = copy.deepcopy(self.network)
-        averaged.load_state_dict(self.ema)
-        grids = plan.grids(averaged.deploy(), torch.arange(4 * columns, device=self.device))
+        averaged.load_state_dict(self.update.ema)
+        grids = plan.grids(averaged.deploy(), torch.arange(settings.num, device=self.device))
         try:
             images = self.dataset.to_images(grids)
         except UsageError:  # latents without their decoder can be trained on all the same
             return
-        write_picture(self.run.folder / "samples" / f"{self.step:08d}.png", images, columns)
+        write_sheet(self.run.folder / "samples" / f"{self.step:08d}.png", images, columns)
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
+    def _restore(self, folder: Path) -> None:
+        checkpoint = load(folder)
         try:
             self.network.load_state_dict(checkpoint.model)
-            for name, value in checkpoint.ema.items():
-                self.ema[name].copy_(value)
-            state: dict[int, dict[str, Tensor]] = {}
-            for name, value in checkpoint.optimizer.items():
-                i, key = name.split(".")
-                state.setdefault(int(i), {})[key] = value
-            groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+            self.update.load(checkpoint.optimizer, checkpoint.ema)
+            if self.scaler is not None:
+                self.scaler.load_state_dict(checkpoint.scaler)
+            if self.posthoc.averages:
+                self.posthoc.load(read(self.run.folder / "posthoc" / folder.name, self.posthoc.averages)[0])
         except (RuntimeError, KeyError, ValueError) as error:
-            raise UsageError(
-                f"the checkpoint in {self.run.folder} is not of this network: {reason(error)}"
-            ) from error
+            if isinstance(error, UsageError):
+                raise
+            raise UsageError(f"the checkpoint {folder} is not of this network: {reason(error)}") from error
         self.step = checkpoint.step
 
-    def _anyone(self, flag: bool) -> bool:
-        """Whether it is true in any process."""
+    def _most(self, number: int) -> int:
+        """The largest of a number in all processes."""
         if distributed.count() == 1:
-            return flag
-        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.device), "sum") > 0)
+            return number
+        return int(self.accelerator.gather(torch.tensor([number], device=self.device)).max())
 
 
-class _Reader(torch.utils.data.Dataset):
-    """Parts of batches by their number, counted over the whole run; read by worker processes."""
+def _accelerator(folder: Path, tracker: str | None, request: RunRequest) -> Accelerator:
+    """What wraps a network for several processes and writes to a tracker.
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        how: Training,
-        seed: int,
-        accumulation: int,
-        places: Callable[[int], np.ndarray],
-    ) -> None:
-        self.dataset, self.how, self.seed = dataset, how, seed
-        self.places = [places(part) for part in range(accumulation)]
-        self._epoch, self._order = -1, np.empty(0, np.int64)
+    Raises:
+        UsageError: the tracker is not known or cannot be started.
+    """
+    from accelerate import Accelerator
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor] | UsageError:
-        step, part = divmod(number, len(self.places))
-        # What does not fill a batch at the end of an epoch is left out.
-        epoch, of_epoch = divmod(step, len(self.dataset) // self.how.batch_size)
-        if epoch != self._epoch:
-            order = randomness.permutation(self.seed, "order", len(self.dataset), epoch)
-            self._epoch, self._order = epoch, order
-        places = self.places[part]
-        indices = self._order[of_epoch * self.how.batch_size + places]
-        flip = None
-        if self.how.flip:
-            flip = (
-                randomness.uniform(self.seed, "flip", torch.from_numpy(places), 1, step)[:, 0].numpy() < 0.5
-            )
-        try:
-            return self.dataset.grids(indices, flip), self.dataset.labels(indices)
-        except UsageError as error:
-            return error  # raised in a worker process it would arrive as a traceback
+    # Precision is not left to it: its state is that of the process, and the first run's would stay.
+    options: dict[str, Any] = {"cpu": not torch.cuda.is_available(), "mixed_precision": "no"}
+    if tracker is None:
+        return Accelerator(**options)
+    try:
+        accelerator = Accelerator(**options, log_with=tracker, project_dir=folder)
+        config = {key: str(value) for key, value in _leaves(request.model_dump(mode="json"))}
+        accelerator.init_trackers("denoiser-bench", config)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        raise UsageError(f"tracker {tracker} cannot be started: {reason(error)}") from error
+    return accelerator
 
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
     """A list that Ctrl-C and SIGTERM put themselves into once; the second time they end the process."""
-    told: list[int] = []
+    received: list[int] = []
     before: dict[int, Any] = {}
 
-    def tell(number: int, _frame: Any) -> None:
-        told.append(number)
+    def receive(number: int, _frame: Any) -> None:
+        received.append(number)
         signal.signal(number, before[number])
 
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, tell)
+            before[number] = signal.signal(number, receive)
     except ValueError:  # not the main thread: whoever runs it there stops it there
         pass
     try:
-        yield told
+        yield received
     finally:
-        for told_by, handler in before.items():
-            signal.signal(told_by, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,43 +1,109 @@
-"""The folder of a training run: what was asked, its log, its checkpoints and their pictures.
+"""The folder of a training run: its request, its log, its checkpoints and their pictures.
 
-    run.json                          what was asked
+    run.json                          the request, the protocol, and where the data lie
     log.jsonl                         a line every few steps
-    checkpoints/00000500/             model, ema, optimizer (safetensors) and state.json
+    checkpoints/00000500/             model, ema, optimizer (safetensors), and state.json with their checksums
+    posthoc/00000500/                 power-function averages, where the protocol asks for them; all are kept
     samples/00000500.png              the same noise at every checkpoint
+    lock, lock.json                   who trains in it
 
 A checkpoint is a folder that appears whole or not at all, so the newest one is always good.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field, ValidationError
 from torch import Tensor
 
 import registry
-from bench.utils.files import write_text
+from bench import data as datasets
+from bench.records.schema import Config, Model, TrainingSettings
+from bench.sampling.sources import Source, decoder
+from bench.training.protocols import Protocol
+from bench.utils import distributed
+from bench.utils.files import locked, write_text
 from registry.backbone import height_width
 from registry.errors import UsageError, reason
 
 PARTS = ("model", "ema", "optimizer")
+STATE = "state.json"
 Tensors = dict[str, Tensor]
+
+
+class RunRequest(Model):
+    """What makes the weights of a run.
+
+    Attributes:
+        model: the registered backbone.
+        config: all of its options, with those that the data decide, in canonical form.
+        fingerprint: of the code that the backbone is made of; None where there is none to be had.
+        data, data_digest: the dataset by name and by content.
+        shape: (C, H, W) of its grids.
+        num_classes: of its labels.
+        training: settings, with the backbone's objective.
+        seed: of the weights, the order, the noise.
+    """
+
+    model: str
+    config: Config
+    fingerprint: str | None = None
+    data: str
+    data_digest: str
+    shape: tuple[int, int, int]
+    num_classes: int = Field(ge=0)
+    training: TrainingSettings
+    seed: int = Field(ge=0, lt=2**64)
+
+    def build(self) -> Any:
+        """The backbone, randomly initialised; raises as `build` does."""
+        options = registry.backbones.options(self.model)
+        needed = {key for key, option in options.items() if option.default is option.empty}
+        defaults = registry.canonical(self.model, {k: v for k, v in self.config.items() if k in needed})
+        # A default may be what JSON cannot hold, such as a class; it is left to the network.
+        changed = {k: v for k, v in self.config.items() if k in needed or defaults.get(k, ...) != v}
+        return build(self.model, changed, self.shape, self.num_classes, self.data)
+
+
+class Manifest(Model):
+    """What `run.json` holds.
+
+    Attributes:
+        request: what makes the weights; a run is continued only with the same.
+        protocol: as it was last trained with: how it is sampled, where nothing else is asked for.
+        data_options: of the dataset, such as where its files lie.
+    """
+
+    request: RunRequest
+    protocol: Protocol
+    data_options: dict[str, Any] = Field(default={})
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run after so many steps: the weights, their moving average, and the optimizer's tensors."""
+    """A run after so many steps.
+
+    Attributes:
+        step: steps done.
+        model, ema, optimizer: the weights, their moving average, and the optimizer's tensors.
+        scaler: state of the scaling of the loss; empty where it is not scaled.
+    """
 
     step: int
     model: Tensors
     ema: Tensors
     optimizer: Tensors
+    scaler: dict[str, float] = field(default_factory=dict)
 
 
 class Run:
@@ -50,32 +116,46 @@ class Run:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
-    # ---- what was asked ----
-
     @property
-    def asked(self) -> dict[str, Any]:
+    def manifest(self) -> Manifest:
         """What the run was begun with.
 
         Raises:
-            UsageError: this is no folder of a run.
+            UsageError: this is no folder of a run, or its `run.json` is damaged.
         """
         path = self.folder / "run.json"
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return Manifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise UsageError(f"{self.folder} is not the folder of a run: it has no run.json") from None
-        except (OSError, ValueError) as error:
+        except ValidationError as error:
+            complaint = error.errors()[0]
+            place = ".".join(map(str, complaint["loc"])) or "the whole"
+            raise UsageError(f"{path} is not of a run: {place}: {complaint['msg']}") from None
+        except (OSError, ValueError, RecursionError) as error:
             raise UsageError(f"cannot read {path}: {reason(error)}") from None
 
-    def begin(self, asked: dict[str, Any]) -> None:
-        """Write what is asked."""
-        write_text(self.folder / "run.json", json.dumps(asked, indent=2, ensure_ascii=False) + "\n")
+    def begin(self, manifest: Manifest) -> None:
+        """Write `run.json`."""
+        write_text(self.folder / "run.json", manifest.model_dump_json(indent=2) + "\n")
+
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Alone with the folder, among all that train; of several processes at one job the first holds it.
+
+        Raises:
+            UsageError: another job trains in it, named.
+        """
+        return locked(self.folder / "lock") if distributed.is_main() else contextlib.nullcontext()
 
     # ---- checkpoints ----
 
     def checkpoints(self) -> list[Path]:
         """Folders of all checkpoints, oldest first."""
-        return sorted(p for p in self.folder.glob("checkpoints/*") if p.name.isdecimal())
+        return _numbered(self.folder / "checkpoints")
+
+    def snapshots(self) -> list[Path]:
+        """Folders of all power-function averages, oldest first."""
+        return _numbered(self.folder / "posthoc")
 
     def checkpoint(self, step: int | None = None) -> Path:
         """The folder of the checkpoint at a step, or of the newest.
@@ -92,32 +172,24 @@ class Run:
             )
         return found[max(found) if step is None else step]
 
-    def save(self, checkpoint: Checkpoint, keep: int) -> Path:
+    def save(self, checkpoint: Checkpoint, keep: int, posthoc: Mapping[str, Tensors] | None = None) -> Path:
         """Write a checkpoint, then remove all but the newest `keep` (0 keeps all).
+
+        Args:
+            posthoc: power-function averages at this step, by their widths; written before it, and kept.
 
         Raises:
             UsageError: it cannot be written; those before it are as they were.
         """
         from safetensors import SafetensorError
-        from safetensors.torch import save_file
 
-        folder = self.folder / "checkpoints" / f"{checkpoint.step:08d}"
+        name = f"{checkpoint.step:08d}"
+        folder = self.folder / "checkpoints" / name
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            for left in folder.parent.glob(".bench-*"):  # of a process that was killed while writing
-                shutil.rmtree(left, ignore_errors=True)
-            beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".bench-"))
-            try:
-                for part in PARTS:
-                    save_file(getattr(checkpoint, part), beside / f"{part}.safetensors")
-                    _to_disk(beside / f"{part}.safetensors")
-                (beside / "state.json").write_text(json.dumps({"step": checkpoint.step}) + "\n")
-                if folder.exists():
-                    shutil.rmtree(folder)
-                beside.rename(folder)
-                _to_disk(folder.parent)
-            finally:
-                shutil.rmtree(beside, ignore_errors=True)
+            if posthoc:
+                _write(self.folder / "posthoc" / name, posthoc, {"step": checkpoint.step})
+            parts = {part: getattr(checkpoint, part) for part in PARTS}
+            _write(folder, parts, {"step": checkpoint.step, "scaler": checkpoint.scaler})
         except (OSError, SafetensorError) as error:
             before = [int(path.name) for path in self.checkpoints()]
             last = f"the last good one is that of step {before[-1]}" if before else "there is none before it"
@@ -142,58 +214,143 @@ class Run:
             write_text(path, "".join(line + "\n" for line in lines))
 
 
-def build(asked: Mapping[str, Any]) -> Any:
+def fitted(
+    model: str, overrides: Mapping[str, Any], shape: Sequence[int], num_classes: int
+) -> dict[str, Any]:
+    """Overrides of a backbone, with what the data decide where it has such options and they do not say.
+
+    Args:
+        shape: (C, H, W) of the grids.
+    """
+    channels, height, width = shape
+    fit = {
+        "input_size": height if height == width else (height, width),
+        "in_channels": channels,
+        "num_classes": num_classes,
+    }
+    options = registry.backbones.options(model)
+    return {key: value for key, value in fit.items() if key in options} | dict(overrides)
+
+
+def build(model: str, overrides: Mapping[str, Any], shape: Sequence[int], num_classes: int, data: str) -> Any:
     """The backbone of a run, built for the grids and classes of its data, randomly initialised.
 
     Args:
-        asked: `model`, `overrides`, `data` (its name), `shape` (C, H, W) and `num_classes`.
+        overrides: of the network.
+        shape: (C, H, W) of the grids.
+        data: name of the dataset, for messages.
 
     Raises:
         UsageError: overrides it does not take, or a network that does not fit the grids and classes.
     """
-    options = registry.backbones.options(asked["model"])
-    channels, height, width = asked["shape"]
-    fit = {
-        "input_size": height if height == width else (height, width),
-        "in_channels": channels,
-        "num_classes": asked["num_classes"],
-    }
-    fit = {key: value for key, value in fit.items() if key in options}
-    network: Any = registry.create(asked["model"], **fit | dict(asked["overrides"]))
+    network: Any = registry.create(model, **fitted(model, overrides, shape, num_classes))
     takes = (network.in_channels, *height_width(network.input_size))
-    if takes != (channels, height, width):
-        raise UsageError(
-            f"{network.name} takes grids of {takes}, but those of {asked['data']} are "
-            f"{channels, height, width}"
-        )
-    if network.num_classes not in (0, asked["num_classes"]):
-        raise UsageError(
-            f"{network.name} has {network.num_classes} classes, but {asked['data']} has "
-            f"{asked['num_classes']}"
-        )
+    if takes != tuple(shape):
+        raise UsageError(f"{network.name} takes grids of {takes}, but those of {data} are {tuple(shape)}")
+    if network.num_classes not in (0, num_classes):
+        raise UsageError(f"{network.name} has {network.num_classes} classes, but {data} has {num_classes}")
     return network
+
+
+def open_run(path: str | Path, weights: str = "ema", vae: str | None = None) -> Source:
+    """The newest checkpoint of a training run, or the one whose folder is given.
+
+    Args:
+        weights: `ema` for the averaged ones, `model` for the last.
+        vae: decoder of latents; by default that of the run's dataset.
+
+    Raises:
+        UsageError: no run, no checkpoint, or a damaged one.
+    """
+    path = Path(path)
+    of_checkpoint = path.parent.name == "checkpoints" and path.name.isdecimal()
+    run = Run(path.parent.parent if of_checkpoint else path)
+    manifest = run.manifest
+    request = manifest.request
+    folder = run.checkpoint(int(path.name) if of_checkpoint else None)
+    network = request.build()
+    state = getattr(load(folder, (weights,)), weights)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise UsageError(
+            f"the checkpoint {folder} is not of the network in run.json: {reason(error)}"
+        ) from None
+    to_images = decoder(vae) if vae else datasets.load(request.data, **manifest.data_options).to_images
+    identity = {"run": request.model_dump(mode="json"), "step": int(folder.name), "weights": weights}
+    assert request.training.objective is not None
+    return Source(network, to_images, request.training.objective, manifest.protocol.sampling, identity)
 
 
 def load(folder: Path, parts: tuple[str, ...] = PARTS) -> Checkpoint:
     """Read a checkpoint from its folder, or only some parts of it.
 
     Raises:
-        UsageError: a file is missing or damaged, named.
+        UsageError: a file is missing or is not what was written, named.
+    """
+    tensors, state = read(folder, parts)
+    whole: dict[str, Tensors] = {part: {} for part in PARTS}
+    return Checkpoint(int(folder.name), **whole | tensors, scaler=state.get("scaler", {}))
+
+
+def read(folder: Path, parts: Iterable[str]) -> tuple[dict[str, Tensors], dict[str, Any]]:
+    """Files of tensors of a folder that `Run.save` has written, checked, and its state.
+
+    Raises:
+        UsageError: a file is missing or is not what was written, named.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    read: dict[str, Tensors] = {part: {} for part in PARTS}
-    for part in parts:
-        path = folder / f"{part}.safetensors"
-        try:
-            read[part] = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise UsageError(
-                f"the checkpoint {path} is damaged ({reason(error)}): delete {folder} to go on from the one "
-                "before it"
-            ) from None
-    return Checkpoint(int(folder.name), **read)
+    tensors: dict[str, Tensors] = {}
+    path = folder / STATE
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        for part in parts:
+            path = folder / f"{part}.safetensors"
+            if _checksum(path) != state["sha256"][path.name]:
+                raise ValueError(f"its content is not that of its checksum in {STATE}")
+            tensors[part] = load_file(path)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+        why = error if type(error) is ValueError else reason(error)
+        raise UsageError(
+            f"the checkpoint {path} is damaged ({why}): delete {folder} to go on from the one before it"
+        ) from None
+    return tensors, state
+
+
+def _write(folder: Path, parts: Mapping[str, Tensors], state: dict[str, Any]) -> None:
+    """Write files of tensors and their checksums to a folder, on the disk whole or not at all."""
+    from safetensors.torch import save_file
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(".bench-*"):  # of a process that was killed while writing
+        shutil.rmtree(left, ignore_errors=True)
+    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".bench-"))
+    try:
+        files = [beside / f"{part}.safetensors" for part in parts]
+        for file, tensors in zip(files, parts.values(), strict=True):
+            save_file(tensors, file)
+            _to_disk(file)
+        state = {**state, "sha256": {file.name: _checksum(file) for file in files}}
+        (beside / STATE).write_text(json.dumps(state, indent=2) + "\n")
+        _to_disk(beside / STATE)
+        if folder.exists():
+            shutil.rmtree(folder)
+        beside.rename(folder)
+        _to_disk(folder.parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """Folders whose names are steps, in their order."""
+    return sorted(path for path in folder.glob("*") if path.name.isdecimal())
 
 
 def _step(line: str) -> float:

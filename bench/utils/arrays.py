@@ -1,16 +1,19 @@
 """Arrays on disk that are filled row by row, in any order, by several processes, and survive a kill.
 
 Features of images and sampled images are such arrays. A folder holds one `.npy` for each, a byte for
-each row that is done, and a JSON file with what the rows are rows of: another question never continues
-an old answer.
+each row that is done, and a JSON file with the request that the rows answer: another request never continues
+them. All of the space is taken when the folder is made, so a full disk is found before anything is computed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
+import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,24 +22,24 @@ import numpy as np
 
 from registry.errors import UsageError
 
-ASKED = "asked.json"
+REQUEST = "request.json"
 DONE = "done"
 
 
-class Rows:
+class ResumableArrays:
     """Memory-mapped arrays of `count` rows each, begun or continued.
 
     Args:
         folder: where they live; made whole or not at all, and safe to open by several processes at once.
-        asked: what the rows stand for, as JSON can hold it.
+        request: what the rows answer, as JSON can hold it.
         count: N.
         arrays: name -> (shape of one row, dtype).
 
     Raises:
-        UsageError: the folder holds rows of something else, or cannot be written to.
+        UsageError: the folder holds rows of another request, cannot be written to, or has not enough room.
 
     Example:
-        >>> rows = Rows(folder, {"seed": 0}, 1000, {"images": ((32, 32, 3), "uint8")})
+        >>> rows = ResumableArrays(folder, {"seed": 0}, 1000, {"images": ((32, 32, 3), "uint8")})
         >>> for batch in batches(rows.count, 50):
         ...     if rows.missing(batch):
         ...         rows.put(batch, images=make(batch))
@@ -45,20 +48,20 @@ class Rows:
     def __init__(
         self,
         folder: str | Path,
-        asked: dict[str, Any],
+        request: dict[str, Any],
         count: int,
         arrays: Mapping[str, tuple[tuple[int, ...], str]],
     ) -> None:
         self.folder, self.count = Path(folder), count
         shapes = {name: [list(shape), str(np.dtype(dtype))] for name, (shape, dtype) in arrays.items()}
-        wanted = json.loads(json.dumps({"asked": asked, "count": count, "arrays": shapes}))
+        wanted = json.loads(json.dumps({"request": request, "count": count, "arrays": shapes}))
         try:
-            if not (self.folder / ASKED).exists():
+            if not (self.folder / REQUEST).exists():
                 self._make(wanted)
-            found = json.loads((self.folder / ASKED).read_text(encoding="utf-8"))
+            found = json.loads((self.folder / REQUEST).read_text(encoding="utf-8"))
             if found != wanted:
                 raise UsageError(
-                    f"{self.folder} holds unfinished work on another question: delete it or choose another "
+                    f"{self.folder} holds unfinished work on another request: delete it or choose another "
                     "place"
                 )
             self._arrays = {name: np.load(self.folder / f"{name}.npy", mmap_mode="r+") for name in arrays}
@@ -72,10 +75,20 @@ class Rows:
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(dir=self.folder.parent, prefix=".bench-"))
         try:
-            for name, (shape, dtype) in {**wanted["arrays"], DONE: [[], "uint8"]}.items():
-                shape = (self.count, *shape)
-                np.lib.format.open_memmap(beside / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
-            (beside / ASKED).write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+            arrays = {**wanted["arrays"], DONE: [[], "uint8"]}
+            sizes = [
+                self.count * math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in arrays.values()
+            ]
+            try:
+                for name, (shape, dtype) in arrays.items():
+                    _reserve(beside / f"{name}.npy", (self.count, *shape), dtype)
+            except OSError as error:
+                free = shutil.disk_usage(self.folder.parent).free
+                raise UsageError(
+                    f"cannot make room for {sum(sizes) / 1e6:,.1f} MB in {self.folder.parent}: "
+                    f"{error.strerror or error} ({free / 1e6:,.1f} MB are free there)"
+                ) from None
+            (beside / REQUEST).write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
             with contextlib.suppress(OSError):  # another process was first: its folder is as good
                 beside.rename(self.folder)
         finally:
@@ -100,6 +113,28 @@ class Rows:
         """Remove the folder; the arrays are closed."""
         self._arrays, self._done = {}, np.empty(0)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _reserve(path: Path, shape: tuple[int, ...], dtype: str) -> None:
+    """Make a `.npy` of zeros whose blocks on disk are its own: writing to it mapped cannot fail for space."""
+    np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape).flush()
+    with path.open("r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:  # macOS
+            start = size - math.prod(shape) * np.dtype(dtype).itemsize
+            file.seek(start)
+            for block in range(start, size, 1 << 20):
+                file.write(bytes(min(1 << 20, size - block)))
+
+
+def write_npz(path: Path, **arrays: np.ndarray) -> None:
+    """`np.savez`, but straight from the disk; images hardly compress."""
+    with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def batches(count: int, size: int) -> list[range]:

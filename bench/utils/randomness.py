@@ -14,7 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from registry.errors import UsageError
+
 _MASK = 0xFFFFFFFF
+
+
+def check_seed(seed: int) -> None:
+    """Nothing, if a number can be a seed.
+
+    Raises:
+        UsageError: it is negative, or more than 64 bits hold.
+    """
+    if not 0 <= seed < 2**64:
+        raise UsageError(f"a seed is a number from 0 to 2^64 - 1, not {seed}")
 
 
 def philox(counter: tuple[Tensor, ...], key: tuple[int, int]) -> tuple[Tensor, ...]:

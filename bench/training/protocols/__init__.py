@@ -8,92 +8,56 @@ network and the seed it decides every number that follows.
 
 from __future__ import annotations
 
+import math
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator
 
-from bench.diffusion import objective
+import registry
+from bench.diffusion import check_sampler
+from bench.records.schema import Model, SamplingSettings, TrainingSettings
 from bench.utils import toml
 from registry.errors import UsageError, suggest
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Training(_Table):
-    """How a network is trained: AdamW at a constant rate after a linear warm-up, and an average of weights.
+class Training(TrainingSettings):
+    """How a network is trained, and what changes no number.
 
     Attributes:
-        objective: see `bench.diffusion`.
-        steps: optimizer steps.
-        batch_size: images a step, over all processes and accumulated parts together.
-        learning_rate, weight_decay: of AdamW, whose betas are 0.9 and 0.999.
-        warmup: steps over which the rate rises from zero.
-        clip: largest gradient norm; none where it is left out.
-        ema_decay: of the exponential moving average of the weights.
-        flip: whether half of the images are mirrored.
-        precision: bf16 runs the network under autocast; weights stay float32.
         log_every, checkpoint_every: steps.
         keep: how many checkpoints are kept, the newest; 0 keeps all.
     """
 
-    objective: Literal["ddpm", "flow"] = "ddpm"
-    steps: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    warmup: int = Field(default=0, ge=0)
-    clip: float | None = Field(default=None, gt=0)
-    ema_decay: float = Field(ge=0, lt=1)
-    flip: bool = False
-    precision: Literal["fp32", "bf16"] = "fp32"
     log_every: int = Field(default=10, ge=1)
     checkpoint_every: int = Field(ge=1)
     keep: int = Field(default=2, ge=0)
 
+    def settings(self, model: str) -> TrainingSettings:
+        """What makes the numbers of a backbone: with its objective, and without what changes none.
 
-class Sampling(_Table):
-    """How images are made from a trained network.
-
-    Attributes:
-        sampler, steps: see `bench.diffusion`; steps may be a respacing such as `"ddim50"`.
-        cfg_scale: guidance; 1 is none.
-        guided_channels: how many leading channels are guided, 0 for all; 3 as in the published numbers.
-        num: how many images.
-        labels: uniformly random, or each class equally often.
-        batch_size: images at once; another one changes results by rounding alone.
-    """
-
-    sampler: str
-    steps: str
-    cfg_scale: float = Field(default=1.0, ge=0)
-    guided_channels: int = Field(default=3, ge=0)
-    num: int = Field(ge=1)
-    labels: Literal["uniform", "balanced"] = "uniform"
-    batch_size: int = Field(default=64, ge=1)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _steps_as_text(cls, table: Any) -> Any:
-        if isinstance(table, dict) and type(table.get("steps")) is int:
-            return {**table, "steps": str(table["steps"])}
-        return table
+        Raises:
+            UsageError: see `objective_of`.
+        """
+        table = self.model_dump(exclude={"log_every", "checkpoint_every", "keep"})
+        return TrainingSettings(**table | {"objective": objective_of(model, self.objective)})
 
 
-class Evaluation(_Table):
+class Evaluation(Model):
     """How images are scored.
 
     Attributes:
+        reference: file that samples are compared with, such as the ADM suite's .npz; a path that is not
+            absolute begins at the protocol's folder. None: the dataset itself.
         extractor: see `bench.metrics`; by default `digits` for the dataset of that name, else `inception`.
     """
 
+    reference: str | None = None
     extractor: str | None = None
 
 
-class Protocol(_Table):
+class Protocol(Model):
     """A whole protocol.
 
     Attributes:
@@ -108,9 +72,18 @@ class Protocol(_Table):
     title: str
     data: str
     training: Training
-    sampling: Sampling
+    sampling: SamplingSettings
     evaluation: Evaluation = Evaluation()
-    scale: dict[str, dict[str, Any]] = {}
+    scale: dict[str, dict[str, Any]] = Field(default={})
+
+    @field_validator("scale")
+    @classmethod
+    def _plain(cls, scale: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for pattern, overrides in scale.items():
+            for option, value in overrides.items():
+                if not _is_plain(value):
+                    raise ValueError(f"{pattern}: {option} = {value} is no number, text, true, false or list")
+        return scale
 
     @property
     def extractor(self) -> str:
@@ -131,39 +104,92 @@ def names() -> list[str]:
     return sorted(toml.built_in(__name__), key=lambda name: load(name).training.steps)
 
 
-def load(name: str | Path) -> Protocol:
+def objective_of(model: str, wanted: str | None = None) -> str:
+    """The objective of a backbone: the one that it declares, or another that is asked for and fits.
+
+    Raises:
+        UsageError: unknown backbone, or an objective whose timesteps are not those that the network takes.
+    """
+    name = registry.backbones.find(model).name
+    declared = "flow" if name.startswith("sit-") else "ddpm"
+    if wanted not in (None, declared) and wanted in ("ddpm", "flow"):
+        raise UsageError(
+            f"{name} is trained with objective {declared!r}, not {wanted!r}: leave the objective "
+            "out, or take another backbone"
+        )
+    return wanted or declared
+
+
+def load(name: str | Path, beside: Path | None = None) -> Protocol:
     """A protocol by its built-in name or by the path of a TOML file.
+
+    Args:
+        beside: a folder where a relative path, or the name of a file without its ending, is looked for too;
+            that of a study that names the protocol.
 
     Raises:
         UsageError: no such protocol, no valid TOML, or a key or value that is not right, named.
     """
-    table = toml.read("protocol", __name__, name)
+    path = _found(name, beside)
+    table = toml.read("protocol", __name__, path)
     try:
         protocol = Protocol.model_validate({"name": Path(name).stem, **table})
     except ValidationError as error:
         raise UsageError(f"protocol {name}: {_first(error)}") from None
-    if (
-        Path(name).suffix != ".toml"
-    ):  # needs torch for its check, and a built-in one has no mistake to be found
+    if Path(path).suffix != ".toml":  # the check needs torch, and a built-in one has no mistake to be found
         return protocol
     try:
         images = protocol.sampling
-        objective(protocol.training.objective).check_sampler(images.sampler, images.steps)
+        check_sampler(protocol.training.objective or "ddpm", images.sampler, images.steps)
     except UsageError as error:
         raise UsageError(f"protocol {name}: {error}") from None
-    return protocol
+    reference = protocol.evaluation.reference
+    if reference is None:
+        return protocol
+    inside = str(Path(path).parent / Path(reference).expanduser())
+    return protocol.model_copy(
+        update={"evaluation": protocol.evaluation.model_copy(update={"reference": inside})}
+    )
+
+
+def _found(name: str | Path, beside: Path | None) -> str | Path:
+    """The file of that name beside something, where there is one; else the name as it is."""
+    if beside is None or Path(name).is_absolute():
+        return name
+    path = beside / (name if Path(name).suffix == ".toml" else f"{name}.toml")
+    return path if path.is_file() else name
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON and the command line can hold a value too."""
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return isinstance(value, bool | str) or (isinstance(value, int | float) and math.isfinite(value))
 
 
 def _first(error: ValidationError) -> str:
     """The first complaint in one line, with the key it is about."""
     # A key that is not known explains why another is missing.
     complaint = min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
-    *tables, key = [str(part) for part in complaint["loc"]]
+    *tables, key = [str(part) for part in complaint["loc"]] or [""]
+    model: Any = Protocol if not tables else Protocol.model_fields.get(tables[0], Field()).annotation
     where = f"[{'.'.join(tables)}] " if tables else ""
     if complaint["type"] == "extra_forbidden":
-        inner = {"training": Training, "sampling": Sampling, "evaluation": Evaluation}
-        known: Any = inner.get(tables[0] if tables else "", Protocol)
-        return f"{where}has no key {key!r}.{suggest(key, list(known.model_fields))}"
+        return f"{where}has no key {key!r}.{suggest(key, list(model.model_fields))}"
     if complaint["type"] == "missing":
         return f"{where}needs the key {key!r}"
-    return f"{where}{key} = {complaint['input']!r}: {complaint['msg'][0].lower() + complaint['msg'][1:]}"
+    message = complaint["msg"].removeprefix("Value error, ")
+    if complaint["type"] == "value_error":  # of a whole table
+        return f"[{'.'.join([*tables, key])}] {message}"
+    field = getattr(model, "model_fields", {}).get(key)
+    choices = [choice for choice in get_args(field.annotation) if isinstance(choice, str)] if field else []
+    return (
+        f"{where}{key} = {_short(complaint['input'])}: {message[0].lower() + message[1:]}"
+        f"{suggest(str(complaint['input']), choices).rstrip()}"
+    )
+
+
+def _short(value: Any) -> str:
+    """A value as TOML would have it, not longer than a line bears."""
+    text = repr(value) if isinstance(value, str | int | float | list | dict) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -53,17 +53,19 @@ def test_an_npz_in_the_suite_s_form_and_a_folder_hold_the_same_images(tmp_path: 
 
 def test_the_loop_is_the_diffusion_s_own(tmp_path: Path, network: Any) -> None:
     """Against the loop called by hand with the noise that each image is told to have."""
-    from bench.diffusion.gaussian import Diffusion
+    from bench.diffusion import objective, sampler
     from bench.utils import randomness
 
     images, labels = made(network, PLAN, 3, tmp_path / "a.npz")
     indices, y = torch.arange(3), torch.from_numpy(labels)
     u = randomness.uniform(1, "label", indices, 1)[:, 0]
     assert labels.tolist() == (u * 10).long().tolist()
-    x = Diffusion("4").sample(
+    x = sampler("ancestral").sample(
+        objective("ddpm"),
         lambda x, t: network.eval()(x, t, y),
         randomness.normal(1, "noise", indices, (4, 8, 8)),
         lambda step: randomness.normal(1, "step", indices, (4, 8, 8), step),
+        "4",
     )
     levels = torch.from_numpy(images.astype(float)).permute(0, 3, 1, 2)[:, :1]
     expected = (127.5 * torch.nn.functional.pixel_shuffle(x, 2) + 128).clamp(0, 255)
@@ -158,7 +160,7 @@ def refused(says: str, function: Any, *args: Any, **kwargs: Any) -> None:
 
 def test_mistakes_are_told_before_anything_runs(tmp_path: Path, run: Path, network: Any) -> None:
     out = tmp_path / "a.npz"
-    refused("no sampler 'euler'", made, network, Plan("ddpm", "euler", "4"), 4, out)
+    refused("sampler euler is for objective flow", made, network, Plan("ddpm", "euler", "4"), 4, out)
     refused("has classes 0 … 9, not 10", made, network, Plan("ddpm", "ddim", "4", classes=(3, 10)), 4, out)
     refused("must be at least 1, not 0", made, network, PLAN, 0, out)
     unguided = registry.create("dit-s-4", input_size=8, num_classes=10, depth=1, class_dropout_prob=0.0)

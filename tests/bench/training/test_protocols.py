@@ -96,7 +96,7 @@ def test_later_patterns_win(tmp_path: Path) -> None:
         (("num = 8", "num = 0"), "[sampling] num = 0: "),
         (("steps = 10\n", 'steps = "ten"\n'), "[training] steps = 'ten': "),
         (("ema_decay = 0.9", "ema_decay = 1.0"), "[training] ema_decay = 1.0: "),
-        (('sampler = "ddim"', 'sampler = "euler"'), "objective ddpm has no sampler 'euler'"),
+        (('sampler = "ddim"', 'sampler = "euler"'), "sampler euler is for objective flow, not ddpm"),
         (('steps = "ddim10"', 'steps = "ddim999"'), "no integer stride"),
         (("[training]", "[training"), "line 4"),
         (("[training]", '[training]\nobjective = "ddpn"'), "[training] objective = 'ddpn': "),

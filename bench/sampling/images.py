@@ -1,0 +1,81 @@
+"""Many images, made batch by batch into a file or a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.sampling.files import write_images
+from bench.sampling.plan import Plan
+from bench.sampling.sheets import columns, write_sheet
+from bench.utils import distributed
+from bench.utils.arrays import ResumableArrays, batches
+from bench.utils.progress import Progress, silent
+from registry.backbone import height_width
+from registry.errors import UsageError
+
+ToImages = Callable[[Tensor], np.ndarray]  # grids (N, C, H, W) -> (N, H', W', 3) uint8
+
+
+def sample(
+    network: Any,
+    to_images: ToImages,
+    plan: Plan,
+    out: str | Path,
+    *,
+    identity: dict[str, Any],
+    device: torch.device | str = "cpu",
+    compiled: bool = False,
+    progress: Progress = silent,
+) -> Path:
+    """Make the images of a plan; an interrupted call goes on where it stopped, processes share the work.
+
+    Args:
+        network: a backbone; what runs is its deployed copy.
+        to_images: from grids to pictures, as of a dataset.
+        out: an `.npz` in the form of the ADM suite (`arr_0` images, `arr_1` labels), or a folder that gets
+            a PNG for each image. A sheet of the first of them is put beside it.
+        identity: what tells these weights from others, as JSON can hold it, so that an interrupted call is
+            never continued with another network.
+        compiled: run what torch.compile makes of the network.
+
+    Returns:
+        The sheet.
+
+    Raises:
+        UsageError: see `Plan.check`; or the place cannot be written to, has not enough room, or holds
+            something already.
+    """
+    out, settings = Path(out), plan.settings
+    plan.check(network, device)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UsageError(f"{out} exists: delete it or choose another place")
+    network = network.deploy().to(device)
+    if compiled:
+        network.compile()
+    grid = torch.zeros(1, network.in_channels, *height_width(network.input_size), device=device)
+    num, side = settings.num, to_images(grid).shape[1:]
+    request = {"plan": {**dataclasses.asdict(plan), "settings": settings.model_dump()}, "of": identity}
+    arrays = {"images": (side, "uint8"), "labels": ((), "int64")}
+    rows = ResumableArrays(out.with_name(f".{out.name}.partial"), request, num, arrays)
+    progress("sampling", num - rows.missing(), num)
+    for batch in distributed.share(batches(num, settings.batch_size)):
+        if rows.missing(batch):
+            indices = torch.arange(batch.start, batch.stop, device=device)
+            made = to_images(plan.grids(network, indices))
+            rows.put(batch, images=made, labels=plan.labels_of(indices, network.num_classes).cpu().numpy())
+            progress("sampling", num - rows.missing(), num)
+    distributed.wait()
+    sheet = out.with_name(f"{out.stem if out.suffix == '.npz' else out.name}.grid.png")
+    if distributed.is_main():
+        write_images(out, rows["images"], rows["labels"], progress)
+        write_sheet(sheet, rows["images"][:100], columns(len(plan.classes) or network.num_classes))
+        rows.delete()
+    distributed.wait()
+    return sheet

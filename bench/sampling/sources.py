@@ -1,0 +1,67 @@
+"""Trained weights, and what is known of them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import registry
+from bench.records.schema import SamplingSettings
+from bench.sampling.images import ToImages
+
+
+@dataclass(frozen=True)
+class Source:
+    """Trained weights, and what is known of them.
+
+    Attributes:
+        network: with the weights, on the CPU.
+        to_images: from its grids to pictures.
+        objective: that it was trained with.
+        defaults: how images are made where nothing else is asked for.
+        identity: what tells these weights from others, as JSON can hold it.
+    """
+
+    network: Any
+    to_images: ToImages
+    objective: str
+    defaults: SamplingSettings
+    identity: dict[str, Any]
+
+
+def open_weights(
+    path: str | Path,
+    model: str,
+    overrides: dict[str, Any],
+    objective: str,
+    defaults: SamplingSettings,
+    vae: str | None = None,
+) -> Source:
+    """A file of weights in the authors' layout; see `registry.load_checkpoint`.
+
+    Args:
+        model, overrides: the backbone that the weights are of.
+        objective: that it was trained with.
+        defaults: how images are made where nothing else is asked for, such as those of the protocol `paper`;
+            a flow is sampled by Heun's method in 125 steps, as many evaluations.
+        vae: the decoder of latents; by default that of the papers.
+
+    Raises:
+        UsageError: no such file, weights of another network, or a decoder that is not to be had.
+    """
+    network = registry.load_checkpoint(registry.create(model, **overrides), path)
+    if objective == "flow":
+        defaults = defaults.model_copy(update={"sampler": "heun", "steps": "125"})
+    with Path(path).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    identity = {"weights": digest, "model": network.name, "overrides": network.overrides}
+    return Source(network, decoder(vae), objective, defaults, identity)
+
+
+def decoder(vae: str | None) -> ToImages:
+    """The decoder of latents: a folder or a hub name; by default the one of the papers."""
+    from bench.data import autoencoder
+
+    return autoencoder.load(vae).decode

@@ -1,0 +1,78 @@
+"""The batches of a run, read ahead by worker processes: which images a step sees follows from its number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.data import Dataset
+from bench.records.schema import TrainingSettings
+from bench.utils import distributed, randomness
+
+
+def places(settings: TrainingSettings, accumulation: int, part: int) -> np.ndarray:
+    """Which samples of the whole batch are this process's in one part of it: (n,) integers."""
+    size = settings.batch_size // (distributed.count() * accumulation)
+    first = (part * distributed.count() + distributed.index()) * size
+    return np.arange(first, first + size)
+
+
+def batches(
+    dataset: Dataset, settings: TrainingSettings, seed: int, accumulation: int, first: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Grids (n, C, H, W) and labels (n,) of this process, part by part, from step `first` on.
+
+    An exception of the dataset in a worker process is raised again here, with its own traceback.
+    """
+    parts = _Parts(dataset, settings, seed, accumulation)
+    numbers = range(first * accumulation, settings.steps * accumulation)
+    loader = torch.utils.data.DataLoader(
+        parts,
+        sampler=numbers,
+        batch_size=None,
+        num_workers=dataset.workers,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=dataset.workers > 0,
+    )
+    read = iter(loader)  # now: it draws a seed from PyTorch's generator
+    return _batches(parts, numbers, read) if dataset.workers else read
+
+
+def _batches(
+    parts: _Parts, numbers: range, read: Iterator[tuple[Tensor, Tensor]]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    for number in numbers:
+        try:
+            batch = next(read)
+        except Exception:
+            parts[number]  # where it fails again, it says where; the worker's error has no frames
+            raise
+        yield batch
+
+
+class _Parts(torch.utils.data.Dataset):
+    """Parts of batches by their number, counted over the whole run."""
+
+    def __init__(self, dataset: Dataset, settings: TrainingSettings, seed: int, accumulation: int) -> None:
+        self.dataset, self.settings, self.seed = dataset, settings, seed
+        self.places = [places(settings, accumulation, part) for part in range(accumulation)]
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        step, part = divmod(number, len(self.places))
+        batch_size = self.settings.batch_size
+        # What does not fill a batch at the end of an epoch is left out.
+        epoch, of_epoch = divmod(step, len(self.dataset) // batch_size)
+        if epoch != self._epoch:
+            order = randomness.permutation(self.seed, "order", len(self.dataset), epoch)
+            self._epoch, self._order = epoch, order
+        places = self.places[part]
+        indices = self._order[of_epoch * batch_size + places]
+        flip = None
+        if self.settings.flip:
+            drawn = randomness.uniform(self.seed, "flip", torch.from_numpy(places), 1, step)
+            flip = drawn[:, 0].numpy() < 0.5
+        return self.dataset.grids(indices, flip), self.dataset.labels(indices)

@@ -1,0 +1,105 @@
+"""Averages of the weights at any width after training (EDM2, arXiv 2312.02696, Section 3).
+
+While a network trains, averages under power functions of time of two widths are kept and stored now and then.
+The average of any other width is the combination of the stored ones whose weighting of the steps comes
+nearest to the one wanted, by least squares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench.training.run import Run, Tensors, read
+from registry.errors import UsageError
+
+
+def exponent(width: float) -> float:
+    """γ of the power function whose weighting deviates by `width` times the length of the training.
+
+    The largest root of γ³ + 7γ² + (16 − σ⁻²)γ + 12 − σ⁻² = 0, which is
+    σ² = (γ + 1) / ((γ + 2)² (γ + 3)).
+    """
+    inverse = width**-2
+    return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
+
+
+class PosthocAverages:
+    """Power-function averages of a network's weights while it trains.
+
+    Args:
+        network: on its device; its weights are followed in place.
+        widths: relative standard deviations σ_rel.
+
+    Attributes:
+        averages: tensors by name for each width, by `str` of the width.
+    """
+
+    def __init__(self, network: nn.Module, widths: Sequence[float]) -> None:
+        self._weights = {k: v for k, v in network.state_dict().items() if v.is_floating_point()}
+        self._exponents = {str(width): exponent(width) for width in widths}
+        self.averages: dict[str, Tensors] = {
+            width: {name: value.detach().clone() for name, value in self._weights.items()}
+            for width in self._exponents
+        }
+
+    def update(self, step: int) -> None:
+        """Move the averages after step 1, 2, …: β = (1 − 1/step)^(γ + 1) of them stays (Eq. 4)."""
+        for width, gamma in self._exponents.items():
+            stays = (1 - 1 / step) ** (gamma + 1)
+            torch._foreach_lerp_(list(self.averages[width].values()), list(self._weights.values()), 1 - stays)
+
+    def load(self, averages: dict[str, Tensors]) -> None:
+        """Go on from `averages` of before."""
+        for width, tensors in averages.items():
+            for name, value in tensors.items():
+                self.averages[width][name].copy_(value)
+
+
+def combination(times: np.ndarray, widths: np.ndarray, time: float, width: float) -> np.ndarray:
+    """How much of each stored average makes the one that is wanted.
+
+    Args:
+        times, widths: (n,) of the stored averages: steps, and σ_rel.
+        time, width: of the average that is wanted.
+
+    Returns:
+        (n,) factors; not one by one between 0 and 1.
+    """
+    gammas = np.array([exponent(each) for each in widths])
+    normal = _product(times[:, None], gammas[:, None], times[None], gammas[None])
+    wanted = _product(times, gammas, np.float64(time), np.float64(exponent(width)))
+    return np.linalg.lstsq(normal, wanted, rcond=None)[0]
+
+
+def _product(ta: np.ndarray, a: np.ndarray, tb: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """∫ of the product of two weightings, (γ + 1) τ^γ / t^(γ + 1) on [0, t] each."""
+    least, most = np.minimum(ta, tb), np.maximum(ta, tb)
+    of_longer = np.where(ta < tb, b, a)
+    return (a + 1) * (b + 1) / (a + b + 1) * (least / most) ** of_longer / most
+
+
+def reconstruct(run: Run, step: int, width: float) -> dict[str, Tensor]:
+    """The power-function average of a width at a checkpoint of a run, from all that it has stored until then.
+
+    Raises:
+        UsageError: the run stores none, or a file is damaged.
+    """
+    folders = [folder for folder in run.snapshots() if int(folder.name) <= step]
+    widths = run.manifest.request.training.posthoc_ema
+    if not folders or not widths:
+        raise UsageError(
+            f"{run.folder} stores no averages of other widths: train with posthoc_ema = [0.05, 0.1]"
+        )
+    pairs = [(folder, each) for folder in folders for each in widths]
+    times = np.array([float(folder.name) for folder, _ in pairs])
+    factors = combination(times, np.array([each for _, each in pairs]), step, width)
+    total: dict[str, Tensor] = {}
+    for (folder, each), factor in zip(pairs, factors, strict=True):
+        tensors, _ = read(folder, [str(each)])
+        for name, value in tensors[str(each)].items():
+            total[name] = total.get(name, 0) + float(factor) * value.double()
+    return {name: value.float() for name, value in total.items()}

@@ -1,0 +1,90 @@
+"""What follows the gradients of a training step: their norm, clipping, AdamW, and averages of the weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Update:
+    """The optimizer's part of a training step.
+
+    Args:
+        network: in training mode, on its device.
+        learning_rate: of AdamW; `step` takes another.
+        weight_decay: of AdamW, whose betas are 0.9 and 0.999.
+        ema_decay: of the exponential moving average of the weights.
+        clip: largest gradient norm; None: any.
+        scaler: of the loss, for float16; None where the loss is not scaled.
+
+    Attributes:
+        optimizer: AdamW, fused.
+        ema: averaged weights by name; buffers of integers are as they were at the beginning.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        learning_rate: float,
+        weight_decay: float,
+        ema_decay: float,
+        clip: float | None,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
+        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=learning_rate, weight_decay=weight_decay, fused=True
+        )
+        self.clip, self.scaler, self.ema_decay = clip, scaler, ema_decay
+        weights = network.state_dict()
+        self.ema = {name: value.detach().clone() for name, value in weights.items()}
+        # Pairs of averages and weights; integer buffers are no averages.
+        moving = [name for name, value in weights.items() if value.is_floating_point()]
+        self._averaged = [self.ema[name] for name in moving], [weights[name] for name in moving]
+
+    def step(self, learning_rate: float) -> Tensor:
+        """Update the weights and their average, and clear the gradients.
+
+        Returns:
+            The norm of all gradients before clipping, (); not finite where float16 overflowed, and then the
+            weights stay as they are.
+        """
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        # Clipping what is small enough would be a pass over memory; to look first would stop a GPU.
+        if self.clip is not None and (norm.device.type != "cpu" or norm > self.clip):
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        self.optimizer.zero_grad()
+        torch._foreach_lerp_(*self._averaged, 1 - self.ema_decay)
+        return norm
+
+    def state(self) -> dict[str, Tensor]:
+        """The optimizer's tensors by `<number of the parameter>.<name>`."""
+        state: dict[int, dict[str, Any]] = self.optimizer.state_dict()["state"]
+        return {f"{i}.{key}": value for i, values in state.items() for key, value in values.items()}
+
+    def load(self, optimizer: dict[str, Tensor], ema: dict[str, Tensor]) -> None:
+        """Go on from `state()` and `ema` of before.
+
+        Raises:
+            RuntimeError, KeyError, ValueError: they are not of this network.
+        """
+        for name, value in ema.items():
+            self.ema[name].copy_(value)
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in optimizer.items():
+            i, key = name.split(".")
+            state.setdefault(int(i), {})[key] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})

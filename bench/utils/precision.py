@@ -1,0 +1,51 @@
+"""Arithmetic of training and sampling: TF32 products, and reduced precision under autocast."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+
+from registry.errors import UsageError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def check_precision(precision: Precision, device: torch.device | str) -> None:
+    """Nothing, if a device can train and sample in a precision.
+
+    Raises:
+        UsageError: fp16 on anything but CUDA.
+    """
+    if precision == "fp16" and torch.device(device).type != "cuda":
+        raise UsageError(f"fp16 needs a CUDA device, not the {torch.device(device).type}: use bf16 or fp32")
+
+
+def autocast(precision: Precision, device: torch.device | str) -> contextlib.AbstractContextManager[Any]:
+    """Reduced precision for what runs inside, weights as they are; nothing for fp32."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(torch.device(device).type, _DTYPES[precision])
+
+
+@contextlib.contextmanager
+def tf32(enabled: bool, device: torch.device | str) -> Iterator[None]:
+    """TF32 in matrix products and cuDNN, both on or off (PyTorch's default is off and on); then restored.
+
+    A device that is not CUDA has none, and nothing is changed.
+    """
+    if torch.device(device).type != "cuda":
+        yield
+        return
+    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = enabled
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value
