@@ -1,7 +1,8 @@
 """What is read from source is what importing gives; a fingerprint follows the code and nothing else."""
 
-import inspect
+import importlib
 import itertools
+import pkgutil
 import subprocess
 import sys
 import textwrap
@@ -12,25 +13,31 @@ import pytest
 
 import bench.data
 import registry
+from bench.diffusion import objectives, samplers
 from bench.metrics.extractors import extractors
 from registry import plugins, source
 from registry.plugins import Registry, load_file
 from tests.conftest import ROOT
 
-PACKAGES = {  # package -> the registry of its names, and class attributes to compare
-    "registry.networks": (registry.backbones, ["objective", "beta_schedule", "guided_channels"]),
-    "bench.data": (bench.data.datasets, []),
-    "bench.metrics.extractors": (extractors, ["name", "outputs"]),
-}
+SEARCHED = [  # package, the registry of its names, class attributes to compare
+    ("registry.networks", registry.backbones, ["objective", "beta_schedule", "guided_channels"]),
+    ("bench.data", bench.data.datasets, []),
+    ("bench.metrics.extractors", extractors, ["name", "outputs"]),
+    ("bench.diffusion", objectives, []),
+    ("bench.diffusion", samplers, []),
+]
 
 
 # ---- names and options ----
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_what_is_read_equals_what_importing_gives(package):
-    imported, attributes = PACKAGES[package]
+@pytest.mark.parametrize(
+    ("package", "imported", "attributes"), SEARCHED, ids=[found.kind for _, found, _ in SEARCHED]
+)
+def test_what_is_read_equals_what_importing_gives(package, imported, attributes):
     found = source.registrations(package, imported.kind)
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        importlib.import_module(f"{package}.{module.name}")
     assert [r.name for r in found] == [
         name for name in imported.names() if imported.find(name).module.startswith(package)
     ]
@@ -43,31 +50,6 @@ def test_what_is_read_equals_what_importing_gives(package):
         made = factory.func if isinstance(factory, partial) else factory
         for attribute in attributes:
             assert read.attribute(attribute) == getattr(made, attribute)
-
-
-@pytest.mark.parametrize("package", PACKAGES)
-def test_importing_registers_no_name_that_is_not_read(package):
-    code = f"""
-    import pkgutil, importlib
-    import {package} as package
-    from {PACKAGES[package][0].__module__} import Registry
-    from registry.source import registrations
-    added = []
-    register = Registry.register
-    Registry.register = lambda self, name, **options: added.append((self.kind, name)) or register(self, name, **options)
-    import registry, bench.data, bench.metrics.extractors
-    for shelf in (registry.backbones, bench.data.datasets, bench.metrics.extractors.extractors):
-        shelf.register = Registry.register.__get__(shelf)
-    registry.register, bench.data.register = registry.backbones.register, bench.data.datasets.register
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package}.{{module.name}}")
-    read = [r.name for r in registrations("{package}", "{PACKAGES[package][0].kind}")]
-    assert sorted(name for _, name in added) == sorted(read), (added, read)
-    """
-    run = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
 
 
 def test_questions_about_a_name_import_no_torch_and_are_quick():
@@ -180,7 +162,7 @@ def test_statements_decorators_constants_and_other_registries(package):
     }  # fmt: skip
     assert found.attribute("stated", "colour") == "red"
     assert found.check("decorated", {"width": "5", "new": 1}) == {"width": 5, "new": 1}
-    with pytest.raises(registry.UsageError, match="kind must be 'x' | 'y'"):
+    with pytest.raises(registry.UsageError, match=r"kind must be 'x' \| 'y'"):
         found.check("stated", {"kind": "z"})
     with pytest.raises(RuntimeError, match="must not be imported"):
         found.describe("first")  # its class is not in sight
@@ -239,7 +221,9 @@ registry.register("fp-net", width=16)(Net)
 registry.register("fp-other")(Other)
 '''
 HELPERS = "def offset(x):\n    return x + BASE\n\n\nBASE = 1\nSPARE = 2\n"
-BLOCKS = "from torch.nn import Identity as Act\n\n\nclass Block(Act):\n    pass\n\n\ndef unused():\n    pass\n"
+BLOCKS = (
+    "from torch.nn import Identity as Act\n\n\nclass Block(Act):\n    pass\n\n\ndef unused():\n    pass\n"
+)
 FILES = {"net": NET, "helpers": HELPERS, "blocks": BLOCKS}
 
 
@@ -296,7 +280,7 @@ def test_a_change_of_code_changes_the_fingerprint(tmp_path, files):
         edited("net", '"""Has a docstring."""', '"""Has another."""'),
         edited("net", '        """Does a thing."""\n', ""),
         edited("net", '"""A network."""', ""),
-        edited("net", "math.sqrt(SCALE) + helpers.offset(width)", "(\n math.sqrt( SCALE )+helpers.offset(width))"),
+        edited("net", "sqrt(SCALE) + helpers.offset(width)", "sqrt(\n SCALE )+(helpers.offset(width))"),
         edited("net", "SCALE = 2.0\nDEPTH = 3", "DEPTH = 3\nSCALE = 2.0"),
         edited("net", "DEPTH = 3", "DEPTH = 4"),  # that of another network
         edited("net", 'register("fp-other")', 'register("fp-other", depth=3)'),
@@ -335,7 +319,7 @@ def test_built_in_fingerprints_are_the_same_before_and_after_import():
     assert len(set(before)) == len(names)
     for name, digest in zip(names, before, strict=True):
         assert len(digest) == 12 and int(digest, 16) >= 0
-        assert inspect.isroutine(registry.backbones.factory(name)) or True
+        registry.backbones.factory(name)
         assert registry.backbones.fingerprint(name) == digest
 
 
@@ -367,7 +351,9 @@ def test_built_in_networks_follow_their_layers_and_no_more(tmp_path):
     assert changed("registry/layers/attention.py", "q, k, v = qkv", "k, q, v = qkv") == ["dit-s-2"]
     assert changed("registry/layers/attention.py", "-4 * np", "-3 * np") == ["udit-t", "udit-s"]
     assert changed("registry/layers/embeddings.py", "MAX_PERIOD = 10000.0", "MAX_PERIOD = 1e3") == names
-    assert changed("registry/networks/udit.py", 'register("udit-s", hidden', 'register("udit-s", num_classes=9, hidden') == ["udit-s"]  # noqa: E501
-    assert changed("registry/errors.py", "plugin_packages: set", "plugin_packages : 'set") or True
+    assert changed(
+        "registry/networks/udit.py", 'register("udit-s", hidden', 'register("udit-s", num_classes=9, hidden'
+    ) == ["udit-s"]
+    assert changed("registry/errors.py", "cutoff=0.6", "cutoff=0.7") == []
     assert changed("registry/contract.py", "BF16 = 0.1", "BF16 = 0.2") == []
     assert changed("registry/backbone.py", "torch.randint(1000,", "torch.randint(100,") == names
