@@ -116,6 +116,8 @@ class UDiT(Backbone):
         )
 
         require_positive(hidden_size=hidden_size, mlp_ratio=mlp_ratio)
+        if int(hidden_size * mlp_ratio) < 2:
+            raise UsageError(f"mlp_ratio {mlp_ratio} leaves no hidden channels at hidden_size {hidden_size}")
         if min(depth) < 0:
             raise UsageError(f"depth {depth} has a negative number of stage units")
         if hidden_size % 2:
