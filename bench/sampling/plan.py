@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.diffusion import objective
 from bench.diffusion.guidance import guided
+from bench.diffusion.interface import Objective
 from bench.records.schema import SamplingSettings
 from bench.utils import randomness
 from bench.utils.precision import Precision, autocast, check_precision, tf32
@@ -30,7 +30,7 @@ class Plan:
         precision: bf16 and fp16 run the network under autocast.
     """
 
-    objective: str
+    objective: Objective
     settings: SamplingSettings
     classes: tuple[int, ...] = ()
     seed: int = 0
@@ -44,7 +44,7 @@ class Plan:
                 guidance without a null class, or a precision that the device lacks.
         """
         randomness.check_seed(self.seed)
-        objective(self.objective).check_sampler(self.settings.sampler, self.settings.steps)
+        self.objective.check_sampler(self.settings.sampler, self.settings.steps)
         beyond = [c for c in self.classes if not 0 <= c < max(network.num_classes, 1)]
         if beyond:
             raise UsageError(f"{network.name} has classes 0 … {network.num_classes - 1}, not {beyond[0]}")
@@ -81,7 +81,7 @@ class Plan:
             return output.float()
 
         with tf32(settings.tf32, indices.device):
-            return objective(self.objective).sample(
+            return self.objective.sample(
                 predict,
                 noise(purpose="noise"),
                 lambda step: noise(purpose="step", step=step),

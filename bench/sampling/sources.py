@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import registry
+from bench.diffusion.interface import Objective
 from bench.records.schema import SamplingSettings
 from bench.sampling.images import ToImages
 
@@ -26,7 +27,7 @@ class Source:
 
     network: Any
     to_images: ToImages
-    objective: str
+    objective: Objective
     defaults: SamplingSettings
     identity: dict[str, Any]
 
@@ -35,7 +36,7 @@ def open_weights(
     path: str | Path,
     model: str,
     overrides: dict[str, Any],
-    objective: str,
+    objective: Objective,
     defaults: SamplingSettings,
     vae: str | None = None,
 ) -> Source:
@@ -52,7 +53,7 @@ def open_weights(
         UsageError: no such file, weights of another network, or a decoder that is not to be had.
     """
     network = registry.load_checkpoint(registry.create(model, **overrides), path)
-    if objective == "flow":
+    if objective.name == "flow":
         defaults = defaults.model_copy(update={"sampler": "heun", "steps": "125"})
     with Path(path).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

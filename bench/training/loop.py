@@ -171,14 +171,11 @@ def begin_or_continue(run: Run, manifest: Manifest, resume: bool) -> None:
             f"{run.folder} already holds a run: continue it with --resume, or choose another folder"
         )
     if begun:
-        before, now = run.manifest.request, manifest.request
-        if before.training.trajectory() == now.training.trajectory():  # the number of steps may differ
-            before = before.model_copy(update={"training": now.training})
-        was, wanted = (dict(_leaves(each.model_dump(mode="json"))) for each in (before, now))
-        for key in sorted(was.keys() | wanted.keys(), key=lambda key: (key == "fingerprint", key)):
+        was, wanted = (_decisive(each.request) for each in (run.manifest, manifest))
+        for key in sorted(was | wanted, key="fingerprint".__eq__):  # in their order, but the code last
             if was.get(key) != wanted.get(key):
                 difference = (
-                    f"with other code of {now.model} (fingerprint {was.get(key)}, now {wanted.get(key)})"
+                    f"with other code of {manifest.request.model} (fingerprint {was.get(key)}, now {wanted.get(key)})"
                     if key == "fingerprint"
                     else f"with {key} = {was.get(key)!r}, not {wanted.get(key)!r}"
                 )
@@ -187,6 +184,11 @@ def begin_or_continue(run: Run, manifest: Manifest, resume: bool) -> None:
                 )
     if distributed.is_main():
         run.begin(manifest)
+
+
+def _decisive(request: RunRequest) -> dict[str, Any]:
+    """What the weights at a step follow from, by dotted keys."""
+    return dict(_leaves(request.model_dump(mode="json") | {"training": request.training.trajectory()}))
 
 
 def _leaves(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
@@ -365,7 +367,7 @@ class Trainer:
         sampler, steps = PREVIEW[name]
         settings = SamplingSettings(sampler=sampler, steps=steps, labels="balanced", num=4 * columns,
                                     tf32=self.settings.tf32)  # fmt: skip
-        plan = Plan(name, settings, classes=tuple(range(min(classes, columns))))
+        plan = Plan(self.objective, settings, classes=tuple(range(min(classes, columns))))
         averaged = copy.deepcopy(self.network)
         averaged.load_state_dict(self.update.ema)
         grids = plan.grids(averaged.deploy(), torch.arange(settings.num, device=self.device))
@@ -436,5 +438,5 @@ def _signals() -> Iterator[list[int]]:
     try:
         yield received
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for caught, handler in before.items():
+            signal.signal(caught, handler)

@@ -28,6 +28,7 @@ from torch import Tensor
 
 import registry
 from bench import data as datasets
+from bench.diffusion import objective
 from bench.records.schema import Config, Model, TrainingSettings
 from bench.sampling.sources import Source, decoder
 from bench.training.protocols import Protocol
@@ -256,7 +257,8 @@ def open_run(path: str | Path, weights: str = "ema", vae: str | None = None) -> 
     """The newest checkpoint of a training run, or the one whose folder is given.
 
     Args:
-        weights: `ema` for the averaged ones, `model` for the last.
+        weights: `ema` for the averaged ones, `model` for the last, a number for the power-function average
+            of that relative width.
         vae: decoder of latents; by default that of the run's dataset.
 
     Raises:
@@ -269,7 +271,12 @@ def open_run(path: str | Path, weights: str = "ema", vae: str | None = None) -> 
     request = manifest.request
     folder = run.checkpoint(int(path.name) if of_checkpoint else None)
     network = request.build()
-    state = getattr(load(folder, (weights,)), weights)
+    if weights in ("ema", "model"):
+        state = getattr(load(folder, (weights,)), weights)
+    else:
+        from bench.training.ema import reconstruct
+
+        state = load(folder, ("model",)).model | reconstruct(run, int(folder.name), weights)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -278,8 +285,8 @@ def open_run(path: str | Path, weights: str = "ema", vae: str | None = None) -> 
         ) from None
     to_images = decoder(vae) if vae else datasets.load(request.data, **manifest.data_options).to_images
     identity = {"run": request.model_dump(mode="json"), "step": int(folder.name), "weights": weights}
-    assert request.training.objective is not None
-    return Source(network, to_images, request.training.objective, manifest.protocol.sampling, identity)
+    trained_by = objective(request.training.objective or "ddpm")
+    return Source(network, to_images, trained_by, manifest.protocol.sampling, identity)
 
 
 def load(folder: Path, parts: tuple[str, ...] = PARTS) -> Checkpoint:

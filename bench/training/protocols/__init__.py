@@ -152,6 +152,18 @@ def load(name: str | Path, beside: Path | None = None) -> Protocol:
     )
 
 
+def changed(settings: SamplingSettings, values: dict[str, Any]) -> SamplingSettings:
+    """Settings with some values in the place of theirs.
+
+    Raises:
+        UsageError: a value that is not right.
+    """
+    try:
+        return SamplingSettings.model_validate(settings.model_dump() | values)
+    except ValidationError as error:
+        raise UsageError(_first(error)) from None
+
+
 def _found(name: str | Path, beside: Path | None) -> str | Path:
     """The file of that name beside something, where there is one; else the name as it is."""
     if beside is None or Path(name).is_absolute():
