@@ -18,8 +18,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from registry.errors import UsageError, reason
+from registry.errors import UsageError
 from registry.plugins import Description, Registry
+from registry.values import format_value, plain
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,24 +43,10 @@ __all__ = [
     "register",
 ]
 
-backbones = Registry("backbone", group="bench.backbones", argument="override")
-backbones.declare("registry.networks.dit", [f"dit-{s}-{p}" for s in ("s", "b", "l", "xl") for p in (2, 4, 8)])
-backbones.declare("registry.networks.dit", [f"sit-{s}-{p}" for s in ("s", "b", "l", "xl") for p in (2, 4, 8)])
-backbones.declare(
-    "registry.networks.udit", ["dit-unet", "dit-unet-slim", "udit-t", "udit-s", "udit-b", "udit-l"]
+backbones = Registry(
+    "backbone", group="bench.backbones", argument="override", base="registry.backbone.Backbone"
 )
-backbones.declare(
-    "registry.networks.uvit",
-    ["uvit-s-2", "uvit-s-2-deep", "uvit-m-2", "uvit-l-2", "uvit-h-2"],
-    aliases={
-        "uvit-s-2-deep": ["uvit-s-deep", "uvit-s-deep-2"],
-        **{f"uvit-{s}-2": [f"uvit-{s}"] for s in "smlh"},
-    },
-)
-backbones.declare("registry.networks.uvit", ["uvit-m-4", "uvit-l-4", "uvit-s-2-cifar10"])
-backbones.declare("registry.networks.unet2d", ["unet2d", "unet2d-64"])
-backbones.declare("registry.networks.uvit2d", ["uvit2d", "uvit2d-latent"])
-backbones.declare("registry.networks.tiny_unet", ["tiny-unet"])
+backbones.discover("registry.networks")
 
 register, names, describe = backbones.register, backbones.names, backbones.describe
 
@@ -73,37 +60,17 @@ def create(name: str, **overrides: Any) -> nn.Module:
             and `num_classes` (0 for unconditional) among them; `describe(name)` lists them all.
 
     Returns:
-        A `Backbone` (or a user's module that honours its contract); `.name` and `.overrides` say
-        what was asked for.
+        A `Backbone` (or a user's module that honours its contract); its `.name` and `.overrides` are those
+        given here, the values converted.
 
     Raises:
-        UsageError: unknown name or override, or a value the network cannot be built with.
+        UsageError: unknown name or override, or a value that the network refuses. Any other exception of its
+            constructor propagates.
     """
     from registry.backbone import adopt
 
-    factory = backbones.factory(name)
     overrides = backbones.check(name, overrides)
-    title = backbones.find(name).name
-    try:
-        return adopt(title, factory, overrides)
-    except UsageError:
-        raise
-    except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        if not overrides:
-            raise  # no value of the user's is to blame
-        asked = ", ".join(f"{option}={value!r}" for option, value in overrides.items())
-        raise UsageError(f"{title} cannot be built with {asked}: {reason(error)}") from error
-
-
-def label(name: str, overrides: Mapping[str, Any]) -> str:
-    """A network with its overrides as the command takes them: `udit-t rope=false depth=1,1,2,1,1`."""
-
-    def text(value: Any) -> str:
-        if isinstance(value, list | tuple):
-            return ",".join(map(text, value))
-        return str(value).lower() if isinstance(value, bool) else str(value)
-
-    return " ".join([name, *(f"{key}={text(value)}" for key, value in overrides.items())])
+    return adopt(backbones.find(name).name, backbones.factory(name), overrides)
 
 
 def canonical(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,29 +82,35 @@ def canonical(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: unknown name, or an override that it does not take.
     """
-    defaults = {
-        option: p.default for option, p in backbones.options(name).items() if p.default is not p.empty
-    }
-    config = {
-        option: _plain(value) for option, value in (defaults | backbones.check(name, dict(overrides))).items()
-    }
-    size = config.get("input_size")
+    return _plain_config(_defaults(name) | backbones.check(name, dict(overrides)))
+
+
+def _defaults(name: str) -> dict[str, Any]:
+    options = backbones.options(name)
+    return {option: p.default for option, p in options.items() if p.default is not p.empty}
+
+
+def _plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    plain_config = {option: plain(value) for option, value in config.items()}
+    size = plain_config.get("input_size")
     if isinstance(size, list) and len(set(size)) == 1:
-        config["input_size"] = size[0]
-    return config
+        plain_config["input_size"] = size[0]
+    return plain_config
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON holds it."""
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return getattr(value, "__qualname__", str(value))
+def label(name: str, overrides: Mapping[str, Any]) -> str:
+    """A network as `--model` takes it, with what differs from its defaults: `udit-t rope=false`.
+
+    Args:
+        name: of a backbone; of one that is not registered, all overrides are shown.
+        overrides: some options with their values, or all of them (`canonical`).
+    """
+    try:
+        config, defaults = canonical(name, overrides), _plain_config(_defaults(name))
+    except UsageError:
+        config, defaults = dict(overrides), {}
+    shown = {o: value for o, value in config.items() if o not in defaults or defaults[o] != value}
+    return " ".join([name, *(f"{option}={format_value(value)}" for option, value in shown.items())])
 
 
 def __getattr__(attribute: str) -> Any:

@@ -5,11 +5,12 @@ A backbone is an `nn.Module` with
     forward(x (N, C, H, W), t (N,), y (N,)) -> (N, C_out, H, W)
 
 where t is the original diffusion step (0 … 999, fractions allowed) and y the class label; a network
-without classes ignores y. It tells its `input_size`, `in_channels`, `out_channels`, `num_classes`
-and `learn_sigma`. A network with another signature overrides `example_inputs` and can then still be
-costed and timed. Every long skip connection passes through a `LongSkip`, so that it can be cut.
+without classes ignores y. It has the attributes `input_size`, `in_channels`, `out_channels`, `num_classes`
+and `learn_sigma`, and declares for what it is trained: `objective`, `beta_schedule`, `guided_channels`,
+`null_class`. A network with another signature overrides `example_inputs` and can then still be costed and
+timed. Every long skip connection passes through a `LongSkip`, so that it can be cut.
 
-No network lives here, and nothing that belongs to a single family.
+No network belongs here, and nothing that belongs to a single family.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from registry.errors import UsageError
+from registry.checkpoints import Rule
+from registry.errors import CodeError, UsageError
+from registry.layers.embeddings import LabelDropout
 
 Size = int | tuple[int, int]  # a square grid's side, or (height, width)
 
@@ -48,13 +51,26 @@ class Backbone(nn.Module):
     """Base class of the networks; subclasses define `forward(x, t, y)`.
 
     Attributes:
+        objective: what it is trained to predict, a name of `bench.diffusion`: "ddpm" or "flow".
+        beta_schedule: the noise of "ddpm": "linear", β from 0.0001 to 0.02, or "scaled_linear", √β from
+            √0.00085 to √0.012 as in Stable Diffusion.
+        guided_channels: how many leading channels its published sampling guides; None for all.
+        checkpoint_names: names of the authors' checkpoints into ours, applied in order.
+        fixed_parameters: parameters that are computed, not learned, which a checkpoint may leave out.
         name: registered name, set by `registry.create`.
-        overrides: what was asked for beyond the name, set by `registry.create`.
+        overrides: the options given to `registry.create`.
         input_size: side of the square input grid, or (H, W).
         in_channels, out_channels: C and C_out.
         num_classes: number of classes without the null class; 0 for an unconditional network.
         learn_sigma: whether the output is noise and variance range (C_out = 2 C) or noise only.
+        size_multiple: H and W are multiples of this many cells.
     """
+
+    objective: ClassVar[str] = "ddpm"
+    beta_schedule: ClassVar[str] = "linear"
+    guided_channels: ClassVar[int | None] = None
+    checkpoint_names: ClassVar[list[Rule]] = []
+    fixed_parameters: ClassVar[Collection[str]] = ()
 
     name: str = ""
     overrides: dict[str, Any]
@@ -70,6 +86,10 @@ class Backbone(nn.Module):
     ) -> None:
         """
         Args:
+            input_size: side of the input grid in cells, or (H, W).
+            in_channels: channels of the input.
+            num_classes: classes without the null class; 0 for an unconditional network.
+            learn_sigma: whether the output is noise and variance range, or noise alone.
             size_multiple: H and W must be multiples of this many cells.
 
         Raises:
@@ -81,6 +101,7 @@ class Backbone(nn.Module):
         height, width = height_width(input_size)
         if in_channels < 1 or num_classes < 0:
             raise UsageError(f"needs in_channels >= 1 and num_classes >= 0, not {in_channels}, {num_classes}")
+        require_positive(size_multiple=size_multiple)
         self.input_size = height if height == width else (height, width)
         self.in_channels = in_channels
         self.out_channels = 2 * in_channels if learn_sigma else in_channels
@@ -111,12 +132,20 @@ class Backbone(nn.Module):
         height, width = x.shape[2:]
         if fixed_size and (height, width) != height_width(self.input_size):
             built = "×".join(map(str, height_width(self.input_size)))
-            asked = height if height == width else (height, width)
+            needed = height if height == width else (height, width)
             raise UsageError(
                 f"{self.name or type(self).__name__} was built for {built} inputs and cannot take "
-                f"{height}×{width}: create it with input_size={asked}."
+                f"{height}×{width}: create it with input_size={needed}."
             )
         self._check_grid(height, width)
+
+    @property
+    def null_class(self) -> int | None:
+        """The label that stands for no label, or None: without classes, or without label dropout in training.
+
+        Known by its `LabelDropout`; a network that drops labels in another way overrides this.
+        """
+        return _null_class(self)
 
     def example_inputs(self, batch_size: int = 1) -> tuple[Tensor, ...]:
         """Random arguments of `forward`, on the network's device and in its dtype.
@@ -127,7 +156,7 @@ class Backbone(nn.Module):
         return _example_inputs(self, batch_size)
 
     def stages(self) -> dict[str, nn.Module]:
-        """Parts in which cost is told, in order of execution: name -> module."""
+        """Parts whose cost is shown apart, in order of execution: name -> module."""
         return dict(self.named_children())
 
     def long_skips(self) -> dict[str, Callable[[], contextlib.AbstractContextManager[None]]]:
@@ -145,29 +174,6 @@ class Backbone(nn.Module):
         are. A submodule takes part by a method `merged()` that returns its inference form.
         """
         return deploy(self)
-
-    def forward_with_cfg(
-        self, x: Tensor, t: Tensor, y: Tensor, cfg_scale: float, guided_channels: int | None = 3
-    ) -> Tensor:
-        """Classifier-free guidance as in DiT's sampling program.
-
-        Args:
-            x: (2N, C, H, W), of which the first half is used for both halves.
-            t: (2N,).
-            y: (2N,), the classes and then the null class, N each.
-            cfg_scale: s in eps = uncond + s·(cond − uncond).
-            guided_channels: how many leading channels are guided; 3 as in the published numbers,
-                None for all noise channels.
-
-        Returns:
-            (2N, C_out, H, W), both halves guided alike; the other channels pass as they are.
-        """
-        half = x[: len(x) // 2]
-        out = self(torch.cat([half, half]), t, y)
-        guided = self.in_channels if guided_channels is None else guided_channels
-        cond, uncond = out[:, :guided].chunk(2)
-        eps = uncond + cfg_scale * (cond - uncond)
-        return torch.cat([torch.cat([eps, eps]), out[:, guided:]], dim=1)
 
 
 @contextlib.contextmanager
@@ -198,21 +204,63 @@ def _example_inputs(model: Any, batch_size: int) -> tuple[Tensor, ...]:
     return x, t, y
 
 
+def _null_class(model: Any) -> int | None:
+    """`Backbone.null_class` for any module with the contract's attributes."""
+    dropped = any(isinstance(part, LabelDropout) and part.dropout > 0 for part in model.modules())
+    return model.num_classes if dropped and model.num_classes else None
+
+
+def is_denoiser(network: Any, inputs: Sequence[Any]) -> bool:
+    """Whether the inputs of a network are x (N, C, H, W), t and y."""
+    x = inputs[0]
+    return len(inputs) == 3 and x.is_floating_point() and x.dim() == 4 and x.shape[1] == network.in_channels
+
+
+def check_output(network: Any, inputs: Sequence[Any], output: Any) -> None:
+    """Make sure that what a network returned can be an output of it.
+
+    Args:
+        network: any module with the contract's attributes.
+        inputs: the arguments of its `forward`.
+        output: what it returned. Values are checked where it holds any: on no meta or fake tensor.
+
+    Raises:
+        CodeError: it is no tensor, of a denoiser not (N, out_channels, H, W), or not finite everywhere.
+    """
+    name = getattr(network, "name", "") or type(network).__name__
+    if not isinstance(output, Tensor):
+        raise CodeError(f"{name}: forward returns {type(output).__name__}, not a tensor", network)
+    if is_denoiser(network, inputs):
+        n, _, height, width = inputs[0].shape
+        expected = (n, network.out_channels, height, width)
+        if tuple(output.shape) != expected:
+            raise CodeError(
+                f"{name}: the output is {tuple(output.shape)}, not (N, out_channels, H, W) = {expected}",
+                network,
+            )
+    if type(output) is Tensor and not output.is_meta:
+        wild = int((~output.isfinite()).sum())
+        if wild:
+            raise CodeError(f"{name}: {wild} of {output.numel()} output values are not finite", network)
+
+
 def adopt(name: str, factory: Callable[..., Any], overrides: dict[str, Any]) -> nn.Module:
     """Call a factory and make sure that what it returns can be measured.
 
-    A plain `nn.Module` gets the contract's attributes that it does not set itself: those asked for,
-    else its factory's defaults, else 32×32 inputs of 4 channels, 1000 classes, no learned variance.
+    A plain `nn.Module` gets the contract's attributes that it does not set itself: those of `overrides`, else
+    its factory's defaults, else 32×32 inputs of 4 channels, 1000 classes, no learned variance; and what
+    `Backbone` declares.
 
     Raises:
-        UsageError: the factory refuses the overrides, or returns no module.
+        UsageError: one of our networks refuses the overrides.
+        CodeError: the factory returns no module, or one with an attribute in the way of the contract.
     """
     try:
         model = factory(**overrides)
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from None
     if not isinstance(model, nn.Module):
-        raise UsageError(f"backbone {name!r} must make an nn.Module, not {type(model).__name__}")
+        raise CodeError(f"backbone {name!r} must make an nn.Module, not {type(model).__name__}", factory)
     if not isinstance(model, Backbone):
         _complete(model, factory, overrides)
     named: Any = model
@@ -221,21 +269,26 @@ def adopt(name: str, factory: Callable[..., Any], overrides: dict[str, Any]) -> 
 
 
 def _complete(model: Any, factory: Callable[..., Any], overrides: dict[str, Any]) -> None:
-    """Give a plain module what it does not say of itself: as asked, as its factory has it, or usual."""
-    usual = {"input_size": 32, "in_channels": 4, "num_classes": 1000, "learn_sigma": False}
+    """Give a plain module the attributes and methods of the contract that it lacks."""
+    attributes = {"input_size": 32, "in_channels": 4, "num_classes": 1000, "learn_sigma": False}
     own = {p.name: p.default for p in inspect.signature(factory).parameters.values()}
-    for attribute, value in usual.items():
+    for attribute, value in attributes.items():
         if own.get(attribute, inspect.Parameter.empty) is not inspect.Parameter.empty:
             value = own[attribute]
         if not hasattr(model, attribute):
             setattr(model, attribute, overrides.get(attribute, value))
     if not hasattr(model, "out_channels"):
         model.out_channels = model.in_channels * (2 if model.learn_sigma else 1)
-    # The contract's questions work on any module.
-    for question in ("example_inputs", "stages", "long_skips", "deploy", "forward_with_cfg"):
-        if not hasattr(model, question):
-            setattr(model, question, getattr(Backbone, question).__get__(model))
-        elif not inspect.ismethod(getattr(model, question)):
-            raise UsageError(
-                f"{type(model).__name__}.{question} is no method, as a backbone's is: rename that attribute"
+    if not hasattr(model, "null_class"):
+        model.null_class = _null_class(model)
+    for attribute in ("objective", "beta_schedule", "guided_channels"):
+        if not hasattr(model, attribute):
+            setattr(model, attribute, getattr(Backbone, attribute))
+    for method in ("example_inputs", "stages", "long_skips", "deploy"):
+        if not hasattr(model, method):
+            setattr(model, method, getattr(Backbone, method).__get__(model))
+        elif not inspect.ismethod(getattr(model, method)):
+            raise CodeError(
+                f"{type(model).__name__}.{method} is no method, as a backbone's is: rename that attribute",
+                model,
             )

@@ -1,7 +1,7 @@
 """Weights of the authors' programs and of diffusers into our networks.
 
-A checkpoint's names are translated by rules that stand here, one list a family; tensors are never
-changed, except that a 1×1 convolution and a linear map of the same numbers count as the same.
+A checkpoint's names are translated by the rules of the network's class (`checkpoint_names`); tensors are
+never changed, except that a 1×1 convolution and a linear map of the same numbers count as the same.
 Nothing is unpickled beyond tensors, plain containers and an `argparse.Namespace`.
 """
 
@@ -13,91 +13,23 @@ import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from registry.errors import UsageError, reason
 
+# A pattern of a name in an authors' layout, and what takes its place in ours, as `re.sub` takes them.
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
-Family = TypeVar("Family")
 
-_TRANSFORMER: list[Rule] = [
+# Attention and MLP of the programs that take them from timm.
+TRANSFORMER_NAMES: list[Rule] = [
     (r"\.attn\.", ".attention."),
     (r"\.attention\.proj\.", ".attention.out."),
     (r"\.mlp\.fc1\.", ".mlp.expand."),
     (r"\.mlp\.fc2\.", ".mlp.contract."),
 ]
-
-_DIT: list[Rule] = [
-    (r"^x_embedder\.proj\.", "embed."),
-    (r"^t_embedder\.", "condition.time."),
-    (r"^y_embedder\.embedding_table\.", "condition.label.table."),
-    (r"\.adaLN_modulation\.1\.", ".modulation."),
-    (r"^final_layer\.linear\.", "head.project."),
-    (r"^final_layer\.", "head."),
-    *_TRANSFORMER,
-]
-
-_UVIT: list[Rule] = [
-    (r"^patch_embed\.proj\.", "embed."),
-    (r"^label_emb\.", "label.table."),
-    (r"\.skip_linear\.", ".fuse."),
-    (r"^decoder_pred\.", "project."),
-    (r"^final_layer\.", "output."),
-    *_TRANSFORMER,
-]
-
-
-def _layer(match: re.Match[str]) -> str:
-    """Two layers a stage unit: `.3.attn2.` -> `.7.attention.`"""
-    parts = {"attn": "attention", "mlp": "ffn", "adaLN_modulation": "modulation"}
-    return f".{2 * int(match[1]) + int(match[3]) - 1}.{parts[match[2]]}."
-
-
-_UDIT: list[Rule] = [
-    (r"^x_embedder\.proj\.", "stem."),
-    (r"^t_embedder_(\d)\.", r"condition\1.time."),
-    (r"^y_embedder_(\d)\.embedding_table\.", r"condition\1.label.table."),
-    (r"^encoder_level_", "encoder"),
-    (r"^decoder_level_", "decoder"),
-    (r"^latent\.", "middle."),
-    (r"^(down\d)_\d\.body\.0\.", r"\1.conv."),
-    (r"^up\d_(\d)\.body\.0\.", r"up\1.conv."),  # up3_2 leads to scale 2
-    (r"^reduce_chan_level", "fuse"),
-    (r"\.(\d+)\.(attn|mlp|adaLN_modulation)([12])\.", _layer),
-    (r"^final_layer\.adaLN_modulation\.", "head.modulation."),
-    (r"^final_layer\.out_proj\.", "head.project."),
-    (r"\.modulation\.1\.", ".modulation."),
-    (r"\.attention\.to_", ".attention."),
-    (r"\.downsampler\.layer\.", ".downsampler."),
-    (r"\.ffn\.(project_in|fc1)\.", ".ffn.expand."),
-    (r"\.ffn\.(project_out|fc2)\.", ".ffn.contract."),
-    (r"\.ffn\.dwconv\.", ".ffn.depthwise."),
-]
-
-_TINY_UNET: list[Rule] = [
-    (r"^t_emb\.(\d)", lambda m: f"time.{int(m[1]) - 1}"),
-    (r"^d(\d)\.", r"down\1."),
-    (r"^mid\.", "middle."),
-    (r"^u(\d)\.", r"up\1."),
-    (r"\.t_proj\.", ".time."),
-    (r"\.skip\.", ".shortcut."),
-    (r"^out\.", "output."),
-]
-
-_RULES: dict[str, list[Rule]] = {
-    "registry.networks.dit.DiT": _DIT,
-    "registry.networks.udit.UDiT": _UDIT,
-    "registry.networks.uvit.UViT": _UVIT,
-    "registry.networks.tiny_unet.TinyUNet": _TINY_UNET,
-    "registry.networks.unet2d.UNet2D": [(r"^", "net.")],
-    "registry.networks.uvit2d.UVit2D": [(r"^", "net.")],
-}
-
-# Tables that are computed, not learned, and that a checkpoint may therefore leave out.
-_FIXED = {"registry.networks.dit.DiT": {"pos_embed"}}
 
 
 def load_checkpoint(
@@ -128,7 +60,7 @@ def load_checkpoint(
         if target is not None and target.shape != tensor.shape and _squeezed(target) == _squeezed(tensor):
             state[name] = tensor.reshape(target.shape)  # a linear map stored as a 1×1 convolution
 
-    fixed = _of_family(_FIXED, model) or set()
+    fixed = getattr(model, "fixed_parameters", ())
     missing = [name for name in own if name not in state and name not in fixed]
     extra = [name for name in state if name not in own]
     shapes = [
@@ -215,26 +147,25 @@ def _listed(names: list[str]) -> str:
 def _translate(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Names of the authors' layout into ours; names that are ours already stay."""
     own = set(model.state_dict())
-    rules = _of_family(_RULES, model)
+    rules: list[Rule] = getattr(model, "checkpoint_names", [])
     if own & set(state) == set(state) or not rules:
         return state
-    # The downsampler is a bare convolution in some variants and holds one in others.
-    nested = any(".downsampler.conv." in name for name in own)
+    # Modules that hold, beside what they add to it, what a layout stores under their own name.
+    inner = {
+        name: f"{name}.{module.checkpoint_part}"
+        for name, module in model.named_modules()
+        if hasattr(module, "checkpoint_part")
+    }
 
     def ours(name: str) -> str:
         for pattern, replacement in rules:
             name = re.sub(pattern, replacement, name)
-        return name.replace(".downsampler.", ".downsampler.conv.") if nested else name
+        module, _, parameter = name.rpartition(".")
+        return f"{inner[module]}.{parameter}" if module in inner else name
 
     translated = {ours(name): tensor for name, tensor in state.items()}
     # Leave the names as they came where translating does not help: messages then name the file's.
     return translated if len(own & set(translated)) >= len(own & set(state)) else state
-
-
-def _of_family(table: Mapping[str, Family], model: nn.Module) -> Family | None:
-    """The entry for a network's class or, where a user has derived one, for its base class."""
-    lineage = (f"{ancestor.__module__}.{ancestor.__name__}" for ancestor in type(model).__mro__)
-    return next((table[name] for name in lineage if name in table), None)
 
 
 def _squeezed(tensor: Tensor) -> tuple[int, ...]:

@@ -21,8 +21,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from registry.backbone import height_width
-from registry.errors import reason
+from registry.backbone import check_output, height_width, is_denoiser
+from registry.errors import CodeError, reason, user_frame
 from registry.layers.embeddings import LabelDropout
 
 Status = Literal["pass", "fail", "n/a"]
@@ -46,26 +46,30 @@ class Result:
     reason: str
 
 
-def check(model: nn.Module, *, progress: Callable[[str], None] | None = None) -> list[Result]:
+def check(model: nn.Module, *, progress: Callable[[str, int, int], None] | None = None) -> list[Result]:
     """Every check of `CHECKS` on a network, which is left as it was.
 
     Args:
         model: a network that honours the contract of `registry.Backbone`, on any device.
-        progress: called with the name of each check before it runs.
+        progress: called before each check with its name, how many are done, and how many there are.
 
     Returns:
         One result for each check, in order; the same results from call to call. Where the network
-        raises, the check has failed and the reason is the error's first line.
+        raises, the check has failed; the reason is the error's first line and its place in the user's file.
     """
-    results = []
+    results: list[Result] = []
     for name, run in CHECKS.items():
         if progress:
-            progress(name)
+            progress(name, len(results), len(CHECKS))
         with _seeded():
             try:
                 status, found = run(_opened(model))
+            except CodeError as error:
+                status, found = "fail", str(error)
             except Exception as error:
-                status, found = "fail", reason(error)
+                frame = user_frame(error)
+                place = f" ({frame.filename}, line {frame.lineno})" if frame else ""
+                status, found = "fail", reason(error) + place
         results.append(Result(name, status, found))
     return results
 
@@ -106,7 +110,7 @@ def _opened(model: nn.Module) -> Any:
 def _forward(net: Any, inputs: Sequence[Tensor]) -> Tensor:
     out = net(*inputs)
     if not isinstance(out, Tensor):
-        raise TypeError(f"forward returns {type(out).__name__}, not a tensor")
+        raise CodeError(f"forward returns {type(out).__name__}, not a tensor", net)
     return out
 
 
@@ -124,16 +128,10 @@ def _least_change(a: Tensor, b: Tensor) -> float:
     return min(map(_difference, a, b))
 
 
-def _is_denoiser(net: Any, inputs: Sequence[Tensor]) -> bool:
-    """Whether a network takes x (N, C, H, W), t and y."""
-    x = inputs[0]
-    return len(inputs) == 3 and x.is_floating_point() and x.dim() == 4 and x.shape[1] == net.in_channels
-
-
 def _others(net: Any, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     """Other inputs of the same shape; of a denoiser, step and label of every sample surely differ."""
     others = net.example_inputs(len(inputs[0]))
-    if not _is_denoiser(net, inputs):
+    if not is_denoiser(net, inputs):
         return others
     _, t, y = inputs
     return others[0], (t + 500) % 1000, (y + 1) % net.num_classes if net.num_classes else y + 1
@@ -143,7 +141,7 @@ def _of_denoisers(run: Callable[[Any], Verdict]) -> Callable[[Any], Verdict]:
     """Decorator: a check that says nothing of a network with other inputs."""
 
     def checked(net: Any) -> Verdict:
-        if not _is_denoiser(net, net.example_inputs(2)):
+        if not is_denoiser(net, net.example_inputs(2)):
             return "n/a", "the network takes other inputs than x (N, C, H, W), t, y"
         return run(net)
 
@@ -159,18 +157,18 @@ def _of_output(difference: float) -> str:
     return f"{difference:.1e} of the largest output"
 
 
-# ---- the checks: a network, opened by `_opened` and theirs to change -> verdict ----
+# ---- the checks: a network, opened by `_opened`, which they may change -> verdict ----
 
 
 def _output_shape(net: Any) -> Verdict:
-    out = _forward(net, net.example_inputs(2))
+    inputs = net.example_inputs(2)
+    out = _forward(net, inputs)
+    check_output(net, inputs, out)
     expected = (2, net.out_channels, *height_width(net.input_size))
     if tuple(out.shape) != expected:
         return "fail", f"the output is {tuple(out.shape)}, not (N, out_channels, H, W) = {expected}"
     if not out.is_floating_point():
         return "fail", f"the output is {out.dtype}, not floating-point"
-    if not out.isfinite().all():
-        return "fail", f"{(~out.isfinite()).sum()} of {out.numel()} output values are not finite"
     return "pass", f"{expected}, finite"
 
 

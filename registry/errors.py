@@ -1,12 +1,20 @@
-"""The one error type for what a user can put right: its message is a single clear line."""
+"""Errors: wrong input to this program, and mistakes in the code of its users."""
 
 from __future__ import annotations
 
+import inspect
+import sysconfig
+import traceback
+from pathlib import Path
 from typing import Any
+
+plugin_packages: set[str] = set()  # installed packages that registered a plugin: their files are the user's
+_OWN = [Path(__file__).parent, Path(__file__).parents[1] / "bench"]
+_STDLIB = [Path(sysconfig.get_path(which)) for which in ("stdlib", "platstdlib")]
 
 
 class UsageError(ValueError):
-    """Something asked for cannot be done; the message says what, where and what to do instead.
+    """Wrong input to this program; the message says what is wrong, where, and what to do.
 
     The command line prints the message after `error:` and exits with status 2, without a traceback.
     """
@@ -15,8 +23,27 @@ class UsageError(ValueError):
         super().__init__(" ".join(message.split()))  # a value or another library's text may have lines
 
 
+class CodeError(Exception):
+    """A user's code returned something that cannot be right; the message ends with its file and line.
+
+    Args:
+        message: what is wrong, in one line.
+        source: the object, class or function whose code it is; of a network, its `forward` is named.
+    """
+
+    def __init__(self, message: str, source: object) -> None:
+        target: Any = source if inspect.isclass(source) or inspect.isroutine(source) else type(source)
+        target = inspect.unwrap(getattr(target, "forward", target))
+        try:
+            line = inspect.getsourcelines(target)[1]
+            message += f" ({inspect.getsourcefile(target)}, line {line})"
+        except (OSError, TypeError):  # code without a file
+            pass
+        super().__init__(message)
+
+
 def reason(error: BaseException) -> str:
-    """What another library's error says, for a message: `KeyError: 'x'`, its first line only."""
+    """The first line of an error with its type, for a message: `KeyError: 'x'`."""
     first = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
@@ -30,22 +57,33 @@ def suggest(word: str, known: list[str]) -> str:
     return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
-class CodeError(Exception):
-    """A user's code returned something that cannot be right; the message ends with its file and line.
+def user_frame(error: BaseException) -> traceback.FrameSummary | None:
+    """The deepest frame of an error that is in a user's file, or None where no such file is involved.
+
+    Of a syntax error in a user's file, the place in that file.
+    """
+    if isinstance(error, SyntaxError) and error.filename and is_user_file(error.filename):
+        line = (error.text or "").strip()
+        return traceback.FrameSummary(error.filename, error.lineno or 0, "<module>", line=line)
+    found = None
+    for frame, line_number in traceback.walk_tb(error.__traceback__):
+        code = frame.f_code
+        if is_user_file(code.co_filename, frame.f_globals.get("__name__") or ""):
+            found = traceback.FrameSummary(code.co_filename, line_number, code.co_name)
+    return found
+
+
+def is_user_file(filename: str, module: str = "") -> bool:
+    """Whether a file is neither of this program, nor of the standard library or an installed package.
 
     Args:
-        message: what is wrong, in one line.
-        source: the class, function or module whose code it is.
+        filename: the file of a module or a frame.
+        module: the module's name; a package that registered a plugin counts as the user's.
     """
-
-    def __init__(self, message: str, source: object) -> None:
-        import inspect
-
-        target: Any = source if inspect.isclass(source) or inspect.isroutine(source) else type(source)
-        target = getattr(target, "forward", target)
-        try:
-            line = inspect.getsourcelines(target)[1]
-            message += f" ({inspect.getsourcefile(target)}, line {line})"
-        except (OSError, TypeError):  # code without a file, as of a notebook's cell
-            pass
-        super().__init__(message)
+    path = Path(filename)
+    if filename.startswith("<") or any(path.is_relative_to(folder) for folder in _OWN):
+        return False
+    if module.partition(".")[0] in plugin_packages:
+        return True
+    installed = {"site-packages", "dist-packages"} & set(path.parts)
+    return not installed and not any(path.is_relative_to(folder) for folder in _STDLIB)

@@ -1,29 +1,39 @@
 """The plugin registry: which names exist, what they stand for, and how one is made.
 
-`Registry` is generic (backbones here; extractors and datasets follow the same pattern). It knows a
-name long before it imports the code behind it, so listing names costs nothing. A name comes from
+`Registry` is generic: backbones here; datasets, extractors, objectives, samplers in `bench`. It knows a name
+before it imports the code behind it, so that listing and describing names costs nothing. A name comes from
 
-- a built-in table of modules (`declare`), imported when one of their names is asked for,
-- the decorator `register`, at import of the file that uses it,
-- an installed package's entry points, likewise imported when asked for.
+- the modules of a package (`discover`), whose source is read and which are imported when one is made,
+- the decorator `register`, at import of the file that uses it (`load_file` imports one),
+- an installed package's entry points, imported when a name of theirs is used.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import functools
+import hashlib
 import importlib
+import importlib.util
 import inspect
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from registry.errors import UsageError, reason, suggest
+from registry import errors, source
+from registry.errors import UsageError, suggest
+from registry.source import Registration, Signature, UnreadableError
+from registry.values import plain
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+PRIVATE = "bench_plugin_"  # begins the name under which a plugin's file is imported
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 
@@ -42,11 +52,16 @@ class Entry:
     aliases: tuple[str, ...] = ()
     factory: Callable[..., Any] | None = None
     load: Callable[[], Any] | None = None  # imports the code of a name not imported yet
+    registration: Registration | None = None  # as its source has it
+    fingerprint: str = ""  # of the code as it was when it was registered
 
     @property
     def origin(self) -> str:
         """Who defines it, for messages and `bench list`."""
-        return f"package {self.package}" if self.package else self.module
+        if self.package:
+            return f"package {self.package}"
+        file = self.module.startswith(PRIVATE) and getattr(sys.modules.get(self.module), "__file__", None)
+        return Path(file).name if file else self.module
 
     def announces(self, other: Entry) -> bool:
         """Whether `other` is what importing this entry was expected to register."""
@@ -55,15 +70,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Option:
-    """One override that a factory takes: its type as text and its default."""
+    """One argument of a factory: its type as text, and its default if it needs no value."""
 
     type: str
-    default: Any
+    default: Any = None
+    required: bool = False
 
 
 @dataclass(frozen=True)
 class Description:
-    """What `describe` tells of a name."""
+    """What `describe` finds out about a name."""
 
     name: str
     aliases: tuple[str, ...]
@@ -79,22 +95,31 @@ class Registry:
         kind: what is registered, for messages ("backbone").
         group: the entry-point group through which installed packages add names.
         argument: what an argument of its factories is called, for messages.
+        base: the class, as "module.Class", whose attributes hold for a factory without such attributes.
     """
 
-    def __init__(self, kind: str, group: str, argument: str = "option") -> None:
-        self.kind, self.group, self.argument = kind, group, argument
+    def __init__(self, kind: str, group: str, argument: str = "option", base: str = "") -> None:
+        self.kind, self.group, self.argument, self.base = kind, group, argument, base
         self._entries: dict[str, Entry] = {}  # by key of the name and of each alias
-        self._clashes: dict[str, str] = {}  # key -> message, raised when that name is asked for
+        self._clashes: dict[str, str] = {}  # key -> message, raised when that name is used
+        self._packages: list[str] = []  # to be searched for names
 
     # ---- adding names ----
 
-    def declare(
-        self, module: str, names: Iterable[str], aliases: Mapping[str, Iterable[str]] | None = None
-    ) -> None:
-        """Announce names, and aliases of some of them, that importing `module` will register."""
-        load = functools.partial(importlib.import_module, module)
-        for name in names:
-            self._add(Entry(name, module, aliases=tuple((aliases or {}).get(name, ())), load=load))
+    def discover(self, package: str) -> None:
+        """Know the names that the modules of a package register, without importing them.
+
+        Their source is read when a name is first needed: statements `register("name", aliases=["alias"],
+        argument=default, **CONSTANT)(Target)` at the top of a module, or such decorators, with literal names.
+        """
+        self._packages.append(package)
+
+    def _search(self) -> None:
+        while self._packages:
+            for found in source.registrations(self._packages.pop(0), self.kind):
+                module = found.source.name
+                load = functools.partial(importlib.import_module, module)
+                self._add(Entry(found.name, module, aliases=found.aliases, load=load, registration=found))
 
     def register(
         self, name: str, *, aliases: Iterable[str] = (), **defaults: Any
@@ -108,13 +133,17 @@ class Registry:
             >>> @register("my-net")
             ... class MyNet(Backbone): ...
         """
-
+        self._search()
         # Where the name is registered, which may be another package than the class comes from.
         module = sys._getframe(1).f_globals.get("__name__", "")
 
         def add(factory: Factory) -> Factory:
             made = functools.partial(factory, **defaults) if defaults else factory
-            self._add(Entry(name, module, aliases=tuple(aliases), factory=made))
+            entry = Entry(name, module, aliases=tuple(aliases), factory=made)
+            if module.partition(".")[0] not in ("bench", "registry"):
+                errors.plugin_packages.add(module.partition(".")[0])
+                entry.fingerprint = _fingerprint(made)  # now: the file may be edited while this runs
+            self._add(entry)
             return factory
 
         return add
@@ -142,9 +171,10 @@ class Registry:
         """All names, those of installed packages included; nothing is imported for it."""
         from importlib.metadata import entry_points
 
+        self._search()
         for point in entry_points(group=self.group):
             owner = point.dist.name if point.dist else point.value
-            entry = Entry(point.name, point.module, owner, load=point.load)
+            entry = Entry(point.name, point.module, owner, load=functools.partial(_load, point))
             old = self._entries.get(key(point.name))
             if old and old.factory and entry.announces(old):
                 continue  # its module was imported by hand and has registered itself already
@@ -190,46 +220,82 @@ class Registry:
     def factory(self, name: str) -> Callable[..., Any]:
         """The callable behind a name, imported now if it was not before.
 
+        An exception in the code that is imported propagates as it is.
+
         Raises:
-            UsageError: unknown name, or its code cannot be imported or does not register it.
+            UsageError: unknown name, or its code is not there or does not register it.
         """
         entry = self.find(name)
         if entry.factory is None:
             assert entry.load is not None
-            try:
-                loaded = entry.load()
-            except Exception as error:
-                raise UsageError(
-                    f"{self.kind} {entry.name!r} of {entry.origin} cannot be imported: {reason(error)}"
-                ) from error
+            loaded = entry.load()
             # A module registers its names by the decorator; anything else is the factory itself.
-            if callable(loaded) and not isinstance(loaded, ModuleType):
-                entry.factory = loaded
+            if callable(loaded) and not isinstance(loaded, ModuleType) and entry.factory is None:
+                errors.plugin_packages.add(entry.module.partition(".")[0])
+                entry.factory, entry.fingerprint = loaded, _fingerprint(loaded)
             entry = self._entries[key(name)]
             if entry.factory is None:
                 raise UsageError(f"{entry.origin} was imported but registers no {self.kind} {entry.name!r}")
         return entry.factory
 
+    def signature(self, name: str) -> Signature:
+        """What the factory of a name takes: read from its source, or from the factory once it is imported."""
+        entry = self.find(name)
+        if entry.factory is None and entry.registration:
+            try:
+                return entry.registration.signature()
+            except UnreadableError:
+                pass
+        return _signature(self.factory(name))
+
     def options(self, name: str) -> dict[str, inspect.Parameter]:
         """The keyword arguments of a factory, those of `**kwargs` excluded."""
-        parameters = inspect.signature(self.factory(name)).parameters.values()
-        return {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        return self.signature(name).options
+
+    def attribute(self, name: str, attribute: str) -> Any:
+        """A class attribute of the factory of a name, or else of the class `base`; imports only what it must.
+
+        Raises:
+            AttributeError: neither has it.
+        """
+        entry = self.find(name)
+        try:
+            if entry.factory is None and entry.registration:
+                try:
+                    return entry.registration.attribute(attribute)
+                except UnreadableError:
+                    pass
+            return getattr(_source(self.factory(name)), attribute)
+        except AttributeError:
+            module, _, base = self.base.rpartition(".")
+            found = source.read(module, source.file(source.ROOT, module)) if base else None
+            if found is None:
+                raise
+            return Registration(name, (), found, base).attribute(attribute)
+
+    def fingerprint(self, name: str) -> str:
+        """12 hexadecimal digits that stand for the code behind a name and its registered defaults.
+
+        See `registry.source.fingerprint`. Of a plugin, it is the code at the time of its registration.
+        """
+        entry = self.find(name)
+        if entry.factory is None and entry.registration:
+            registration = entry.registration
+            found, definition = registration.source.definition(registration.target)
+            return source.fingerprint(found, definition.name, _texts(registration.defaults))
+        factory = self.factory(name)
+        return self.find(name).fingerprint or _fingerprint(factory)
 
     def describe(self, name: str) -> Description:
-        """Name, aliases, origin, first line of the docstring, and every override with its default."""
-        factory = self.factory(name)
-        entry = self.find(name)
-        source = _source(factory)
-        hints = _hints(source)
+        """Name, aliases, origin, first line of the docstring, and every option with its default."""
+        signature, entry = self.signature(name), self.find(name)
         options = {
-            p.name: Option(
-                _type_text(hints.get(p.name, p.annotation)), None if p.default is p.empty else p.default
-            )
-            for p in self.options(name).values()
+            p.name: Option(_type_text(p.annotation), required=True)
+            if p.default is p.empty
+            else Option(_type_text(p.annotation), p.default)
+            for p in signature.options.values()
         }
-        # Its own docstring: `inspect.getdoc` would tell a base class's where there is none.
-        summary = inspect.cleandoc(source.__doc__ or "").partition("\n")[0]
-        return Description(entry.name, entry.aliases, entry.origin, summary, options)
+        return Description(entry.name, entry.aliases, entry.origin, signature.summary, options)
 
     def check(self, name: str, overrides: dict[str, Any]) -> dict[str, Any]:
         """The overrides with their values converted to the annotated types.
@@ -238,24 +304,87 @@ class Registry:
             UsageError: an override that the factory does not take or does not do without, or a value
                 of a wrong type.
         """
-        factory, options = self.factory(name), self.options(name)
-        title = self.find(name).name
+        signature, title = self.signature(name), self.find(name).name
+        options = signature.options
         needed = [p.name for p in options.values() if p.default is p.empty and p.name not in overrides]
         if needed:
             raise UsageError(f"{self.kind} {title!r} needs a value for {', '.join(needed)}")
-        free = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(factory).parameters.values())
-        hints = _hints(_source(factory))
         checked = {}
         for option, value in overrides.items():
-            if option not in options and not free:
+            if option not in options and not signature.free:
                 raise UsageError(
                     f"{self.kind} {title!r} takes no {self.argument} {option!r}."
                     f"{suggest(option, list(options))} It takes: {', '.join(options)}."
                 )
-            checked[option] = value
-            if option in hints:
-                checked[option] = _convert(f"{title}: {self.argument} {option}", value, hints[option])
+            hint = options[option].annotation if option in options else inspect.Parameter.empty
+            untyped = hint is inspect.Parameter.empty or isinstance(hint, str)
+            checked[option] = (
+                value if untyped else _convert(f"{title}: {self.argument} {option}", value, hint)
+            )
         return checked
+
+
+def load_file(plugin: str) -> ModuleType:
+    """Import a Python file or a module by name, so that what it registers is known.
+
+    A file is imported under a private name, so that one called `random.py` replaces no module, and once only;
+    modules beside it can be imported by it. An exception in its code propagates as it is.
+
+    Args:
+        plugin: a path that ends in `.py`, or a module's name.
+
+    Raises:
+        UsageError: there is no such file or module.
+    """
+    if not plugin.endswith(".py"):
+        return _import(plugin, f"no such plugin module: {plugin}")
+    path = Path(plugin).resolve()
+    if not path.is_file():
+        raise UsageError(f"no such plugin file: {plugin}")
+    name = PRIVATE + re.sub(r"\W", "_", path.stem)
+    other = sys.modules.get(name)
+    if other is not None and other.__file__ != str(path):  # of another folder
+        name += f"_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _import(module: str, otherwise: str) -> ModuleType:
+    """Import a module; `UsageError` with the message `otherwise` where it is not there."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and f"{module}.".startswith(f"{error.name}."):
+            raise UsageError(otherwise) from None
+        raise
+
+
+def _load(point: EntryPoint) -> Any:
+    """What an entry point stands for.
+
+    Raises:
+        UsageError: it is not there.
+    """
+    owner = f"package {point.dist.name} announces" if point.dist else "an entry point announces"
+    loaded: Any = _import(
+        point.module, f"{owner} {point.value!r}, but there is no module {point.module!r}: reinstall it"
+    )
+    for part in filter(None, (point.attr or "").split(".")):
+        if not hasattr(loaded, part):
+            raise UsageError(f"{owner} {point.value!r}, but {point.module!r} has no {point.attr!r}")
+        loaded = getattr(loaded, part)
+    return loaded
 
 
 def _redefined(old: Entry, new: Entry) -> bool:
@@ -273,18 +402,52 @@ def _source(factory: Callable[..., Any]) -> Callable[..., Any]:
     return factory.func if isinstance(factory, functools.partial) else factory
 
 
-def _hints(source: Callable[..., Any]) -> dict[str, Any]:
-    """Resolved annotations of a factory's arguments; those that cannot be resolved are left out."""
+def _signature(factory: Callable[..., Any]) -> Signature:
+    """`Registration.signature` of an imported factory."""
+    function = _source(factory)
     try:
-        return typing.get_type_hints(source.__init__ if inspect.isclass(source) else source)
+        hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
     except Exception:  # an annotation that names something unimportable at run time checks nothing
-        return {}
+        hints = {}
+    options, free = {}, False
+    for p in inspect.signature(factory).parameters.values():
+        free |= p.kind is p.VAR_KEYWORD
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
+            hint = hints.get(p.name, p.annotation)
+            options[p.name] = p.replace(kind=p.KEYWORD_ONLY, annotation=hint)
+    # Its own docstring: `inspect.getdoc` would give a base class's where there is none.
+    summary = inspect.cleandoc(function.__doc__ or "").partition("\n")[0]
+    return Signature(options, free, summary)
+
+
+def _fingerprint(factory: Callable[..., Any]) -> str:
+    """`Registry.fingerprint` of an imported factory."""
+    function = _source(factory)
+    defaults = _texts(factory.keywords if isinstance(factory, functools.partial) else {})
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    module = getattr(function, "__module__", None) or type(function).__module__
+    file = getattr(sys.modules.get(module), "__file__", None)
+    found = source.read(module, Path(file)) if file else None
+    if found:
+        outer = name.partition(".")[0]
+        return source.fingerprint(found, outer if outer in found.statements else "", defaults)
+    try:  # a notebook's cell
+        text = inspect.getsource(function)
+    except (OSError, TypeError):
+        text = name
+    return hashlib.sha256("\n".join([text, *defaults]).encode()).hexdigest()[:12]
+
+
+def _texts(defaults: dict[str, Any]) -> list[str]:
+    return [f"{name}={plain(value)!r}" for name, value in sorted(defaults.items())]
 
 
 def _type_text(hint: Any) -> str:
     """A type as a user would write it: `int | tuple[int, int]`, `'full' | 'downsampled'`."""
     if hint is inspect.Parameter.empty:
         return ""
+    if isinstance(hint, str):
+        return hint
     if typing.get_origin(hint) is typing.Literal:
         return " | ".join(map(repr, typing.get_args(hint)))
     if isinstance(hint, type) and not typing.get_args(hint):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,38 +15,55 @@ if TYPE_CHECKING:
     from registry.plugins import Registry
 
 
-Kind = Annotated[
-    Literal["backbone", "dataset", "extractor", "protocol"], typer.Option(help="What kind of thing.")
-]
+Registered = Literal["backbone", "dataset", "extractor", "objective", "sampler"]
+# Where the registry of a kind is: module and name.
+REGISTRIES = {
+    "backbone": ("registry", "backbones"),
+    "dataset": ("bench.data", "datasets"),
+    "extractor": ("bench.metrics.extractors", "extractors"),
+    "objective": ("bench.diffusion", "objectives"),
+    "sampler": ("bench.diffusion", "samplers"),
+}
+# What a backbone declares beside its options.
+DECLARED = ("objective", "beta_schedule", "guided_channels")
+# How one of a kind is used.
+USES = {
+    "backbone": "bench flops --model {} --set KEY=VALUE",
+    "dataset": "bench train --data {} --data-option KEY=VALUE",
+}
 
 
 def list_names(
     pattern: Annotated[str, typer.Argument(help="Wildcard, such as `udit*`.")] = "*",
-    kind: Kind = "backbone",
+    kind: Annotated[
+        Literal["backbone", "dataset", "extractor", "objective", "sampler", "protocol"],
+        typer.Option(help="What kind of thing."),
+    ] = "backbone",
     plugins: Plugins = [],  # noqa: B006, typer copies it
     as_json: Json = False,
 ) -> None:
-    """List the registered backbones, or datasets and so on; nothing is imported for it."""
+    """List the registered backbones, or datasets and so on."""
     from registry.errors import UsageError
 
     load_plugins(plugins)
     if kind == "protocol":
         from bench.training import protocols
 
-        told = {name: protocols.load(name).title for name in protocols.names() if fnmatch(name, pattern)}
+        key, heading = "title", "What it is"
+        found = {name: protocols.load(name).title for name in protocols.names() if fnmatch(name, pattern)}
     else:
-        found = _registry(kind)
-        told = {name: _origin(found, name) for name in found.names(pattern)}
-    if not told:
+        key, heading = "origin", "Defined by"
+        registered = _registry(kind)
+        found = {name: _origin(registered, name) for name in registered.names(pattern)}
+    if not found:
         raise UsageError(f"no {kind} matches {pattern!r}; leave the pattern out to see all")
     if as_json:
-        key = "title" if kind == "protocol" else "origin"
-        print_json([{"name": name, key: text} for name, text in told.items()])
+        print_json([{"name": name, key: text} for name, text in found.items()])
         return
     print_table(
-        f"{len(told)} {kind}{'s' if len(told) > 1 else ''}",
-        ["Name", "What it is" if kind == "protocol" else "Defined by"],
-        [[name, text] for name, text in told.items()],
+        f"{len(found)} {kind}{'s' if len(found) > 1 else ''}",
+        ["Name", heading],
+        [[name, text] for name, text in found.items()],
         numbers=False,
         notes=["`bench describe NAME` shows a network's overrides."] if kind == "backbone" else [],
     )
@@ -53,48 +71,42 @@ def list_names(
 
 def describe(
     name: Annotated[str, typer.Argument(help="Name; case and separators are forgiven.")],
-    kind: Annotated[
-        Literal["backbone", "dataset", "extractor"], typer.Option(help="What kind of thing.")
-    ] = "backbone",
+    kind: Annotated[Registered, typer.Option(help="What kind of thing.")] = "backbone",
     plugins: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Show what a backbone, dataset or extractor is and what can be set about it."""
+    """Show what a backbone, dataset and so on is, and its options with their defaults."""
     from dataclasses import asdict
 
     load_plugins(plugins)
-    found = _registry(kind)
-    description = found.describe(name)
+    registry = _registry(kind)
+    description = registry.describe(name)
+    attributes = DECLARED if kind == "backbone" else ()
+    declared = {attribute: registry.attribute(name, attribute) for attribute in attributes}
     if as_json:
-        print_json(asdict(description))
+        print_json(asdict(description) | declared)
         return
     also = f" (also {', '.join(description.aliases)})" if description.aliases else ""
-    rows = [[key, str(option.default), option.type] for key, option in description.options.items()]
-    use = {
-        "backbone": "bench flops --model {} --set KEY=VALUE",
-        "dataset": "bench train --data {} --data-option KEY=VALUE",
-    }
+    lines = [f"{description.name}{also}, defined by {description.origin}", description.summary]
+    if declared:
+        lines.append(", ".join(f"{key} {value}" for key, value in declared.items() if value is not None))
+    rows = [
+        [key, "(required)" if option.required else str(option.default), option.type]
+        for key, option in description.options.items()
+    ]
     print_table(
-        f"{description.name}{also}, defined by {description.origin}\n{description.summary}",
-        [found.argument.capitalize(), "Default", "Type"],
+        "\n".join(lines),
+        [registry.argument.capitalize(), "Default", "Type"],
         rows,
         numbers=False,
-        notes=[use[kind].format(description.name)] if kind in use and rows else [],
+        notes=[USES[kind].format(description.name)] if kind in USES and rows else [],
     )
 
 
 def _registry(kind: str) -> Registry:
-    if kind == "dataset":
-        from bench.data import datasets
-
-        return datasets
-    if kind == "extractor":
-        from bench.metrics.extractors import extractors
-
-        return extractors
-    from registry import backbones
-
-    return backbones
+    module, name = REGISTRIES[kind]
+    found: Registry = getattr(importlib.import_module(module), name)
+    return found
 
 
 def _origin(registry: Registry, name: str) -> str:
@@ -102,5 +114,5 @@ def _origin(registry: Registry, name: str) -> str:
 
     try:
         return registry.find(name).origin
-    except UsageError as clash:  # told here, and raised when the name is used
+    except UsageError as clash:  # shown here, and raised when the name is used
         return str(clash)

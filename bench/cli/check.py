@@ -31,7 +31,7 @@ def check(
     """Check networks against the contract; exit status 1 if a check fails."""
     import torch
 
-    from bench.speed.device import find_device
+    from bench.utils.device import find_device
     from registry import contract
 
     load_plugins(plugins)
@@ -42,7 +42,7 @@ def check(
         torch.manual_seed(0)
         with working(registry.label(name, own)) as status:
             network = registry.create(name, **own).to(place)
-            results.append(contract.check(network, progress=status.update))
+            results.append(contract.check(network, progress=lambda name, *_: status.update(name)))
     if as_json:
         print_json(
             [

@@ -42,8 +42,8 @@ def encode(
         from bench.data.encoding import encode as encode_images
         from bench.data.folder import Folder
         from bench.data.latents import INDEX
-        from bench.speed.device import find_device
         from bench.utils import distributed
+        from bench.utils.device import find_device
 
         if device is None:
             own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"

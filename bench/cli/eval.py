@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +11,7 @@ import typer
 
 from bench.cli.options import Json, load_plugins
 from bench.cli.output import bar, print_json, print_table, working
+from bench.utils.progress import Progress, silent
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -39,6 +40,16 @@ def evaluate(
         str, typer.Option(metavar="PATH", help="Folder of images, or .npz of images or features.")
     ],
     reference: Annotated[str, typer.Option(metavar="PATH", help="The same, or .npz of statistics.")],
+    scores: Annotated[
+        list[str],
+        typer.Option(
+            "--score", metavar="NAME", help="Only this score; repeatable. `bench list --kind score`."
+        ),
+    ] = [],  # noqa: B006
+    also: Annotated[
+        list[str],
+        typer.Option("--also", metavar="NAME", help="This score besides the usual ones; repeatable."),
+    ] = [],  # noqa: B006
     extractor: Extractor = None,
     weights: Weights = None,
     batch_size: BatchSize = 64,
@@ -47,11 +58,7 @@ def evaluate(
         bool,
         typer.Option("--half-distances", help="Precision and recall at half precision, as in the ADM suite."),
     ] = False,
-    kid: Annotated[bool, typer.Option("--kid", help="Also KID.")] = False,
     intervals: Annotated[bool, typer.Option("--intervals", help="95% confidence intervals.")] = False,
-    fid_infinity: Annotated[
-        bool, typer.Option("--fid-infinity", help="Also FID extrapolated to infinitely many samples.")
-    ] = False,
     cache: Cache = None,
     plugins: Plugins = [],  # noqa: B006
     as_json: Json = False,
@@ -65,18 +72,20 @@ def evaluate(
     load_plugins(plugins)
     with working("loading torch"):
         from bench.metrics.evaluation import compare
+        from bench.metrics.scores import select
+
+        names = scores if scores and not also else [score.name for score in select(scores)] + also
     with bars() as progress:
         found = compare(
             samples,
             reference,
+            scores=names,
             extractor=extractor,
             weights=weights,
             batch_size=batch_size,
             device=device,
             half_distances=half_distances,
-            kid=kid,
             intervals=intervals,
-            fid_infinity=fid_infinity,
             cache=cache,
             progress=progress,
         )
@@ -89,46 +98,37 @@ def evaluate(
 
 
 def _print(found: Comparison) -> None:
-    from bench.metrics.evaluation import TITLES
+    from bench.metrics.scores import SCORES
 
-    scores = found.scores
     rows = []
-    for score, title in TITLES.items():
-        value = getattr(scores, score)
-        if value is None and score not in scores.missing:
-            continue  # not asked for
-        row = [title, _figures(score, value)]
-        if scores.intervals:
-            row.append("–".join(_figures(score, end) for end in scores.intervals.get(score, ())))
+    for name, value in found.scores.items():
+        score = SCORES[name]
+        row = [score.full_name, "none" if value is None else score.text(value)]
+        if found.intervals:
+            row.append("–".join(score.text(end) for end in found.intervals.get(name, ())))
         rows.append(row)
-    columns = ["Score", "Value", "95% interval"][: 3 if scores.intervals else 2]
+    columns = ["Score", "Value", "95% interval"][: 3 if found.intervals else 2]
     print_table("Image quality", columns, rows, notes=found.notes)
 
 
-def _figures(score: str, value: float | None) -> str:
-    if value is None:
-        return "none"
-    return f"{value:.{ {'precision': 4, 'recall': 4, 'kid': 6}.get(score, 3) }f}"
-
-
 @contextmanager
-def bars() -> Iterator[Callable[[str, int, int], None] | None]:
-    """A progress bar with its rate on stderr for each step; None where it is not for this process to say."""
+def bars() -> Iterator[Progress]:
+    """A progress bar with its rate on stderr for each step; silent in all but one of several processes."""
     from rich.markup import escape
 
     from bench.utils import distributed
 
     if not distributed.is_main():
-        yield None
+        yield silent
         return
     with bar("{task.description}", "{task.fields[rate]}") as progress:
         tasks: dict[str, TaskID] = {}
 
-        def update(doing: str, done: int, count: int) -> None:
-            if doing not in tasks:
-                tasks[doing] = progress.add_task(escape(doing), rate="")
-            speed = progress.tasks[tasks[doing]].speed
+        def update(description: str, done: int, total: int) -> None:
+            if description not in tasks:
+                tasks[description] = progress.add_task(escape(description), rate="")
+            speed = progress.tasks[tasks[description]].speed
             rate = f"{speed:,.0f}/s" if speed else ""
-            progress.update(tasks[doing], completed=done, total=count, rate=rate)
+            progress.update(tasks[description], completed=done, total=total or None, rate=rate)
 
         yield update

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -29,40 +27,21 @@ InputSize = Annotated[
 Dtype = Annotated[Literal["fp32", "tf32", "bf16", "fp16"], typer.Option(help="Arithmetic; tf32 is for CUDA.")]
 Plugins = Annotated[
     list[str],
-    typer.Option("--plugin", metavar="FILE|MODULE", help="Python file or module that registers backbones."),
+    typer.Option(
+        "--plugin",
+        metavar="FILE|MODULE",
+        help="Python file or module that registers backbones, datasets and so on; repeatable.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
 def load_plugins(plugins: list[str]) -> None:
-    """Import files and modules, so that the backbones they register are known.
-
-    Raises:
-        UsageError: a file or module that is not there or fails on import.
-    """
-    import importlib
-    import importlib.util
-    import sys
-
-    from registry.errors import UsageError
+    """Import files and modules, so that what they register is known; see `registry.plugins.load_file`."""
+    from registry.plugins import load_file
 
     for plugin in plugins:
-        path = Path(plugin)
-        try:
-            if path.suffix == ".py":
-                if not path.is_file():
-                    raise UsageError(f"no such plugin file: {plugin}")
-                spec = importlib.util.spec_from_file_location(path.stem, path)
-                assert spec is not None and spec.loader is not None
-                module = importlib.util.module_from_spec(spec)
-                sys.modules[path.stem] = module
-                spec.loader.exec_module(module)
-            else:
-                importlib.import_module(plugin)
-        except UsageError:
-            raise
-        except Exception as error:
-            raise UsageError(f"plugin {plugin} fails on import: {type(error).__name__}: {error}") from error
+        load_file(plugin)
 
 
 def parse_models(texts: list[str], shared: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -99,7 +78,7 @@ def parse_models(texts: list[str], shared: dict[str, Any]) -> list[tuple[str, di
 
 
 def parse_shared(overrides: list[str], input_size: str | None) -> dict[str, Any]:
-    """What `--set` and `--input-size` ask of every network, as overrides."""
+    """The values of `--set` and `--input-size`, as overrides of every network."""
     size = parse_size(input_size)
     return parse_overrides(overrides) | ({} if size is None else {"input_size": size})
 
@@ -111,21 +90,15 @@ def parse_overrides(texts: list[str], option: str = "--set") -> dict[str, Any]:
         UsageError: an item without `=`.
     """
     from registry.errors import UsageError
+    from registry.values import parse_value
 
     overrides = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not (equals and name.strip()):
             raise UsageError(f"{option} takes KEY=VALUE, not {text!r}")
-        overrides[name.strip()] = _value(value.strip())
+        overrides[name.strip()] = parse_value(value.strip())
     return overrides
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return [_value(item) for item in text.split(",")] if "," in text else text
 
 
 def parse_size(text: str | None) -> int | tuple[int, int] | None:

@@ -10,10 +10,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from bench.utils import distributed
@@ -88,29 +86,9 @@ def print_table(
     notes: Iterable[str] = (),
 ) -> None:
     """A titled table and notes below it; with `numbers`, all columns but the first align right."""
-    out = console()
-    out.print(Text(title, style="bold"))
-    # A number is never cut or broken; its heading may take several lines, and text is folded.
-    least = [
-        max(len(part) for part in (*column.split(), *(row[i] for row in rows))) if i and numbers else 16
-        for i, column in enumerate(columns)
-    ]
-    roomy = sum(least) + 3 * len(least) <= out.width
-    table = Table(
-        header_style="bold",
-        box=box.SIMPLE_HEAD if roomy else None,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    for i, (column, width) in enumerate(zip(columns, least, strict=True)):
-        if i and numbers:
-            fixed = None if roomy else width
-            table.add_column(Text(column), justify="right", min_width=width, width=fixed)
-        else:
-            table.add_column(Text(column), min_width=width, overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    out.print(table)
-    for note in notes:
-        out.print(Text(note), style="dim")
+    from bench.reports.page import Column, Entry, Table
+    from bench.reports.render import terminal
+
+    made = [Column(heading, number=numbers and i > 0) for i, heading in enumerate(columns)]
+    entries = [list(map(Entry, row)) for row in rows]
+    terminal.table(Table(made, entries, title, remarks=list(notes)), console())

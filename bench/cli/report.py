@@ -39,10 +39,11 @@ def report(
     asked = [name.strip() for name in formats.split(",") if name.strip()]
     if costs:
         from bench.cli.output import working
-        from bench.reports import paper as tables
 
         with working("loading torch") as status:
-            tables.record_costs(results, progress=lambda label: status.update(f"counting {label}"))
+            from bench.studies.measuring import record_costs
+
+            record_costs(results, lambda label, done, total: status.update(f"counting {label}"))
     if not check:
         for path in made.write(out, results, asked, studies or []):
             console().print(f"wrote {path}", soft_wrap=True)

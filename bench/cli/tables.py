@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from bench.cli.options import Json
-from bench.cli.output import console, print_json, print_table, working
-
-if TYPE_CHECKING:
-    from bench.reports.page import Page
+from bench.cli.output import console, print_json, working
 
 
 def tables(
@@ -26,58 +23,47 @@ def tables(
 
     `bench report` reads cost from records too, adds pictures, and needs no torch.
     """
-    from bench.reports import paper as contents
-    from bench.reports.page import markdown
-    from bench.utils import files
+    from bench import studies
+    from bench.reports import tables as builder
+    from bench.reports.render import markdown, terminal
+    from bench.reports.select import Measured, Selection, lines
+    from bench.studies import published
+    from bench.utils.files import write_text
 
+    wanted = {row.table for row in published.rows(table)}
+    chosen = [studies.load(name) for name, number in builder.NUMBERS.items() if number in wanted]
     with working("loading torch") as status:
+        from bench.records.environment import environment
+        from bench.studies.measuring import count_costs
 
-        def progress(label: str) -> None:
-            status.update(f"counting {label}")
-
-        if as_json:
-            print_json([row.to_dict() for row in contents.build(table, progress)])
-            return
-        pages = contents.pages(results, table, progress)
-    for page in pages:
-        if out is not None:
-            path = out / f"{page.file}.md"
-            files.write_text(path, markdown(page))
-            console().print(f"wrote {path}")
-        else:
-            _print(page)
-
-
-def _print(page: Page) -> None:
-    """The first section: published figures and, below them where the terminal is narrow, cost and speed."""
-    section = page.sections[0]
-    assert section.grid is not None
-    columns = list(section.grid.columns)
-    rows = [[entry.text for entry in row] for row in section.grid.rows]
-    kinds = [column.partition(", ")[2] for column in columns]
-    notes = [f"[{i}] {text}" for i, text in enumerate(section.footnotes, 1)]
-    notes += [remark for remark in section.remarks if remark.startswith("[")]
-    headings = [_short(column) for column in columns]
-    parts: list[tuple[str, ...]] = [("published", "measured")]
-    widths = [
-        max(len(part) for part in (*heading.split(), *(row[i] for row in rows)))
-        for i, heading in enumerate(headings)
-    ]
-    if 16 + sum(widths[1:]) + len(widths) > console().width and "published" in kinds:
-        parts = [("published",), ("measured",)]
-        headings = [heading.replace(" ", "\n") for heading in headings]
-    for i, shown in enumerate(parts):
-        kept = [k for k, kind in enumerate(kinds) if not kind or kind in shown]
-        print_table(
-            page.title if not i else "",
-            [headings[k] for k in kept],
-            [[row[k] for k in kept] for row in rows],
-            notes=notes if i == len(parts) - 1 else (),
+        costs = count_costs(
+            [row for study in chosen for row in study.rows],
+            lambda label, done, total: status.update(f"counting {label}"),
         )
-    console().print()
-
-
-def _short(column: str) -> str:
-    """`FID↓, published` -> `paper FID↓`."""
-    figure, _, kind = column.partition(", ")
-    return f"{ {'published': 'paper', 'measured': 'here'}[kind] } {figure}" if kind else figure
+    if as_json:
+        print_json(
+            [
+                {"table": row.published.table, "row": row.published.label, "model": row.model}
+                | {"overrides": row.overrides, "published": row.published.values}
+                | {"measured": costs[row.label].record_values() | {"stages": None}}
+                for study in chosen
+                for row in study.rows
+                if row.published
+            ]
+        )
+        return
+    here = environment()
+    measured = {label: Measured(cost, here) for label, cost in costs.items()}
+    selection = Selection(results) if results.is_dir() else None
+    for study in chosen:
+        found = lines(study, selection, measured)
+        if out is None:
+            terminal.table(
+                builder.overview(study, found, selection, title=builder.page_title(study)), console()
+            )
+            console().print()
+        else:
+            page = builder.page(study, found, selection)
+            path = out / f"{page.file}.md"
+            write_text(path, markdown.page(page))
+            console().print(f"wrote {path}")

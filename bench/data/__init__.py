@@ -26,11 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Dataset", "ImageDataset", "MemoryDataset", "datasets", "describe", "load", "names", "register"]
 
 datasets = Registry("dataset", group="bench.datasets")
-datasets.declare("bench.data.digits", ["digits"])
-datasets.declare("bench.data.fashion_mnist", ["fashion-mnist"])
-datasets.declare("bench.data.cifar10", ["cifar10"])
-datasets.declare("bench.data.folder", ["folder"])
-datasets.declare("bench.data.latents", ["latents"])
+datasets.discover("bench.data")
 
 register, names, describe = datasets.register, datasets.names, datasets.describe
 

@@ -2,9 +2,10 @@
 
     from bench.metrics import Features, evaluate
 
-    scores = evaluate(Features(pool=of_samples), Features(pool=of_images))
+    found = evaluate(Features(pool=of_samples), Features(pool=of_images))
+    found.scores["fid"]
 
-Names are imported when they are asked for, and torch with them.
+Each score is a file of `bench.metrics.scores`. Importing this package imports no torch.
 """
 
 from __future__ import annotations
@@ -13,33 +14,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bench.metrics.neighbours import precision_recall
-    from bench.metrics.resampling import fid_infinity
-    from bench.metrics.scores import Features, Scores, evaluate, fid, inception_score, kid
-    from bench.metrics.statistics import Statistics, frechet_distance
+    from bench.metrics.evaluation import Evaluation, compare, evaluate
+    from bench.metrics.scores import SCORES, Features, Score
 
-__all__ = [
-    "Features",
-    "Scores",
-    "Statistics",
-    "evaluate",
-    "fid",
-    "fid_infinity",
-    "frechet_distance",
-    "inception_score",
-    "kid",
-    "precision_recall",
-]
+__all__ = ["SCORES", "Evaluation", "Features", "Score", "compare", "evaluate"]
 
-_HOMES = {
-    "Statistics": "statistics",
-    "fid_infinity": "resampling",
-    "frechet_distance": "statistics",
-    "precision_recall": "neighbours",
-}
+_EVALUATION = ("Evaluation", "compare", "evaluate")
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'scores')}"), name)
+    home = "evaluation" if name in _EVALUATION else "scores"
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)

@@ -1,80 +1,136 @@
-"""From two paths to the five scores, and what has to be said beside them: all that `bench eval` does."""
+"""From two paths to the scores, and what has to be said beside them: all that `bench eval` does."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bench.metrics.extractors import create, extractors
 from bench.metrics.features import check_fits, features_of, fitting_extractor, own_device
 from bench.metrics.images import FeatureSet, ImageSet, open_set
-from bench.metrics.scores import SPLIT, Features, Scores, evaluate
-from bench.metrics.statistics import Progress
+from bench.metrics.resampling import check_groups
+from bench.metrics.scores import SCORES, Features, Inputs, select
+from bench.metrics.scores.inception_score import SPLIT
 from bench.utils import distributed
-from registry import UsageError
+from bench.utils.progress import Progress, silent
+from registry.errors import UsageError
 
 GROUPS = 20  # that confidence intervals are made from
-USUAL = 50_000  # samples in the papers' FID
-TITLES = {
-    "fid": "FID",
-    "sfid": "sFID",
-    "inception_score": "Inception score",
-    "precision": "Precision",
-    "recall": "Recall",
-    "kid": "KID",
-    "fid_infinity": "FID∞",
-}
+PUBLISHED = 50_000  # samples in the papers' FID
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Scores with the protocol they were obtained by.
+class Evaluation:
+    """Scores of features.
 
     Attributes:
-        scores: the five, and those asked for besides.
-        samples: what was scored.
-        reference: what it was compared with.
+        scores: by name; None where one cannot be computed.
+        intervals: 95% confidence intervals by name; see `bench.metrics.resampling`.
+        missing: why a score is None.
+    """
+
+    scores: dict[str, float | None]
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+def evaluate(
+    samples: Features,
+    reference: Features,
+    *,
+    scores: Sequence[str] = (),
+    half_distances: bool = False,
+    intervals: int = 0,
+    progress: Progress = silent,
+    device: str = "cpu",
+) -> Evaluation:
+    """All scores that the features allow.
+
+    Args:
+        samples: of generated images.
+        reference: of real ones, by the same extractor.
+        scores: names, see `bench.metrics.scores`; by default those that are marked so.
+        half_distances: neighbours by float16 distances, as the ADM suite computes them.
+        intervals: 95% confidence intervals from so many groups of samples (20 is usual); 0 for none.
+        progress: see `bench.utils.progress`.
+        device: where distances are computed, such as `cuda`.
+
+    Raises:
+        UsageError: no such score, NaN or infinity, widths that differ, too few images, a number of groups
+            that makes no sense.
+
+    Example:
+        >>> found = evaluate(Features(pool=of_samples), Features(pool=of_images))
+        >>> found.scores["fid"], found.missing["sfid"]
+    """
+    entries = select(list(scores))
+    count = samples.count("samples")
+    reference.count("reference")
+    if intervals:
+        check_groups(intervals, count)
+    inputs = Inputs(
+        samples, reference, half_distances=half_distances, groups=intervals, device=device, progress=progress
+    )
+    found: dict[str, float | None] = {}
+    spans: dict[str, tuple[float, float]] = {}
+    missing: dict[str, str] = {}
+    for score in entries:
+        reason = inputs.lacking(score.needs)
+        if reason is not None:
+            found[score.name], missing[score.name] = None, reason
+            continue
+        found[score.name] = score.function(inputs)
+        if intervals and score.interval and (span := score.interval(inputs)) is not None:
+            spans[score.name] = span
+    return Evaluation(found, spans, missing)
+
+
+@dataclass(frozen=True)
+class Comparison(Evaluation):
+    """Scores with the way they were obtained.
+
+    Attributes:
+        samples: path of what was scored.
+        reference: path of what it was compared with.
         sample_count: N.
         reference_count: N of the reference's features; None where it has statistics only.
         extractor: its name.
         weights: the first 12 digits of its weights' SHA-256; None where statistics do not tell theirs.
         statistics: which of the reference's entered FID and sFID, in words.
-        half_distances: whether precision and recall are of float16 distances.
+        half_distances: whether neighbours are by float16 distances.
         notes: all of that and what else a reader should know, a sentence or two each.
     """
 
-    scores: Scores
-    samples: str
-    reference: str
-    sample_count: int
-    reference_count: int | None
-    extractor: str
-    weights: str | None
-    statistics: str
-    half_distances: bool
-    notes: list[str]
+    samples: str = ""
+    reference: str = ""
+    sample_count: int = 0
+    reference_count: int | None = None
+    extractor: str = ""
+    weights: str | None = None
+    statistics: str = ""
+    half_distances: bool = False
+    notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: the scores and all else, on one level."""
-        told = asdict(self)
-        return told.pop("scores") | told
+        """For JSON."""
+        return asdict(self)
 
 
 def compare(
     samples: str | Path,
     reference: str | Path,
     *,
+    scores: Sequence[str] = (),
     extractor: str | None = None,
     weights: str | Path | None = None,
     batch_size: int = 64,
     device: str = "cpu",
     half_distances: bool = False,
-    kid: bool = False,
     intervals: bool = False,
-    fid_infinity: bool = False,
     cache: Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Comparison | None:
     """The scores of the samples at one path beside the reference at another; see `open_set` for both.
 
@@ -84,14 +140,15 @@ def compare(
     Args:
         samples: images or features.
         reference: images, features or statistics.
+        scores, half_distances: see `evaluate`.
         extractor: its name; by default that of a feature file, `digits` for images of at most 16 pixels
             a side, and `inception` for others.
         weights: its weights' file.
         batch_size: images a pass of the extractor.
         device: where it runs and where distances are computed.
-        half_distances, kid, intervals, fid_infinity: see `bench.metrics.evaluate`.
+        intervals: also 95% confidence intervals.
         cache: the folder in which features are kept.
-        progress: is told how far it is.
+        progress: see `bench.utils.progress`.
 
     Returns:
         The comparison; None in all but the main one of several processes.
@@ -99,69 +156,77 @@ def compare(
     Raises:
         UsageError: sets that cannot be read or compared; the message names the file.
     """
-    where = own_device(device)
-    ours, theirs = open_set(samples, progress), open_set(reference, progress)
+    select(list(scores))
+    place = own_device(device)
+    ours, others = open_set(samples, progress), open_set(reference, progress)
     if isinstance(ours, FeatureSet) and not ours.features:
         raise UsageError(f"{ours.path} holds statistics alone, which can be a reference but not samples")
-    name, why = (extractor, "as asked") if extractor else fitting_extractor(ours, theirs)
+    if isinstance(ours, ImageSet) and isinstance(others, ImageSet) and ours.size != others.size:
+        (height, width), (h, w) = ours.size, others.size
+        raise UsageError(
+            f"{ours.path} holds images of {height}×{width} and {others.path} of {h}×{w}: scores compare "
+            "images of one size; make the reference of the size of the samples"
+        )
+    name, why = (extractor, "as requested") if extractor else fitting_extractor(ours, others)
     network = None
-    if isinstance(ours, FeatureSet) and isinstance(theirs, FeatureSet):
-        name, digest = extractors.find(name).name if extractor else name, ours.digest or theirs.digest
+    if isinstance(ours, FeatureSet) and isinstance(others, FeatureSet):
+        name, digest = extractors.find(name).name if extractor else name, ours.digest or others.digest
         check_fits(ours, name, digest, {})
-        check_fits(theirs, name, digest, ours.widths)
+        check_fits(others, name, digest, ours.widths)
     else:
         network = create(name, weights)
         name, digest = network.name, network.digest
     made = [
         features_of(images, network, batch_size=batch_size, device=device, cache=cache, progress=progress)
-        for images in (ours, theirs)
+        for images in (ours, others)
     ]
     if not distributed.is_main():
         return None
     try:
-        scores = evaluate(
+        found = evaluate(
             replace(made[0], statistics=None, spatial_statistics=None),
             made[1],
+            scores=scores,
             half_distances=half_distances,
-            kid=kid,
             intervals=GROUPS if intervals else 0,
-            fid_infinity=fid_infinity,
             progress=progress,
-            device=str(where),
+            device=str(place),
         )
     except UsageError as error:  # which knows of features only
         raise UsageError(f"{samples} against {reference}: {error}") from None
     assert ours.count is not None
-    statistics = _statistics_told(theirs, made[1])
+    statistics = _statistics(others, made[1])
     return Comparison(
-        scores=scores,
+        scores=found.scores,
+        intervals=found.intervals,
+        missing=found.missing,
         samples=str(ours.path),
-        reference=str(theirs.path),
+        reference=str(others.path),
         sample_count=ours.count,
-        reference_count=theirs.count,
+        reference_count=others.count,
         extractor=name,
         weights=digest,
         statistics=statistics,
         half_distances=half_distances,
         notes=[
-            f"Samples: {_told(ours)}. Reference: {_told(theirs)}.",
+            f"Samples: {_described(ours)}. Reference: {_described(others)}.",
             f"Features of {name}{f' (weights {digest})' if digest else ''}, {why}; scores of another "
             "extractor are not comparable.",
             f"FID and sFID: reference statistics {statistics}. Inception score: mean over "
             f"splits of {SPLIT:,} in file order. Precision and recall: k = 3, distances in "
             + ("float16 where finite, as the ADM suite's." if half_distances else "float32."),
-            *_cautions(scores, ours, theirs, made[1]),
+            *_cautions(found, ours, others, made[1]),
         ],
     )
 
 
-def _told(images: ImageSet | FeatureSet) -> str:
+def _described(images: ImageSet | FeatureSet) -> str:
     if isinstance(images, ImageSet):
         return f"{images.path}, {images.count:,} images of {images.size[0]}×{images.size[1]}"
     return f"{images.path}, {f'features of {images.count:,} images' if images.count else 'statistics alone'}"
 
 
-def _statistics_told(reference: ImageSet | FeatureSet, features: Features) -> str:
+def _statistics(reference: ImageSet | FeatureSet, features: Features) -> str:
     if features.statistics is None:
         return f"of its {reference.count:,} images"
     if isinstance(reference, FeatureSet) and reference.origin:
@@ -170,7 +235,7 @@ def _statistics_told(reference: ImageSet | FeatureSet, features: Features) -> st
 
 
 def _cautions(
-    scores: Scores, samples: ImageSet | FeatureSet, reference: ImageSet | FeatureSet, features: Features
+    found: Evaluation, samples: ImageSet | FeatureSet, reference: ImageSet | FeatureSet, features: Features
 ) -> list[str]:
     cautions = [*samples.notes, *reference.notes]
     if reference.statistics and features.statistics is None:
@@ -178,17 +243,18 @@ def _cautions(
             f"The statistics stored in {reference.path.name} are by custom Inception's and were not used."
         )
     missing: dict[str, list[str]] = {}
-    for score, reason in scores.missing.items():
-        missing.setdefault(reason, []).append(TITLES[score])
+    for score, reason in found.missing.items():
+        missing.setdefault(reason, []).append(SCORES[score].full_name)
     cautions += [f"No {' or '.join(lacking)}: {reason}." for reason, lacking in missing.items()]
-    if scores.intervals:
+    if found.intervals:
         cautions.append(
             f"95% intervals: FID, sFID and Inception score by leaving out each of {GROUPS} groups of "
-            "samples, precision and recall by Wilson's formula for shares."
+            "samples, precision and recall by Wilson's formula for shares. They are over samples of one "
+            "network, not over training seeds."
         )
-    if (samples.count or 0) < USUAL:
+    if (samples.count or 0) < PUBLISHED:
         cautions.append(
-            f"Warning: with fewer than {USUAL:,} samples FID and sFID are biased upward: compare them only "
-            "with those of equally many samples."
+            f"Warning: with fewer than {PUBLISHED:,} samples FID and sFID are biased upward: compare them "
+            "only with those of equally many samples."
         )
     return cautions

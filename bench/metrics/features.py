@@ -17,12 +17,13 @@ import torch
 
 from bench.metrics.extractors import Extractor, create
 from bench.metrics.images import ABOUT, KINDS, FeatureSet, ImageSet, open_set
-from bench.metrics.scores import Features
-from bench.metrics.statistics import Progress, Statistics
-from bench.speed.device import find_device
+from bench.metrics.scores.base import Features
+from bench.metrics.statistics import Statistics
 from bench.utils import distributed
 from bench.utils.arrays import ResumableArrays
+from bench.utils.device import find_device
 from bench.utils.files import write_whole
+from bench.utils.progress import Progress, silent
 from registry import UsageError
 
 SMALL = 16  # pixels a side, up to which images are taken for digits
@@ -52,7 +53,7 @@ def features_of(
     batch_size: int = 64,
     device: str = "cpu",
     cache: Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Features:
     """Features of every image, from the cache as far as they are there.
 
@@ -121,7 +122,7 @@ def make_file(
     device: str = "cpu",
     with_images: bool = False,
     cache: Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> list[str] | None:
     """All that `bench features` does: the set at `path`, its features, the file `out`.
 
@@ -142,7 +143,7 @@ def make_file(
     images = open_set(path, progress)
     if isinstance(images, FeatureSet):
         raise UsageError(f"{path} holds no images but what was made of some")
-    name, why = (extractor, "as asked") if extractor else fitting_extractor(images)
+    name, why = (extractor, "as requested") if extractor else fitting_extractor(images)
     network = create(name, weights)
     features = features_of(
         images, network, batch_size=batch_size, device=device, cache=cache, progress=progress
@@ -164,7 +165,7 @@ def write_features(
     features: Features,
     *,
     with_images: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> None:
     """Write an `.npz` that `bench eval`, the ADM suite and pytorch-fid read, whole or not at all.
 
@@ -222,7 +223,7 @@ def _fill(
     images: ImageSet,
     extractor: Extractor,
     device: str,
-    progress: Progress | None,
+    progress: Progress,
 ) -> None:
     if not parts:
         return
@@ -246,8 +247,7 @@ def _fill(
                 )
         rows.put(part, **values)
         done += len(part)
-        if progress:
-            progress(f"{extractor.name} features of {images.path.name}", done, todo)
+        progress(f"{extractor.name} features of {images.path.name}", done, todo)
 
 
 def _features(arrays: Mapping[str, np.ndarray], statistics: Mapping[str, Statistics]) -> Features:

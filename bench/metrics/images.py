@@ -28,8 +28,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from bench.metrics.npz import Member, Npz
-from bench.metrics.statistics import Progress, Statistics, check
+from bench.metrics.statistics import Statistics, check
 from bench.utils.arrays import batches
+from bench.utils.progress import Progress, silent
 from registry import UsageError, reason
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp"}
@@ -116,7 +117,7 @@ class FeatureSet:
         return of_statistics | {kind: array.shape[1] for kind, array in self.features.items()}
 
 
-def open_set(path: str | Path, progress: Progress | None = None) -> ImageSet | FeatureSet:
+def open_set(path: str | Path, progress: Progress = silent) -> ImageSet | FeatureSet:
     """Look through a folder of images or an `.npz`.
 
     Args:
@@ -129,7 +130,7 @@ def open_set(path: str | Path, progress: Progress | None = None) -> ImageSet | F
     Raises:
         UsageError: anything else, or damaged; the message names the file.
     """
-    path, progress = Path(path), progress or (lambda *_: None)
+    path = Path(path)
     if path.is_dir():
         return _folder(path, progress)
     if not path.exists():
@@ -155,6 +156,11 @@ def open_set(path: str | Path, progress: Progress | None = None) -> ImageSet | F
 
 def _adm(member: Member, statistics: dict[str, Statistics], progress: Progress) -> ImageSet:
     shape = " × ".join(map(str, member.shape))
+    if len(member.shape) == 4 and member.shape[1] == 3 and member.shape[2] == member.shape[3] != 3:
+        raise UsageError(
+            f"{member.path}: arr_0 is {shape}, channels before height and width; images are N × H × W × 3: "
+            "transpose the array"
+        )
     if member.dtype != np.uint8 or len(member.shape) != 4 or member.shape[3] != 3 or member.column_major:
         raise UsageError(
             f"{member.path}: arr_0 is {member.dtype} {shape}{' (column-major)' * member.column_major}; "
@@ -231,6 +237,9 @@ class _Blocks(IterableDataset[Any]):
 
 def _folder(folder: Path, progress: Progress) -> ImageSet:
     paths = [path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.name[0] != "."]
+    for path in paths:
+        if not path.is_file():  # a FIFO would never end
+            raise UsageError(f"{path} is no regular file: take it out of {folder}")
     names = sorted(path.relative_to(folder).as_posix() for path in paths)
     if not names:
         raise UsageError(f"{folder} holds no images ({', '.join(sorted(ENDINGS))})")
@@ -248,7 +257,7 @@ def _folder(folder: Path, progress: Progress) -> ImageSet:
             )
         progress(f"looking through {folder.name}", done, len(names))
     others = ", ".join(f"{count} in mode {mode}" for mode, count in modes.items() if mode != "RGB")
-    notes = (f"{folder}: {others} of {len(names)} images, converted to RGB as PIL does.",) if others else ()
+    notes = (f"{folder}: {others} of {len(names)} images, converted to 8-bit RGB.",) if others else ()
     decoder = functools.partial(_Parts, [folder / name for name in names])
     return ImageSet(folder, len(names), sizes[0], sha.hexdigest(), {}, notes, decoder)
 
@@ -271,7 +280,15 @@ class _Parts:
 
 def _decode(path: Path) -> np.ndarray:
     with _opened(path) as (_, image):
-        return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+        return to_rgb(image).transpose(2, 0, 1)
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """An image of any mode as PIL converts it, but 16-bit grey by v / 257, rounded: (H, W, 3) uint8."""
+    if image.mode.startswith("I"):  # which PIL would cut off at 255
+        grey = np.asarray(image).astype(np.float64) / 257
+        return np.repeat(np.clip(np.round(grey), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    return np.asarray(image.convert("RGB"))
 
 
 @contextmanager

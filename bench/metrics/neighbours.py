@@ -7,6 +7,7 @@ between sets a distance meets the radii of both.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.metrics.statistics import Progress, check, check_widths
+from bench.metrics.statistics import check, check_widths
+from bench.utils.progress import Progress, silent
 from registry.errors import UsageError
 
 _BLOCK = 4096  # rows at most: 64 MiB of distances
@@ -29,7 +31,7 @@ def precision_recall(
     half: bool = False,
     *,
     device: str = "cpu",
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> tuple[float, float]:
     """Improved precision and recall, Kynkäänniemi et al. 2019 (arXiv 1904.06991).
 
@@ -55,16 +57,16 @@ def precision_recall(
     check(reference, "reference", least=k + 1)
     check_widths(samples.shape[1], reference.shape[1])
     centre = np.zeros(reference.shape[1]) if half else reference.mean(axis=0, dtype=np.float64)
-    ours, theirs = (_Blocks(features, centre, device) for features in (samples, reference))
+    ours, theirs = (RowBlocks(features, centre, device) for features in (samples, reference))
     with torch.inference_mode():
-        ours.radii = _radii(ours, k, half, progress, "neighbours among the samples")
-        theirs.radii = _radii(theirs, k, half, progress, "neighbours among the references")
+        ours.radii = radii(ours, k, half, progress, "neighbours among the samples")
+        theirs.radii = radii(theirs, k, half, progress, "neighbours among the references")
         precise, recalled = _inside(ours, theirs, half, progress)
     return precise.double().mean().item(), recalled.double().mean().item()
 
 
 @dataclass(frozen=True)
-class _Block:
+class RowBlock:
     """Some rows of a set: their features (n, D), their squared norms (n,), and where they are in the set."""
 
     features: Tensor
@@ -72,10 +74,10 @@ class _Block:
     place: slice
 
 
-class _Blocks:
+class RowBlocks:
     """A set's features less the centre, cut into blocks of nearly equal size, loaded when asked for."""
 
-    radii: Tensor  # (N,) squared, see _radii
+    radii: Tensor  # (N,) squared, see `radii`
 
     def __init__(self, features: np.ndarray, centre: np.ndarray, device: str) -> None:
         self.features, self.centre, self.device = features, centre.astype(np.float32), device
@@ -84,17 +86,17 @@ class _Blocks:
         self.size = -(-len(features) // self.count)
         self.norms: dict[int, Tensor] = {}
 
-    def __getitem__(self, index: int) -> _Block:
+    def __getitem__(self, index: int) -> RowBlock:
         place = slice(index * self.size, min((index + 1) * self.size, len(self.features)))
         rows = torch.from_numpy(np.subtract(self.features[place], self.centre, dtype=np.float32))
         rows = rows.to(self.device)
         if index not in self.norms:
             norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
             self.norms[index] = norms.square().float()
-        return _Block(rows, self.norms[index], place)
+        return RowBlock(rows, self.norms[index], place)
 
 
-def _radii(rows: _Blocks, k: int, half: bool, progress: Progress | None, doing: str) -> Tensor:
+def radii(rows: RowBlocks, k: int, half: bool, progress: Progress, description: str) -> Tensor:
     """Squared distance of each row to its k-th nearest neighbour in its set: (N,)."""
     # Every row is its own nearest, at a distance of zero.
     nearest = torch.full((len(rows.features), k + 1), torch.inf, device=rows.device)
@@ -114,34 +116,36 @@ def _radii(rows: _Blocks, k: int, half: bool, progress: Progress | None, doing: 
                 merge(second.place, _smallest(distances.t(), k + 1))
             merge(first.place, _smallest(distances, k + 1))
             done += 1
-            if progress:
-                progress(doing, done, pairs)
+            progress(description, done, pairs)
     return nearest[:, k].clamp_min(0)
 
 
-def _inside(
-    samples: _Blocks, reference: _Blocks, half: bool, progress: Progress | None
-) -> tuple[Tensor, Tensor]:
-    """Which samples lie within a radius of some reference, and which references of some sample."""
-    precise = torch.zeros(len(samples.features), dtype=torch.bool, device=samples.device)
-    recalled = torch.zeros(len(reference.features), dtype=torch.bool, device=samples.device)
+def pairs_of_blocks(
+    samples: RowBlocks, reference: RowBlocks, half: bool, progress: Progress
+) -> Iterator[tuple[RowBlock, RowBlock, Tensor]]:
+    """Every block of samples with every block of references, and their squared distances (n, m)."""
+    pairs = samples.count * reference.count
     for i in range(samples.count):
         sample = samples[i]
         for j in range(reference.count):
             other = reference[j]
-            distances = _distances(sample, other, half)
-            precise[sample.place] |= (distances <= reference.radii[other.place]).any(dim=1)
-            recalled[other.place] |= (distances <= samples.radii[sample.place, None]).any(dim=0)
-            if progress:
-                progress(
-                    "distances to the references",
-                    i * reference.count + j + 1,
-                    samples.count * reference.count,
-                )
+            yield sample, other, _distances(sample, other, half)
+            progress("distances to the references", i * reference.count + j + 1, pairs)
+
+
+def _inside(
+    samples: RowBlocks, reference: RowBlocks, half: bool, progress: Progress
+) -> tuple[Tensor, Tensor]:
+    """Which samples lie within a radius of some reference, and which references of some sample."""
+    precise = torch.zeros(len(samples.features), dtype=torch.bool, device=samples.device)
+    recalled = torch.zeros(len(reference.features), dtype=torch.bool, device=samples.device)
+    for sample, other, distances in pairs_of_blocks(samples, reference, half, progress):
+        precise[sample.place] |= (distances <= reference.radii[other.place]).any(dim=1)
+        recalled[other.place] |= (distances <= samples.radii[sample.place, None]).any(dim=0)
     return precise, recalled
 
 
-def _distances(first: _Block, second: _Block, half: bool) -> Tensor:
+def _distances(first: RowBlock, second: RowBlock, half: bool) -> Tensor:
     """Squared distances (n, m), as ‖u‖² − 2(u·v − ‖v‖²/2); rounding may leave some just below zero.
 
     Those need no floor here: whether one is at most a radius, which is not negative, does not change.

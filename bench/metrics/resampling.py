@@ -12,7 +12,7 @@ The bias of a score at this number of samples is thus no part of its interval; f
   such shares approaches. Precision resamples the samples. Recall resamples the references instead and
   holds the neighbourhoods of the samples fixed.
 - KID: normal, from the influence of each sample on the kernel means and the spread over its subsets; see
-  `bench.metrics.scores`.
+  `bench.metrics.scores.kid`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import numpy as np
 
 from bench.metrics.statistics import (
     Moments,
-    Progress,
     Statistics,
     block_rows,
     check,
     check_widths,
     frechet_distance,
 )
+from bench.utils.progress import Progress, silent
 from registry.errors import UsageError
 
 _NORMAL = 1.959964  # 97.5% quantile
@@ -62,11 +62,11 @@ def grouping(count: int, groups: int) -> np.ndarray:
 
 def jackknife_interval(score: float, left_out: Sequence[float]) -> tuple[float, float]:
     """From the score of all samples and those without each group, with Student's t."""
-    from scipy.special import stdtrit  # type: ignore[import-untyped]
+    from scipy.stats import t
 
     groups = len(left_out)
     spread = np.var(left_out) * (groups - 1)  # (G − 1)/G times the sum of squares
-    reach = float(stdtrit(groups - 1, 0.975)) * math.sqrt(spread)
+    reach = float(t.ppf(0.975, groups - 1)) * math.sqrt(spread)
     return score - reach, score + reach
 
 
@@ -77,10 +77,10 @@ def normal_interval(score: float, error: float) -> tuple[float, float]:
 
 def share_interval(share: float, count: int) -> tuple[float, float]:
     """Wilson's interval of a share of `count` images."""
-    square = _NORMAL**2
-    centre = (share + square / (2 * count)) / (1 + square / count)
-    reach = _NORMAL * math.sqrt(share * (1 - share) / count + square / (4 * count**2)) / (1 + square / count)
-    return max(0.0, centre - reach), min(1.0, centre + reach)
+    from scipy.stats import binomtest
+
+    found = binomtest(round(share * count), count).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
 
 
 def frechet_interval(
@@ -88,7 +88,7 @@ def frechet_interval(
     samples: Statistics,
     reference: Statistics,
     groups: int,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> tuple[float, float]:
     """Interval of the Fréchet distance: (N, D) features and their statistics, those of the reference.
 
@@ -101,8 +101,7 @@ def frechet_interval(
     for index in range(groups):
         moments = _moments(features, np.flatnonzero(group == index), samples.mean)
         left_out.append(frechet_distance(samples.without(moments), reference))
-        if progress:
-            progress("confidence interval", index + 1, groups)
+        progress("confidence interval", index + 1, groups)
     low, high = jackknife_interval(frechet_distance(samples, reference), left_out)
     return max(0.0, low), high
 
@@ -112,7 +111,7 @@ def fid_infinity(
     reference: np.ndarray | Statistics,
     seed: int = 0,
     *,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> float:
     """FID∞ of Chong and Forsyth 2020 (arXiv 1911.07023): what FID tends to as samples are added.
 
@@ -140,8 +139,7 @@ def fid_infinity(
     for index, size in enumerate(sizes):
         subset = permutation(seed, "fid-infinity", count, step=index)[:size]
         distances.append(frechet_distance(_moments(samples, subset, target.mean).statistics(), target))
-        if progress:
-            progress("FID of subsets", index + 1, _POINTS)
+        progress("FID of subsets", index + 1, _POINTS)
     return float(np.polynomial.Polynomial.fit(1 / sizes, distances, 1)(0.0))
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
+from bench.utils.progress import Progress, silent
 from registry.errors import UsageError
-
-Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and how much there is."""
 
 _BLOCK_BYTES = 2**24  # of float64: enough for a fast product, small beside any set
 
@@ -93,7 +91,7 @@ class Statistics:
         object.__setattr__(self, "covariance", covariance)
 
     @classmethod
-    def of(cls, features: np.ndarray, progress: Progress | None = None, name: str = "features") -> Statistics:
+    def of(cls, features: np.ndarray, progress: Progress = silent, name: str = "features") -> Statistics:
         """Statistics of (N, D) features, which stream through memory in blocks of rows.
 
         Raises:
@@ -104,8 +102,7 @@ class Statistics:
         moments = Moments(features[:step].mean(axis=0, dtype=np.float64))
         for start in range(0, len(features), step):
             moments.add(features[start : start + step])
-            if progress:
-                progress(f"statistics of the {name}", min(start + step, len(features)), len(features))
+            progress(f"statistics of the {name}", min(start + step, len(features)), len(features))
         return moments.statistics()
 
     @cached_property
@@ -114,7 +111,7 @@ class Statistics:
 
         It takes a tenth of the time of an eigendecomposition, and no covariance is too singular for it.
         """
-        from scipy.linalg.lapack import dpstrf  # type: ignore[import-untyped]
+        from scipy.linalg.lapack import dpstrf
 
         lower, pivots, rank, _ = dpstrf(self.covariance, lower=1)
         factor = np.empty((len(pivots), rank))

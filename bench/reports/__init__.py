@@ -15,15 +15,17 @@ from itertools import zip_longest
 from pathlib import Path
 
 import bench.studies
-from bench.reports import content, figures
-from bench.reports.page import Page, html_page, latex, markdown
+from bench.reports import figures, tables
+from bench.reports.page import Page
+from bench.reports.render import csv, html, latex, markdown
+from bench.reports.select import Line, Selection, lines, settings
 from bench.utils.files import write_text
 from registry.errors import UsageError, suggest
 
 RENDERERS: dict[str, tuple[str, Callable[[Page], str]]] = {
-    "md": ("md", markdown),
-    "html": ("html", html_page),
-    "latex": ("tex", latex),
+    "md": ("md", markdown.page),
+    "html": ("html", html.page),
+    "latex": ("tex", latex.page),
 }
 FORMATS = (*RENDERERS, "csv")
 LEDGER = "records.csv"
@@ -47,47 +49,54 @@ def files(results: str | Path, formats: Sequence[str], studies: Sequence[str] = 
             raise UsageError(
                 f"unknown format {name!r}.{suggest(name, known)} It is one of {', '.join(known)}."
             )
-    kept = content.Kept(Path(results))
+    selection = Selection(Path(results))
     chosen = {study.name: study for study in map(bench.studies.load, studies or bench.studies.names())}
-    lines = {name: content.lines(study, kept) for name, study in chosen.items()}
-    made, shown = _pictures(lines, kept)
+    found = {name: lines(study, selection) for name, study in chosen.items()}
+    made, shown = _pictures(found, selection)
     if not studies:
-        made[LEDGER] = kept.ledger()
+        made[LEDGER] = _ledger(selection)
     for name, study in chosen.items():
-        page = content.page(study, lines[name], kept, shown.get(name, {}))
+        page = tables.page(study, found[name], selection, shown.get(name, {}))
         for ending, render in (RENDERERS[f] for f in formats if f in RENDERERS):
             made[f"{page.file}.{ending}"] = render(page)
         if "csv" in formats:
-            made[f"{page.file}.csv"] = content.csv(lines[name], kept)
+            made[f"{page.file}.csv"] = csv.frame(tables.frame(found[name], selection))
     return made
 
 
+def _ledger(selection: Selection) -> str:
+    import pandas as pd
+
+    rows = selection.ledger()
+    return csv.frame(pd.DataFrame(rows).astype({"seed": "Int64"}) if rows else pd.DataFrame(columns=["file"]))
+
+
 def _pictures(
-    lines: dict[str, list[content.Line]], kept: content.Kept
+    found: dict[str, list[Line]], selection: Selection
 ) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     """Pictures by file name, and for each study those on its page with their titles."""
     made: dict[str, str] = {}
     shown: dict[str, dict[str, str]] = {}
-    if "scaling" in lines:
-        data = figures.fid_against_cost(lines)
+    if "scaling" in found:
+        data = figures.fid_against_cost(found)
         size = (6.6 + 8.6 * len(data["measured"]), 5.2)
         made["fid-gflops.svg"] = figures.svg(figures.draw_fid_against_cost, data, size)
         shown["scaling"] = {"fid-gflops.svg": "FID against GFLOPs"}
-    if "training-steps" in lines:
-        data = figures.fid_against_steps(lines["training-steps"])
+    if "training-steps" in found:
+        data = figures.fid_against_steps(found["training-steps"])
         size = (6 * (1 + len(data["measured"])), 4.6)
         made["fid-steps.svg"] = figures.svg(figures.draw_fid_against_steps, data, size)
         shown["training-steps"] = {"fid-steps.svg": "FID against training steps"}
-    for name in lines:
-        if name in content.TABLES and name != "components":  # it says as much as all of them
+    for name in found:
+        if name in tables.NUMBERS and name != "components":  # it says as much as all of them
             continue
-        if data := figures.cost_by_stage(lines[name]):
+        if data := figures.cost_by_stage(found[name]):
             size = (11, 1.8 + 0.42 * len(data))
             made[f"cost-{name}.svg"] = figures.svg(figures.draw_cost_by_stage, data, size)
             shown[name] = {f"cost-{name}.svg": "Cost by stage"}
-    for name, rows in lines.items():
-        for setting in content.settings(rows):
-            if picture := figures.samples(rows, setting, kept.folder):
+    for name, rows in found.items():
+        for setting in settings(rows):
+            if picture := figures.samples(rows, setting, selection.folder):
                 file = f"samples-{name}-{setting.protocol}.svg"
                 made[file] = picture
                 shown.setdefault(name, {})[file] = (

@@ -6,20 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import registry
 from bench import records
+from bench.metrics.scores import SCORES
+from bench.records.quantities import COSTS, SPEEDS, Quantity
+from bench.records.schema import Quality, Record
 from registry.errors import UsageError
 
-# Values compared, by measure: 1 where more is worse, −1 where less is worse.
-WORSE = {
-    "cost": dict.fromkeys(
-        ("parameters", "parameters_deployed", "macs", "flops", "paper_gflops", "activation_bytes"), 1
-    ),
-    "throughput": {"images_per_second": -1, "peak_bytes": 1},
-    "quality": {"fid": 1, "sfid": 1, "kid": 1, "inception_score": -1, "precision": -1, "recall": -1},
-}
+# Quantities compared, by kind of record.
+COMPARED: dict[str, dict[str, Quantity]] = {"cost": COSTS, "speed": SPEEDS, "quality": {**SCORES}}
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ def differences(before: str | Path, after: str | Path, tolerance: float = 0.0) -
     """
     if not tolerance >= 0:
         raise UsageError(f"--tolerance is a fraction of 0 or more, not {tolerance:g}")
-    old, new = ({record["file"]: record for record in records.read(folder)} for folder in (before, after))
+    old, new = ({record.file: record for record in records.read(folder)} for folder in (before, after))
     common = sorted(old.keys() & new.keys())
     if not common:
         raise UsageError(f"{before} and {after} have no record in common: there is nothing to compare")
@@ -84,27 +80,35 @@ def differences(before: str | Path, after: str | Path, tolerance: float = 0.0) -
     return Differences(len(common), sorted(old.keys() - new), sorted(new.keys() - old), changes)
 
 
-def _changes(old: dict[str, Any], new: dict[str, Any], tolerance: float) -> list[Change]:
-    asked = old["asked"]
+def _changes(old: Record, new: Record, tolerance: float) -> list[Change]:
     found = []
-    for value, sign in WORSE.get(asked["measure"], {}).items():
-        before, after = (_number(record["values"].get(value)) for record in (old, new))
+    for name, quantity in COMPARED.get(old.request.kind, {}).items():
+        before, after = (_number(record, quantity) for record in (old, new))
         if before == after:
             continue
         relative, regression = None, after is None
         if before is not None and after is not None:
             relative = (after - before) / abs(before) if before else None
-            regression = sign * (after - before) > tolerance * abs(before)
-        found.append(Change(old["file"], _title(asked), value, before, after, relative, regression))
+            worse = before - after if quantity.higher_is_better else after - before
+            regression = worse > tolerance * abs(before)
+        value = quantity.field or name
+        found.append(Change(old.file, _title(old), value, before, after, relative, regression))
     return found
 
 
-def _number(value: Any) -> float | None:
-    is_number = isinstance(value, int | float) and math.isfinite(value)
-    return value if is_number else None
+def _number(record: Record, quantity: Quantity) -> float | None:
+    result = record.result
+    if isinstance(result, Quality):
+        value = result.scores.get(quantity.name)
+    else:
+        value = getattr(result, quantity.field or quantity.name)
+    return value if value is not None and math.isfinite(value) else None
 
 
-def _title(asked: dict[str, Any]) -> str:
-    words = [registry.label(asked["model"], asked.get("overrides", {}))]
-    words += [f"{key} {asked[key]}" for key in ("protocol", "step", "seed") if asked.get(key) is not None]
+def _title(record: Record) -> str:
+    request = record.request
+    words = [registry.label(request.model, request.config)]
+    if record.context.protocol:
+        words.append(f"protocol {record.context.protocol}")
+    words += [f"{key} {getattr(request, key)}" for key in ("step", "seed") if hasattr(request, key)]
     return " ".join(words)

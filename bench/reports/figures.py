@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.reports.content import Line, Setting, settings
+from bench.reports.select import Line, Setting, settings
 from bench.studies import published
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def fid_against_cost(studies: Mapping[str, Sequence[Line]]) -> Data:
     panels: dict[str, dict[str, list[Any]]] = {}
     seen: set[tuple[Setting, str]] = set()
     for study, line in ((study, line) for study, rows in sorted(studies.items()) for line in rows):
-        variant = f"{line.row.model} {line.row.overrides}"
+        variant = line.variant
         plain = not (line.row.cfg_scale or line.row.step)
         for setting in settings([line]) if plain else []:
             fid, cost = line.score(setting, "fid"), line.trained_gflops(setting)
@@ -149,7 +149,7 @@ def fid_against_steps(rows: Sequence[Line]) -> Data:
         for setting in settings([line]):
             fid = line.score(setting, "fid")
             if fid is not None:
-                step = line.quality[setting][0]["asked"]["step"]
+                step = next(iter(line.results(setting).values())).request.step
                 point = _rounded([step, fid.mean, fid.deviation])
                 panels.setdefault(_name(setting), {}).setdefault(line.row.model, []).append(point)
     return {"published": curves, "measured": panels}
@@ -189,7 +189,7 @@ def draw_fid_against_steps(figure: Figure, data: Data) -> None:
 def cost_by_stage(rows: Sequence[Line]) -> Data:
     """GFLOPs in the paper's convention of each stage of each row, in order of execution."""
     return {
-        line.label: {stage["name"]: round(stage["paper"] / 1e9, 6) for stage in line.cost["values"]["stages"]}
+        line.label: {stage.name: round(stage.paper / 1e9, 6) for stage in line.cost.cost.stages}
         for line in rows
         if line.cost
     }
@@ -243,7 +243,8 @@ def samples(rows: Sequence[Line], setting: Setting, results: Path) -> str | None
     The same place in a line has the same class and noise. None where no picture is kept.
     """
     measured = {
-        line.label: {r["asked"]["seed"]: r["file"] for r in line.quality.get(setting, [])} for line in rows
+        line.label: {seed: result.request.file for seed, result in line.results(setting).items()}
+        for line in rows
     }
     seeds = [set(files) for files in measured.values() if files]
     common = set.intersection(*seeds) if seeds else set()

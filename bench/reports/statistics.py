@@ -52,7 +52,7 @@ def separable(a: BySeed, b: BySeed) -> bool | None:
     differences = summary([a[seed] - b[seed] for seed in a.keys() & b.keys()])
     if differences is None or differences.deviation is None:
         return None
-    from scipy.special import stdtrit  # type: ignore[import-untyped]
+    from scipy.special import stdtrit
 
     half = stdtrit(differences.count - 1, 0.975) * differences.deviation / math.sqrt(differences.count)
     return bool(abs(differences.mean) > half)
@@ -104,7 +104,7 @@ def rank_correlation(found: Sequence[BySeed], published: Sequence[float]) -> Ran
 
 def _spearman(orders: np.ndarray, published: Sequence[float]) -> np.ndarray:
     """Correlation of ranks, ties at their mean: (n, rows), (rows,) -> (n,)."""
-    from scipy.stats import rankdata  # type: ignore[import-untyped]
+    from scipy.stats import rankdata
 
     ranks, others = rankdata(orders, axis=1), rankdata(published)
     ranks = ranks - ranks.mean(axis=1, keepdims=True)

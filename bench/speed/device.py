@@ -1,4 +1,4 @@
-"""The machine under a measurement: name, clock, memory, arithmetic, a stopwatch, what it does at most."""
+"""The machine under a measurement of speed: clock, memory, arithmetic, a stopwatch, what it does at most."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 
-from bench.records import cpu_name
+from bench.records.schema import Dtype
+from bench.utils.device import on_cuda
 from registry.errors import UsageError
 
-Dtype = Literal["fp32", "tf32", "bf16", "fp16"]
 TORCH_DTYPES: dict[str, torch.dtype] = {
     "fp32": torch.float32,
     "tf32": torch.float32,  # float32 whose products are rounded, on CUDA: see `precision`
@@ -23,34 +23,6 @@ TORCH_DTYPES: dict[str, torch.dtype] = {
     "fp16": torch.float16,
 }
 LIMIT_SECONDS = 0.5  # how long a peak is looked for
-
-
-def find_device(name: str) -> torch.device:
-    """The device of that name, a GPU with its number.
-
-    Args:
-        name: `cpu`, `cuda` or `cuda:N`.
-
-    Raises:
-        UsageError: no such device, here or anywhere, or one on which nothing is timed.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"no device {name!r}: it is cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"measurements run on cpu or cuda, not on {name!r}")
-    if on_cuda(device):
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            raise UsageError(f"no device {name!r} here: PyTorch sees {count} CUDA devices")
-        device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
-    return device
-
-
-def on_cuda(device: torch.device) -> bool:
-    """Whether it is an NVIDIA (or ROCm) GPU."""
-    return device.type == "cuda"
 
 
 def check_dtype(dtype: str, device: torch.device) -> None:
@@ -139,11 +111,6 @@ def available_memory() -> int:
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def device_name(device: torch.device) -> str:
-    """Name of the GPU or of the processor."""
-    return torch.cuda.get_device_name(device) if on_cuda(device) else cpu_name()
 
 
 def clock_mhz(device: torch.device) -> float | None:

@@ -28,16 +28,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import registry
 from bench import cost
-from bench.speed.device import (
-    TORCH_DTYPES,
-    Dtype,
-    bandwidth,
-    check_dtype,
-    device_name,
-    find_device,
-    on_cuda,
-    precision,
-)
+from bench.speed.device import TORCH_DTYPES, Dtype, bandwidth, check_dtype, precision
+from bench.utils.device import device_name, find_device, on_cuda
 from bench.utils.files import write_whole
 from registry.backbone import Size
 from registry.errors import UsageError, reason

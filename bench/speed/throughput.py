@@ -45,13 +45,11 @@ from bench.speed.device import (
     available_memory,
     check_dtype,
     clock_mhz,
-    device_name,
-    find_device,
     limits,
-    on_cuda,
     precision,
     seconds,
 )
+from bench.utils.device import device_name, find_device, on_cuda
 from registry.backbone import Size
 from registry.errors import UsageError, reason
 

@@ -13,8 +13,8 @@
     [[rows]]                                           # label, backbone and overrides are the paper's
     published = "6/U-DiT-T (+DWconv FFN)"
 
-Rows unfold into cells (`bench.studies.cells`), which `bench.studies.running` measures. Nothing here imports
-torch, so a report can be drawn from a study and its records alone.
+Rows unfold into cells (`bench.studies.cells`), which an executor (`bench.studies.executors`) measures.
+Nothing here imports torch, so a report can be drawn from a study and its records alone.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import registry
+from bench.metrics.scores import SCORES
+from bench.records.quantities import COSTS, LOSS, Quantity
 from bench.studies import published
 from bench.studies.published import PublishedRow
 from bench.training import protocols
 from bench.utils import toml
 from registry.errors import UsageError, suggest
 
-COSTS = ("params", "params_deployed", "gflops", "macs", "memory")
-SCORES = ("fid", "sfid", "inception_score", "precision", "recall", "kid", "loss")
-COLUMNS = (*COSTS, *SCORES)
+COLUMNS: dict[str, Quantity] = {**COSTS, **SCORES, LOSS.name: LOSS}
 
 
 @dataclass(frozen=True)
-class Row:
+class StudyRow:
     """One row of a study: a backbone and how it is measured.
 
     Attributes:
@@ -79,8 +79,8 @@ class Study:
     Attributes:
         name: of the file, without its ending.
         title: in words.
-        protocol: the usual one, by name or path.
-        seeds: the usual ones.
+        protocol: the default one, by name or path.
+        seeds: the default ones.
         columns: figures to show, some of `COLUMNS`.
         rows: at least one.
     """
@@ -90,9 +90,9 @@ class Study:
     protocol: str
     seeds: tuple[int, ...]
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[StudyRow, ...]
 
-    def row(self, label: str) -> Row:
+    def row(self, label: str) -> StudyRow:
         """The row of that label.
 
         Raises:
@@ -111,7 +111,7 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Row(_Table):
+class _WrittenRow(_Table):
     """A row as it is written."""
 
     label: str | None = Field(default=None, min_length=1)
@@ -127,14 +127,17 @@ class _Row(_Table):
     sampling: dict[str, Any] = {}
 
 
-class _Study(_Table):
+class _WrittenStudy(_Table):
     """A study as it is written."""
 
     title: str
     protocol: str = "micro"
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
-    columns: tuple[str, ...] = Field(default=("params", "gflops", *SCORES[:5]), min_length=1)
-    rows: tuple[_Row, ...] = ()
+    columns: tuple[str, ...] = Field(
+        default=("params", "gflops", *(score.name for score in SCORES.values() if score.default)),
+        min_length=1,
+    )
+    rows: tuple[_WrittenRow, ...] = ()
 
 
 def names() -> list[str]:
@@ -155,14 +158,14 @@ def load(name: str | Path) -> Study:
     """
     table = toml.read("study", __name__, name)
     try:
-        return _study(Path(name).stem, _Study.model_validate(table))
+        return _study(Path(name).stem, _WrittenStudy.model_validate(table))
     except ValidationError as error:
         raise UsageError(f"study {name}: {_first(error, table)}") from None
     except UsageError as error:
         raise UsageError(f"study {name}: {error}") from None
 
 
-def _study(name: str, written: _Study) -> Study:
+def _study(name: str, written: _WrittenStudy) -> Study:
     if not written.rows:
         raise UsageError("it has no rows: add [[rows]] with a label and a backbone")
     for column in written.columns:
@@ -188,7 +191,7 @@ def _study(name: str, written: _Study) -> Study:
     )
 
 
-def _row(written: _Row) -> Row:
+def _row(written: _WrittenRow) -> StudyRow:
     stands_for = None
     if written.published is not None:
         if written.extra:
@@ -208,7 +211,7 @@ def _row(written: _Row) -> Row:
             raise UsageError(
                 f"unknown protocol {name!r}.{suggest(name, known)} It is one of {', '.join(known)}."
             )
-    return Row(
+    return StudyRow(
         label=label,
         model=registry.backbones.find(backbone).name,
         overrides=taken if written.overrides is None else written.overrides,
@@ -251,11 +254,11 @@ def _first(error: ValidationError, table: dict[str, Any]) -> str:
     # A key that is not known explains why another is missing.
     complaint = min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
     place = list(complaint["loc"])
-    where, known = "", list(_Study.model_fields)
+    where, known = "", list(_WrittenStudy.model_fields)
     if place[0] == "rows" and len(place) > 2:
         label = table["rows"][place[1]].get("label")
         where = f"[[rows]] {int(place[1]) + 1}{f' ({label})' if label else ''}: "
-        place, known = place[2:], list(_Row.model_fields)
+        place, known = place[2:], list(_WrittenRow.model_fields)
     key = str(place[0])
     if complaint["type"] == "extra_forbidden":
         return f"{where}there is no key {key!r}.{suggest(key, known)} It takes: {', '.join(known)}."

@@ -1,4 +1,4 @@
-"""Cells: a study's rows under a protocol, once for each seed, and the questions their records answer.
+"""Cells: a study's rows under a protocol, once for each seed, and the requests that their records answer.
 
 Nothing here imports torch.
 """
@@ -7,21 +7,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from pydantic import ValidationError
 
+import registry
 from bench import data, records
-from bench.studies import Row, Study
+from bench.records.schema import (
+    CostRequest,
+    Quality,
+    QualityRequest,
+    Record,
+    SamplingSettings,
+    TrainingSettings,
+)
+from bench.studies import Study, StudyRow
 from bench.training.protocols import Protocol
 from registry.errors import UsageError
 
-# Of a protocol's training, what changes no number that comes out.
-SILENT = {"log_every", "checkpoint_every", "keep"}
+Records = Mapping[str, Record]  # by file
+FROM_DATA = ("input_size", "in_channels", "num_classes")  # options of a network that its data decide
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,7 @@ class Cell:
         seed: of training and of sampling.
     """
 
-    row: Row
+    row: StudyRow
     protocol: Protocol
     seed: int
 
@@ -48,23 +58,41 @@ class Cell:
         """The step of the training run whose averaged weights are measured."""
         return self.row.step or self.protocol.training.steps
 
-    @cached_property
-    def asked(self) -> dict[str, Any]:
-        """The question, by which its record is named."""
-        return quality_asked(self.row, self.protocol, self.seed)
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Of the network: the row's own over those of the protocol's scale."""
+        own = (self.row.scale or {}).get(self.protocol.name, {})
+        return self.protocol.overrides(self.row.model) | self.row.overrides | own
 
     @cached_property
+    def request(self) -> QualityRequest:
+        """What its record answers."""
+        config = registry.canonical(self.row.model, self.overrides)
+        return QualityRequest(
+            model=self.row.model,
+            config={option: value for option, value in config.items() if option not in FROM_DATA},
+            data=data.datasets.find(self.protocol.data).name,
+            training=TrainingSettings(
+                **self.protocol.training.model_dump(include=set(TrainingSettings.model_fields))
+            ),
+            sampling=SamplingSettings(**self.protocol.sampling.model_dump()),
+            step=self.step,
+            seed=self.seed,
+            extractor=self.protocol.extractor,
+        )
+
+    @property
     def file(self) -> str:
         """Name of its record."""
-        return records.name(self.asked)
+        return self.request.file
 
     @cached_property
     def run(self) -> str:
         """Name of the folder of its training run: cells that differ in nothing that trains share it."""
-        asked = self.asked
-        decides = {key: asked[key] for key in ("model", "scaled", "data", "seed")}
-        decides["training"] = {k: v for k, v in asked["training"].items() if k != "steps"}
-        text = json.dumps(decides, sort_keys=True, separators=(",", ":"))
+        request = self.request.model_dump(mode="json")
+        deciding = {key: request[key] for key in ("model", "config", "data", "seed")}
+        deciding["training"] = {k: v for k, v in request["training"].items() if k != "steps"}
+        text = json.dumps(deciding, sort_keys=True, separators=(",", ":"))
         return f"{self.row.model}-{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
@@ -78,42 +106,25 @@ def cells(study: Study, protocol: Protocol, seeds: Sequence[int]) -> list[Cell]:
             right.
     """
     changed = [(row, _changed(row, protocol)) for row in study.rows if row.measured_under(protocol.name)]
-    return [Cell(row, how, seed) for seed in seeds for row, how in changed]
+    return [Cell(row, own, seed) for seed in seeds for row, own in changed]
 
 
-def quality_asked(row: Row, protocol: Protocol, seed: int) -> dict[str, Any]:
-    """What the record of a cell's image quality is named by, as JSON can hold it."""
-    return {
-        "measure": "quality",
-        "model": row.model,
-        "overrides": row.overrides,
-        "protocol": protocol.name,
-        "scaled": protocol.overrides(row.model) | row.overrides | (row.scale or {}).get(protocol.name, {}),
-        "training": protocol.training.model_dump(exclude=SILENT),
-        "data": data.datasets.find(protocol.data).name,
-        "sampling": protocol.sampling.model_dump(),
-        "step": row.step or protocol.training.steps,
-        "seed": seed,
-        "extractor": protocol.extractor,
-    }
+def cost_request(row: StudyRow) -> CostRequest:
+    """What the record of a row's cost at its published size answers."""
+    return CostRequest(model=row.model, config=registry.canonical(row.model, row.overrides))
 
 
-def cost_asked(model: str, overrides: dict[str, Any], input_size: int | None = None) -> dict[str, Any]:
-    """What the record of a backbone's cost is named by, as JSON can hold it."""
-    return {"measure": "cost", "model": model, "overrides": overrides, "input_size": input_size}
-
-
-def known(results: Path) -> dict[str, dict[str, Any]]:
+def known(results: Path) -> dict[str, Record]:
     """Records of costs and image quality in a folder, by file name; none where there is no folder.
 
     Warns:
         UserWarning: names each damaged record; it is left out.
     """
     found = records.read(results) if results.is_dir() else []
-    return {record["file"]: record for record in found if record["asked"]["measure"] in ("quality", "cost")}
+    return {record.file: record for record in found if record.request.kind in ("quality", "cost")}
 
 
-def _changed(row: Row, protocol: Protocol) -> Protocol:
+def _changed(row: StudyRow, protocol: Protocol) -> Protocol:
     """The protocol with what a row changes about it."""
     table = protocol.model_dump()
     table["training"] |= row.training or {}
@@ -126,3 +137,64 @@ def _changed(row: Row, protocol: Protocol) -> Protocol:
         complaint = error.errors()[0]
         place = ".".join(map(str, complaint["loc"]))
         raise UsageError(f"row {row.label!r}: {place} = {complaint['input']!r}: {complaint['msg']}") from None
+
+
+# ---- what is left to measure, and how long it takes ----
+
+
+def missing(cells: Iterable[Cell], known: Records) -> list[Cell]:
+    """The cells that have no record; of those with one request the first."""
+    found = {cell.file: cell for cell in reversed(list(cells)) if cell.file not in known}
+    return list(reversed(found.values()))
+
+
+def missing_costs(study: Study, known: Records) -> dict[str, CostRequest]:
+    """Requests for the cost of a study's backbones that have no record, by label."""
+    requests = {row.label: cost_request(row) for row in study.rows}
+    first = {request.file: label for label, request in reversed(requests.items())}
+    return {
+        label: request
+        for label, request in requests.items()
+        if request.file not in known and first[request.file] == label
+    }
+
+
+def by_run(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Cells in their order, but those of one training run together, the earliest checkpoint first."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.run, []).append(cell)
+    return [sorted(group, key=lambda cell: cell.step) for group in groups.values()]
+
+
+def expected_seconds(cells: Iterable[Cell], known: Records) -> dict[str, float | None]:
+    """How long each cell is likely to take, by file, from records of like cells; None where there are none.
+
+    A record of the same network counts alone; else the mean over those of other networks under the same
+    protocol. Cells that share a training run pay for the steps since the cell before.
+    """
+    groups: dict[str, list[tuple[float, float]]] = {}  # training a step, sampling and scoring
+    for record in known.values():
+        if isinstance(record.result, Quality):
+            spent = record.result.seconds
+            rate = spent.train / record.result.request.step, (spent.sample or 0) + spent.eval
+            for key in _alike(record.result.request):
+                groups.setdefault(key, []).append(rate)
+    expected: dict[str, float | None] = {}
+    for group in by_run(cells):
+        trained = 0
+        for cell in group:
+            rates = next((groups[key] for key in _alike(cell.request) if key in groups), [])
+            steps = cell.step - trained
+            trained = cell.step
+            expected[cell.file] = mean(a * steps + b for a, b in rates) if rates else None
+    return expected
+
+
+def _alike(request: QualityRequest) -> Iterator[str]:
+    """Keys of measurements that take about as long, the closest first."""
+    table = request.model_dump(mode="json")
+    del table["training"]["objective"], table["sampling"]["cfg_scale"]
+    protocol = [table[key] for key in ("training", "sampling", "data", "extractor")]
+    for key in ([request.model, request.config, protocol], protocol):
+        yield json.dumps(key, sort_keys=True)

@@ -46,25 +46,25 @@ def check(study: Study, cells: Iterable[Cell], data_options: Mapping[str, Any]) 
 
 
 def _check(cell: Cell, dataset: Dataset) -> None:
-    how, images = cell.protocol.training, cell.protocol.sampling
-    if how.batch_size > len(dataset):
+    training, images = cell.protocol.training, cell.protocol.sampling
+    if training.batch_size > len(dataset):
         raise UsageError(
-            f"protocol {cell.protocol.name} takes batches of {how.batch_size}, but {dataset.name} has "
+            f"protocol {cell.protocol.name} takes batches of {training.batch_size}, but {dataset.name} has "
             f"{len(dataset)} images: choose a protocol with a smaller batch_size"
         )
-    if how.flip and not dataset.flippable:
+    if training.flip and not dataset.flippable:
         raise UsageError(f"protocol {cell.protocol.name} mirrors images, which {dataset.name} does not allow")
-    objective(how.objective).check_sampler(images.sampler, images.steps)
+    objective(training.objective).check_sampler(images.sampler, images.steps)
     extractors.find(cell.protocol.extractor)
-    asked = {
+    request = {
         "model": cell.row.model,
-        "overrides": cell.asked["scaled"],
+        "overrides": cell.overrides,
         "data": dataset.name,
         "shape": dataset.shape,
         "num_classes": dataset.num_classes,
     }
     try:
         with torch.device("meta"):
-            build(asked)
+            build(request)
     except Exception:  # a constructor that looks at numbers; if it is something else, it is wrong again
-        build(asked)
+        build(request)

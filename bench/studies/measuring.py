@@ -10,212 +10,287 @@ A lock on the run's folder keeps a second process away, be it another `bench abl
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bench import cost, records, sampling
+from filelock import FileLock, Timeout
+
+from bench import cost, records, sampling, studies
 from bench import data as datasets
 from bench.metrics.evaluation import compare
 from bench.metrics.features import make_file
-from bench.training.loop import Progress, train
+from bench.metrics.scores import SCORES
+from bench.records.schema import (
+    Context,
+    Cost,
+    CostRequest,
+    Fingerprints,
+    Network,
+    Quality,
+    QualityRequest,
+    Rates,
+    Seconds,
+)
+from bench.studies import StudyRow
+from bench.studies.cells import cost_request
+from bench.training.loop import train
 from bench.training.protocols import Protocol
 from bench.training.run import Run, build
 from bench.utils import distributed
 from bench.utils.files import write_whole
+from bench.utils.progress import Progress, silent
 from registry.errors import UsageError
 
-Tell = Callable[..., None]  # doing, done, of how many, loss=
-SCORES = ("fid", "sfid", "inception_score", "precision", "recall", "kid")
-COSTS = ("parameters", "parameters_deployed", "macs", "paper_gflops")
+# What every cell is scored by; KID is cheap once features are made.
+MEASURED = [score.name for score in SCORES.values() if score.default] + ["kid"]
 
 
 class Stopped(Exception):  # noqa: N818 (no error: somebody asked for it)
     """A signal has ended training; a checkpoint is written."""
 
 
-def measure_cost(asked: dict[str, Any], results: Path) -> None:
+def measure_cost(request: CostRequest, results: Path) -> None:
     """Measure what a backbone costs and write the record."""
-    found = cost.measure(asked["model"], input_size=asked["input_size"], **asked["overrides"])
-    values = {k: v for k, v in found.to_dict().items() if k not in ("model", "overrides", "input_size")}
-    records.write(asked, values | {"stages": [asdict(part) for part in found.stages]}, results)
+    records.write(cost.measure(request.model, **request.config), results)
+
+
+def count_costs(rows: Iterable[StudyRow], progress: Progress = silent) -> dict[str, Cost]:
+    """The cost of rows by label, each network counted once; see `bench.cost.measure`."""
+    known: dict[str, Cost] = {}
+    found = {}
+    rows = list(rows)
+    for i, row in enumerate(rows):
+        request = cost_request(row)
+        if request.file not in known:
+            progress(row.label, i, len(rows))
+            known[request.file] = cost.measure(request.model, **request.config)
+        found[row.label] = known[request.file]
+    return found
+
+
+def record_costs(results: Path, progress: Progress = silent) -> None:
+    """Count the cost of every row of every built-in study and write the records, each network's once.
+
+    Raises:
+        UsageError: the folder cannot be written to.
+    """
+    rows = [row for name in studies.names() for row in studies.load(name).rows]
+    for found in {result.request.file: result for result in count_costs(rows, progress).values()}.values():
+        records.write(found, results)
 
 
 def measure_quality(
-    asked: dict[str, Any],
+    request: QualityRequest,
+    *,
+    overrides: dict[str, Any],
     protocol: Protocol,
     run: Path,
     results: Path,
-    *,
     data_options: dict[str, Any],
     force: bool,
     fresh: bool,
     last: bool,
-    tell: Tell,
+    progress: Progress,
 ) -> None:
     """Measure a cell and write its record, unless another process has just done so.
 
     Args:
-        asked: the question; see `bench.studies.cells.quality_asked`.
+        request: what is measured.
+        overrides: of the network, as the run is begun with.
         protocol: that of the cell.
         run: folder of its training run.
         results: folder of records.
         data_options: of the dataset.
         force: measure although there is a record.
         fresh: delete what the folder holds before.
-        last: no cell needs the run's folder any more: only its newest checkpoint and its pictures are kept.
-        tell: is told what is under way.
+        last: no cell needs the run's folder any more: only its newest checkpoint and its pictures are left.
+        progress: see `bench.utils.progress`.
 
     Raises:
         UsageError: what the cell fails of.
         Stopped: see there.
     """
-    name = records.name(asked)
-    with _locked(run, tell):
+    with _locked(run, progress):
         if fresh:
             _delete(run)
-        if force or not (results / name).exists():
-            _measure(asked, protocol, run, results, data_options, tell)
+        if force or not (results / request.file).exists():
+            _Measurement(request, overrides, protocol, run, results, data_options, progress).measure()
         for left in run.glob(".bench-*"):  # of processes that were killed while writing
             shutil.rmtree(left, ignore_errors=True)
         for old in Run(run).checkpoints()[:-1] if last else []:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _measure(
-    asked: dict[str, Any],
-    protocol: Protocol,
-    run: Path,
-    results: Path,
-    data_options: dict[str, Any],
-    tell: Tell,
-) -> None:
-    images = run / f"images-{records.name(asked)[-17:-5]}.npz"
-    step, device = asked["step"], distributed.device()
-    if not images.exists():
-        _train(asked, protocol, run, data_options, tell)
-        per_second = _sample(asked, Run(run).checkpoint(step), images, protocol, device, tell)
-    else:  # killed while it was scored
+class _Measurement:
+    """A cell while it is measured; attributes as the arguments of `measure_quality`."""
+
+    def __init__(
+        self,
+        request: QualityRequest,
+        overrides: dict[str, Any],
+        protocol: Protocol,
+        run: Path,
+        results: Path,
+        data_options: dict[str, Any],
+        progress: Progress,
+    ) -> None:
+        self.request, self.overrides, self.protocol = request, overrides, protocol
+        self.run, self.results, self.data_options = run, results, data_options
+        self.progress = progress
+        self.device = distributed.device()
+        self.images = run / f"images-{Path(request.file).stem[-12:]}.npz"
+
+    def measure(self) -> None:
+        """Train, sample, score, and write the record."""
         per_second = None
-    reference, digest = _reference(asked, run.parent / "references", data_options, device, tell)
-    tell("scoring")
-    began = time.perf_counter()
-    features = run / "features"
-    scored = compare(
-        images,
-        reference,
-        extractor=asked["extractor"],
-        kid=True,
-        device=device,
-        cache=features,
-        progress=tell,
-    )
-    assert scored is not None
-    log = _log(run, step)
-    number = scored.sample_count
-    network = build(Run(run).asked)  # as it was trained, at the protocol's size
-    counted = cost.measure(network)
-    values = {
-        **{score: getattr(scored.scores, score) for score in SCORES},
-        "samples": number,
-        "reference": scored.reference_count,
-        "extractor": scored.extractor,
-        "weights": scored.weights,
-        "data_digest": digest,
-        "loss": log[-1]["loss"],
-        "network": {key: getattr(counted, key) for key in COSTS},
-        "seconds": {
-            "train": _seconds(log, protocol.training.batch_size),
-            "sample": per_second and number / per_second,
-            "eval": time.perf_counter() - began,
-        },
-        "images_per_second": {
-            "train": statistics.median(entry["images_per_second"] for entry in log),
-            "sample": per_second,
-        },
-    }
-    keep_samples(
-        images.with_name(f"{images.stem}.grid.png"),
-        sampling.columns(network.num_classes),
-        results / records.name(asked),
-    )
-    records.write(asked, values, results, device=device)
-    images.unlink()
-    shutil.rmtree(features, ignore_errors=True)
+        if not self.images.exists():  # else killed while it was scored
+            self.train()
+            per_second = self.sample()
+        dataset = datasets.load(self.request.data, **self.data_options)
+        reference = self.reference(dataset)
+        self.progress("scoring", 0, 0)
+        began = time.perf_counter()
+        features = self.run / "features"
+        found = compare(
+            self.images,
+            reference,
+            scores=MEASURED,
+            extractor=self.request.extractor,
+            device=self.device,
+            cache=features,
+            progress=self.progress,
+        )
+        assert found is not None and found.reference_count is not None
+        log = self.log()
+        network = build(Run(self.run).asked)  # as it was trained, at the protocol's size
+        counted = cost.measure(network)
+        result = Quality(
+            request=self.request,
+            scores=found.scores,
+            loss=log[-1]["loss"],
+            sample_count=found.sample_count,
+            reference_count=found.reference_count,
+            network=Network(**{key: getattr(counted, key) for key in Network.model_fields}),
+            seconds=Seconds(
+                train=_seconds(log, self.request.training.batch_size),
+                sample=per_second and found.sample_count / per_second,
+                eval=time.perf_counter() - began,
+            ),
+            images_per_second=Rates(
+                train=statistics.median(entry["images_per_second"] for entry in log), sample=per_second
+            ),
+        )
+        keep_samples(
+            self.images.with_name(f"{self.images.stem}.grid.png"),
+            sampling.columns(network.num_classes),
+            self.results / self.request.file,
+        )
+        records.write(
+            result,
+            self.results,
+            context=Context(protocol=self.protocol.name),
+            fingerprints=Fingerprints(data=dataset.digest, extractor=found.weights),
+            device=self.device,
+        )
+        self.images.unlink()
+        shutil.rmtree(features, ignore_errors=True)
 
+    def train(self) -> None:
+        """Train to the step that is requested: a leg of the run, which may go on to others later."""
+        step = self.request.step
+        saved = [int(path.name) for path in Run(self.run).checkpoints()]
+        if step in saved:
+            return
+        if saved and saved[-1] > step:  # it is kept no longer; trained again it comes out the same
+            _delete(self.run)
+        self.progress("training", 0, step)
+        leg = self.protocol.training.model_copy(update={"steps": step})
+        trained = train(
+            self.request.model,
+            self.protocol.model_copy(update={"training": leg}),
+            self.run,
+            overrides=self.overrides,
+            data=self.request.data,
+            data_options=self.data_options,
+            seed=self.request.seed,
+            resume=True,
+            progress=self.progress,
+        )
+        if trained.interrupted:
+            raise Stopped
 
-def _train(
-    asked: dict[str, Any], protocol: Protocol, run: Path, data_options: dict[str, Any], tell: Tell
-) -> None:
-    """Train to the step that is asked for: a leg of the run, which may go on to others later."""
-    step = asked["step"]
-    saved = [int(path.name) for path in Run(run).checkpoints()]
-    if step in saved:
-        return
-    if saved and saved[-1] > step:  # it is kept no longer; trained again it comes out the same
-        _delete(run)
+    def sample(self) -> float | None:
+        """Make the images; how many a second, None where all were there already."""
+        source = sampling.open_run(Run(self.run).checkpoint(self.request.step))
+        settings = self.request.sampling
+        plan = sampling.Plan(
+            source.objective,
+            settings.sampler,
+            settings.steps,
+            settings.cfg_scale,
+            settings.guided_channels,
+            settings.labels,
+            seed=self.request.seed,
+            precision=self.request.training.precision,
+        )
+        before: list[int] = []
 
-    def progress(now: Progress) -> None:
-        tell("training", now.step, now.steps, loss=now.loss)
+        def progress(description: str, done: int, total: int) -> None:
+            before.append(done)
+            self.progress(description, done, total)
 
-    tell("training", 0, step)
-    leg = protocol.training.model_copy(update={"steps": step})
-    trained = train(
-        asked["model"],
-        protocol.model_copy(update={"training": leg}),
-        run,
-        overrides=asked["scaled"],
-        data=asked["data"],
-        data_options=data_options,
-        seed=asked["seed"],
-        resume=True,
-        progress=progress,
-    )
-    if trained.interrupted:
-        raise Stopped
+        began = time.perf_counter()
+        sampling.sample(
+            source.network,
+            source.to_images,
+            plan,
+            settings.num,
+            self.images,
+            of=self.request.model_dump(mode="json"),
+            batch_size=settings.batch_size,
+            device=self.device,
+            progress=progress,
+        )
+        made = settings.num - before[0]
+        return made / (time.perf_counter() - began) if made else None
 
+    def reference(self, dataset: datasets.Dataset) -> Path:
+        """Features of the images trained on, made once for all cells."""
+        folder = self.run.parent / "references"
+        path = folder / f"{self.request.data}-{dataset.digest}-{self.request.extractor}.npz"
+        with _locked(path, self.progress):
+            if not path.exists():
+                images = path.with_name(f"{path.stem}-images.npz")
+                if not images.exists():
+                    sampling.export(dataset, images, self.progress)
+                cache = folder / f"{path.stem}-features"
+                write_whole(
+                    path,
+                    lambda made: make_file(
+                        images,
+                        made,
+                        extractor=self.request.extractor,
+                        device=self.device,
+                        cache=cache,
+                        progress=self.progress,
+                    ),
+                )
+                images.unlink()
+                shutil.rmtree(cache, ignore_errors=True)
+        return path
 
-def _sample(
-    asked: dict[str, Any], checkpoint: Path, images: Path, protocol: Protocol, device: str, tell: Tell
-) -> float | None:
-    """Make the images; how many a second, None where all were there already."""
-    source, how = sampling.open_run(checkpoint), protocol.sampling
-    plan = sampling.Plan(
-        source.objective,
-        how.sampler,
-        how.steps,
-        how.cfg_scale,
-        how.guided_channels,
-        how.labels,
-        seed=asked["seed"],
-        precision=protocol.training.precision,
-    )
-    seen: list[int] = []
-
-    def progress(doing: str, done: int, count: int) -> None:
-        seen.append(done)
-        tell(doing, done, count)
-
-    began = time.perf_counter()
-    sampling.sample(
-        source.network,
-        source.to_images,
-        plan,
-        how.num,
-        images,
-        of=asked,
-        batch_size=how.batch_size,
-        device=device,
-        progress=progress,
-    )
-    made = how.num - seen[0]
-    return made / (time.perf_counter() - began) if made else None
+    def log(self) -> list[dict[str, Any]]:
+        """Lines of the run's log up to the requested step."""
+        lines = (self.run / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        found = [entry for entry in map(json.loads, lines) if entry["step"] <= self.request.step]
+        if not found:
+            raise UsageError(f"{self.run} has lost its log: delete the folder to train again")
+        return found
 
 
 def keep_samples(grid: Path, columns: int, record: Path) -> None:
@@ -232,38 +307,6 @@ def keep_samples(grid: Path, columns: int, record: Path) -> None:
         side = sheet.width // columns
         lines = sheet.crop((0, 0, sheet.width, min(2 * side, sheet.height))).reduce(max(1, side // 64))
     write_whole(record.with_suffix(".png"), lambda made: lines.save(made, optimize=True))
-
-
-def _reference(
-    asked: dict[str, Any], folder: Path, data_options: dict[str, Any], device: str, tell: Tell
-) -> tuple[Path, str]:
-    """Features of the images trained on, made once for all cells, and the dataset's digest."""
-    dataset = datasets.load(asked["data"], **data_options)
-    path = folder / f"{asked['data']}-{dataset.digest}-{asked['extractor']}.npz"
-    with _locked(path, tell):
-        if not path.exists():
-            images = path.with_name(f"{path.stem}-images.npz")
-            if not images.exists():
-                sampling.export(dataset, images, tell)
-            cache = folder / f"{path.stem}-features"
-            write_whole(
-                path,
-                lambda made: make_file(
-                    images, made, extractor=asked["extractor"], device=device, cache=cache, progress=tell
-                ),
-            )
-            images.unlink()
-            shutil.rmtree(cache, ignore_errors=True)
-    return path, dataset.digest
-
-
-def _log(run: Path, step: int) -> list[dict[str, Any]]:
-    """Lines of the run's log up to a step."""
-    lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    found = [entry for entry in map(json.loads, lines) if entry["step"] <= step]
-    if not found:
-        raise UsageError(f"{run} has lost its log: delete the folder to train again")
-    return found
 
 
 def _seconds(log: list[dict[str, Any]], batch_size: int) -> float:
@@ -285,13 +328,16 @@ def _delete(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, tell: Tell) -> Iterator[None]:
+def _locked(path: Path, progress: Progress) -> Iterator[None]:
     """Alone with a file or folder among all processes on this machine; a killed one's lock is void."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            tell("waiting for another process")
-            fcntl.flock(file, fcntl.LOCK_EX)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        progress("waiting for another process", 0, 0)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()

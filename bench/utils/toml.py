@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from bench.utils.text import hidden_character
 from registry.errors import UsageError, suggest
 
 
@@ -37,10 +38,13 @@ def read(kind: str, package: str, name: str | Path) -> dict[str, Any]:
             )
         source = resources.files(package) / f"{name}.toml"
     try:
-        return tomllib.loads(source.read_text(encoding="utf-8"))
+        table = tomllib.loads(source.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"cannot read the {kind} {name}: {getattr(error, 'strerror', None) or error}"
         ) from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{kind} {name} is no valid TOML: {error}") from None
+    if character := hidden_character(table):
+        raise UsageError(f"{kind} {name} holds the control character {character} in a text: take it out")
+    return table

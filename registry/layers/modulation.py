@@ -1,4 +1,7 @@
-"""adaLN-Zero (DiT, arXiv 2212.09748, section 3.2): norms shifted, scaled and gated by the condition."""
+"""adaLN-Zero (DiT, arXiv 2212.09748, section 3.2): norms shifted, scaled and gated by the condition.
+
+Over tokens (N, T, D) for transformers, over feature maps (N, C, H, W) for U-shaped networks.
+"""
 
 from __future__ import annotations
 
@@ -36,3 +39,27 @@ def norm_modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 def gated(x: Tensor, gate: Tensor, branch: Tensor) -> Tensor:
     """x + gate·branch over tokens: x and branch (N, T, D), gate (N, D)."""
     return torch.addcmul(x, gate[:, None], branch)
+
+
+def norm_modulate_2d(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """LayerNorm over channels·(1 + scale) + shift: x (N, C, H, W), shift and scale (N, C)."""
+    x = F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2], eps=1e-6).permute(0, 3, 1, 2)
+    return torch.addcmul(shift[..., None, None], x, 1 + scale[..., None, None])
+
+
+class ConvHead(nn.Module):
+    """Modulated norm, then a 3×3 convolution to the output channels.
+
+    Args:
+        width: channels of the feature map, and width of the condition.
+        out_channels: of the network's output.
+    """
+
+    def __init__(self, width: int, out_channels: int) -> None:
+        super().__init__()
+        self.modulation = Modulation(width, 2)
+        self.project = nn.Conv2d(width, out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """x (N, C, H, W), c = SiLU(condition) (N, C) -> (N, C_out, H, W)."""
+        return self.project(norm_modulate_2d(x, *self.modulation(c)))

@@ -36,6 +36,8 @@ class Upsample(nn.Module):
 class DepthwiseShortcut(nn.Module):
     """x + 5×5 depthwise convolution of x (U-DiT, Table 5, DW Conv. Shortcut + PS)."""
 
+    checkpoint_part = "conv"
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(width, width, 5, padding=2, groups=width)
@@ -57,6 +59,8 @@ class DepthwiseShortcut(nn.Module):
 
 class ConvShortcut(nn.Module):
     """x + dense 3×3 convolution of x: the "conventional downsampler" of U-DiT, Table 5's caption."""
+
+    checkpoint_part = "conv"
 
     def __init__(self, width: int) -> None:
         super().__init__()

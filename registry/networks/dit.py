@@ -6,12 +6,15 @@ channels, of which the velocity is the first half.
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from registry import register
 from registry.backbone import Backbone, Size, height_width, require_positive
+from registry.checkpoints import TRANSFORMER_NAMES, Rule
 from registry.errors import UsageError
 from registry.layers.attention import Attention
 from registry.layers.embeddings import Condition, sincos_2d
@@ -21,6 +24,18 @@ from registry.layers.modulation import Modulation, gated, norm_modulate
 
 class DiT(Backbone):
     """Isotropic diffusion transformer over patches, conditioned by adaLN-Zero."""
+
+    guided_channels = 3  # of 4, as in the sampling program of DiT, SiT
+    fixed_parameters = frozenset({"pos_embed"})
+    checkpoint_names: ClassVar[list[Rule]] = [
+        (r"^x_embedder\.proj\.", "embed."),
+        (r"^t_embedder\.", "condition.time."),
+        (r"^y_embedder\.embedding_table\.", "condition.label.table."),
+        (r"\.adaLN_modulation\.1\.", ".modulation."),
+        (r"^final_layer\.linear\.", "head.project."),
+        (r"^final_layer\.", "head."),
+        *TRANSFORMER_NAMES,
+    ]
 
     def __init__(
         self,
@@ -35,6 +50,19 @@ class DiT(Backbone):
         learn_sigma: bool = True,
         class_dropout_prob: float = 0.1,
     ) -> None:
+        """
+        Args:
+            input_size: side of the input grid in cells, or (H, W); 32 for latents of 256×256 images.
+            num_classes: classes without the null class; 0 for an unconditional network.
+            in_channels: channels of the input; 4 for latents.
+            patch_size: side of a patch in cells; a token stands for one.
+            hidden_size: width D of a token, in channels.
+            depth: number of blocks.
+            num_heads: attention heads; each is hidden_size / num_heads wide.
+            mlp_ratio: hidden width of the MLP over hidden_size.
+            learn_sigma: whether the output is noise and variance range, or noise alone.
+            class_dropout_prob: share of labels replaced by the null class in training; at 0 there is none.
+        """
         super().__init__(
             input_size=input_size,
             in_channels=in_channels,
@@ -52,8 +80,8 @@ class DiT(Backbone):
             torch.empty(1, height * width // patch_size**2, hidden_size), requires_grad=False
         )
         self.condition = Condition(num_classes, hidden_size, class_dropout_prob)
-        self.blocks = nn.ModuleList(Block(hidden_size, num_heads, mlp_ratio) for _ in range(depth))
-        self.head = Head(hidden_size, patch_size**2 * self.out_channels)
+        self.blocks = nn.ModuleList(DiTBlock(hidden_size, num_heads, mlp_ratio) for _ in range(depth))
+        self.head = DiTHead(hidden_size, patch_size**2 * self.out_channels)
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -84,7 +112,13 @@ class DiT(Backbone):
         return torch.einsum("nhwpqc->nchpwq", x).reshape(n, self.out_channels, height, width)
 
 
-class Block(nn.Module):
+class SiT(DiT):
+    """DiT that predicts the velocity of a straight flow from data to noise."""
+
+    objective = "flow"
+
+
+class DiTBlock(nn.Module):
     """Attention and MLP, each shifted, scaled and gated by the condition."""
 
     def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float) -> None:
@@ -100,7 +134,7 @@ class Block(nn.Module):
         return gated(x, gate_m, self.mlp(norm_modulate(x, shift_m, scale_m)))
 
 
-class Head(nn.Module):
+class DiTHead(nn.Module):
     """Modulated norm, then a linear map from tokens to patches."""
 
     def __init__(self, hidden_size: int, out_features: int) -> None:
@@ -113,18 +147,31 @@ class Head(nn.Module):
         return self.project(norm_modulate(x, *self.modulation(c)))
 
 
-for _size, _depth, _width, _heads in (
-    ("s", 12, 384, 6),
-    ("b", 12, 768, 12),
-    ("l", 24, 1024, 16),
-    ("xl", 28, 1152, 16),
-):
-    for _patch in (2, 4, 8):
-        for _family in ("dit", "sit"):
-            register(
-                f"{_family}-{_size}-{_patch}",
-                patch_size=_patch,
-                hidden_size=_width,
-                depth=_depth,
-                num_heads=_heads,
-            )(DiT)
+_S: dict[str, Any] = {"hidden_size": 384, "depth": 12, "num_heads": 6}
+_B: dict[str, Any] = {"hidden_size": 768, "depth": 12, "num_heads": 12}
+_L: dict[str, Any] = {"hidden_size": 1024, "depth": 24, "num_heads": 16}
+_XL: dict[str, Any] = {"hidden_size": 1152, "depth": 28, "num_heads": 16}
+register("dit-s-2", patch_size=2, **_S)(DiT)
+register("dit-s-4", patch_size=4, **_S)(DiT)
+register("dit-s-8", patch_size=8, **_S)(DiT)
+register("dit-b-2", patch_size=2, **_B)(DiT)
+register("dit-b-4", patch_size=4, **_B)(DiT)
+register("dit-b-8", patch_size=8, **_B)(DiT)
+register("dit-l-2", patch_size=2, **_L)(DiT)
+register("dit-l-4", patch_size=4, **_L)(DiT)
+register("dit-l-8", patch_size=8, **_L)(DiT)
+register("dit-xl-2", patch_size=2, **_XL)(DiT)
+register("dit-xl-4", patch_size=4, **_XL)(DiT)
+register("dit-xl-8", patch_size=8, **_XL)(DiT)
+register("sit-s-2", patch_size=2, **_S)(SiT)
+register("sit-s-4", patch_size=4, **_S)(SiT)
+register("sit-s-8", patch_size=8, **_S)(SiT)
+register("sit-b-2", patch_size=2, **_B)(SiT)
+register("sit-b-4", patch_size=4, **_B)(SiT)
+register("sit-b-8", patch_size=8, **_B)(SiT)
+register("sit-l-2", patch_size=2, **_L)(SiT)
+register("sit-l-4", patch_size=4, **_L)(SiT)
+register("sit-l-8", patch_size=8, **_L)(SiT)
+register("sit-xl-2", patch_size=2, **_XL)(SiT)
+register("sit-xl-4", patch_size=4, **_XL)(SiT)
+register("sit-xl-8", patch_size=8, **_XL)(SiT)

@@ -7,6 +7,7 @@ its 8 groups as divide the channels; the parameter count stays that of the print
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +15,23 @@ from torch.nn import functional as F
 
 from registry import register
 from registry.backbone import Backbone, LongSkip, Size, require_positive
+from registry.checkpoints import Rule
 from registry.errors import UsageError
 from registry.layers.embeddings import LabelEmbedding, sinusoids
 
 
-@register("tiny-unet")
 class TinyUNet(Backbone):
     """Three scales of residual blocks with the step added as a bias; predicts noise."""
+
+    checkpoint_names: ClassVar[list[Rule]] = [
+        (r"^t_emb\.(\d)", lambda match: f"time.{int(match[1]) - 1}"),
+        (r"^d(\d)\.", r"down\1."),
+        (r"^mid\.", "middle."),
+        (r"^u(\d)\.", r"up\1."),
+        (r"\.t_proj\.", ".time."),
+        (r"\.skip\.", ".shortcut."),
+        (r"^out\.", "output."),
+    ]
 
     def __init__(
         self,
@@ -33,9 +44,13 @@ class TinyUNet(Backbone):
     ) -> None:
         """
         Args:
-            num_classes: 0 as in the article; with classes, their embedding is added to the step's.
+            input_size: side of the input grid in pixels, or (H, W); 28 for MNIST's images.
+            num_classes: classes without the null class; 0 as in the article. With classes, their embedding is
+                added to the step's.
+            in_channels: channels of the input; 1 for grey images.
             widths: channels of the three scales.
             time_width: channels of the step embedding.
+            class_dropout_prob: share of labels replaced by the null class in training; at 0 there is none.
         """
         super().__init__(input_size=input_size, in_channels=in_channels, num_classes=num_classes)
         require_positive(time_width=time_width, width=min(widths))
@@ -47,14 +62,14 @@ class TinyUNet(Backbone):
             nn.Linear(time_width, time_width), nn.SiLU(), nn.Linear(time_width, time_width)
         )
         self.label = LabelEmbedding(num_classes, time_width, class_dropout_prob) if num_classes else None
-        self.down1 = Block(in_channels, w1, time_width)
-        self.down2 = Block(w1, w2, time_width)
-        self.down3 = Block(w2, w3, time_width)
-        self.middle = Block(w3, w3, time_width)
+        self.down1 = TinyUNetBlock(in_channels, w1, time_width)
+        self.down2 = TinyUNetBlock(w1, w2, time_width)
+        self.down3 = TinyUNetBlock(w2, w3, time_width)
+        self.middle = TinyUNetBlock(w3, w3, time_width)
         self.skip3, self.skip2, self.skip1 = LongSkip(), LongSkip(), LongSkip()
-        self.up3 = Block(w3 + w3, w2, time_width)
-        self.up2 = Block(w2 + w2, w1, time_width)
-        self.up1 = Block(w1 + w1, w1, time_width)
+        self.up3 = TinyUNetBlock(w3 + w3, w2, time_width)
+        self.up2 = TinyUNetBlock(w2 + w2, w1, time_width)
+        self.up1 = TinyUNetBlock(w1 + w1, w1, time_width)
         self.output = nn.Conv2d(w1, in_channels, 1)
 
     def _check_grid(self, height: int, width: int) -> None:
@@ -82,7 +97,7 @@ def join(x: Tensor, skip: Tensor) -> Tensor:
     return torch.cat([F.interpolate(x, size=skip.shape[-2:], mode="nearest"), skip], dim=1)
 
 
-class Block(nn.Module):
+class TinyUNetBlock(nn.Module):
     """GroupNorm, SiLU, 3×3 convolution, twice, with the condition added between, and a shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int, time_width: int) -> None:
@@ -99,3 +114,6 @@ class Block(nn.Module):
         """x (N, C_in, H, W), c = SiLU(condition) (N, time_width) -> (N, C_out, H, W)."""
         h = self.conv1(F.silu(self.norm1(x))) + self.time(c)[..., None, None]
         return self.conv2(F.silu(self.norm2(h))) + self.shortcut(x)
+
+
+register("tiny-unet")(TinyUNet)

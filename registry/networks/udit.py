@@ -11,7 +11,8 @@ permuting copies, and depthwise convolutions run fastest.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+import re
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +20,12 @@ from torch.nn import functional as F
 
 from registry import register
 from registry.backbone import Backbone, LongSkip, Size, require_positive
+from registry.checkpoints import Rule
 from registry.errors import UsageError
 from registry.layers.attention import check_heads, rope_2d, rotate
 from registry.layers.embeddings import Condition
 from registry.layers.feed_forward import ConvMlp, DepthwiseFeedForward, ReparamFeedForward
-from registry.layers.modulation import Modulation
+from registry.layers.modulation import ConvHead, Modulation, norm_modulate_2d
 from registry.layers.resampling import (
     ConvShortcut,
     DepthwiseShortcut,
@@ -37,8 +39,36 @@ FeedForwardKind = Literal["mlp", "dwconv", "reparam"]
 DownsamplerKind = Literal["pixel-shuffle", "depthwise", "depthwise+shortcut", "conv"]
 
 
+def _layer_name(match: re.Match[str]) -> str:
+    """Two layers a stage unit: `.3.attn2.` -> `.7.attention.`"""
+    parts = {"attn": "attention", "mlp": "ffn", "adaLN_modulation": "modulation"}
+    return f".{2 * int(match[1]) + int(match[3]) - 1}.{parts[match[2]]}."
+
+
 class UDiT(Backbone):
     """U-shaped diffusion transformer of widths C, 2C, 4C that attends to downsampled tokens."""
+
+    guided_channels = 3  # of 4, as in the released sampling program
+    checkpoint_names: ClassVar[list[Rule]] = [
+        (r"^x_embedder\.proj\.", "stem."),
+        (r"^t_embedder_(\d)\.", r"condition\1.time."),
+        (r"^y_embedder_(\d)\.embedding_table\.", r"condition\1.label.table."),
+        (r"^encoder_level_", "encoder"),
+        (r"^decoder_level_", "decoder"),
+        (r"^latent\.", "middle."),
+        (r"^(down\d)_\d\.body\.0\.", r"\1.conv."),
+        (r"^up\d_(\d)\.body\.0\.", r"up\1.conv."),  # up3_2 leads to scale 2
+        (r"^reduce_chan_level", "fuse"),
+        (r"\.(\d+)\.(attn|mlp|adaLN_modulation)([12])\.", _layer_name),
+        (r"^final_layer\.adaLN_modulation\.", "head.modulation."),
+        (r"^final_layer\.out_proj\.", "head.project."),
+        (r"\.modulation\.1\.", ".modulation."),
+        (r"\.attention\.to_", ".attention."),
+        (r"\.downsampler\.layer\.", ".downsampler."),
+        (r"\.ffn\.(project_in|fc1)\.", ".ffn.expand."),
+        (r"\.ffn\.(project_out|fc2)\.", ".ffn.contract."),
+        (r"\.ffn\.dwconv\.", ".ffn.depthwise."),
+    ]
 
     def __init__(
         self,
@@ -59,7 +89,10 @@ class UDiT(Backbone):
     ) -> None:
         """
         Args:
-            hidden_size: width C of the first scale.
+            input_size: side of the input grid in cells, or (H, W); 32 for latents of 256×256 images.
+            num_classes: classes without the null class; 0 for an unconditional network.
+            in_channels: channels of the input; 4 for latents.
+            hidden_size: width C of the first scale, in channels.
             depth: stage units of encoder 1, encoder 2, middle, decoder 2, decoder 1; two layers each.
             num_heads: heads of every attention; their width grows with the scale.
             mlp_ratio: hidden width of the feed-forward branch over its outer width.
@@ -67,7 +100,11 @@ class UDiT(Backbone):
             downsampler: what precedes the grouping; without effect where attention is full.
             cosine: cosine attention with a learned scale instead of dot products.
             rope: RoPE2D on queries and keys.
-            ffn: the feed-forward branch: 1×1 convolutions, with a depthwise one, re-parameterised.
+            ffn: the feed-forward branch: 1×1 convolutions (mlp), with a depthwise one between them (dwconv),
+                or the same with more parameters to train, merged for inference (reparam).
+            learn_sigma: whether the output is noise and variance range, or noise alone.
+            class_dropout_prob: share of labels replaced by the null class in training, at each width by
+                itself; at 0 there is none.
         """
         factor = 2 if attention == "downsampled" else 1
         super().__init__(
@@ -86,7 +123,7 @@ class UDiT(Backbone):
 
         def stage(width: int, units: int) -> nn.ModuleList:
             return nn.ModuleList(
-                Layer(width, num_heads, mlp_ratio, factor, downsampler, cosine, rope, ffn)
+                UDiTLayer(width, num_heads, mlp_ratio, factor, downsampler, cosine, rope, ffn)
                 for _ in range(2 * units)
             )
 
@@ -110,7 +147,7 @@ class UDiT(Backbone):
         self.fuse1 = nn.Conv2d(2 * c1, c2, 1)  # to 2C: the last stage is wide at full resolution
         self.decoder1 = stage(c2, depth[4])
         self.output = nn.Conv2d(c2, c2, 3, padding=1)
-        self.head = Head(c2, self.out_channels)
+        self.head = ConvHead(c2, self.out_channels)
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -150,13 +187,7 @@ def run(stage: nn.ModuleList, x: Tensor, c: Tensor) -> Tensor:
     return x
 
 
-def norm_modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """LayerNorm over channels·(1 + scale) + shift: x (N, C, H, W), shift and scale (N, C)."""
-    x = F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2], eps=1e-6).permute(0, 3, 1, 2)
-    return torch.addcmul(shift[..., None, None], x, 1 + scale[..., None, None])
-
-
-class Layer(nn.Module):
+class UDiTLayer(nn.Module):
     """Attention and feed-forward branch, each shifted, scaled and gated by the condition."""
 
     def __init__(
@@ -179,8 +210,8 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """x (N, C, H, W), c = SiLU(condition) (N, C) -> (N, C, H, W)."""
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(c)
-        x = torch.addcmul(x, gate_a[..., None, None], self.attention(norm_modulate(x, shift_a, scale_a)))
-        return torch.addcmul(x, gate_f[..., None, None], self.ffn(norm_modulate(x, shift_f, scale_f)))
+        x = torch.addcmul(x, gate_a[..., None, None], self.attention(norm_modulate_2d(x, shift_a, scale_a)))
+        return torch.addcmul(x, gate_f[..., None, None], self.ffn(norm_modulate_2d(x, shift_f, scale_f)))
 
 
 class TokenAttention(nn.Module):
@@ -241,23 +272,10 @@ def make_downsampler(kind: DownsamplerKind, width: int) -> nn.Module:
     return DepthwiseShortcut(width) if kind == "depthwise+shortcut" else ConvShortcut(width)
 
 
-class Head(nn.Module):
-    """Modulated norm, then a 3×3 convolution to noise and variance."""
-
-    def __init__(self, width: int, out_channels: int) -> None:
-        super().__init__()
-        self.modulation = Modulation(width, 2)
-        self.project = nn.Conv2d(width, out_channels, 3, padding=1)
-
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """x (N, C, H, W), c = SiLU(condition) (N, C) -> (N, C_out, H, W)."""
-        return self.project(norm_modulate(x, *self.modulation(c)))
-
-
 _T: dict[str, Any] = {"hidden_size": 48, "num_heads": 2, "depth": (1, 1, 2, 1, 1), "mlp_ratio": 4.0}
 _OFF: dict[str, Any] = {"attention": "full", "cosine": False, "rope": False, "ffn": "mlp"}
-register("dit-unet", **{**_T, **_OFF})(UDiT)
-register("dit-unet-slim", aliases=["DiT-UNet (Slim)"], **{**_T, **_OFF, "hidden_size": 36})(UDiT)
+register("dit-unet", **_T, **_OFF)(UDiT)
+register("dit-unet-slim", **{**_T, "hidden_size": 36}, **_OFF)(UDiT)
 register("udit-t", **_T)(UDiT)
 register("udit-s", hidden_size=96, num_heads=4)(UDiT)
 register("udit-b", hidden_size=192, num_heads=8)(UDiT)

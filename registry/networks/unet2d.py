@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import torch
 from diffusers import UNet2DModel
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from registry import register
 from registry.backbone import Backbone, Size, require_positive
+from registry.checkpoints import Rule
 from registry.layers.embeddings import LabelDropout
 
 
@@ -20,6 +22,8 @@ class UNet2D(Backbone):
     `unet2d-64` is the configuration of the article "U-Net Architecture"; `unet2d` has the same
     widths for class-conditional 4×32×32 latents.
     """
+
+    checkpoint_names: ClassVar[list[Rule]] = [(r"^", "net.")]
 
     def __init__(
         self,
@@ -33,11 +37,14 @@ class UNet2D(Backbone):
     ) -> None:
         """
         Args:
+            input_size: side of the input grid in cells, or (H, W); 32 for latents of 256×256 images.
+            num_classes: classes without the null class; 0 for an unconditional network.
+            in_channels: channels of the input; 4 for latents.
             block_out_channels: channels of each scale, full resolution first; each halves H and W.
             layers_per_block: residual blocks of each scale of the encoder; the decoder has one more.
             norm_num_groups: groups of every norm; fewer than the channels of any scale, or a norm
                 of single channels cancels what step and label add to them.
-            class_dropout_prob: share of labels replaced by the null class in training.
+            class_dropout_prob: share of labels replaced by the null class in training; at 0 there is none.
         """
         super().__init__(
             input_size=input_size,

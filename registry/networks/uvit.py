@@ -5,13 +5,14 @@ Not to be mixed up with diffusers' UVit2DModel (`uvit2d`), another network of th
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from registry import register
 from registry.backbone import Backbone, LongSkip, Size, height_width, require_positive
+from registry.checkpoints import TRANSFORMER_NAMES, Rule
 from registry.errors import UsageError
 from registry.layers.attention import Attention
 from registry.layers.embeddings import LabelEmbedding, sinusoids
@@ -20,6 +21,16 @@ from registry.layers.feed_forward import Mlp
 
 class UViT(Backbone):
     """Transformer in which label and time are tokens and long skips join mirrored blocks; predicts noise."""
+
+    beta_schedule = "scaled_linear"  # of the published latent weights
+    checkpoint_names: ClassVar[list[Rule]] = [
+        (r"^patch_embed\.proj\.", "embed."),
+        (r"^label_emb\.", "label.table."),
+        (r"\.skip_linear\.", ".fuse."),
+        (r"^decoder_pred\.", "project."),
+        (r"^final_layer\.", "output."),
+        *TRANSFORMER_NAMES,
+    ]
 
     def __init__(
         self,
@@ -35,8 +46,16 @@ class UViT(Backbone):
     ) -> None:
         """
         Args:
+            input_size: side of the input grid in cells, or (H, W); 32 for latents of 256×256 images.
+            num_classes: classes without the null class; 0 for an unconditional network.
+            in_channels: channels of the input; 4 for latents.
+            patch_size: side of a patch in cells; a token stands for one.
+            hidden_size: width D of a token, in channels.
             depth: blocks besides the middle one, half before it and half after.
-            class_dropout_prob: 0 for a network without a null class (the ImageNet 64 models).
+            num_heads: attention heads; each is hidden_size / num_heads wide.
+            mlp_ratio: hidden width of the MLP over hidden_size.
+            class_dropout_prob: share of labels replaced by the null class in training; at 0 there is none,
+                as in the ImageNet 64 models.
         """
         super().__init__(
             input_size=input_size, in_channels=in_channels, num_classes=num_classes, size_multiple=patch_size
@@ -55,11 +74,11 @@ class UViT(Backbone):
 
         def blocks(mirrored: bool) -> nn.ModuleList:
             return nn.ModuleList(
-                Block(hidden_size, num_heads, mlp_ratio, mirrored) for _ in range(depth // 2)
+                UViTBlock(hidden_size, num_heads, mlp_ratio, mirrored) for _ in range(depth // 2)
             )
 
         self.in_blocks = blocks(mirrored=False)
-        self.mid_block = Block(hidden_size, num_heads, mlp_ratio, mirrored=False)
+        self.mid_block = UViTBlock(hidden_size, num_heads, mlp_ratio, mirrored=False)
         self.out_blocks = blocks(mirrored=True)
         self.norm = nn.LayerNorm(hidden_size)
         self.project = nn.Linear(hidden_size, patch_size**2 * in_channels)
@@ -100,7 +119,7 @@ class UViT(Backbone):
         return self.output(x)
 
 
-class Block(nn.Module):
+class UViTBlock(nn.Module):
     """Pre-norm attention and MLP; a mirrored block first joins the skip: Linear([x, skip])."""
 
     def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float, mirrored: bool) -> None:
@@ -120,17 +139,18 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-_SIZES: dict[str, dict[str, Any]] = {
-    "s": {"hidden_size": 512, "depth": 12, "num_heads": 8},
-    "m": {"hidden_size": 768, "depth": 16, "num_heads": 12},
-    "l": {"hidden_size": 1024, "depth": 20, "num_heads": 16},
-    "h": {"hidden_size": 1152, "depth": 28, "num_heads": 16},
-}
-# ImageNet 64
+_S: dict[str, Any] = {"hidden_size": 512, "depth": 12, "num_heads": 8}
+_S_DEEP: dict[str, Any] = {"hidden_size": 512, "depth": 16, "num_heads": 8}
+_M: dict[str, Any] = {"hidden_size": 768, "depth": 16, "num_heads": 12}
+_L: dict[str, Any] = {"hidden_size": 1024, "depth": 20, "num_heads": 16}
+_H: dict[str, Any] = {"hidden_size": 1152, "depth": 28, "num_heads": 16}
+# ImageNet 64, in pixels
 _PIXELS: dict[str, Any] = {"in_channels": 3, "patch_size": 4, "input_size": 64, "class_dropout_prob": 0.0}
-for _size in _SIZES:
-    register(f"uvit-{_size}-2", aliases=[f"uvit-{_size}"], **_SIZES[_size])(UViT)
-register("uvit-s-2-deep", aliases=["uvit-s-deep", "uvit-s-deep-2"], **{**_SIZES["s"], "depth": 16})(UViT)
-register("uvit-m-4", **_SIZES["m"], **_PIXELS)(UViT)
-register("uvit-l-4", **_SIZES["l"], **_PIXELS)(UViT)
-register("uvit-s-2-cifar10", in_channels=3, num_classes=0, **_SIZES["s"])(UViT)
+register("uvit-s-2", aliases=["uvit-s"], **_S)(UViT)
+register("uvit-s-2-deep", aliases=["uvit-s-deep", "uvit-s-deep-2"], **_S_DEEP)(UViT)
+register("uvit-m-2", aliases=["uvit-m"], **_M)(UViT)
+register("uvit-l-2", aliases=["uvit-l"], **_L)(UViT)
+register("uvit-h-2", aliases=["uvit-h"], **_H)(UViT)
+register("uvit-m-4", **_M, **_PIXELS)(UViT)
+register("uvit-l-4", **_L, **_PIXELS)(UViT)
+register("uvit-s-2-cifar10", in_channels=3, num_classes=0, **_S)(UViT)

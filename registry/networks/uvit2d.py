@@ -6,6 +6,8 @@ for masked token prediction. U-ViT proper (`uvit-*`, arXiv 2209.12152) is anothe
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from diffusers import UVit2DModel
 from diffusers.models.attention import BasicTransformerBlock
@@ -15,18 +17,20 @@ from torch import Tensor, nn
 
 from registry import register
 from registry.backbone import Backbone, Size, height_width, require_positive
+from registry.checkpoints import Rule
 from registry.layers.attention import check_heads
 from registry.layers.embeddings import LabelEmbedding, TimestepEmbedding
 
 
-@register("uvit2d")
 class UVit2D(Backbone):
     """UVit2DModel with diffusers' defaults: VQ tokens, text and micro-conditions to codebook logits."""
+
+    checkpoint_names: ClassVar[list[Rule]] = [(r"^", "net.")]
 
     def __init__(self, input_size: Size = 16) -> None:
         """
         Args:
-            input_size: grid of VQ tokens; 16 for a 256×256 image at the 16-fold VQ-GAN.
+            input_size: side of the grid of VQ tokens, or (H, W); 16 for 256×256 images at the 16-fold VQ-GAN.
         """
         super().__init__(input_size=input_size, in_channels=1, num_classes=0)
         self.net = UVit2DModel()
@@ -54,7 +58,6 @@ class UVit2D(Backbone):
         return dict(self.net.named_children())
 
 
-@register("uvit2d-latent")
 class UVit2DLatent(Backbone):
     """Class-conditional denoiser of UVit2DModel's blocks: convolutional ends, a transformer between.
 
@@ -77,10 +80,16 @@ class UVit2DLatent(Backbone):
     ) -> None:
         """
         Args:
-            block_out_channels: width of the convolutional ends; the transformer runs at H/2, W/2.
+            input_size: side of the input grid in cells, or (H, W); 32 for latents of 256×256 images.
+            num_classes: classes without the null class; 0 for an unconditional network.
+            in_channels: channels of the input; 4 for latents.
+            block_out_channels: channels of the convolutional ends; the transformer runs at H/2, W/2.
             num_res_blocks: ConvNeXt and attention pairs in each end.
+            hidden_size: width D of a token, in channels.
             depth: transformer blocks between the ends.
-            mlp_ratio: feed-forward width over hidden_size, as in UVit2DModel's defaults.
+            num_heads: attention heads, in the transformer and in the ends.
+            mlp_ratio: feed-forward width over hidden_size; 2.75 as in UVit2DModel's defaults.
+            class_dropout_prob: share of labels replaced by the null class in training; at 0 there is none.
         """
         super().__init__(
             input_size=input_size, in_channels=in_channels, num_classes=num_classes, size_multiple=2
@@ -151,3 +160,7 @@ class UVit2DLatent(Backbone):
         x = self.from_hidden(x).reshape(n, height, width, channels).permute(0, 3, 1, 2)
         # The ends of diffusers view their input as (N, C, H·W), which takes it contiguous.
         return self.head(self.up_block(x.contiguous(), pooled, context, None))
+
+
+register("uvit2d")(UVit2D)
+register("uvit2d-latent")(UVit2DLatent)

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 extractors = Registry("extractor", group="bench.extractors")
-extractors.declare("bench.metrics.extractors.inception", ["inception"])
-extractors.declare("bench.metrics.extractors.digits", ["digits"])
+extractors.discover("bench.metrics.extractors")
 
 
 class Extractor(Protocol):

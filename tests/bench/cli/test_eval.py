@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from bench.metrics import Features, evaluate
 from bench.metrics.extractors import create, extractors
-from bench.metrics.scores import Features, evaluate
 
 FIVE = ("fid", "sfid", "inception_score", "precision", "recall")
 
@@ -27,9 +27,9 @@ def digits() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def sets(digits, tmp_path_factory) -> Path:
-    """Folders `s`, 8×8, and `r`, 16×16, and the same as .npz."""
+    """Folders `s` and `r` of 16×16 images, and the same as .npz."""
     here = tmp_path_factory.mktemp("sets")
-    for name, part, side in (("s", digits[:120], 8), ("r", digits[120:], 16)):
+    for name, part, side in (("s", digits[:120], 16), ("r", digits[120:], 16)):
         (here / name).mkdir()
         made = []
         for i, image in enumerate(part):
@@ -55,7 +55,7 @@ def scores(bench, *args):
 
 def close(a, b):
     for score in FIVE:
-        assert a[score] == pytest.approx(b[score], rel=1e-9), score
+        assert a["scores"][score] == pytest.approx(b["scores"][score], rel=1e-9), score
 
 
 def test_two_folders_give_five_scores_in_one_command(bench, sets, digits) -> None:
@@ -67,31 +67,33 @@ def test_two_folders_give_five_scores_in_one_command(bench, sets, digits) -> Non
         ]
     expected = evaluate(*(Features(**{k: v.numpy() for k, v in one.items()}) for one in made))
     for score in FIVE:
-        assert found[score] == pytest.approx(getattr(expected, score), rel=1e-4), score
-    assert 0 < found["fid"] < 100 and found["inception_score"] > 5 and found["precision"] > 0.5
+        assert found["scores"][score] == pytest.approx(expected.scores[score], rel=1e-4), score
+    fid, _, inception_score, precision, _ = (found["scores"][name] for name in FIVE)
+    assert 0 < fid < 100 and inception_score > 5 and precision > 0.5
     assert (found["sample_count"], found["reference_count"]) == (120, 180)
     assert (found["extractor"], found["weights"]) == ("digits", extractor.digest)
     assert found["half_distances"] is False and found["statistics"] == "of its 180 images"
-    assert found["missing"] == {} and found["kid"] is None
+    assert found["missing"] == {} and "kid" not in found["scores"]
     close(found, scores(bench, "--samples", "s.npz", "--reference", "r.npz"))
     close(found, scores(bench, "--samples", "s", "--reference", "r", "--batch-size", "7"))
 
 
 @pytest.mark.parametrize("width", [80, 160])
 def test_the_table_says_what_a_reader_must_know(bench, width) -> None:
-    code, out, err = bench("eval", "--samples", "s", "--reference", "r", "--intervals", "--kid", width=width)
+    sets = ("--samples", "s", "--reference", "r")
+    code, out, err = bench("eval", *sets, "--intervals", "--also", "kid", width=width)
     assert (code, err) == (0, "") and max(map(len, out.splitlines())) <= width
     for title in ("FID", "sFID", "Inception score", "Precision", "Recall", "KID", "95% interval"):
         assert title in out
     text = " ".join(out.split())
     digest = create("digits").digest
     for said in (
-        "Samples: s, 120 images of 8×8. Reference: r, 180 images of 16×16.",
+        "Samples: s, 120 images of 16×16. Reference: r, 180 images of 16×16.",
         f"Features of digits (weights {digest}), the default for images of at most 16 pixels a side",
         "FID and sFID: reference statistics of its 180 images.",
         "Inception score: mean over splits of 5,000 in file order.",
         "Precision and recall: k = 3, distances in float32.",
-        "s: 120 in mode L of 120 images, converted to RGB as PIL does.",
+        "s: 120 in mode L of 120 images, converted to 8-bit RGB.",
         "with fewer than 50,000 samples FID and sFID are biased upward",
     ):
         assert said in text, said
@@ -123,10 +125,9 @@ def test_statistics_alone_give_fid_and_sfid_and_say_why_no_more(bench, tmp_path)
         kept = {name: file[name] for name in ("about", "mu", "sigma", "mu_s", "sigma_s")}
     np.savez(tmp_path / "r.npz", **kept)
     found = scores(bench, "--samples", "s", "--reference", tmp_path / "r.npz")
-    assert found["fid"] == pytest.approx(from_images["fid"]) and found["sfid"] == pytest.approx(
-        from_images["sfid"]
-    )
-    assert found["precision"] is found["recall"] is None
+    for name in ("fid", "sfid"):
+        assert found["scores"][name] == pytest.approx(from_images["scores"][name])
+    assert found["scores"]["precision"] is found["scores"]["recall"] is None
     assert "statistics only" in found["missing"]["precision"]
     out = bench("eval", "--samples", "s", "--reference", tmp_path / "r.npz")[1]
     assert "No Precision or Recall: " in " ".join(out.split())
@@ -146,9 +147,12 @@ def test_what_cannot_be_scored_is_one_line(bench, sets, tmp_path) -> None:
     said = refused(bench, *args, "r", "--extractor", "digit")
     assert "unknown extractor 'digit'. Did you mean 'digits'" in said
     assert "no device 'tpu'" in refused(bench, *args, "r", "--device", "tpu")
-    np.savez(tmp_path / "one.npz", arr_0=np.zeros((1, 8, 8, 3), np.uint8))
+    np.savez(tmp_path / "one.npz", arr_0=np.zeros((1, 16, 16, 3), np.uint8))
     said = refused(bench, *args, tmp_path / "one.npz")
     assert "one.npz: " in said and "too few" in said
+    np.savez(tmp_path / "small.npz", arr_0=np.zeros((9, 1, 1, 3), np.uint8))
+    assert "scores compare images of one size" in refused(bench, *args, tmp_path / "small.npz")
+    (tmp_path / "small.npz").unlink()
     np.savez(tmp_path / "mu.npz", mu=np.zeros(64), sigma=np.eye(64))  # whose, the file does not tell
     said = refused(bench, *args, tmp_path / "mu.npz", "--extractor", "digits")
     assert "mu.npz holds statistics of inception, not of digits" in said
@@ -173,7 +177,7 @@ def test_an_extractor_from_a_file_of_the_users(bench, tmp_path) -> None:
     args = ("--samples", "s", "--reference", "r", "--plugin", tmp_path / "brightness.py", "--extractor")
     try:
         found = scores(bench, *args, "brightness")
-        assert found["extractor"] == "brightness" and found["precision"] > 0
+        assert found["extractor"] == "brightness" and found["scores"]["precision"] > 0
         assert "spatial" in found["missing"]["sfid"] and "logits" in found["missing"]["inception_score"]
         said = refused(bench, "eval", *args, "nothing")
         assert "the extractor 'nothing' lacks name, digest, outputs, to" in said

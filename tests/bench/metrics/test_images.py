@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -79,7 +80,7 @@ def test_other_formats_and_modes_are_converted_as_pil_does_and_said_once(tmp_pat
     assert np.array_equal(everything(images), expected)
     assert np.array_equal(expected[1], IMAGES[0])
     (note,) = images.notes
-    assert "1 in mode L, 1 in mode RGBA, 1 in mode P of 5 images, converted to RGB as PIL does" in note
+    assert "1 in mode L, 1 in mode RGBA, 1 in mode P of 5 images, converted to 8-bit RGB" in note
 
 
 def test_progress_is_told(tmp_path: Path) -> None:
@@ -269,3 +270,23 @@ def test_arrays_are_read_in_either_order_and_in_blocks(tmp_path: Path) -> None:
         [array[1].tolist()],
         [array[3].tolist()],
     ]
+
+
+def test_16_bit_grey_is_not_white(tmp_path: Path) -> None:
+    grey = np.arange(0, 65536, 257 * 3, dtype=np.uint16)[:64].reshape(8, 8)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    (read,) = everything(open_set(tmp_path))
+    assert np.array_equal(read[..., 0], grey / 257) and np.array_equal(read[..., 0], read[..., 2])
+
+
+def test_a_pipe_among_images_is_refused_without_waiting(tmp_path: Path) -> None:
+    Image.fromarray(IMAGES[0]).save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "b.png")
+    with pytest.raises(UsageError, match=r"b\.png is no regular file"):
+        open_set(tmp_path)
+
+
+def test_channels_before_height_and_width_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", arr_0=np.zeros((4, 3, 16, 16), np.uint8))
+    with pytest.raises(UsageError, match=r"channels before height and width.*transpose"):
+        open_set(tmp_path / "a.npz")

@@ -5,16 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.metrics import (
-    Features,
-    Statistics,
-    evaluate,
-    fid_infinity,
-    frechet_distance,
-    inception_score,
-    resampling,
-)
-from bench.metrics.scores import _inception_interval, _kid
+from bench.metrics import Features, evaluate, resampling
+from bench.metrics.resampling import fid_infinity
+from bench.metrics.scores.inception_score import inception_score, interval
+from bench.metrics.scores.kid import kid
+from bench.metrics.statistics import Statistics, frechet_distance
 
 WIDTH = 6
 REFERENCE = Statistics(np.zeros(WIDTH), np.eye(WIDTH))
@@ -47,13 +42,13 @@ def test_intervals_of_the_inception_score_cover_its_expectation() -> None:
     for seed in range(150):
         logits = np.random.default_rng(seed).standard_normal((400, 5)) * 2
         scores.append(inception_score(logits))
-        intervals.append(_inception_interval(logits, 20))
+        intervals.append(interval(logits, 20))
     assert 0.9 <= covered(intervals, float(np.mean(scores))) <= 0.99
 
 
 def test_the_error_of_kid_is_its_spread_over_draws() -> None:
     reference = np.random.default_rng(999).standard_normal((200, WIDTH))
-    runs = [_kid(draws(200, seed), reference, 2, 200, 0, None) for seed in range(150)]
+    runs = [kid(draws(200, seed), reference, 2, 200, 0) for seed in range(150)]
     found, errors = zip(*runs, strict=True)
     assert np.mean(errors) == pytest.approx(np.std(found), rel=0.2)
 
@@ -105,17 +100,16 @@ def test_evaluate_gives_an_interval_of_every_score() -> None:
     logits = np.random.default_rng(5).standard_normal((300, 7))
     samples = Features(draws(300, 1), draws(300, 2), logits)
     reference = Features(draws(200, 3), draws(200, 4))
-    scores = evaluate(samples, reference, kid=True, intervals=10, fid_infinity=True)
     names = ["fid", "sfid", "inception_score", "precision", "recall", "kid"]
-    assert sorted(scores.intervals) == sorted(names)
+    found = evaluate(samples, reference, scores=[*names, "fid_infinity"], intervals=10)
+    assert sorted(found.intervals) == sorted(names)
     for name in names:
-        low, high = scores.intervals[name]
-        assert low < getattr(scores, name) < high
-    assert scores.fid is not None and scores.fid_infinity is not None
-    assert scores.fid_infinity < scores.fid
+        low, high = found.intervals[name]
+        assert low < found.scores[name] < high
+    assert found.scores["fid_infinity"] < found.scores["fid"]
 
 
 def test_given_statistics_have_no_interval() -> None:
     samples = Features(draws(100, 1), statistics=Statistics.of(draws(500, 2)))
-    scores = evaluate(samples, Features(draws(100, 3)), intervals=10)
-    assert set(scores.intervals) == {"precision", "recall"}
+    found = evaluate(samples, Features(draws(100, 3)), intervals=10)
+    assert set(found.intervals) == {"precision", "recall"}

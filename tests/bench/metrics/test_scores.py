@@ -11,22 +11,20 @@ import pytest
 import scipy.linalg
 import torch
 
-from bench.metrics import (
-    Features,
-    Statistics,
-    evaluate,
-    fid,
-    fid_infinity,
-    frechet_distance,
-    inception_score,
-    kid,
-    neighbours,
-    precision_recall,
-)
+from bench.metrics import Features, evaluate, neighbours
+from bench.metrics.neighbours import precision_recall
+from bench.metrics.resampling import fid_infinity
+from bench.metrics.scores import SCORES
+from bench.metrics.scores.density_coverage import density_coverage
+from bench.metrics.scores.fid import fid
+from bench.metrics.scores.inception_score import inception_score
+from bench.metrics.scores.kid import kid
+from bench.metrics.statistics import Statistics, frechet_distance
 from registry import UsageError
+from tests.conftest import REFERENCE
 from tests.reference import recipe
 
-CASES = json.loads((Path(__file__).parent / "reference/adm.json").read_text("utf-8"))["cases"]
+CASES = json.loads((REFERENCE / "adm.json").read_text("utf-8"))["cases"]
 
 
 def numbers(count: int, width: int, seed: int = 0, dtype: Any = np.float32) -> np.ndarray:
@@ -51,16 +49,16 @@ def adm(request: Any) -> tuple[dict[str, Any], Features, Features]:
 
 def test_scores_equal_the_adm_suites(adm: Any) -> None:
     case, samples, reference = adm
-    scores = evaluate(samples, reference)
-    assert scores.fid == pytest.approx(case["fid"], rel=1e-6)
-    assert scores.sfid == pytest.approx(case["sfid"], rel=1e-6)
-    assert scores.inception_score == pytest.approx(case["inception_score"], rel=1e-5)
+    found = evaluate(samples, reference)
+    assert found.scores["fid"] == pytest.approx(case["fid"], rel=1e-6)
+    assert found.scores["sfid"] == pytest.approx(case["sfid"], rel=1e-6)
+    assert found.scores["inception_score"] == pytest.approx(case["inception_score"], rel=1e-5)
     for share, stored, count in (
-        (scores.precision, case["full"]["precision"], case["samples"]),
-        (scores.recall, case["full"]["recall"], case["reference"]),
+        (found.scores["precision"], case["full"]["precision"], case["samples"]),
+        (found.scores["recall"], case["full"]["recall"], case["reference"]),
     ):
         assert share == round(stored * count) / count  # they were stored in float32
-    assert not scores.missing and not scores.intervals
+    assert not found.missing and not found.intervals
 
 
 def test_half_distances_come_close_to_the_adm_suites(adm: Any) -> None:
@@ -225,13 +223,13 @@ def test_kid_is_torch_fidelitys() -> None:
         kid_subset_size=200,
         verbose=False,
     )["kernel_inception_distance_mean"]
-    assert kid(samples, reference, subsets=7, size=200) == pytest.approx(expected, rel=1e-5)
+    assert kid(samples, reference, subsets=7, size=200)[0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_kid_takes_subsets_of_the_smaller_set_where_that_is_small() -> None:
     samples, reference = numbers(120, 8, 1), numbers(90, 8, 2)
-    scores = evaluate(Features(samples), Features(reference), kid=True)
-    assert scores.kid == pytest.approx(kid(samples, reference, size=90))
+    found = evaluate(Features(samples), Features(reference), scores=["kid"])
+    assert found.scores["kid"] == pytest.approx(kid(samples, reference, size=90)[0])
 
 
 # What is missing, and what is refused
@@ -239,21 +237,19 @@ def test_kid_takes_subsets_of_the_smaller_set_where_that_is_small() -> None:
 
 def test_a_reference_of_statistics_only() -> None:
     samples, images = numbers(300, 10, 1), numbers(400, 10, 2)
-    scores = evaluate(
-        Features(samples), Features(None, statistics=Statistics.of(images)), kid=True, fid_infinity=True
-    )
-    assert scores.fid == pytest.approx(fid(samples, images))
-    assert scores.fid_infinity is not None
-    assert scores.precision is scores.recall is scores.kid is scores.sfid is scores.inception_score is None
-    assert set(scores.missing) == {"sfid", "inception_score", "precision", "recall", "kid"}
-    assert "statistics only" in scores.missing["precision"]
+    found = evaluate(Features(samples), Features(None, statistics=Statistics.of(images)), scores=[*SCORES])
+    assert found.scores["fid"] == pytest.approx(fid(samples, images))
+    assert found.scores["fid_infinity"] is not None
+    absent = {name for name, value in found.scores.items() if value is None}
+    assert absent == set(found.missing) == set(SCORES) - {"fid", "fid_infinity"}
+    assert "statistics only" in found.missing["precision"]
 
 
 def test_statistics_take_the_place_of_the_features() -> None:
     samples, images, all_images = numbers(300, 10, 1), numbers(100, 10, 2), numbers(900, 10, 3)
-    scores = evaluate(Features(samples), Features(images, statistics=Statistics.of(all_images)))
-    assert scores.fid == pytest.approx(fid(samples, all_images))
-    assert (scores.precision, scores.recall) == precision_recall(samples, images)
+    found = evaluate(Features(samples), Features(images, statistics=Statistics.of(all_images)))
+    assert found.scores["fid"] == pytest.approx(fid(samples, all_images))
+    assert (found.scores["precision"], found.scores["recall"]) == precision_recall(samples, images)
 
 
 def spoiled(row: int, value: float) -> np.ndarray:
@@ -319,3 +315,37 @@ def test_bad_settings_are_refused() -> None:
     ):
         with pytest.raises(UsageError, match=told):
             call()
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_density_and_coverage_by_definition(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equations 3 and 4 of the paper, one pair of images at a time."""
+    monkeypatch.setattr(neighbours, "_BLOCK", 17)
+    samples, reference = numbers(60, 3, 1) * 0.8, numbers(45, 3, 2)
+    between = np.linalg.norm(reference[:, None] - reference[None], axis=-1)
+    radii = np.sort(between, axis=1)[:, k]  # the image itself comes first
+    balls = list(zip(reference, radii, strict=True))
+    inside = np.array([[np.linalg.norm(y - x) <= radius for x, radius in balls] for y in samples])
+    density, coverage = density_coverage(samples, reference, k)
+    assert density == pytest.approx(inside.sum() / (k * 60))
+    assert coverage == inside.any(axis=0).sum() / 45
+    assert density > 0 and (coverage < 1 or k == 5)
+
+
+def test_density_sees_crowding_and_coverage_lost_modes() -> None:
+    reference = np.concatenate([numbers(50, 4, 1), numbers(50, 4, 2) + 20])
+    crowd = np.repeat(reference[:1], 40, axis=0)
+    assert density_coverage(crowd, reference)[1] < 0.2
+    density, coverage = density_coverage(reference[:50], reference)
+    assert density >= 1 and coverage == 0.5
+
+
+def test_the_table_of_scores_is_whole() -> None:
+    assert list(SCORES)[:5] == ["fid", "sfid", "inception_score", "precision", "recall"]
+    assert {name for name, score in SCORES.items() if score.higher_is_better} == {
+        "inception_score", "precision", "recall", "density", "coverage"
+    }  # fmt: skip
+    assert SCORES["fid"].title == "FID↓" and SCORES["precision"].title == "Prec.↑"
+    assert SCORES["kid"].text(0.00123) == "1.23" and SCORES["fid"].text(0.0012) == "0.0012"
+    with pytest.raises(UsageError, match=r"unknown score 'densty'. Did you mean 'density'"):
+        evaluate(Features(GOOD), Features(GOOD), scores=["densty"])

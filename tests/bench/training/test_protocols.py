@@ -84,7 +84,7 @@ def test_later_patterns_win(tmp_path: Path) -> None:
     [
         (
             ("learning_rate", "learnig_rate"),
-            "[training] has no key 'learnig_rate'. Did you mean 'learning_rate'?",
+            "[training] has no key 'learnig_rate'. Did you mean 'learning_rate' or ",
         ),
         (("title", "titel"), "has no key 'titel'"),
         (("num = 8\n", ""), "[sampling] needs the key 'num'"),

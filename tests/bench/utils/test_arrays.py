@@ -47,7 +47,7 @@ def test_a_damaged_folder_is_named(tmp_path: Path) -> None:
 def test_a_killed_process_leaves_its_finished_rows(tmp_path: Path) -> None:
     code = (
         "import numpy as np, os, signal; from bench.utils.arrays import ResumableArrays\n"
-        f"rows = ResumableArrays({str(tmp_path / 'w')!r}, {{}}, 5, {{'a': ((2,), 'float32'), 'b': ((), 'uint8')}})\n"
+        f"rows = ResumableArrays({str(tmp_path / 'w')!r}, {{}}, 5, {ARRAYS})\n"
         "rows.put(range(0, 2), a=np.ones((2, 2)), b=np.array([1, 2]))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -72,7 +72,7 @@ def test_a_full_disk_is_told_before_anything_is_written(
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(
-        UsageError, match=r"cannot make room for 9.0 MB in .*: No space left on device \(.* MB are free"
+        UsageError, match=r"cannot make room for 10.0 MB in .*: No space left on device \(.* MB are free"
     ):
         ResumableArrays(tmp_path / "w", {}, 1_000_000, ARRAYS)
     assert reserved == [8_000_000 + 128] and list(tmp_path.iterdir()) == []

@@ -32,5 +32,5 @@ def test_a_second_holder_is_refused_or_waits(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="cannot write .*file/lock"), locked(tmp_path / "file" / "lock"):
+    with pytest.raises(UsageError, match=r"cannot write .*file/lock"), locked(tmp_path / "file" / "lock"):
         pass

@@ -1,0 +1,46 @@
+"""The table of scores. Every file of this package is a score, or a family computed together.
+
+    from bench.metrics.scores import SCORES
+
+    SCORES["fid"].title, SCORES["fid"].higher_is_better        # "FID↓", False
+
+A new score is a new file with a `Score` at its top level; commands, studies, reports and comparisons read it
+from here. Importing this package imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from bench.metrics.scores.base import Features, Inputs, Need, Score
+from registry.errors import UsageError, suggest
+
+__all__ = ["SCORES", "Features", "Inputs", "Need", "Score", "select"]
+
+
+def _collect() -> dict[str, Score]:
+    """Entries of all modules: the default ones first, then by file and place in it."""
+    entries: dict[str, Score] = {}
+    for module in pkgutil.iter_modules(__path__):
+        content = importlib.import_module(f"{__name__}.{module.name}")
+        entries |= {entry.name: entry for entry in vars(content).values() if isinstance(entry, Score)}
+    return dict(sorted(entries.items(), key=lambda item: not item[1].default))
+
+
+SCORES: dict[str, Score] = _collect()
+
+
+def select(names: list[str]) -> list[Score]:
+    """Entries by name, the default ones where none are named.
+
+    Raises:
+        UsageError: no such score.
+    """
+    for name in names:
+        if name not in SCORES:
+            known = list(SCORES)
+            raise UsageError(
+                f"unknown score {name!r}.{suggest(name, known)} It is one of {', '.join(known)}."
+            )
+    return [score for score in SCORES.values() if (score.name in names if names else score.default)]

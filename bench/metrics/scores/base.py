@@ -1,0 +1,166 @@
+"""What a score is: an entry of the one table, and what it is computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+
+from bench.metrics.statistics import Statistics
+from bench.records.quantities import Quantity
+from bench.utils.progress import Progress, silent
+from registry.errors import UsageError
+
+T = TypeVar("T")
+Side = Literal["samples", "reference"]
+Kind = Literal["pool", "spatial", "logits"]
+
+
+@dataclass(frozen=True)
+class Features:
+    """What an extractor made of a set of images, each array float32 and in the same order of images.
+
+    Attributes:
+        pool: (N, D), for FID, precision, recall and KID. None: only statistics are known.
+        spatial: (N, S), for sFID.
+        logits: (N, K) logits of classes, for the Inception score.
+        statistics: take the place of pool's, where a file brings those of a larger set.
+        spatial_statistics: likewise for spatial.
+    """
+
+    pool: np.ndarray | None
+    spatial: np.ndarray | None = None
+    logits: np.ndarray | None = None
+    statistics: Statistics | None = None
+    spatial_statistics: Statistics | None = None
+
+    def array(self, kind: Kind) -> np.ndarray | None:
+        """The features of a kind."""
+        return {"pool": self.pool, "spatial": self.spatial, "logits": self.logits}[kind]
+
+    def given_statistics(self, kind: Kind) -> Statistics | None:
+        """The statistics that came with them."""
+        return {"pool": self.statistics, "spatial": self.spatial_statistics, "logits": None}[kind]
+
+    def count(self, name: str) -> int:
+        """How many images there are features of: 0 where statistics are all there is.
+
+        Raises:
+            UsageError: kinds of features that differ in their number.
+        """
+        arrays = {"pool": self.pool, "spatial": self.spatial, "logits": self.logits}
+        counts = {kind: len(array) for kind, array in arrays.items() if array is not None}
+        if len(set(counts.values())) > 1:
+            rows = ", ".join(f"{count} rows of {kind}" for kind, count in counts.items())
+            raise UsageError(f"{name}: {rows}: features of the same images are needed")
+        return next(iter(counts.values()), 0)
+
+
+class Need(NamedTuple):
+    """Something that a score is computed from.
+
+    Attributes:
+        side: whose.
+        kind: of features.
+        statistics: whether their mean and covariance are enough.
+    """
+
+    side: Side
+    kind: Kind
+    statistics: bool = False
+
+
+class Inputs:
+    """What the scores of one evaluation are computed from; expensive parts are shared.
+
+    Args:
+        samples: of generated images.
+        reference: of real ones, by the same extractor.
+        half_distances: neighbours by float16 distances, as the ADM suite computes them.
+        groups: of samples, that intervals are made from; 0 for no intervals.
+        device: where distances are computed, such as `cuda`.
+        progress: see `bench.utils.progress`.
+    """
+
+    def __init__(
+        self,
+        samples: Features,
+        reference: Features,
+        *,
+        half_distances: bool = False,
+        groups: int = 0,
+        device: str = "cpu",
+        progress: Progress = silent,
+    ) -> None:
+        self.samples, self.reference = samples, reference
+        self.half_distances, self.groups = half_distances, groups
+        self.device, self.progress = device, progress
+        self._results: dict[Any, Any] = {}
+
+    def once(self, function: Callable[[Inputs], T]) -> T:
+        """What a function makes of these inputs, computed the first time it is asked for."""
+        if function not in self._results:
+            self._results[function] = function(self)
+        return self._results[function]
+
+    def features(self, kind: Kind) -> tuple[np.ndarray, np.ndarray]:
+        """Features of both sides, which a score has declared as needs: (N, D), (M, D)."""
+        ours, others = self.samples.array(kind), self.reference.array(kind)
+        assert ours is not None and others is not None
+        return ours, others
+
+    def statistics(self, kind: Kind) -> tuple[Statistics, Statistics]:
+        """Statistics of both sides; those that were given come before those of the features."""
+        key = ("statistics", kind)
+        if key not in self._results:
+            pair = []
+            for side, features in (("samples", self.samples), ("reference", self.reference)):
+                given, array = features.given_statistics(kind), features.array(kind)
+                if given is None:
+                    assert array is not None
+                    name = side if kind == "pool" else f"{side} ({kind})"
+                    given = Statistics.of(array, self.progress, name)
+                pair.append(given)
+            self._results[key] = tuple(pair)
+        return self._results[key]
+
+    def lacking(self, needs: tuple[Need, ...]) -> str | None:
+        """The first of some needs that is not there, in words; None where all are."""
+        for side, kind, statistics_are_enough in needs:
+            features: Features = getattr(self, side)
+            given = features.given_statistics(kind)
+            if features.array(kind) is not None or (statistics_are_enough and given is not None):
+                continue
+            if given is not None:
+                return f"of the {side} there are statistics only"
+            return f"no {kind if kind == 'logits' else f'{kind} features'} of the {side}"
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(Quantity):
+    """An entry of the table of scores.
+
+    Attributes:
+        full_name: for `bench eval`.
+        needs: what it is computed from.
+        function: computes it.
+        interval: its 95% confidence interval, from so many groups of samples; None where there is none.
+        default: whether it is computed unless others are asked for.
+    """
+
+    full_name: str
+    needs: tuple[Need, ...]
+    function: Callable[[Inputs], float] = field(repr=False)
+    interval: Callable[[Inputs], tuple[float, float] | None] | None = field(default=None, repr=False)
+    default: bool = True
+
+    @property
+    def title(self) -> str:
+        """The heading with an arrow that says which way is better: `FID↓`."""
+        return super().title + ("↑" if self.higher_is_better else "↓")
+
+
+BOTH_POOLS = (Need("samples", "pool"), Need("reference", "pool"))

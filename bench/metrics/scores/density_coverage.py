@@ -1,0 +1,88 @@
+"""Density and coverage: Naeem et al. 2020 (arXiv 2002.09797), with the paper's k = 5.
+
+Around each reference image lies a ball that reaches to its k-th nearest neighbour among the references.
+Density is the mean over samples of how many balls they lie in, over k; coverage is the share of balls that
+hold a sample. A distance on the edge counts as inside, as in precision and recall.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bench.metrics.scores.base import BOTH_POOLS, Inputs, Score
+from bench.metrics.statistics import check, check_widths
+from bench.utils.progress import Progress, silent
+from registry.errors import UsageError
+
+K = 5
+
+
+def density_coverage(
+    samples: np.ndarray,
+    reference: np.ndarray,
+    k: int = K,
+    *,
+    half: bool = False,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> tuple[float, float]:
+    """Density, from 0 and above 1 where samples crowd, and coverage, 0 to 1.
+
+    Args:
+        samples: (N, D).
+        reference: (M, D).
+        k: which neighbour bounds a ball, the image itself not counted.
+        half: squared distances in float16 where they stay finite; see `bench.metrics.neighbours`.
+        device: where to compute, such as `cuda`.
+        progress: see `bench.utils.progress`.
+
+    Raises:
+        UsageError: NaN or infinity, widths that differ, k or fewer references.
+    """
+    import torch
+
+    from bench.metrics.neighbours import RowBlocks, pairs_of_blocks, radii
+
+    if k < 1:
+        raise UsageError(f"k must be 1 or more, not {k}: it counts neighbours")
+    check(samples, "samples")
+    check(reference, "reference", least=k + 1)
+    check_widths(samples.shape[1], reference.shape[1])
+    centre = np.zeros(reference.shape[1]) if half else reference.mean(axis=0, dtype=np.float64)
+    ours, balls = (RowBlocks(features, centre, device) for features in (samples, reference))
+    with torch.inference_mode():
+        reach = radii(balls, k, half, progress, "neighbours among the references")
+        inside, covered = 0, torch.zeros(len(reference), dtype=torch.bool, device=balls.device)
+        for _, ball, distances in pairs_of_blocks(ours, balls, half, progress):
+            within = distances <= reach[ball.place]
+            inside += int(within.sum())
+            covered[ball.place] |= within.any(dim=0)
+    return inside / (k * len(samples)), covered.double().mean().item()
+
+
+def _both(inputs: Inputs) -> tuple[float, float]:
+    return density_coverage(
+        *inputs.features("pool"), half=inputs.half_distances, device=inputs.device, progress=inputs.progress
+    )
+
+
+DENSITY = Score(
+    name="density",
+    heading="Dens.",
+    full_name="Density",
+    higher_is_better=True,
+    digits=3,
+    needs=BOTH_POOLS,
+    function=lambda inputs: inputs.once(_both)[0],
+    default=False,
+)
+COVERAGE = Score(
+    name="coverage",
+    heading="Cov.",
+    full_name="Coverage",
+    higher_is_better=True,
+    digits=3,
+    needs=BOTH_POOLS,
+    function=lambda inputs: inputs.once(_both)[1],
+    default=False,
+)

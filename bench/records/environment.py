@@ -1,0 +1,64 @@
+"""Where and with what something is measured."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from bench import __version__
+from bench.records.schema import Environment
+from bench.utils.device import cpu_name, device_name
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def environment(device: str = "cpu") -> Environment:
+    """The environment now.
+
+    Args:
+        device: whose name is recorded, such as `cpu` or `cuda:0`.
+    """
+    import torch
+
+    commit, clean = _checkout()
+    return Environment(
+        device=device_name(device),
+        cpu=cpu_name(),
+        cores=os.cpu_count(),
+        threads=torch.get_num_threads(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        diffusers=_version("diffusers"),
+        version=__version__,
+        commit=commit,
+        clean=clean,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _checkout() -> tuple[str | None, bool | None]:
+    """Commit of this code and whether its files are as committed; None where it is no git checkout."""
+
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *args], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT:  # installed inside another checkout
+            return None, None
+        # Untracked files do not count: the records themselves are such.
+        return git("rev-parse", "HEAD"), not git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return None, None

@@ -1,0 +1,1 @@
+"""Tables and pages in many forms: terminal, Markdown, HTML, LaTeX, CSV. Nothing is computed here."""

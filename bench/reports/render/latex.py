@@ -1,0 +1,68 @@
+"""LaTeX: the tables, to be included in a document; it needs no package."""
+
+from __future__ import annotations
+
+from bench.reports.page import Entry, Page, Section
+
+_CHARACTERS = {
+    "\\": r"\textbackslash{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"$<$",
+    ">": r"$>$",
+    "|": r"$|$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "·": r"$\cdot$",
+    "−": r"$-$",
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
+    "ρ": r"$\rho$",
+    "³": r"$^3$",
+    "∞": r"$\infty$",
+    "–": "--",
+    "…": r"\ldots{}",
+    "`": r"\textasciigrave{}",
+}
+
+
+def page(page: Page) -> str:
+    """The tables of a page."""
+    parts = [f"% {escape(page.title)}"]
+    parts += [_table(page.title, section) for section in page.sections if section.table]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(page_title: str, section: Section) -> str:
+    table = section.table
+    assert table is not None
+    sentences = filter(None, (page_title, section.title))
+    caption = " ".join(text if text.endswith(("?", "!", ".")) else f"{text}." for text in sentences)
+    # A row that begins with a bracket would be read as the line break's optional argument.
+    rows = [" & ".join(map(_cell, row)) for row in table.rows]
+    notes = [f"[{i}] {text}" for i, text in enumerate(table.footnotes, 1)]
+    notes += [*table.remarks, *section.remarks]
+    return "\n".join(
+        [
+            r"\begin{table}\centering\small",
+            rf"\caption{{{escape(caption)}}}",
+            rf"\begin{{tabular}}{{{''.join('r' if column.number else 'l' for column in table.columns)}}}",
+            r"\hline",
+            " & ".join(escape(column.title) for column in table.columns) + r" \\ \hline",
+            *(rf"{{}}{row} \\" for row in rows),
+            r"\hline",
+            r"\end{tabular}",
+            *(rf"\par {escape(note)}" for note in notes),
+            r"\end{table}",
+        ]
+    )
+
+
+def escape(text: str) -> str:
+    """Text as itself."""
+    return "".join(_CHARACTERS.get(character, character) for character in text)
+
+
+def _cell(entry: Entry) -> str:
+    return rf"\textbf{{{escape(entry.text)}}}" if entry.best else escape(entry.text)

@@ -1,0 +1,79 @@
+"""Tables in a terminal of any width: a number is never cut, and a table too wide is printed in parts."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from bench.reports.page import Column, Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TEXT_WIDTH = 16  # characters that a column of texts gets at least
+
+
+def table(table: Table, console: Console) -> None:
+    """Print a table with its footnotes and remarks."""
+    if table.title:
+        console.print(Text(table.title, style="bold"))
+    for part in _parts(table, console.width):
+        console.print(_rich(table, part, console.width))
+    notes = [f"[{i}] {text}" for i, text in enumerate(table.footnotes, 1)]
+    for note in (*notes, *table.remarks):
+        console.print(Text(note), style="dim")
+
+
+def _parts(table: Table, width: int) -> list[list[int]]:
+    """Columns of each part: all where they fit, else the labels and as many as do, like headings together."""
+    widths = [_least(table, i) for i in range(len(table.columns))]
+    everything = list(range(len(table.columns)))
+    if sum(widths) + len(widths) <= width:
+        return [everything]
+    groups = [list(group) for _, group in groupby(everything[1:], key=lambda i: table.columns[i].heading)]
+    parts: list[list[int]] = []
+    room = 0
+    for group in groups:
+        needed = sum(widths[i] + 1 for i in group)
+        if needed > room or not parts:
+            parts.append([0])
+            room = width - widths[0] - 1
+        parts[-1] += group
+        room -= needed
+    return parts
+
+
+def _least(table: Table, index: int) -> int:
+    """The narrowest a column can be: its numbers whole, its heading on several lines."""
+    column = table.columns[index]
+    if not column.number:
+        return TEXT_WIDTH
+    words = [*column.short_title.split(), *(row[index].text for row in table.rows)]
+    return max(map(len, words))
+
+
+def _rich(table: Table, part: list[int], width: int) -> RichTable:
+    least = [_least(table, i) for i in part]
+    roomy = sum(least) + 3 * len(least) <= width
+    made = RichTable(
+        header_style="bold",
+        box=box.SIMPLE_HEAD if roomy else None,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for i, narrowest in zip(part, least, strict=True):
+        column: Column = table.columns[i]
+        heading = Text(column.short_title)
+        if column.number:
+            fixed = None if roomy else narrowest
+            made.add_column(heading, justify="right", min_width=narrowest, width=fixed)
+        else:
+            made.add_column(heading, min_width=narrowest, overflow="fold")
+    for row in table.rows:
+        made.add_row(*(Text(row[i].text, style="bold" if row[i].best else "") for i in part))
+    return made

@@ -1,0 +1,223 @@
+"""From a study and a folder of records to lines: what is known of each row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import registry
+from bench import records
+from bench.records.quantities import LOSS
+from bench.records.schema import Config, Cost, Environment, Quality, Record, Speed
+from bench.reports.statistics import Summary, summary
+from bench.studies import Study, StudyRow
+from bench.studies.cells import cells, cost_request
+from bench.training import protocols
+
+
+class Setting(NamedTuple):
+    """How quality was measured. Scores of two settings do not compare and never share a column."""
+
+    protocol: str
+    words: str  # the protocol's title
+    extractor: str
+    weights: str | None  # digest of the extractor's
+    data: str | None  # digest
+    sample_count: int
+    reference_count: int
+
+
+class Measured(NamedTuple):
+    """A cost and where it was counted."""
+
+    cost: Cost
+    environment: Environment
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a study and what records say of it.
+
+    Attributes:
+        cost: None where there is no record.
+        quality: records by setting, one for each seed.
+    """
+
+    row: StudyRow
+    cost: Measured | None
+    quality: dict[Setting, list[Record]]
+
+    @property
+    def label(self) -> str:
+        """As the paper prints it, where the row stands for a published one."""
+        return self.row.published.label if self.row.published else self.row.label
+
+    @property
+    def variant(self) -> str:
+        """What tells its network from others."""
+        return _variant(self.row.model, registry.canonical(self.row.model, self.row.overrides))
+
+    def results(self, setting: Setting) -> dict[int, Quality]:
+        """Results of the seeds measured in that setting."""
+        found = [record.result for record in self.quality.get(setting, [])]
+        return {result.request.seed: result for result in found if isinstance(result, Quality)}
+
+    def by_seed(self, setting: Setting, score: str) -> dict[int, float]:
+        """Finite values of the seeds measured in that setting."""
+        values = {
+            seed: result.loss if score == LOSS.name else result.scores.get(score)
+            for seed, result in self.results(setting).items()
+        }
+        return {seed: value for seed, value in values.items() if value is not None and math.isfinite(value)}
+
+    def score(self, setting: Setting, score: str) -> Summary | None:
+        """Over the seeds measured in that setting; None of none."""
+        return summary([*self.by_seed(setting, score).values()])
+
+    def trained_gflops(self, setting: Setting) -> float | None:
+        """What the network costs at the size in which the setting's protocol trains it."""
+        found = [result.network.paper_gflops for result in self.results(setting).values()]
+        return found[0] if found else None
+
+
+@dataclass(frozen=True)
+class SpeedColumn:
+    """Images per second of the networks that have a record, all measured in one way on one device.
+
+    Attributes:
+        words: mode, arithmetic, batch and device.
+        figures: variant -> images per second.
+    """
+
+    words: str
+    figures: dict[str, float]
+
+
+class Selection:
+    """The records of a folder, as reports ask for them.
+
+    Args:
+        folder: of records.
+
+    Raises:
+        UsageError: there is no such folder.
+
+    Warns:
+        UserWarning: names each damaged record; it is left out.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.records = records.read(folder)
+        self._by_file = {record.file: record for record in self.records}
+
+    def cost(self, row: StudyRow) -> Measured | None:
+        """What a row's backbone costs at its published size."""
+        record = self._by_file.get(cost_request(row).file)
+        if record is None or not isinstance(record.result, Cost):
+            return None
+        return Measured(record.result, record.environment)
+
+    def quality(self, study: Study) -> dict[str, dict[Setting, list[Record]]]:
+        """Records of a study's cells by row and setting, of all protocols that have any, seed by seed."""
+        found: dict[str, dict[Setting, list[Record]]] = {}
+        seeds = sorted({r.result.request.seed for r in self.records if isinstance(r.result, Quality)})
+        measured = {record.context.protocol for record in self.records}
+        for name in dict.fromkeys((*protocols.names(), study.protocol)):
+            protocol = protocols.load(name)
+            if protocol.name not in measured:
+                continue
+            for cell in cells(study, protocol, seeds):
+                record = self._by_file.get(cell.file)
+                if record is None or not isinstance(record.result, Quality):
+                    continue
+                setting = Setting(
+                    protocol.name,
+                    protocol.title,
+                    record.result.request.extractor,
+                    record.fingerprints.extractor,
+                    record.fingerprints.data,
+                    record.result.sample_count,
+                    record.result.reference_count,
+                )
+                found.setdefault(cell.row.label, {}).setdefault(setting, []).append(record)
+        return found
+
+    @cached_property
+    def speeds(self) -> list[SpeedColumn]:
+        """What the records of speed say."""
+        found: dict[str, dict[str, float]] = {}
+        for record in self.records:
+            if isinstance(result := record.result, Speed):
+                request = result.request
+                variant = _variant(request.model, request.config)
+                found.setdefault(speed_words(record), {})[variant] = result.images_per_second
+        return [SpeedColumn(words, found[words]) for words in sorted(found)]
+
+    def ledger(self) -> list[dict[str, object]]:
+        """Every record with the SHA-256 of its file: a report is current while these are the same."""
+        return [
+            {
+                "file": record.file,
+                "sha256": hashlib.sha256((self.folder / record.file).read_bytes()).hexdigest(),
+                "kind": record.request.kind,
+                "model": record.request.model,
+                "protocol": record.context.protocol,
+                "seed": getattr(record.request, "seed", None),
+                "device": record.environment.device,
+                "torch": record.environment.torch,
+                "commit": record.environment.commit,
+                "date": record.environment.date,
+            }
+            for record in self.records
+        ]
+
+
+def lines(
+    study: Study, selection: Selection | None, costs: Mapping[str, Measured] | None = None
+) -> list[Line]:
+    """The rows of a study with their records.
+
+    Args:
+        study: see `bench.studies`.
+        selection: None where there are no records.
+        costs: of rows by label, in place of the records'.
+    """
+    quality = selection.quality(study) if selection else {}
+
+    def cost(row: StudyRow) -> Measured | None:
+        if costs is not None:
+            return costs.get(row.label)
+        return selection.cost(row) if selection else None
+
+    return [Line(row, cost(row), quality.get(row.label, {})) for row in study.rows]
+
+
+def settings(rows: Sequence[Line]) -> list[Setting]:
+    """All in which some row's quality was measured."""
+    return sorted({setting for line in rows for setting in line.quality}, key=str)
+
+
+def speed_words(record: Record) -> str:
+    """How a speed was measured: mode, arithmetic, batch, device."""
+    result, environment = record.result, record.environment
+    assert isinstance(result, Speed)
+    request = result.request
+    size = request.config.get("input_size", "?")
+    height, width = size if isinstance(size, list) else (size, size)
+    words = [request.mode, request.dtype, f"batch {result.batch_size} at {height}×{width}"]
+    words += ["compiled"] * (result.compiled == "yes") + ["channels last"] * request.channels_last
+    words.append(request.device_name)
+    if request.device_name == environment.cpu:
+        words.append(f"{environment.threads} threads")
+    return ", ".join(words)
+
+
+def _variant(model: str, config: Config) -> str:
+    return json.dumps([model, config], sort_keys=True)

@@ -1,0 +1,380 @@
+"""The one builder of tables: lines of a study to columns, sections, pages, and frames for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from string import ascii_lowercase
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bench.metrics.scores import SCORES
+from bench.records.quantities import COSTS, LOSS, Quantity, decimals
+from bench.records.schema import Environment
+from bench.reports.findings import findings
+from bench.reports.page import Column, Entry, Page, Section, Table
+from bench.reports.select import Line, Selection, Setting, SpeedColumn, settings
+from bench.reports.statistics import Summary
+from bench.studies import Study, StudyRow, published
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NUMBERS = {
+    name: number
+    for number, name in enumerate("toy scaling guidance training-steps downsampler components".split(), 1)
+}  # of the paper's tables
+MEASURED: dict[str, Quantity] = {**SCORES, LOSS.name: LOSS}
+# What a published table prints besides scores.
+_PRINTED = {"training_steps": "Steps", "cfg_scale": "CFG", "gflops": "GFLOPs"}
+
+
+class Filled(NamedTuple):
+    """A column with its entries, one for each line."""
+
+    column: Column
+    entries: list[Entry]
+
+    @property
+    def empty(self) -> bool:
+        """Whether it shows nothing."""
+        return not any(entry.text for entry in self.entries)
+
+
+# ---- columns ----
+
+
+def published_columns(rows: Sequence[Line]) -> dict[str, Filled]:
+    """Published figures as printed, by name; what the table does not print is left out."""
+    found: dict[str, Filled] = {}
+    for figure in (*_PRINTED, *published.QUALITY):
+        texts = [line.row.published.printed[figure] if line.row.published else "" for line in rows]
+        if figure == "training_steps":
+            texts = [_steps(int(text)) if text else "" for text in texts]
+        different = set(filter(None, texts))
+        # Steps and guidance are shown where rows differ in them, or where guidance is used.
+        plain = {"1.0"} if figure == "cfg_scale" else different if len(different) == 1 else set()
+        if not different or (figure in ("training_steps", "cfg_scale") and different <= plain):
+            continue
+        heading = _PRINTED.get(figure) or SCORES[figure].title
+        found[figure] = Filled(Column(heading, "published"), [Entry(text) for text in texts])
+    return found
+
+
+def _steps(count: int) -> str:
+    return f"{count // 1_000_000}M" if count >= 1_000_000 else f"{count // 1000}K"
+
+
+def cost_columns(study: Study, rows: Sequence[Line]) -> dict[str, Filled]:
+    """Costs that the study asks for, and deployed parameters where they differ from the trained ones."""
+    known = [line.cost.cost for line in rows if line.cost]
+    differ = any(cost.parameters != cost.parameters_deployed for cost in known)
+    return {
+        name: Filled(
+            Column(quantity.title, "measured"),
+            [
+                Entry(quantity.text(getattr(line.cost.cost, quantity.field)) if line.cost else "")
+                for line in rows
+            ],
+        )
+        for name, quantity in COSTS.items()
+        if name in study.columns or (name == "params_deployed" and differ)
+    }
+
+
+def score_columns(study: Study, rows: Sequence[Line], setting: Setting) -> dict[str, Filled]:
+    """Mean ± standard deviation over seeds of the scores that the study asks for; the best mean is marked."""
+    columns = {}
+    for name, quantity in MEASURED.items():
+        found = [line.score(setting, name) for line in rows]
+        if name not in study.columns or not any(found):
+            continue
+        best = _best([one.mean if one else None for one in found], max if quantity.higher_is_better else min)
+        entries = [Entry(spread(quantity, one), mark) for one, mark in zip(found, best, strict=True)]
+        columns[name] = Filled(Column(quantity.title, "measured"), entries)
+    return columns
+
+
+def speed_columns(rows: Sequence[Line], shown: Sequence[SpeedColumn]) -> dict[str, Filled]:
+    """Images per second, a column for each way of measuring, with a letter that its remark has."""
+    columns = {}
+    for letter, speed in zip(ascii_lowercase, shown, strict=False):
+        values = [speed.figures.get(line.variant) for line in rows]
+        entries = [
+            Entry("" if value is None else significant(value), mark)
+            for value, mark in zip(values, _best(values, max), strict=True)
+        ]
+        columns[letter] = Filled(Column(f"Images/s [{letter}]", "measured"), entries)
+    return columns
+
+
+def seeds_column(rows: Sequence[Line], setting: Setting) -> Filled:
+    """How many seeds were measured."""
+    counts = [len(line.quality.get(setting, [])) for line in rows]
+    return Filled(Column("Seeds"), [Entry(str(count) if count else "") for count in counts])
+
+
+def spread(quantity: Quantity, found: Summary | None) -> str:
+    """Mean ± standard deviation as text, in the digits of a quantity; "" of none."""
+    if found is None:
+        return ""
+    mean = quantity.text(found.mean)
+    if found.deviation is None:
+        return mean
+    digits = len(mean.partition(".")[2])
+    return f"{mean} ± {found.deviation * quantity.scale:.{digits}f}"
+
+
+def significant(value: float) -> str:
+    """Three significant figures, without an exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else decimals(value, 2)
+
+
+def _best(values: Sequence[float | None], better: Callable[..., float]) -> list[bool]:
+    """Which values are the best, where they differ."""
+    known = [value for value in values if value is not None]
+    best = better(known) if len(set(known)) > 1 else None
+    return [value is not None and value == best for value in values]
+
+
+def table(
+    rows: Sequence[Line],
+    columns: Iterable[Filled],
+    *,
+    title: str = "",
+    footnotes: Sequence[tuple[set[str], str]] = (),
+    remarks: Sequence[str] = (),
+) -> Table:
+    """Columns after one of labels, which carry the marks of their footnotes.
+
+    Args:
+        rows: lines of a study.
+        columns: in order; empty ones are left out.
+        title: above the table.
+        footnotes: (labels of the rows concerned, or none for the whole table; text).
+        remarks: below the table.
+    """
+    shown = [column for column in columns if not column.empty]
+    labels = [
+        line.label + "".join(f" [{i}]" for i, (of, _) in enumerate(footnotes, 1) if line.row.label in of)
+        for line in rows
+    ]
+    entries = zip(map(Entry, labels), *(column.entries for column in shown), strict=True)
+    return Table(
+        [Column("Model", number=False), *(column.column for column in shown)],
+        [list(row) for row in entries],
+        title,
+        [text for _, text in footnotes],
+        [remark for remark in remarks if remark],
+    )
+
+
+# ---- tables ----
+
+
+def summary_table(study: Study, rows: Sequence[Line], setting: Setting | None, words: str) -> Table:
+    """What `bench ablate` prints: each column of the study, published and measured, side by side.
+
+    Args:
+        study, rows: its lines.
+        setting: of the scores; None where nothing is measured.
+        words: how the scores were measured.
+    """
+    from_paper = published_columns(rows)
+    here = cost_columns(study, rows) | (score_columns(study, rows, setting) if setting else {})
+    columns: list[Filled] = []
+    first = [name for name in from_paper if name in ("training_steps", "cfg_scale")]
+    for name in dict.fromkeys((*first, *here, *study.columns)):
+        columns += [found[name] for found in (from_paper, here) if name in found]
+    if setting:
+        columns.append(seeds_column(rows, setting))
+    return table(rows, columns, title=study.title, footnotes=_additions(rows), remarks=[words])
+
+
+def overview(study: Study, rows: Sequence[Line], selection: Selection | None, *, title: str = "") -> Table:
+    """Published figures beside measured cost, and speed where there are records of it."""
+    from_paper, costs = published_columns(rows), cost_columns(study, rows)
+    shown = shown_speeds(rows, selection)
+    speeds = speed_columns(rows, shown)
+    gaps = any(not entry.text for filled in (*costs.values(), *speeds.values()) for entry in filled.entries)
+    return table(
+        rows,
+        [*from_paper.values(), *costs.values(), *speeds.values()],
+        title=title,
+        footnotes=_footnotes(rows),
+        remarks=[
+            *(f"[{letter}] {speed.words}." for letter, speed in zip(ascii_lowercase, shown, strict=False)),
+            f"Published: {published.source()}." if from_paper else "",
+            "Measured: parameters, trained and (where they differ) deployed, that is merged for inference; "
+            "GFLOPs in the U-DiT paper's convention (multiply-accumulates, plus one for each output element "
+            "of an elementwise product); one forward pass of the deployed network, batch 1, at its own input "
+            "size, counted on shapes alone." + (" An empty cell: not measured." if gaps else ""),
+            _environments([line.cost.environment for line in rows if line.cost], "Counted"),
+        ],
+    )
+
+
+def shown_speeds(rows: Sequence[Line], selection: Selection | None) -> list[SpeedColumn]:
+    """Ways of measuring speed in which some row has a record."""
+    if selection is None:
+        return []
+    return [speed for speed in selection.speeds if any(line.variant in speed.figures for line in rows)]
+
+
+def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
+    """Scores measured in one setting, and what they show."""
+    printed = published_columns(rows)
+    costs = [line.trained_gflops(setting) for line in rows]
+    trained = Column("GFLOPs, as trained")
+    columns = [
+        *([printed["fid"]] if "fid" in printed else []),
+        *score_columns(study, rows, setting).values(),
+        Filled(trained, [Entry("" if cost is None else decimals(cost, 4)) for cost in costs]),
+        seeds_column(rows, setting),
+    ]
+    known = [record for line in rows for record in line.quality.get(setting, [])]
+    missing = "" if all(line.quality.get(setting) for line in rows) else " An empty cell: not measured."
+    remarks = [
+        f"Protocol {setting.protocol}: {setting.words}.",
+        reduced(setting.protocol),
+        f"Mean ± standard deviation over training seeds; the best mean is bold.{missing}",
+        f"Extractor {setting.extractor}, weights {setting.weights} (SHA-256); {setting.sample_count:,} "
+        f"samples beside {setting.reference_count:,} reference images. Scores of other extractors do not "
+        "compare with these.",
+        _environments([record.environment for record in known], "Measured"),
+        *findings(rows, setting),
+    ]
+    title = f"Quality, protocol {setting.protocol}, extractor {setting.extractor}"
+    return Section(title, table(rows, columns, footnotes=_changes(rows, setting), remarks=remarks))
+
+
+def reduced(protocol: str) -> str:
+    """What must be said of the scores of a protocol that is not the published one."""
+    if protocol == "paper":
+        return ""
+    return "Scores of this reduced protocol compare with each other, not with the published ones."
+
+
+def page(
+    study: Study, rows: Sequence[Line], selection: Selection | None, pictures: Mapping[str, str] = {}
+) -> Page:
+    """The page of a study.
+
+    Args:
+        study: see `bench.studies`.
+        rows: its lines.
+        selection: the records, for speed.
+        pictures: file -> description, shown at the end.
+    """
+    number = NUMBERS.get(study.name)
+    title = page_title(study)
+    sections = [Section(table=overview(study, rows, selection))]
+    sections += [quality(study, rows, setting) for setting in settings(rows)]
+    if len(sections) == 1:
+        text = "Not measured here: there is no record of a row's quality, under any protocol."
+        sections.append(Section("Quality", remarks=[text]))
+    sections += [Section(description, picture=(file, description)) for file, description in pictures.items()]
+    return Page(f"table-{number}" if number else study.name, title, sections)
+
+
+def page_title(study: Study) -> str:
+    """The study's title, with the number of the table that it stands for."""
+    number = NUMBERS.get(study.name)
+    return f"Table {number}: {published.title(number)}" if number else study.title
+
+
+# ---- footnotes and remarks ----
+
+
+def _footnotes(rows: Sequence[Line]) -> list[tuple[set[str], str]]:
+    """Footnotes of the paper's table, of costs that print otherwise, and of rows added here."""
+    numbers = sorted({line.row.published.table for line in rows if line.row.published})
+    known = published.footnotes(numbers[0]) if len(numbers) == 1 else []
+    notes = [({line.row.label for line in rows if line.label in of}, text) for of, text in known]
+    explained = {label for labels, _ in notes for label in labels}
+    for line in rows:
+        printed = line.row.published.printed["gflops"] if line.row.published else ""
+        if line.cost and printed and line.row.label not in explained:
+            measured = line.cost.cost.paper_gflops
+            if f"{measured:.2f}" != printed:
+                notes.append(({line.row.label}, f"Prints {printed}, measured {measured:.4f}."))
+    return notes + _additions(rows)
+
+
+def _additions(rows: Sequence[Line]) -> list[tuple[set[str], str]]:
+    added = {line.row.label for line in rows if line.row.extra}
+    return [(added, "Added here; the paper has no such row.")] if added else []
+
+
+def _changes(rows: Sequence[Line], setting: Setting) -> list[tuple[set[str], str]]:
+    """What rows set themselves of how they are trained and sampled."""
+    changed: dict[str, set[str]] = {}
+    for line in rows:
+        if line.quality.get(setting) and (text := _own_settings(line.row)):
+            changed.setdefault(text, set()).add(line.row.label)
+    return [(labels, text) for text, labels in changed.items()]
+
+
+def _own_settings(row: StudyRow) -> str:
+    own = {**(row.training or {}), **(row.sampling or {})}
+    if row.cfg_scale is not None:
+        own["guidance"] = row.cfg_scale
+    if row.step is not None:
+        own["the weights after step"] = f"{row.step:,}"
+    words = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in own.items())
+    return f"Here with {words}." if words else ""
+
+
+def _environments(found: Sequence[Environment], verb: str) -> str:
+    """Where and with what records were made, in words."""
+    if not found:
+        return "No record of cost yet."
+    places: dict[tuple[str, str, str], set[str]] = {}
+    for environment in found:
+        commit = (environment.commit or "unknown")[:7] + ("" if environment.clean else " (changed)")
+        key = (environment.device, environment.torch, environment.version)
+        places.setdefault(key, set()).add(commit)
+    texts = [
+        f"on {device} with torch {torch}, denoiser-bench {version}, commit{'s'[: len(commits) > 1]} "
+        f"{', '.join(sorted(commits))}"
+        for (device, torch, version), commits in sorted(places.items())
+    ]
+    return f"{verb} {'; '.join(texts)}."
+
+
+# ---- for programs ----
+
+
+def frame(rows: Sequence[Line], selection: Selection | None) -> pd.DataFrame:
+    """Everything on a page as numbers, one row for each of the study's; what is missing is empty."""
+    import pandas as pd
+
+    return pd.DataFrame(values(rows, selection), dtype=object)
+
+
+def values(rows: Sequence[Line], selection: Selection | None) -> list[dict[str, Any]]:
+    """The rows of `frame` as plain values for JSON."""
+    found = []
+    for line in rows:
+        row = line.row
+        entry: dict[str, Any] = {
+            "label": line.label,
+            "model": row.model,
+            "overrides": json.dumps(row.overrides, sort_keys=True),
+            "extra": row.extra,
+        }
+        for figure, value in (row.published.values if row.published else {}).items():
+            entry[f"published {figure}"] = value
+        for quantity in COSTS.values():
+            entry[quantity.field] = getattr(line.cost.cost, quantity.field) if line.cost else None
+        for speed in shown_speeds(rows, selection):
+            entry[f"images per second ({speed.words})"] = speed.figures.get(line.variant)
+        for setting in settings(rows):
+            words = ", ".join(filter(None, (setting.protocol, setting.extractor, setting.weights)))
+            for name in MEASURED:
+                if any(other.score(setting, name) for other in rows):
+                    score = line.score(setting, name)
+                    entry[f"{name} mean ({words})"] = score and score.mean
+                    entry[f"{name} deviation ({words})"] = score and score.deviation
+            entry[f"seeds ({words})"] = len(line.quality.get(setting, [])) or None
+        found.append(entry)
+    return found

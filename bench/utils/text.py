@@ -1,0 +1,21 @@
+"""Text that strangers wrote: what may be hidden in it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+# Control characters, escape codes among them, and marks that change the direction of what follows.
+_HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def hidden_character(value: Any) -> str | None:
+    """The first control character or direction mark in the strings of a JSON value, as `U+001B`; or None."""
+    if isinstance(value, str):
+        found = _HIDDEN.search(value)
+        return f"U+{ord(found[0]):04X}" if found else None
+    if isinstance(value, dict):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple):
+        return next(filter(None, map(hidden_character, value)), None)
+    return None

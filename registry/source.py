@@ -1,0 +1,517 @@
+"""What a module's source says, read from its syntax tree: nothing is imported for it.
+
+`registrations` finds the names that the modules of a package register, `signature` and `attribute` read what
+a class or function takes and declares, and `fingerprint` is a digest of its code and of all code that it
+refers to.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from registry.errors import is_user_file
+
+ROOT = Path(__file__).parents[1]
+# Parts of the registry that make a network's numbers; the others are not followed for a fingerprint.
+_COMPUTING = ("registry.backbone", "registry.layers", "registry.networks")
+_Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+class UnreadableError(Exception):
+    """The source alone does not tell: the module has to be imported."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a class or function says of itself.
+
+    Attributes:
+        options: its keyword arguments; annotations are types, or text where they cannot be evaluated.
+        free: whether it takes other keyword arguments too.
+        summary: first line of its docstring.
+    """
+
+    options: dict[str, inspect.Parameter]
+    free: bool
+    summary: str
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A statement `register("name", aliases=[…], key=value, **CONSTANT)(Target)`, or the same as a decorator.
+
+    Attributes:
+        name, aliases: as written.
+        source: the module of the statement.
+        target: what it registers, by its name in that module.
+        keywords: the defaults that it replaces.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    source: Source
+    target: str
+    keywords: tuple[ast.keyword, ...] = ()
+
+    @functools.cached_property
+    def defaults(self) -> dict[str, Any]:
+        """The arguments of the target whose defaults are replaced."""
+        found: dict[str, Any] = {}
+        for keyword in self.keywords:
+            value = self.source.evaluate(keyword.value)
+            found |= {keyword.arg: value} if keyword.arg else value
+        return found
+
+    def signature(self) -> Signature:
+        """Of the target, with the replaced defaults.
+
+        Raises:
+            UnreadableError: it has arguments or a base class that only an import can tell.
+        """
+        source, definition = self.source.definition(self.target)
+        summary = (ast.get_docstring(definition) or "").partition("\n")[0]
+        if isinstance(definition, ast.ClassDef):
+            try:
+                source, found = source.member(definition, "__init__")
+            except AttributeError:
+                raise UnreadableError(self.target) from None
+            if not isinstance(found, ast.FunctionDef):
+                raise UnreadableError(self.target)
+            arguments = found.args
+        else:
+            arguments = definition.args
+        plain = [*arguments.posonlyargs, *arguments.args]
+        defaults: list[ast.expr | None] = [None] * (len(plain) - len(arguments.defaults))
+        pairs = list(zip(plain, [*defaults, *arguments.defaults], strict=True))
+        pairs = pairs[len(arguments.posonlyargs) or isinstance(definition, ast.ClassDef) :]
+        pairs += zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+        empty = inspect.Parameter.empty
+        options = {
+            argument.arg: inspect.Parameter(
+                argument.arg,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=empty if default is None else source.evaluate(default),
+                annotation=empty if argument.annotation is None else source.annotation(argument.annotation),
+            )
+            for argument, default in pairs
+        }
+        for name, value in self.defaults.items():
+            if name in options:
+                options[name] = options[name].replace(default=value)
+        return Signature(options, arguments.kwarg is not None, summary)
+
+    def attribute(self, name: str) -> Any:
+        """A class attribute of the target.
+
+        Raises:
+            AttributeError: it has none.
+            UnreadableError: only an import can tell.
+        """
+        source, definition = self.source.definition(self.target)
+        if not isinstance(definition, ast.ClassDef):
+            raise AttributeError(name)
+        source, found = source.member(definition, name)
+        if not isinstance(found, ast.Assign | ast.AnnAssign) or found.value is None:
+            raise UnreadableError(name)
+        return source.evaluate(found.value)
+
+
+@dataclass(eq=False)
+class Source:
+    """One module as a syntax tree.
+
+    Attributes:
+        name, path: of the module.
+        statements: the statements that bind or change a name of the module.
+        imports: what a name stands for that is imported: (module, attribute or None).
+        stars: modules of which everything is imported.
+        effects: statements that bind no name.
+    """
+
+    name: str
+    path: Path
+    tree: ast.Module
+    statements: dict[str, list[ast.stmt]] = field(default_factory=dict)
+    imports: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+    stars: list[str] = field(default_factory=list)
+    effects: list[ast.stmt] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for statement in self.tree.body:
+            if _is_main_guard(statement):
+                continue
+            inner = list(_own_scope(statement))
+            names = {name for node in inner for name in _bound(node)}
+            for name in names:
+                self.statements.setdefault(name, []).append(statement)
+            imported = any(isinstance(node, ast.Import | ast.ImportFrom) for node in inner)
+            if not (names or imported or _is_idle(statement) or _registered(statement)):
+                self.effects.append(statement)
+        # Those within functions too: a name stands for one thing in a module.
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                self._note_import(node)
+
+    def _note_import(self, node: ast.Import | ast.ImportFrom) -> None:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                root = alias.name.partition(".")[0]
+                self.imports.setdefault(alias.asname or root, (alias.name if alias.asname else root, None))
+            return
+        module = self._absolute(node)
+        for alias in node.names:
+            if alias.name == "*":
+                self.stars.append(module)
+            else:
+                self.imports.setdefault(alias.asname or alias.name, (module, alias.name))
+
+    def _absolute(self, node: ast.ImportFrom) -> str:
+        """The module that a statement imports from, without leading dots."""
+        if not node.level:
+            return node.module or ""
+        parts = self.name.split(".")
+        kept = len(parts) - node.level + (self.path.name == "__init__.py")
+        return ".".join([*parts[:kept], *([node.module] if node.module else [])])
+
+    # ---- other modules ----
+
+    def related(self, module: str, *, computing: bool = False) -> Source | None:
+        """Another module of the same package, of `registry`, or of the user; None for a library's.
+
+        Args:
+            computing: of `registry`, only what makes numbers.
+        """
+        root = module.partition(".")[0]
+        if root == "registry":
+            if computing and module != root and not module.startswith(_COMPUTING):
+                return None
+            return read(module, file(ROOT, module))
+        depth = len(self.name.split(".")) - (self.path.name != "__init__.py")
+        folder = self.path.parents[depth]
+        if root == self.name.partition(".")[0]:
+            return read(module, file(folder, module))
+        if root in sys.stdlib_module_names:
+            return None
+        loaded = getattr(sys.modules.get(module), "__file__", None)
+        path = Path(loaded) if loaded else file(folder, module)
+        return read(module, path) if path and is_user_file(str(path), module) else None
+
+    # ---- values ----
+
+    def evaluate(self, expression: ast.expr) -> Any:
+        """The value of an expression of literals, of the module's constants and of the standard library.
+
+        Raises:
+            UnreadableError: it needs anything else.
+        """
+        if isinstance(expression, ast.Constant):
+            return expression.value
+        code = compile(ast.Expression(expression), str(self.path), "eval")
+        try:
+            return eval(code, {}, _Constants(self))
+        except UnreadableError:
+            raise
+        except Exception as error:
+            raise UnreadableError(ast.unparse(expression)) from error
+
+    def annotation(self, expression: ast.expr) -> Any:
+        """The type that an annotation stands for, written as text or not.
+
+        Raises:
+            UnreadableError: as for `evaluate`.
+        """
+        value = self.evaluate(expression)
+        return self.evaluate(ast.parse(value, mode="eval").body) if isinstance(value, str) else value
+
+    def value(self, name: str) -> Any:
+        """The value of a module-level constant, or of what is imported from the standard library.
+
+        Raises:
+            KeyError: the module does not bind the name.
+            UnreadableError: it stands for something else.
+        """
+        if name in self.imports:
+            module, attribute = self.imports[name]
+            if module.partition(".")[0] in sys.stdlib_module_names:
+                found = importlib.import_module(module)
+                return getattr(found, attribute) if attribute else found
+            other = self.related(module) if attribute else None
+            if other and attribute in other.statements | other.imports:
+                return other.value(attribute)
+            raise UnreadableError(name)
+        statement, *more = self.statements[name]
+        if more or not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
+            raise UnreadableError(name)
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        if not all(isinstance(target, ast.Name) for target in targets):
+            raise UnreadableError(name)
+        return self.evaluate(statement.value)
+
+    def definition(self, name: str) -> tuple[Source, _Definition]:
+        """The class or function of a name, and the module where it is defined.
+
+        Raises:
+            UnreadableError: there is none in sight.
+        """
+        for statement in self.statements.get(name, []):
+            if isinstance(statement, _Definition):
+                return self, statement
+        module, attribute = self.imports.get(name, ("", None))
+        other = self.related(module) if attribute else None
+        if not other or not attribute:
+            raise UnreadableError(name)
+        return other.definition(attribute)
+
+    def member(self, definition: ast.ClassDef, name: str) -> tuple[Source, ast.stmt]:
+        """The statement that gives a class its attribute `name`, its own or that of its first base with one.
+
+        Raises:
+            AttributeError: neither the class nor a base class has it.
+            UnreadableError: a base class is out of sight.
+        """
+        for statement in reversed(definition.body):
+            if name in _bound(statement):
+                return self, statement
+        for base in definition.bases:
+            if ast.unparse(base) in ("nn.Module", "torch.nn.Module", "object"):
+                continue
+            if not isinstance(base, ast.Name):
+                raise UnreadableError(ast.unparse(base))
+            source, found = self.definition(base.id)
+            if isinstance(found, ast.ClassDef):
+                try:
+                    return source.member(found, name)
+                except AttributeError:
+                    continue
+        raise AttributeError(name)
+
+
+class _Constants(Mapping[str, Any]):
+    """The names of a module as far as its source tells their values."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __getitem__(self, name: str) -> Any:
+        return self.source.value(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.source.statements)
+
+    def __len__(self) -> int:
+        return len(self.source.statements)
+
+
+def read(name: str, path: Path | None) -> Source | None:
+    """The module `name` of a file; None where there is no such file, or it is no Python."""
+    try:
+        return _read(name, path, path.stat().st_mtime_ns) if path else None
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
+@functools.cache
+def _read(name: str, path: Path, _changed: int) -> Source:
+    return Source(name, path, ast.parse(path.read_bytes()))
+
+
+def file(folder: Path, module: str) -> Path | None:
+    """The file of a module that is imported from `folder`."""
+    path = folder.joinpath(*module.split("."))
+    candidates = (path.with_name(path.name + ".py"), path / "__init__.py")
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def registrations(package: str, kind: str) -> list[Registration]:
+    """What the modules of a package register, in order of their names.
+
+    Read are calls of `register` and of `{kind}s.register` at the top of a module.
+
+    Raises:
+        ValueError: a name or alias there that is no literal.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.submodule_search_locations is None:
+        raise ValueError(f"no package {package}")
+    found = []
+    for folder in map(Path, spec.submodule_search_locations):
+        for path in sorted(folder.glob("*.py")):
+            if path.name == "__init__.py" or b"register(" not in path.read_bytes():
+                continue
+            source = read(f"{package}.{path.stem}", path)
+            if source is None:
+                raise ValueError(f"{path} cannot be parsed")
+            for statement in source.tree.body:
+                for call, target in _registered(statement):
+                    if ast.unparse(call.func) in ("register", f"{kind}s.register"):
+                        found.append(_registration(source, call, target))
+    return found
+
+
+def _registration(source: Source, call: ast.Call, target: str) -> Registration:
+    aliases = [keyword.value for keyword in call.keywords if keyword.arg == "aliases"]
+    try:
+        (name,) = map(ast.literal_eval, call.args)
+        others = tuple(alias for value in aliases for alias in ast.literal_eval(value))
+    except ValueError:
+        raise ValueError(f"{source.path}, line {call.lineno}: names and aliases must be literals") from None
+    keywords = tuple(keyword for keyword in call.keywords if keyword.arg != "aliases")
+    return Registration(name, others, source, target, keywords)
+
+
+def _registered(statement: ast.stmt) -> list[tuple[ast.Call, str]]:
+    """The calls of `register` in a statement or its decorators, with what each registers."""
+    if isinstance(statement, _Definition):
+        # Decorators apply from the last to the first.
+        return [(call, statement.name) for call in reversed(statement.decorator_list) if _is_register(call)]  # type: ignore[misc]
+    match statement:
+        case ast.Expr(ast.Call(ast.Call() as call, [ast.Name(target)])) if _is_register(call):
+            return [(call, target)]
+    return []
+
+
+def _is_register(node: ast.expr) -> bool:
+    if not isinstance(node, ast.Call):
+        return False
+    return getattr(node.func, "attr", getattr(node.func, "id", "")) == "register"
+
+
+def _own_scope(node: ast.AST) -> Iterator[ast.AST]:
+    """A statement and all within it that runs in its own scope: no bodies of classes and functions."""
+    yield node
+    if not isinstance(node, _Definition | ast.Lambda):
+        for child in ast.iter_child_nodes(node):
+            yield from _own_scope(child)
+
+
+def _bound(node: ast.AST) -> list[str]:
+    """Names that a node binds, or whose object it changes: `x = …`, `x.y = …`, `x[0] = …`, `def x()`."""
+    if isinstance(node, _Definition):
+        return [node.name]
+    if isinstance(node, ast.Assign):
+        targets = node.targets
+    elif isinstance(node, ast.AnnAssign | ast.AugAssign | ast.For | ast.NamedExpr):
+        targets = [node.target]
+    elif isinstance(node, ast.withitem):
+        targets = [node.optional_vars] if node.optional_vars else []
+    else:
+        return []
+    while any(isinstance(target, ast.Attribute | ast.Subscript | ast.Starred) for target in targets):
+        targets = [getattr(target, "value", target) for target in targets]
+    return [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
+
+
+def _is_idle(statement: ast.AST) -> bool:
+    """Whether a statement does nothing: `pass`, a docstring, `…`."""
+    constant = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    return constant or isinstance(statement, ast.Pass)
+
+
+def _is_main_guard(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.If) and ast.unparse(statement.test) == "__name__ == '__main__'"
+
+
+# ---- fingerprints ----
+
+
+def fingerprint(source: Source, name: str, defaults: Iterable[str] = ()) -> str:
+    """12 hexadecimal digits that stand for the code of a class or function and all it refers to.
+
+    Followed are the module's own definitions, the user's other modules, and of `registry` what makes a
+    network's numbers; of other libraries only names count. Comments, docstrings, layout, the order of
+    definitions and `register` itself change nothing.
+
+    Args:
+        source: the module.
+        name: the definition there; "" for the whole module.
+        defaults: further text that counts.
+    """
+    lines = {f"default {text}" for text in defaults}
+    seen: set[tuple[Path, str]] = set()
+    waiting = [(source, name)] if name else _whole(source)
+    while waiting:
+        source, name = waiting.pop()
+        if (source.path, name) in seen:
+            continue
+        seen.add((source.path, name))
+        if name and not source.name.startswith("registry"):
+            waiting.append((source, ""))  # what the module does besides defining
+        for statement in source.statements.get(name, []) if name else source.effects:
+            text, references = _code(source, statement)
+            lines.add(text)
+            for reference in references:
+                waiting += _followed(source, reference.split("."), lines)
+        if name not in source.statements:
+            waiting += _followed(source, [name], lines)
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:12]
+
+
+def _whole(source: Source) -> list[tuple[Source, str]]:
+    return [(source, name) for name in (*source.statements, *source.imports, "")]
+
+
+def _followed(source: Source, chain: list[str], lines: set[str]) -> list[tuple[Source, str]]:
+    """Where a dotted name is defined, if that counts; where it comes from is added to `lines`."""
+    name, *rest = chain
+    if name in source.statements:
+        return [(source, name)]
+    if name not in source.imports:
+        stars = [source.related(module, computing=True) for module in source.stars]
+        return [(other, name) for other in stars if other and name in other.statements | other.imports]
+    module, attribute = source.imports[name]
+    path = [attribute, *rest] if attribute else rest
+    other = source.related(module, computing=True)
+    while path and (inner := source.related(f"{module}.{path[0]}", computing=True)):
+        module, other, path = f"{module}.{path[0]}", inner, path[1:]
+    if other is None:
+        lines.add(f"{name} = {module}.{attribute or ''}")
+        return []
+    if not path:
+        return _whole(other)
+    if path[0] == attribute != name:
+        lines.add(f"{name} = {attribute}")
+    return [(other, path[0])]
+
+
+@functools.cache
+def _code(source: Source, statement: ast.stmt) -> tuple[str, frozenset[str]]:
+    """A statement as text that depends only on what it does, and the dotted names that it refers to."""
+    references: set[str] = set()
+
+    def text(node: Any) -> str:
+        if isinstance(node, list):
+            kept = [item for item in node if not (_is_idle(item) or _is_register(item))]
+            return f"[{','.join(map(text, kept))}]"
+        if not isinstance(node, ast.AST):
+            return repr(node)
+        dotted = _dotted(node)
+        if dotted:
+            references.add(dotted)
+            return dotted
+        fields = [
+            f"{key}={text(value)}"
+            for key, value in ast.iter_fields(node)
+            if value is not None and value != [] and key not in ("ctx", "kind", "type_comment")
+        ]
+        return f"{type(node).__name__}({','.join(fields)})"
+
+    return text(statement), frozenset(references)
+
+
+def _dotted(node: ast.AST) -> str:
+    """`a.b.c` of such an expression; else nothing."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and (inner := _dotted(node.value)):
+        return f"{inner}.{node.attr}"
+    return ""

@@ -1,0 +1,47 @@
+"""Values of options: as JSON holds them, and as text on the command line."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it: tuples are lists, whole floats integers, other objects their names."""
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return getattr(value, "__qualname__", str(value))
+
+
+def parse_value(text: str) -> Any:
+    """`"false"` -> False, `"1,2"` -> [1, 2], `"mlp"` -> "mlp": JSON, or a list with commas, or text."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return [parse_value(item) for item in text.split(",")] if "," in text else text
+
+
+def format_value(value: Any) -> str:
+    """The text, without spaces, of which `parse_value` makes `plain(value)`."""
+    value = plain(value)
+    short = _short(value)
+    if short and not any(character.isspace() for character in short) and _same(parse_value(short), value):
+        return short
+    return json.dumps(value, separators=(",", ":")).replace(" ", "\\u0020")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(_short, value))
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two values are equal and of the same types: True is not 1."""
+    return json.dumps(a) == json.dumps(b)
