@@ -137,7 +137,7 @@ def train(
     request = RunRequest(
         model=model,
         config=registry.canonical(model, fitted(model, changed, dataset.shape, dataset.num_classes)),
-        fingerprint=_fingerprint(model),
+        fingerprint=registry.backbones.fingerprint(model),
         data=dataset.name,
         data_digest=dataset.digest,
         shape=dataset.shape,
@@ -151,11 +151,6 @@ def train(
         begin_or_continue(run, manifest, resume)
         trainer = Trainer(run, network, dataset, request, protocol, accumulation, compiled, tracker)
         return trainer.train(until or settings.steps, progress, log)
-
-
-def _fingerprint(model: str) -> str | None:
-    fingerprint = getattr(registry.backbones, "fingerprint", None)
-    return fingerprint(model) if fingerprint else None
 
 
 def begin_or_continue(run: Run, manifest: Manifest, resume: bool) -> None:

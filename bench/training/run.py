@@ -48,7 +48,7 @@ class RunRequest(Model):
     Attributes:
         model: the registered backbone.
         config: all of its options, with those that the data decide, in canonical form.
-        fingerprint: of the code that the backbone is made of; None where there is none to be had.
+        fingerprint: of the code that the backbone is made of.
         data, data_digest: the dataset by name and by content.
         shape: (C, H, W) of its grids.
         num_classes: of its labels.
@@ -58,7 +58,7 @@ class RunRequest(Model):
 
     model: str
     config: Config
-    fingerprint: str | None = None
+    fingerprint: str
     data: str
     data_digest: str
     shape: tuple[int, int, int]

@@ -111,7 +111,7 @@ def objective_of(model: str, wanted: str | None = None) -> str:
         UsageError: unknown backbone, or an objective whose timesteps are not those that the network takes.
     """
     name = registry.backbones.find(model).name
-    declared = "flow" if name.startswith("sit-") else "ddpm"
+    declared: str = registry.backbones.attribute(name, "objective")
     if wanted not in (None, declared) and wanted in OBJECTIVES:
         raise UsageError(
             f"{name} is trained with objective {declared!r}, not {wanted!r}: leave the objective "

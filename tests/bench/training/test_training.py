@@ -373,7 +373,7 @@ def test_a_run_is_continued_by_the_same_code_alone(
 ) -> None:
     out = tmp_path / "run"
     shutil.copytree(whole, out)
-    monkeypatch.setattr(type(registry.backbones), "fingerprint", lambda *_: "0123456789ab", raising=False)
+    monkeypatch.setattr(type(registry.backbones), "fingerprint", lambda *_: "0123456789ab")
     refused("begun with other code of udit-t", "udit-t", protocol(steps=30), out, seed=3, resume=True)
 
 
