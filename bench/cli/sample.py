@@ -21,7 +21,7 @@ def sample(
     out: Annotated[Path, typer.Option(help="`FILE.npz` in the ADM suite's form, or a folder for PNGs.")],
     num: Annotated[int | None, typer.Option(help="How many images; by default the protocol's.")] = None,
     sampler: Annotated[
-        str | None, typer.Option(help="ancestral, ddim, dpm++ (ddpm); euler, heun (flow).")
+        str | None, typer.Option(help="`bench list --kind sampler`; by default the protocol's.")
     ] = None,
     steps: Annotated[
         str | None, typer.Option(metavar="N|ddimN", help="Steps of the loop, or a respacing.")
@@ -69,7 +69,6 @@ def sample(
     """
     load_plugins(plugins)
     with working("loading torch"):
-        from bench.diffusion import objective
         from bench.sampling import Plan, open_weights
         from bench.sampling import sample as make
         from bench.training import protocols
@@ -87,8 +86,7 @@ def sample(
             if model is None:
                 raise UsageError(f"{checkpoint} is no folder of a run; a file of weights needs --model NAME")
             defaults = protocols.load("paper").sampling
-            trained_by = objective(protocols.objective_of(model))
-            source = open_weights(checkpoint, model, parse_overrides(overrides), trained_by, defaults, vae)
+            source = open_weights(checkpoint, model, parse_overrides(overrides), defaults, vae)
         options = {
             "sampler": sampler,
             "steps": steps,

@@ -168,10 +168,10 @@ def _notes(result: Throughput) -> list[str]:
         parts.append(f"batch {result.batch_size} because {result.batch_reason}")
     if result.sampling:
         loop = result.sampling
-        parts.append(
-            f"sampling in {loop.steps} steps {_figures(loop.images_per_second)} images/s, "
-            f"with guidance {_figures(loop.guided_images_per_second)}"
-        )
+        text = f"sampling in {loop.steps} steps {_figures(loop.images_per_second)} images/s"
+        if loop.guided_images_per_second is not None:
+            text += f", with guidance {_figures(loop.guided_images_per_second)}"
+        parts.append(text)
     return [f"{registry.label(result.model, result.overrides)}: {'; '.join(parts)}."]
 
 

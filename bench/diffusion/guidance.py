@@ -1,4 +1,4 @@
-"""A network with its labels, as the denoiser that a sampling loop calls, with guidance or without."""
+"""A network with its labels, as the denoiser that a sampler calls, with guidance or without."""
 
 from __future__ import annotations
 
@@ -7,43 +7,79 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.diffusion.interface import Denoiser
+from bench.diffusion.base import Denoiser
+from registry.backbone import check_output
 from registry.errors import UsageError
-from registry.layers.embeddings import LabelDropout
 
 
-def guided(network: Any, labels: Tensor, cfg_scale: float = 1.0, guided_channels: int | None = 3) -> Denoiser:
-    """Classifier-free guidance (arXiv 2207.12598) as DiT's sampling program has it.
+def guided(
+    network: Any,
+    labels: Tensor,
+    cfg_scale: float = 1.0,
+    guided_channels: int | None = None,
+    interval: tuple[float, float] | None = None,
+) -> Denoiser:
+    """Classifier-free guidance (arXiv 2207.12598): uncond + s·(cond − uncond).
+
+    The channels that are not guided come from the conditional half.
 
     Args:
         network: a backbone.
         labels: (N,) classes; ignored by a network without classes.
-        cfg_scale: s in uncond + s·(cond − uncond); at 1 the network is called once, without the null class.
-        guided_channels: how many leading channels are guided: 3 as in the published numbers, None for
-            all channels of the prediction.
+        cfg_scale: s; at 1 the network is called once, without the null class.
+        guided_channels: how many leading channels are guided, 0 for all of the prediction (half of the
+            output where the variance is learned); None for the backbone's own `guided_channels`: 3 is the
+            quirk of DiT's sampling program, and what its published figures have.
+        interval: guide where lowest ≤ t ≤ highest alone, t as the network sees it: a step 0 … 999 of `ddpm`,
+            in `flow` 0 (noise) … 1 (data). Elsewhere the network is called once, on the labels (Kynkäänniemi
+            et al. 2024, arXiv 2404.07724). None guides everywhere.
 
     Raises:
-        UsageError: guidance for a network without classes or without a null class.
+        UsageError: guidance for a network without a null class, more channels than it predicts, or an empty
+            interval. The denoiser raises CodeError where the network returns what cannot be its output.
     """
+
+    checked = False
+
+    def predict(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        nonlocal checked
+        output: Tensor = network(x, t, y)
+        if not checked:  # once, for to look at the values stops a GPU
+            check_output(network, (x, t, y), output)
+            checked = True
+        return output
+
     if cfg_scale == 1:
-        return lambda x, t: network(x, t, labels)
-    if null_class(network) is None:
+        return lambda x, t: predict(x, t, labels)
+    null = network.null_class
+    if null is None:
         raise UsageError(
             f"{network.name} has no null class, so it cannot be guided: use cfg scale 1, or train with label "
             "dropout"
         )
-    both = torch.cat([labels, torch.full_like(labels, network.num_classes)])
+    if guided_channels is None:
+        channels = min(network.guided_channels or network.in_channels, network.in_channels)
+    elif 0 <= guided_channels <= network.in_channels:
+        channels = guided_channels or network.in_channels
+    else:
+        raise UsageError(
+            f"guided_channels must be 0 (all) to {network.in_channels}, which {network.name} predicts, "
+            f"not {guided_channels}"
+        )
+    lowest, highest = interval or (-torch.inf, torch.inf)
+    if not lowest <= highest:
+        raise UsageError(f"the guidance interval must rise, not go from {lowest:g} to {highest:g}")
+    both = torch.cat([labels, torch.full_like(labels, null)])
 
     def denoiser(x: Tensor, t: Tensor) -> Tensor:
-        doubled = (torch.cat([x, x]), torch.cat([t, t]), both)
-        return network.forward_with_cfg(*doubled, cfg_scale, guided_channels)[: len(x)]
+        inside = (lowest <= t) & (t <= highest)
+        if interval is not None and not inside.any():
+            return predict(x, t, labels)
+        output = predict(torch.cat([x, x]), torch.cat([t, t]), both)
+        cond, uncond = output[:, :channels].chunk(2)
+        eps = uncond + cfg_scale * (cond - uncond)
+        if interval is not None:
+            eps = torch.where(inside.view(-1, 1, 1, 1), eps, cond)
+        return torch.cat([eps, output[: len(x), channels:]], dim=1)
 
     return denoiser
-
-
-def null_class(network: Any) -> int | None:
-    """The label that stands for no label, or None where the network has none."""
-    dropouts = [part.dropout for part in network.modules() if isinstance(part, LabelDropout)]
-    if network.num_classes == 0 or (dropouts and max(dropouts) == 0):
-        return None
-    return network.num_classes

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.diffusion import check_sampler, sampler
+from bench.diffusion.base import Denoiser, Objective
 from bench.diffusion.guidance import guided
-from bench.diffusion.interface import Objective
 from bench.records.schema import SamplingSettings
 from bench.utils import randomness
 from bench.utils.precision import Precision, autocast, check_precision, tf32
 from registry.backbone import height_width
-from registry.errors import CodeError, UsageError
+from registry.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,24 @@ class Plan:
         """Find what would go wrong before anything runs.
 
         Raises:
-            UsageError: sampler and steps that do not fit, classes that the network does not have,
-                guidance without a null class, or a precision that the device lacks.
+            UsageError: sampler and steps that do not fit, classes that the network does not have, guidance
+                that it cannot have, or a precision that the device lacks.
         """
         randomness.check_seed(self.seed)
-        self.objective.check_sampler(self.settings.sampler, self.settings.steps)
+        check_sampler(self.objective.name, self.settings.sampler, self.settings.steps)
         beyond = [c for c in self.classes if not 0 <= c < max(network.num_classes, 1)]
         if beyond:
             raise UsageError(f"{network.name} has classes 0 … {network.num_classes - 1}, not {beyond[0]}")
-        guided(network, torch.zeros(1, dtype=torch.int64), self.settings.cfg_scale)
+        labels = torch.zeros(1, dtype=torch.int64)
+        self._denoiser(network, labels)
         check_precision(self.precision, device)
+
+    def _denoiser(self, network: Any, labels: Tensor) -> Denoiser:
+        """The network with its labels and guidance."""
+        settings = self.settings
+        return guided(
+            network, labels, settings.cfg_scale, settings.guided_channels, settings.guidance_interval
+        )
 
     def labels_of(self, indices: Tensor, num_classes: int) -> Tensor:
         """Classes of images by their numbers: (N,) -> (N,) int64."""
@@ -68,36 +77,18 @@ class Plan:
         settings = self.settings
         shape = (network.in_channels, *height_width(network.input_size))
         noise = functools.partial(randomness.normal, self.seed, indices=indices, shape=shape)
-        channels = settings.guided_channels
-        if channels is None:
-            channels = getattr(network, "guided_channels", 3)
         labels = self.labels_of(indices, network.num_classes)
-        denoiser = guided(network, labels, settings.cfg_scale, channels or None)
+        denoiser = self._denoiser(network, labels)
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
             with autocast(self.precision, x.device):
-                output = denoiser(x, t)
-            check_output(network, x, output)
-            return output.float()
+                return denoiser(x, t).float()
 
         with tf32(settings.tf32, indices.device):
-            return self.objective.sample(
+            return sampler(settings.sampler).sample(
+                self.objective,
                 predict,
                 noise(purpose="noise"),
                 lambda step: noise(purpose="step", step=step),
-                sampler=settings.sampler,
-                steps=settings.steps,
+                settings.steps,
             )
-
-
-def check_output(network: Any, x: Tensor, output: Any) -> None:
-    """Nothing, if a network's output is a prediction for x: (N, C, H, W) -> (N, C or 2C, H, W).
-
-    Raises:
-        CodeError: it is not; the message names the network's file and line.
-    """
-    count, channels, *size = x.shape
-    if not isinstance(output, Tensor):
-        raise CodeError(f"{network.name} returns {type(output).__name__}, not a tensor", network)
-    if output.shape not in ((count, channels, *size), (count, 2 * channels, *size)):
-        raise CodeError(f"{network.name} makes {tuple(output.shape)} of {tuple(x.shape)}", network)

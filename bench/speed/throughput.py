@@ -165,7 +165,7 @@ class Sampling:
 
     steps: int
     images_per_second: float
-    guided_images_per_second: float
+    guided_images_per_second: float | None  # None for a network without a null class
 
 
 def measure(
@@ -226,7 +226,12 @@ def measure(
             for i, runner in enumerate(runners):
                 say(f"{runner.name}: sampling")
                 with runner.room():
-                    loops[i] = Sampling(settings.steps, *(_sampling_rate(runner, g) for g in (False, True)))
+                    guidable = runner.network.null_class is not None
+                    loops[i] = Sampling(
+                        settings.steps,
+                        _sampling_rate(runner, guided=False),
+                        _sampling_rate(runner, guided=True) if guidable else None,
+                    )
     first, *others = [[turn.seconds_per_image for turn in turns] for turns in found]
     ratios = [None, *(paired_ratio(first, other, len(models)) for other in others)]
     return [_result(*parts, where) for parts in zip(runners, found, ratios, loops, strict=True)]
@@ -634,25 +639,28 @@ def _check_samples(network: Any) -> None:
 
 def _sampling_rate(runner: _Runner, guided: bool) -> float:
     """Images per second of whole loops: the median of three, or one where a loop takes 10 s or more."""
-    from bench.diffusion.gaussian import Diffusion
+    from bench.diffusion import objective, sampler
+    from bench.diffusion.guidance import guided as with_guidance
 
     network, device = runner.network, runner.device
     dtype = next(network.parameters()).dtype
-    diffusion = Diffusion(respacing=str(runner.settings.steps))
+    ddpm, ancestral = objective("ddpm"), sampler("ancestral")
+    steps = str(runner.settings.steps)
     images = max(runner.batch_size // 2, 1) if guided else runner.batch_size
-    x, _, y = network.example_inputs(2 * images if guided else images)
+    x, _, y = network.example_inputs(images)
     noise = torch.randn((images, *x.shape[1:]), device=device)
+
+    called = with_guidance(network, y, 1.5 if guided else 1.0)
 
     def denoiser(x: Tensor, t: Tensor) -> Tensor:
         (x,) = runner._layout([x.to(dtype)])
-        if guided:  # any labels will do: what they are takes no time
-            return network.forward_with_cfg(torch.cat([x, x]), torch.cat([t, t]), y, 1.5)[:images].float()
-        return network(x, t, y).float()
+        return called(x, t).float()
 
     @torch.inference_mode()
     def loop() -> None:
         runner.total = (
-            runner.total + diffusion.sample(denoiser, noise, lambda _: torch.randn_like(noise)).sum()
+            runner.total
+            + ancestral.sample(ddpm, denoiser, noise, lambda _: torch.randn_like(noise), steps).sum()
         )
 
     with torch.inference_mode():

@@ -10,7 +10,7 @@ import torch
 import registry
 from bench import data as datasets
 from bench.data import Dataset
-from bench.diffusion import objective
+from bench.diffusion import check_sampler
 from bench.metrics.extractors import extractors
 from bench.studies import Study
 from bench.studies.cells import Cell
@@ -54,7 +54,7 @@ def _check(cell: Cell, dataset: Dataset) -> None:
         )
     if training.flip and not dataset.flippable:
         raise UsageError(f"protocol {cell.protocol.name} mirrors images, which {dataset.name} does not allow")
-    objective(training.objective).check_sampler(images.sampler, images.steps)
+    check_sampler(training.objective, images.sampler, images.steps)
     extractors.find(cell.protocol.extractor)
     request = {
         "model": cell.row.model,

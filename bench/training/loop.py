@@ -25,19 +25,29 @@ from torch import Tensor
 import registry
 from bench import data as datasets
 from bench.data import Dataset
-from bench.diffusion import objective
 from bench.records.schema import SamplingSettings
-from bench.sampling.plan import Plan, check_output
+from bench.sampling.plan import Plan
 from bench.sampling.sheets import write_sheet
 from bench.training.batches import batches, places
 from bench.training.ema import PosthocAverages
 from bench.training.protocols import Protocol
-from bench.training.run import Checkpoint, Manifest, Run, RunRequest, build, fitted, load, read
+from bench.training.run import (
+    Checkpoint,
+    Manifest,
+    Run,
+    RunRequest,
+    build,
+    fitted,
+    load,
+    objective_with,
+    read,
+)
 from bench.training.schedule import learning_rate
 from bench.training.step import Update
 from bench.utils import distributed, randomness
 from bench.utils.precision import autocast, check_precision, tf32
 from bench.utils.progress import Progress, silent
+from registry.backbone import check_output
 from registry.errors import UsageError, reason
 from registry.layers.embeddings import LabelDropout
 
@@ -169,11 +179,9 @@ def begin_or_continue(run: Run, manifest: Manifest, resume: bool) -> None:
         was, wanted = (_decisive(each.request) for each in (run.manifest, manifest))
         for key in sorted(was | wanted, key="fingerprint".__eq__):  # in their order, but the code last
             if was.get(key) != wanted.get(key):
-                difference = (
-                    f"with other code of {manifest.request.model} (fingerprint {was.get(key)}, now {wanted.get(key)})"
-                    if key == "fingerprint"
-                    else f"with {key} = {was.get(key)!r}, not {wanted.get(key)!r}"
-                )
+                difference = f"with {key} = {was.get(key)!r}, not {wanted.get(key)!r}"
+                if key == "fingerprint":
+                    difference = f"with other code of {manifest.request.model}, or of what it imports"
                 raise UsageError(
                     f"the run in {run.folder} was begun {difference}: choose another folder, or delete it"
                 )
@@ -228,7 +236,7 @@ class Trainer:
         self.dropout = max((part.dropout for part in dropouts), default=0.0)
         for part in dropouts:
             part.eval()
-        self.objective = objective(self.settings.objective or "ddpm")
+        self.objective = objective_with(self.settings)
         self.scaler = torch.amp.GradScaler("cuda") if self.settings.precision == "fp16" else None
         self.update = Update(
             network,
@@ -245,15 +253,16 @@ class Trainer:
             run.rewind_log(self.step)
         if compiled:
             network.compile()
+        self.first_step = self.step
         self.called = self.accelerator.prepare(network)  # wrapped for several processes
         self.batches = batches(dataset, self.settings, self.seed, accumulation, self.step)
 
     def train(self, end: int, progress: Progress, log: Callable[[Entry], None]) -> TrainingResult:
         """Take the steps until `end`."""
-        began, rates, loss, received = self.step, [], math.nan, 0
+        rates, loss, received = [], math.nan, 0
         recent: list[dict[str, Tensor]] = []  # not looked at yet: a look would stop a GPU at each step
         since = time.perf_counter()
-        progress("training", began, end)
+        progress("training", self.first_step, end)
         with _signals() as signals:
             while self.step < end and not received:
                 recent.append(self.take_step())
@@ -276,7 +285,7 @@ class Trainer:
             self.accelerator.end_training()
         rate = float(np.median(rates)) if rates else math.nan
         stopped = received if self.step < end else 0
-        return TrainingResult(self.run.folder, self.step, self.step - began, stopped, loss, rate)
+        return TrainingResult(self.run.folder, self.step, self.step - self.first_step, stopped, loss, rate)
 
     def take_step(self) -> dict[str, Tensor]:
         """Forward, backward and update: terms of the loss (means over this process's part), gradient norm."""
@@ -300,15 +309,16 @@ class Trainer:
         x0, y = x0.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
         drawn = randomness.uniform(self.seed, "time", indices, 2, self.step)
         noise = randomness.normal(self.seed, "training noise", indices, tuple(x0.shape[1:]), self.step)
-        t = self.objective.times(drawn[:, 0])
+        t = self.objective.sample_timesteps(drawn[:, 0])
         y = torch.where(drawn[:, 1] < self.dropout, self.dataset.num_classes, y)
-        x_t = self.objective.noised(x0, noise, t)
+        x_t = self.objective.add_noise(x0, noise, t)
         try:
             with autocast(self.settings.precision, self.device):
                 output = self.called(x_t, t, y)
         except torch._dynamo.exc.TorchDynamoException as error:
             raise UsageError(f"{self.network.name} cannot be compiled: {reason(error)}") from error
-        check_output(self.network, x_t, output)
+        if self.step == self.first_step and part == 0:  # once, for to look at the values stops a GPU
+            check_output(self.network, (x_t, t, y), output)
         losses = self.objective.losses(output.float(), x0, noise, x_t, t)
         return {name: value.mean() for name, value in losses.items()}
 

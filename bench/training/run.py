@@ -29,6 +29,7 @@ from torch import Tensor
 import registry
 from bench import data as datasets
 from bench.diffusion import objective
+from bench.diffusion.base import Objective
 from bench.records.schema import Config, Model, TrainingSettings
 from bench.sampling.sources import Source, decoder
 from bench.training.protocols import Protocol
@@ -285,8 +286,23 @@ def open_run(path: str | Path, weights: str = "ema", vae: str | None = None) -> 
         ) from None
     to_images = decoder(vae) if vae else datasets.load(request.data, **manifest.data_options).to_images
     identity = {"run": request.model_dump(mode="json"), "step": int(folder.name), "weights": weights}
-    trained_by = objective(request.training.objective or "ddpm")
-    return Source(network, to_images, trained_by, manifest.protocol.sampling, identity)
+    return Source(network, to_images, objective_with(request.training), manifest.protocol.sampling, identity)
+
+
+def objective_with(settings: TrainingSettings) -> Objective:
+    """The objective of a run's settings.
+
+    Raises:
+        UsageError: no such objective, or an option that it does not take.
+    """
+    assert settings.objective is not None  # see `Training.settings`
+    return objective(
+        settings.objective,
+        beta_schedule=settings.beta_schedule,
+        prediction_type=settings.prediction_type,
+        min_snr_gamma=settings.min_snr_gamma,
+        zero_terminal_snr=settings.zero_terminal_snr,
+    )
 
 
 def load(folder: Path, parts: tuple[str, ...] = PARTS) -> Checkpoint:

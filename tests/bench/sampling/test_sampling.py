@@ -1,5 +1,6 @@
 """Sampling: an image depends on the seed and its number alone, and nothing is lost or overwritten."""
 
+import math
 import os
 import resource
 import signal
@@ -67,17 +68,19 @@ def test_an_npz_in_the_suite_s_form_and_a_folder_hold_the_same_images(tmp_path: 
 
 def test_the_loop_is_the_diffusion_s_own(tmp_path: Path, network: Any) -> None:
     """Against the loop called by hand with the noise that each image has by its number."""
-    from bench.diffusion.gaussian import Diffusion
+    from bench.diffusion import sampler
     from bench.utils import randomness
 
     images, labels = made(network, plan("ancestral", "4", 3), tmp_path / "a.npz")
     indices, y = torch.arange(3), torch.from_numpy(labels)
     u = randomness.uniform(1, "label", indices, 1)[:, 0]
     assert labels.tolist() == (u * 10).long().tolist()
-    x = Diffusion("4").sample(
+    x = sampler("ancestral").sample(
+        objective("ddpm"),
         lambda x, t: network.eval()(x, t, y),
         randomness.normal(1, "noise", indices, (4, 8, 8)),
         lambda step: randomness.normal(1, "step", indices, (4, 8, 8), step),
+        "4",
     )
     levels = torch.from_numpy(images.astype(float)).permute(0, 3, 1, 2)[:, :1]
     expected = (127.5 * torch.nn.functional.pixel_shuffle(x, 2) + 128).clamp(0, 255)
@@ -180,7 +183,7 @@ def refused(says: str, function: Any, *args: Any, **kwargs: Any) -> None:
 
 def test_mistakes_are_told_before_anything_runs(tmp_path: Path, run: Path, network: Any) -> None:
     out = tmp_path / "a.npz"
-    refused("'euler'", made, network, plan("euler", "4", 4), out)
+    refused("sampler euler is for objective flow, not ddpm", made, network, plan("euler", "4", 4), out)
     refused("has classes 0 … 9, not 10", made, network, plan("ddim", "4", 4, classes=(3, 10)), out)
     refused("a seed is a number from 0", made, network, plan("ddim", "4", 4, seed=10**23), out)
     refused("num = 0", protocols.changed, open_run(run).defaults, {"num": 0})
@@ -198,7 +201,9 @@ def test_mistakes_are_told_before_anything_runs(tmp_path: Path, run: Path, netwo
     assert out.read_text() == "mine"
 
 
-@pytest.mark.parametrize("made_of_x", [lambda x: None, lambda x: x[:, :, :4], lambda x: x[:, :3]])
+@pytest.mark.parametrize(
+    "made_of_x", [lambda x: None, lambda x: x[:, :, :4], lambda x: x[:, :3], lambda x: x * math.nan]
+)
 def test_a_network_that_returns_no_prediction_is_named(tmp_path: Path, made_of_x: Any) -> None:
     class Wrong(registry.Backbone):
         def __init__(self) -> None:
@@ -232,8 +237,7 @@ def test_weights_of_the_authors_are_sampled_and_decoded(tmp_path: Path) -> None:
     torch.save({"ema": theirs.state_dict()}, tmp_path / "dit.pt")
     overrides = {"depth": 1, "input_size": 8}
     defaults = protocols.load("paper").sampling
-    source = open_weights(tmp_path / "dit.pt", "dit-s-4", overrides, objective("ddpm"), defaults,
-                          vae=str(tmp_path / "vae"))  # fmt: skip
+    source = open_weights(tmp_path / "dit.pt", "dit-s-4", overrides, defaults, vae=str(tmp_path / "vae"))
     two = plan("ddim", "2", 2)
     sample(source.network, source.to_images, two, tmp_path / "a.npz", identity=source.identity)
     grids = two.grids(theirs.eval(), torch.arange(2))

@@ -367,11 +367,12 @@ def test_random_numbers_are_left_as_they_were():
     assert torch.equal(torch.rand(1), expected)
 
 
-@pytest.mark.parametrize("model", [UDIT, TINY])  # with a learned variance, and without
-def test_sampling_counts_whole_loops(monkeypatch, model):
+# With a learned variance and a null class, and without: guided are 2 images on a batch of 4.
+@pytest.mark.parametrize(("model", "guided"), [(UDIT, 2 / 2), (TINY, None)])
+def test_sampling_counts_whole_loops(monkeypatch, model, guided):
     monkeypatch.setattr(throughput, "seconds", lambda call, times, device: (call(), 2.0)[1])
     (result,) = measure([model], Settings(batch_size=4, sampling=True, steps=2), repeats=6)
-    assert result.sampling == throughput.Sampling(2, 4 / 2, 2 / 2)  # guided: 2 images on a batch of 4
+    assert result.sampling == throughput.Sampling(2, 4 / 2, guided)
 
 
 # ---- the command ----

@@ -208,7 +208,7 @@ def test_a_row_cannot_make_a_protocol_that_is_none(tmp_path: Path, more: str, to
         ("overrides = { hidden_size = 'x' }", r"row 'a': .*hidden_size must be int"),
         ("training = { batch_size = 2000 }", r"row 'a': .*batches of 2000, but digits has 1797 images"),
         ("training = { flip = true }", r"row 'a': .*mirrors images"),
-        ("training = { objective = 'flow' }", r"row 'a': objective flow has no sampler 'ancestral'"),
+        ("training = { objective = 'flow' }", r"row 'a': sampler ancestral is for objective ddpm, not flow"),
         ("overrides = { input_size = 16 }", r"row 'a': .*takes grids of \(4, 16, 16\)"),
         ("overrides = { num_heads = 5 }", r"row 'a': .*5"),
     ],

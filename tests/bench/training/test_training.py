@@ -106,7 +106,7 @@ def test_every_step_is_adamw_on_the_mean_loss(tmp_path: Path) -> None:
         noise = randomness.normal(5, "training noise", places, (4, 8, 8), step)
         t = (u[:, 0] * 1000).long()
         y = torch.where(u[:, 1] < 0.5, 10, y)
-        x_t = ddpm.noised(x0, noise, t)
+        x_t = ddpm.add_noise(x0, noise, t)
         loss = ddpm.losses(network.eval()(x_t, t, y), x0, noise, x_t, t)["loss"].mean()
         optimizer.zero_grad()
         loss.backward()

@@ -1,0 +1,142 @@
+"""What every objective and every sampler can do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from registry.errors import UsageError
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]  # x (N, C, H, W), t (N,) -> (N, C or 2C, H, W)
+Noise = Callable[[int], Tensor]  # number of the step in the loop, from 0 -> standard normal (N, C, H, W)
+
+
+class Objective(ABC):
+    """One way to train a denoiser: how data is noised, what is predicted, and how that is judged.
+
+    A network's output may have twice the channels of its input; the first half is then the prediction,
+    the second what the objective makes of it.
+
+    Attributes:
+        name: as registered; set by `bench.diffusion.objective`.
+    """
+
+    name: str = ""
+
+    @abstractmethod
+    def sample_timesteps(self, u: Tensor) -> Tensor:
+        """Times to train at: (N,) uniform in [0, 1) -> (N,), as the network sees them."""
+
+    @abstractmethod
+    def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t from data and standard normal noise, (N, C, H, W) each, at times (N,) -> (N, C, H, W)."""
+
+    @abstractmethod
+    def losses(self, output: Tensor, x0: Tensor, noise: Tensor, x_t: Tensor, t: Tensor) -> dict[str, Tensor]:
+        """Terms of the loss for each sample, (N,) each: `loss` is minimised, `mse` the prediction's error.
+
+        Args:
+            output: of the network for (x_t, t), (N, C or 2C, H, W).
+            x0, noise, x_t, t: as for `add_noise`, and its result.
+        """
+
+    @abstractmethod
+    def to_epsilon(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The noise that a prediction amounts to, so that objectives can be compared at equal SNR.
+
+        Args:
+            prediction: (N, C or 2C, H, W), of which the first C channels are read.
+            x_t: (N, C, H, W).
+            t: (N,).
+
+        Returns:
+            (N, C, H, W).
+        """
+
+    @abstractmethod
+    def snr(self, t: Tensor) -> Tensor:
+        """Signal-to-noise ratio α²/σ² of x_t = α·x0 + σ·noise at times (N,) -> (N,) float32."""
+
+    @abstractmethod
+    def timesteps_at_snr(self, snr: Tensor) -> Tensor:
+        """Times, as the network sees them, at which the signal-to-noise ratio is nearest: (N,) -> (N,)."""
+
+
+AnyObjective = TypeVar("AnyObjective", bound=Objective)  # the kind of objective that a sampler reads
+
+
+class Sampler(ABC, Generic[AnyObjective]):
+    """One way from noise to samples.
+
+    A sampler of one's own gives `objectives` and `loop`, and `evaluations` where a step takes more than one
+    evaluation of the network or `steps` is not a number.
+
+    Attributes:
+        name: as registered; set by `bench.diffusion.sampler`.
+        objectives: names of the objectives that it works for.
+    """
+
+    name: str = ""
+    objectives: ClassVar[tuple[str, ...]]
+
+    def check(self, objective_name: str, steps: str) -> int:
+        """Network evaluations that a loop takes (for an adaptive sampler at most).
+
+        Raises:
+            UsageError: the sampler is for other objectives, or cannot take these steps.
+        """
+        if objective_name not in self.objectives:
+            from bench.diffusion import samplers_for
+
+            raise UsageError(
+                f"sampler {self.name} is for objective {' or '.join(self.objectives)}, not {objective_name}, "
+                f"which has: {', '.join(samplers_for(objective_name)) or 'none'}"
+            )
+        return self.evaluations(steps)
+
+    def evaluations(self, steps: str) -> int:
+        """Network evaluations for these steps; here one for each of a plain number of steps.
+
+        Raises:
+            UsageError: steps that the sampler cannot take.
+        """
+        return self.number(steps)
+
+    def number(self, steps: str, least: int = 1) -> int:
+        """Steps as a number, `least` or more.
+
+        Raises:
+            UsageError: they are not.
+        """
+        if not steps.isdecimal() or int(steps) < least:
+            raise UsageError(f"sampler {self.name} takes a number of steps, {least} or more, not {steps!r}")
+        return int(steps)
+
+    @torch.inference_mode()
+    def sample(
+        self, objective: AnyObjective, denoiser: Denoiser, x: Tensor, noise: Noise, steps: str
+    ) -> Tensor:
+        """From noise to samples, (N, C, H, W) -> (N, C, H, W), without clipping.
+
+        Args:
+            objective: that the network was trained by.
+            denoiser: the network with its labels and guidance, see `bench.diffusion.guidance`.
+            x: standard normal noise to begin with.
+            noise: that of each step; called by stochastic samplers alone.
+            steps: how many, or how they are spaced.
+
+        Raises:
+            UsageError: see `check`.
+        """
+        self.check(objective.name, steps)
+        return self.loop(objective, denoiser, x, noise, steps)
+
+    @abstractmethod
+    def loop(
+        self, objective: AnyObjective, denoiser: Denoiser, x: Tensor, noise: Noise, steps: str
+    ) -> Tensor:
+        """The loop itself; see `sample`, which has checked that objective and steps fit."""

@@ -1,0 +1,152 @@
+"""Sampling of flows by solving dx/dt = velocity from noise at t = 0 to data at t = 1 (SiT, arXiv 2401.08740).
+
+`euler` and `heun` take even steps; `dopri5` chooses its own, by Dormand and Prince's pair of orders 5 and 4
+(Hairer, Nørsett and Wanner, "Solving Ordinary Differential Equations I", section II.4).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bench.diffusion import samplers
+from bench.diffusion.base import Denoiser, Noise, Objective, Sampler
+from registry.errors import UsageError
+
+
+@samplers.register("euler")
+class Euler(Sampler[Objective]):
+    """Euler's method in even steps, one evaluation each; deterministic."""
+
+    objectives: ClassVar[tuple[str, ...]] = ("flow",)
+
+    def loop(self, objective: Objective, denoiser: Denoiser, x: Tensor, noise: Noise, steps: str) -> Tensor:
+        """See `Sampler.sample`."""
+        count = int(steps)
+        for i in range(count):
+            x = x + velocity(denoiser, x, i / count) / count
+        return x
+
+
+@samplers.register("heun")
+class Heun(Sampler[Objective]):
+    """Heun's method, of second order, in even steps of two evaluations each; deterministic."""
+
+    objectives: ClassVar[tuple[str, ...]] = ("flow",)
+
+    def evaluations(self, steps: str) -> int:
+        """Twice as many as steps."""
+        return 2 * self.number(steps)
+
+    def loop(self, objective: Objective, denoiser: Denoiser, x: Tensor, noise: Noise, steps: str) -> Tensor:
+        """See `Sampler.sample`."""
+        count = int(steps)
+        for i in range(count):
+            slope = velocity(denoiser, x, i / count)
+            ahead = velocity(denoiser, x + slope / count, (i + 1) / count)
+            x = x + (slope + ahead) / 2 / count
+        return x
+
+
+# Dormand and Prince: times of the stages, their weights, and fifth order minus fourth. The last stage is the
+# fifth-order solution, so that its slope is the first of the next step.
+_C = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1)
+_A = (
+    (1 / 5,),
+    (3 / 40, 9 / 40),
+    (44 / 45, -56 / 15, 32 / 9),
+    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+)
+_E = (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
+
+
+@samplers.register("dopri5")
+class Dopri5(Sampler[Objective]):
+    """Dormand and Prince's adaptive method; `steps` is the most it may take, of six evaluations each.
+
+    Every sample has steps of its own, so that an image does not depend on those beside it.
+
+    Args:
+        atol, rtol: tolerated error of a step, absolute and relative; SiT's released settings.
+    """
+
+    objectives: ClassVar[tuple[str, ...]] = ("flow",)
+
+    def __init__(self, atol: float = 1e-6, rtol: float = 1e-3) -> None:
+        self.atol, self.rtol = atol, rtol
+
+    def evaluations(self, steps: str) -> int:
+        """At most six a step, and two for the size of the first."""
+        return 6 * self.number(steps) + 2
+
+    def loop(self, objective: Objective, denoiser: Denoiser, x: Tensor, noise: Noise, steps: str) -> Tensor:
+        """See `Sampler.sample`.
+
+        Raises:
+            UsageError: more than `steps` steps would be needed.
+        """
+        # Times in float64: in float32 a step could be lost beside the time.
+        t = torch.zeros(len(x), device=x.device, dtype=torch.float64)
+        slope = velocity(denoiser, x, t)
+        step = self._first_step(denoiser, x, slope)
+        rejected = torch.zeros_like(t, dtype=torch.bool)
+        for _ in range(int(steps)):
+            step = torch.minimum(step, 1 - t)  # 0 for samples that have arrived
+            h = _column(step, x)
+            slopes = [slope]
+            for c, weights in zip(_C, _A, strict=True):
+                ahead = x + h * _combine(weights, slopes)
+                slopes.append(velocity(denoiser, ahead, t + c * step))
+            scale = self.atol + self.rtol * torch.maximum(x.abs(), ahead.abs())
+            error = _norm(h * _combine(_E, slopes) / scale)
+            accepted = ~(error >= 1)  # what is not a number goes on, to be seen in the samples
+            # Factors between 0.2 and 10, and no growth after a rejection (Hairer et al., Eq. 4.13).
+            factor = (0.9 * error ** (-1 / 5)).clamp(0.2, 10).nan_to_num(10)
+            factor = torch.where(accepted & ~rejected, factor, factor.clamp(max=1))
+            t = torch.where(accepted, torch.where(step < 1 - t, t + step, 1.0), t)
+            x = torch.where(_column(accepted, x), ahead, x)
+            if bool((t == 1).all()):
+                return x
+            slope = torch.where(_column(accepted, x), slopes[-1], slope)
+            step, rejected = step * factor, ~accepted
+        raise UsageError(
+            f"sampler {self.name} needs more than {steps} steps at atol {self.atol:g}, "
+            f"rtol {self.rtol:g}: allow more"
+        )
+
+    def _first_step(self, denoiser: Denoiser, x: Tensor, slope: Tensor) -> Tensor:
+        """A first step from the size of the slope and of its change (Hairer et al., II.4): (N,) float64."""
+        scale = self.atol + self.rtol * x.abs()
+        size, rise = _norm(x / scale), _norm(slope / scale)
+        guess = torch.where((size < 1e-5) | (rise < 1e-5), 1e-6, 0.01 * size / rise).clamp(max=1)
+        ahead = velocity(denoiser, x + _column(guess, x) * slope, guess)
+        bend = _norm((ahead - slope) / scale) / guess
+        largest = torch.maximum(rise, bend)
+        step = torch.where(largest <= 1e-15, (guess * 1e-3).clamp(min=1e-6), (0.01 / largest) ** (1 / 5))
+        return torch.minimum(100 * guess, step).clamp(max=1)
+
+
+def velocity(denoiser: Denoiser, x: Tensor, t: float | Tensor) -> Tensor:
+    """dx/dt at one time or at (N,) of them, (N, C, H, W); channels beyond those of x are ignored."""
+    times = torch.full((len(x),), t, device=x.device) if isinstance(t, float) else t.to(x.dtype)
+    return denoiser(x, times)[:, : x.shape[1]]
+
+
+def _combine(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
+    return sum(
+        (w * slope for w, slope in zip(weights, slopes, strict=True) if w), torch.zeros_like(slopes[0])
+    )
+
+
+def _norm(x: Tensor) -> Tensor:
+    """Root mean square of each sample: (N, C, H, W) -> (N,) float64."""
+    return x.double().square().flatten(1).mean(1).sqrt()
+
+
+def _column(values: Tensor, x: Tensor) -> Tensor:
+    """(N,) as (N, 1, 1, 1) beside x, of its dtype unless boolean."""
+    return (values if values.dtype == torch.bool else values.to(x.dtype)).view(-1, 1, 1, 1)

@@ -1,0 +1,51 @@
+"""Sampling of flows by a stochastic differential equation of the same marginals (SiT, arXiv 2401.08740).
+
+With score s and any w(t) ≥ 0, dx = (velocity + w·s) dt + √(2w) dW has the marginals of the flow (SiT, section
+2; the paper's w is twice this one). Released settings: w = σ = 1 − t, Euler–Maruyama to t = 0.96, and a last
+step of 0.04 without noise.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+from torch import Tensor
+
+from bench.diffusion import samplers
+from bench.diffusion.base import Denoiser, Noise, Objective, Sampler
+from bench.diffusion.ode import velocity
+
+
+@samplers.register("euler-maruyama")
+class EulerMaruyama(Sampler[Objective]):
+    """SiT's SDE sampler, stochastic; `steps`, 2 or more, counts the last step without noise.
+
+    Args:
+        last_step: its size; SiT's headline figures have 0.04.
+    """
+
+    objectives: ClassVar[tuple[str, ...]] = ("flow",)
+
+    def __init__(self, last_step: float = 0.04) -> None:
+        self.last_step = last_step
+
+    def evaluations(self, steps: str) -> int:
+        """As many as steps."""
+        return self.number(steps, least=2)
+
+    def loop(self, objective: Objective, denoiser: Denoiser, x: Tensor, noise: Noise, steps: str) -> Tensor:
+        """See `Sampler.sample`."""
+        count = int(steps) - 1
+        end = 1 - self.last_step
+        size = end / count
+        for i in range(count):
+            t = i * size
+            x = x + _drift(denoiser, x, t) * size + math.sqrt(2 * (1 - t) * size) * noise(i)
+        return x + _drift(denoiser, x, end) * self.last_step
+
+
+def _drift(denoiser: Denoiser, x: Tensor, t: float) -> Tensor:
+    """velocity + σ·s: the score is −ε/σ and ε = x − t·velocity, so that σ drops out."""
+    v = velocity(denoiser, x, t)
+    return v - (x - t * v)
