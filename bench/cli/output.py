@@ -57,7 +57,7 @@ class PlainProgress(Progress):
 
     def __init__(self, columns: list[str]) -> None:
         super().__init__(disable=True)
-        self._formats = [Text.from_markup(column).plain for column in columns]
+        self._formats = columns
         self._printed = time.monotonic()
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
@@ -67,7 +67,7 @@ class PlainProgress(Progress):
             return
         self._printed = time.monotonic()
         task = self._tasks[task_id]
-        described, *others = [text.format(task=task) for text in self._formats]
+        described, *others = [Text.from_markup(text.format(task=task)).plain for text in self._formats]
         done = f"{task.completed:.0f}" + (f"/{task.total:.0f}" if task.total else "")
         print(" ".join([f"{described}:", done, *others]), file=sys.stderr, flush=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -100,8 +101,16 @@ def sample(
         changed = {key: value for key, value in options.items() if value is not None}
         settings = protocols.changed(source.defaults, changed)
         plan = Plan(source.objective, settings, _classes(classes), seed, precision)
-    with bar("[progress.description]{task.description}", "{task.speed:.1f} images/s") as shown:
-        task = shown.add_task("sampling", total=None)
+    with bar("[progress.description]{task.description}", "{task.fields[rate]:.1f} images/s") as shown:
+        task = shown.add_task("sampling", total=None, rate=float("nan"))
+        counts: list[tuple[float, int]] = []
+
+        def progress(description: str, done: int, total: int) -> None:
+            counts.append((time.perf_counter(), done))
+            seconds, made = (counts[-1][i] - counts[0][i] for i in (0, 1))
+            rate = made / seconds if description == "sampling" and made else float("nan")
+            shown.update(task, description=description, completed=done, total=total, rate=rate)
+
         sheet = make(
             source.network,
             source.to_images,
@@ -110,9 +119,7 @@ def sample(
             identity=source.identity,
             device=device,
             compiled=compiled,
-            progress=lambda description, done, total: shown.update(
-                task, description=description, completed=done, total=total
-            ),
+            progress=progress,
         )
     if distributed.is_main():
         console().print(f"{settings.num} images in {out}; a sheet of the first in {sheet}", markup=False)

@@ -108,7 +108,7 @@ def objective_of(model: str, wanted: str | None = None) -> str:
     """The objective of a backbone: the one that it declares, or another that is asked for and fits.
 
     Raises:
-        UsageError: unknown backbone or objective, or one whose timesteps are not those that the network takes.
+        UsageError: unknown names, or an objective whose timesteps are not those that the network takes.
     """
     name = registry.backbones.find(model).name
     declared: str = registry.backbones.attribute(name, "objective")
