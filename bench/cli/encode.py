@@ -25,10 +25,14 @@ def encode(
         typer.Option(help="Device to run on: `cpu`, `cuda`, `cuda:1`. Default: this process's GPU, if any."),
     ] = None,
     flip: Annotated[bool, typer.Option("--flip/--no-flip", help="Also encode the mirrored images.")] = True,
-    sample: Annotated[
-        bool, typer.Option("--sample/--mean", help="Keep a sample of the posterior, or its mean.")
-    ] = True,
-    seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
+    posterior: Annotated[
+        Literal["moments", "sample", "mean"],
+        typer.Option(
+            help="What is kept of each image's posterior: mean and standard deviation, from which training "
+            "draws anew at every step; one sample (half the space); or the mean."
+        ),
+    ] = "moments",
+    seed: Annotated[int, typer.Option(help="Of the sample that is kept, or taken for references.")] = 0,
     dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Of the files.")] = "float32",
 ) -> None:
     """Encode a folder of images with a VAE, for training on `latents`.
@@ -50,28 +54,29 @@ def encode(
             device = own if torch.cuda.is_available() else "cpu"
         place = find_device(device)
     with working(f"looking through {images}"):
-        pictures = Folder(images, size)
+        dataset = Folder(images, size)
+        _ = dataset.digest  # reads all files the first time
     with bar("{task.description}", "{task.fields[rate]:.1f} images/s") as shown:
         task = shown.add_task("encoding", total=None, rate=0.0)
         began, before = time.perf_counter(), None
 
-        def tell(done: int, total: int) -> None:
+        def progress(_: str, done: int, total: int) -> None:
             nonlocal before
             before = done if before is None else before  # what an earlier call has done
             rate = (done - before) / (time.perf_counter() - began)
             shown.update(task, completed=done, total=total, rate=rate)
 
         index = encode_images(
-            pictures,
+            dataset,
             out,
             vae,
             flipped=flip,
-            posterior="sample" if sample else "mean",
+            posterior=posterior,
             dtype=dtype,
             seed=seed,
             batch_size=batch_size,
             device=place,
-            progress=tell,
+            progress=progress,
         )
     if distributed.is_main() and not (out / INDEX).exists():
         console().print("other processes are not done yet: the last one completes the folder")

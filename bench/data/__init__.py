@@ -5,7 +5,7 @@
     digits = bench.data.load("digits")
     digits.shape, len(digits), digits.num_classes      # (4, 8, 8), 1797, 10
     batch = digits.grids(np.arange(64))                # (64, 4, 8, 8) float32
-    pictures = digits.to_images(batch)                 # (64, 16, 16, 3) uint8
+    images = digits.to_images(batch)                   # (64, 16, 16, 3) uint8
 
     @bench.data.register("my-data")
     class MyData(bench.data.Dataset): ...
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from registry.errors import UsageError
+from registry.errors import CodeError
 from registry.plugins import Registry
 
 if TYPE_CHECKING:
@@ -40,14 +40,16 @@ def load(name: str, /, **options: Any) -> Dataset:
 
     Raises:
         UsageError: unknown name or option, or files that are missing or damaged.
+        CodeError: what is registered under that name makes something else than a dataset.
     """
     from bench.data.dataset import Dataset
 
-    dataset = datasets.factory(name)(**datasets.check(name, options))
+    factory = datasets.factory(name)
+    dataset = factory(**datasets.check(name, options))
     entry = datasets.find(name)
     if not isinstance(dataset, Dataset):
         made = type(dataset).__name__
-        raise UsageError(f"dataset {entry.name!r} of {entry.origin} is a {made}, not a bench.data.Dataset")
+        raise CodeError(f"dataset {entry.name!r} is a {made}, not a bench.data.Dataset", factory)
     dataset.name = entry.name
     return dataset
 

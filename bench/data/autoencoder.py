@@ -1,4 +1,4 @@
-"""The autoencoder between pictures and latents: diffusers' AutoencoderKL, by default that of the papers."""
+"""The autoencoder between images and latents: diffusers' AutoencoderKL, by default that of the papers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from registry.errors import UsageError, reason
 
 VAE = "stabilityai/sd-vae-ft-ema"
 SCALE = 0.18215  # of the papers' latents
-AT_ONCE = 16  # pictures decoded together: the widest layers take 256 MiB for each of 512×512
+AT_ONCE = 16  # images decoded together: the widest layers take 256 MiB for each of 512×512
 
 
 class Autoencoder:
@@ -30,7 +30,7 @@ class Autoencoder:
 
     Attributes:
         scale, shift: latents as networks see them are (z − shift) · scale.
-        channels, reduction: a picture (H, W, 3) becomes (channels, H / reduction, W / reduction).
+        channels, reduction: an image (H, W, 3) becomes (channels, H / reduction, W / reduction).
     """
 
     def __init__(self, network: Any) -> None:
@@ -44,12 +44,12 @@ class Autoencoder:
     @torch.no_grad()
     def posterior(self, images: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of z: (N, H, W, 3) uint8 -> twice (N, C, h, w), not scaled."""
-        found = self.network.to(device).encode(grid.to_grids(images).to(device)).latent_dist
-        return found.mean, found.std
+        distribution = self.network.to(device).encode(grid.to_grids(images).to(device)).latent_dist
+        return distribution.mean, distribution.std
 
     @torch.no_grad()
     def decode(self, latents: Tensor, scale: float | None = None) -> np.ndarray:
-        """Pictures of latents, on their device: (N, C, h, w) -> (N, H, W, 3) uint8.
+        """Images of latents, on their device: (N, C, h, w) -> (N, H, W, 3) uint8.
 
         Args:
             latents: scaled, as networks see them.
@@ -85,13 +85,13 @@ def load(vae: str | None = None) -> Autoencoder:
     try:
         with warnings.catch_warnings(action="ignore"):  # of libraries about each other
             try:
-                network, told = fetch(local_files_only=True)
+                network, loading = fetch(local_files_only=True)
             except OSError:
                 if Path(vae).is_dir() or not _online():
                     raise
-                network, told = fetch()
-        if told["missing_keys"]:  # for diffusers only worth a warning
-            raise ValueError(f"its weights lack {told['missing_keys'][0]}")
+                network, loading = fetch()
+        if loading["missing_keys"]:  # for diffusers only worth a warning
+            raise ValueError(f"its weights lack {loading['missing_keys'][0]}")
     except Exception as error:  # of a damaged file too, whose errors have no common type
         if Path(vae).is_dir():
             raise UsageError(f"cannot read an AutoencoderKL from the folder {vae}: {reason(error)}") from None

@@ -1,4 +1,4 @@
-"""CIFAR-10 (Krizhevsky 2009): 60,000 colour pictures, 32×32, in 10 classes."""
+"""CIFAR-10 (Krizhevsky 2009): 60,000 colour images, 32×32, in 10 classes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 
 from bench.data import register, sources
 from bench.data.dataset import MemoryDataset, check_labels
-from registry.errors import UsageError
+from bench.data.grid import Layout
+from registry.errors import UsageError, reason
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -19,14 +20,17 @@ RECORD = 1 + 3 * 32 * 32  # bytes: the label, then red, green and blue
 
 
 @register("cifar10")
-def cifar10(root: Path | None = None, split: Literal["train", "test"] = "train") -> MemoryDataset:
-    """50,000 colour pictures in 10 classes (test: 10,000), as 3×32×32 grids.
+def cifar10(
+    root: Path | None = None, split: Literal["train", "test"] = "train", grid: Layout = "pixels"
+) -> MemoryDataset:
+    """50,000 colour images in 10 classes (test: 10,000), as 3×32×32 or 12×16×16 grids.
 
     Args:
         root: a folder with the binary version (`cifar-10-batches-bin`, or its files), or with torchvision's
             (`cifar-10-batches-py`, pickled, hence read only where each file is the official one by its
             checksum). Default: a download of the binary version.
         split: `train` or `test`.
+        grid: `pixels`, or `space-to-depth` for 12×16×16 grids.
     """
     if root is None:
         advice = f"unpack {URL} somewhere and give that folder as root=FOLDER"
@@ -36,7 +40,7 @@ def cifar10(root: Path | None = None, split: Literal["train", "test"] = "train")
         images, labels = _read_torchvision(root, split)
     else:
         images, labels = _read_binary(root, split)
-    return MemoryDataset(images, labels, CLASSES, source=str(root))
+    return MemoryDataset(images, labels, CLASSES, layout=grid, source=str(root))
 
 
 def _read_binary(root: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -45,12 +49,12 @@ def _read_binary(root: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     folder = folder if folder.is_dir() else root
     parts = []
     for path in (folder / name for name in FILES[split]):
-        try:
-            data = np.fromfile(path, np.uint8)
-        except FileNotFoundError:
+        if not path.is_file():
             raise UsageError(
                 f"no {path}: root is the folder that holds cifar-10-batches-bin, unpacked from {URL}"
-            ) from None
+            )
+        try:
+            data = np.fromfile(path, np.uint8)
         except OSError as error:
             raise UsageError(f"cannot read {path}: {error.strerror}") from None
         if len(data) % RECORD or not len(data):
@@ -67,13 +71,15 @@ def _read_torchvision(root: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 
     try:
         # It compares each file with the official checksum before it unpickles any.
-        found = CIFAR10(str(root), train=split == "train")
+        batches = CIFAR10(str(root), train=split == "train")
+    except OSError as error:
+        raise UsageError(f"cannot read {root / 'cifar-10-batches-py'}: {reason(error)}") from None
     except RuntimeError:
         raise UsageError(
             f"{root / 'cifar-10-batches-py'} lacks files or has others than the official ones, which are "
             f"pickled and not read therefore: use the binary version, {URL}"
         ) from None
-    return found.data, np.array(found.targets)
+    return batches.data, np.array(batches.targets)
 
 
 def _download(folder: Path) -> None:

@@ -1,9 +1,10 @@
-"""Pictures to latents on disk, shard by shard: `bench encode`.
+"""Images to latents on disk, shard by shard: `bench encode`.
 
-Each image's latents are one sample of the autoencoder's posterior, as in the U-DiT and fast-DiT releases, or
-its mean. The noise of a sample is a function of the seed, the image's number and whether it is mirrored, and
-batches are cut by the images' numbers, so neither the number of processes nor an interruption changes
-anything; another batch size changes what float32 rounding changes.
+Of each image the mean and standard deviation of the autoencoder's posterior are kept, so that training draws
+from it anew at every step, as DiT's program does by encoding at every step; or one sample of it, as in the
+U-DiT and fast-DiT releases; or its mean. The noise of a sample is a function of the seed, the image's number
+and whether it is mirrored, and batches are cut by the images' numbers, so neither the number of processes nor
+an interruption changes anything; another batch size changes what float32 rounding changes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -27,10 +28,11 @@ import torch
 from bench.data import autoencoder
 from bench.data.autoencoder import Autoencoder
 from bench.data.dataset import ImageDataset
-from bench.data.latents import INDEX, LABELS, Index, read_index, shard_name
-from bench.utils import distributed, randomness
+from bench.data.latents import INDEX, LABELS, Index, Posterior, posterior_noise, read_index, shard_name
+from bench.utils import distributed
 from bench.utils.arrays import batches
 from bench.utils.files import write_text, write_whole
+from bench.utils.progress import Progress, silent
 from registry.errors import UsageError
 
 UNFINISHED = "unfinished.json"  # the index until all shards are there
@@ -42,13 +44,13 @@ def encode(
     vae: str = autoencoder.VAE,
     *,
     flipped: bool = True,
-    posterior: Literal["sample", "mean"] = "sample",
+    posterior: Posterior = "moments",
     dtype: Literal["float32", "float16"] = "float32",
     seed: int = 0,
     batch_size: int = 32,
     device: torch.device | str = "cpu",
     shard_size: int = 2048,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Index:
     """Write the latents of all images, so that `bench.data.load("latents", root=out)` opens them.
 
@@ -56,17 +58,17 @@ def encode(
     finishes last completes the folder, and none waits for another.
 
     Args:
-        images: colour pictures.
+        images: of colour, as pixels.
         out: the folder.
         vae: a diffusers folder with an AutoencoderKL, or an id of the hub.
         flipped: keep the latents of the mirrored images too.
-        posterior: a sample of it or its mean.
+        posterior: what is kept of it: mean and standard deviation (`moments`), a sample, or the mean.
         dtype: of the files; arithmetic is float32.
-        seed: of the samples.
+        seed: of the sample that is kept, or taken where none is asked for.
         batch_size: images encoded at once.
         device: that does it.
         shard_size: images of a file, which appears whole or not at all.
-        progress: called with the numbers of images that this process has done and has to do.
+        progress: is told how many of its images this process has done.
 
     Raises:
         UsageError: images that the autoencoder cannot take or that cannot be read, no autoencoder, or a
@@ -94,16 +96,16 @@ def encode(
     todo = [(number, rows) for number, rows in mine if not (out / shard_name(number)).exists()]
     total = sum(len(rows) for _, rows in mine)
     done = total - sum(len(rows) for _, rows in todo)
-    progress(done, total)
+    progress("encoding", done, total)
     cut = [[rows[part.start : part.stop] for part in batches(len(rows), batch_size)] for _, rows in todo]
-    pictures = _ahead(images, list(itertools.chain(*cut)))
+    read = _ahead(images, list(itertools.chain(*cut)))
     for (number, rows), parts in zip(todo, cut, strict=True):
-        shard = np.empty((len(rows), index.views, *index.shape), dtype)
+        shard = np.empty((len(rows), *index.row), dtype)
         for part in parts:
             at = slice(part.start - rows.start, part.stop - rows.start)
-            shard[at] = _latents(network, next(pictures), part, index, device)
+            shard[at] = _latents(network, next(read), part, index, device)
             done += len(part)
-            progress(done, total)
+            progress("encoding", done, total)
         write_whole(out / shard_name(number), functools.partial(np.save, arr=shard))
     _finish(out, index)
     return index
@@ -139,14 +141,17 @@ def _begin(out: Path, index: Index, images: ImageDataset) -> bool:
 def _latents(
     network: Autoencoder, images: np.ndarray, numbers: range, index: Index, device: torch.device
 ) -> np.ndarray:
-    """(n, H, W, 3) images -> (n, V, C, h, w) scaled latents."""
+    """(n, H, W, 3) images -> (n, V, C, h, w) scaled latents, or their moments (n, V, 2, C, h, w)."""
     views = []
     for view in range(index.views):
         mean, std = network.posterior(images[:, :, ::-1] if view else images, device)
-        if index.posterior == "sample":
-            at = torch.arange(numbers.start, numbers.stop, device=device)
-            mean = mean + std * randomness.normal(index.seed, "posterior", at, index.shape, step=view)
-        views.append(((mean - network.shift) * network.scale).cpu().numpy())
+        mean, std = (mean - network.shift) * network.scale, std * network.scale
+        if index.posterior == "moments":
+            mean = torch.stack([mean, std], dim=1)
+        elif index.posterior == "sample":
+            indices = torch.arange(numbers.start, numbers.stop, device=device)
+            mean = torch.addcmul(mean, std, posterior_noise(index.seed, indices, index.shape, view))
+        views.append(mean.cpu().numpy())
     return np.stack(views, axis=1)
 
 

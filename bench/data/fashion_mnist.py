@@ -1,4 +1,4 @@
-"""Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747): 70,000 grey pictures of clothes, 28×28."""
+"""Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747): 70,000 grey images of clothes, 28×28."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PADDING = 2  # to 32×32, hence 4×16×16 grids
 
 @register("fashion-mnist")
 def fashion_mnist(root: Path | None = None, split: Literal["train", "test"] = "train") -> MemoryDataset:
-    """60,000 grey pictures of clothes in 10 classes (test: 10,000), padded to 32×32, as 4×16×16 grids.
+    """60,000 grey images of clothes in 10 classes (test: 10,000), padded to 32×32, as 4×16×16 grids.
 
     Args:
         root: a root of torchvision, or a folder of the four `…-ubyte` files, compressed or not. Default:
@@ -34,12 +34,21 @@ def fashion_mnist(root: Path | None = None, split: Literal["train", "test"] = "t
     images = read_idx(_file(folder, f"{stem}-images-idx3-ubyte"), 3)
     labels = read_idx(_file(folder, f"{stem}-labels-idx1-ubyte"), 1)
     images = np.pad(images, [(0, 0), (PADDING, PADDING), (PADDING, PADDING)])  # the background is 0
-    # All shoes point to the left: mirrored ones are no part of it.
-    return MemoryDataset(images[..., None], labels, CLASSES, flippable=False, source=str(folder))
+    return MemoryDataset(
+        images[..., None],
+        labels,
+        CLASSES,
+        flippable=False,
+        flip_note="all of its shoes point to the left",
+        source=str(folder),
+    )
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
     """An array of bytes in the IDX format, compressed if the name ends so.
+
+    torchvision's reader of the same format takes no compressed files and meets damaged ones with bare
+    assertions, so this one stays.
 
     Raises:
         UsageError: the file is missing, damaged or cut short, or has another number of dimensions.

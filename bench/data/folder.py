@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,10 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from bench.data import register
-from bench.data.dataset import ImageDataset, digest
+from bench.data.dataset import ImageDataset
+from bench.data.digests import check_regular, digest, files_digest
+from bench.data.images import ENDINGS, FORMATS, to_rgb
 from registry.errors import UsageError, reason
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 READ_THROUGH = 64 * 2**20  # bytes of files that `check` reads all of, in a few seconds
 
 
@@ -23,44 +27,69 @@ READ_THROUGH = 64 * 2**20  # bytes of files that `check` reads all of, in a few 
 class Folder(ImageDataset):
     """Images of a folder by class (ROOT/CLASS/…/IMAGE), read when asked for, as 3×size×size grids.
 
-    Classes are the sorted names of the folders; grey images and those with an alpha channel become RGB as
-    Pillow converts them. The digest is of names and sizes of files, not of their content.
+    Classes are the sorted names of the folders; all images become 8-bit RGB (`bench.data.images.to_rgb`).
 
     Args:
         root: the folder.
         size: side of the square that images are resized and cropped to.
+        holdout: the share of images that are held out, about: those where the first 8 bytes of the SHA-256 of
+            their path from `root` (`CLASS/IMAGE`), as a big-endian number, are less than that share of 2⁶⁴.
+            Which they are does not change when other images come or go.
+        split: all images, those to `train` on or those held out (`test`).
 
     Raises:
-        UsageError: no such folder, no class folders, or one without images.
+        UsageError: no such folder, no class folders, one without images, something that is no regular file,
+            or a split without images.
     """
 
-    def __init__(self, root: Path, size: int) -> None:
+    def __init__(
+        self, root: Path, size: int, holdout: float = 0.0, split: Literal["all", "train", "test"] = "all"
+    ) -> None:
         if size < 1:
             raise UsageError(f"size must be at least 1, not {size}")
+        if not (0 < holdout < 1 if split != "all" else holdout == 0):
+            raise UsageError(
+                "holdout is between 0 and 1 and needs split=train or split=test, "
+                f"not holdout={holdout:g} split={split}"
+            )
         self.root, self.size = root.expanduser(), size
         self.workers = min(os.cpu_count() or 1, 8)
         self.shape = (3, size, size)
         try:
-            self.class_names = sorted(
+            classes = sorted(
                 entry.name
                 for entry in os.scandir(self.root)
                 if entry.is_dir() and not entry.name.startswith(".")
             )
-            found = [_images(self.root, name) for name in self.class_names]
+            found = [_images(self.root, name) for name in classes]
         except OSError as error:
             raise UsageError(f"cannot read the folder {error.filename or root}: {error.strerror}") from None
         if not found:
             raise UsageError(f"{root} has no class folders: put images into {root}/CLASS/")
-        for name, images in zip(self.class_names, found, strict=True):
+        for name, images in zip(classes, found, strict=True):
             if not images:
                 raise UsageError(f"the class folder {self.root / name} has no {', '.join(ENDINGS)} files")
-        self.num_classes = len(found)
+        self.class_names, self.num_classes = classes, len(classes)
         # Arrays, not lists: millions of names go to every worker process.
         self._files = np.array([file for images in found for file, _ in images])
         self._labels = np.repeat(np.arange(len(found)), [len(images) for images in found])
         sizes = np.array([length for images in found for _, length in images])
+        if split != "all":
+            ours = np.array([_held_out(file, holdout) for file in self._files]) == (split == "test")
+            if not ours.any():
+                raise UsageError(f"no image of {root} is in split={split} with holdout={holdout:g}")
+            self._files, self._labels, sizes = self._files[ours], self._labels[ours], sizes[ours]
         self._bytes = int(sizes.sum())
-        self.digest = digest(str(size), b"\0".join(self._files), sizes)
+
+    @functools.cached_property
+    def digest(self) -> str:  # type: ignore[override]
+        """As `Dataset.digest`: of the size, the names of classes, and the names and contents of the files.
+
+        The first time the files are read through; afterwards their sizes and times are looked at.
+        """
+        assert self.class_names is not None
+        classes = b"\0".join(map(os.fsencode, self.class_names))
+        return digest(str(self.size), classes, files_digest(self.root, self._files.tolist()))
 
     def __len__(self) -> int:
         return len(self._files)
@@ -88,8 +117,8 @@ class Folder(ImageDataset):
     def _read(self, index: int) -> np.ndarray:
         path = self.root / os.fsdecode(self._files[index])
         try:
-            with Image.open(path) as image:
-                return np.asarray(resize_and_crop(image.convert("RGB"), self.size))
+            with Image.open(path, formats=FORMATS) as image:
+                return np.asarray(resize_and_crop(to_rgb(image), self.size))
         except Exception as error:  # decoders raise anything on damaged files; Pillow refuses huge ones
             raise UsageError(f"cannot read the image {path}: {reason(error)}") from None
 
@@ -124,5 +153,12 @@ def _images(root: Path, inside: str) -> list[tuple[bytes, int]]:
         if entry.is_dir():
             found += _images(root, path)
         elif entry.name.lower().endswith(ENDINGS):
-            found.append((os.fsencode(path), entry.stat().st_size))
+            state = entry.stat()
+            check_regular(root / path, state)
+            found.append((os.fsencode(path), state.st_size))
     return sorted(found)
+
+
+def _held_out(file: bytes, holdout: float) -> bool:
+    """Whether the image of this path is held out."""
+    return int.from_bytes(hashlib.sha256(file).digest()[:8], "big") < holdout * 2**64

@@ -1,18 +1,24 @@
-"""Latents on disk: pictures that an autoencoder has encoded once, in either of two layouts.
+"""Latents on disk: images that an autoencoder has encoded once, in one of three layouts.
 
-**Of the U-DiT and fast-DiT releases**: `ROOT/imagenet256_features/0.npy …`, each (1, 4, 32, 32) float32, and
+**Of the fast-DiT release**: `ROOT/imagenet256_features/0.npy …`, each (1, 4, 32, 32) float32, and
 `ROOT/imagenet256_labels/0.npy …`, each (1,) integer; any two folders whose names contain `features` and
 `labels` will do. Their values are one sample of the posterior, already scaled by 0.18215, of images that
 were mirrored or not at random when they were encoded.
 
+**Of the U-DiT release**: the same, but the files are named by the step and the process that encoded them,
+`0_0.npy … N_7.npy`, hence image step·8 + process. The images did not fill the last step: its last file is
+one of them again, and no part of the data set.
+
 **Ours**, written by `bench encode`, for millions of images: `index.json` (what they are), `labels.npy`, and
 `latents-00000.npy …`, each (shard_size, V, C, H, W), memory-mapped. V = 2 where the latents of the
-mirrored images are kept too.
+mirrored images are kept too. Where the whole posterior is kept, (shard_size, V, 2, C, H, W): its mean and its
+standard deviation, both scaled.
 """
 
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -23,25 +29,28 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from bench.data import autoencoder, register
-from bench.data.dataset import Dataset, check_labels, digest
+from bench.data.dataset import Dataset, check_labels
+from bench.data.digests import digest, files_digest
+from bench.utils import randomness
 from registry.errors import UsageError, reason
 
 INDEX = "index.json"
 LABELS = "labels.npy"
-PROBES = 64  # files whose content enters the digest of a release
+PROBES = 64  # files of a release that `check` reads: all of them are too many
+Posterior = Literal["moments", "sample", "mean"]
 
 
 @dataclass(frozen=True)
 class Index:
-    """What `index.json` tells of encoded images.
+    """The content of `index.json`, about encoded images.
 
     Attributes:
         count: of images; they and their latents are numbered alike.
         shape: (C, H, W) of the latents of one image.
         scale: what z was multiplied by.
         vae: the autoencoder, a folder or an id of the hub.
-        posterior: whether latents are a sample of it or its mean.
-        seed: of the samples.
+        posterior: what is kept of it: mean and standard deviation (`moments`), a sample, or the mean.
+        seed: of the sample that is kept, or taken where none is asked for.
         flipped: whether latents of the mirrored images are kept.
         dtype: of the shards.
         shard_size: images of a shard; the last one may have fewer.
@@ -53,7 +62,7 @@ class Index:
     shape: tuple[int, int, int]
     scale: float
     vae: str
-    posterior: Literal["sample", "mean"]
+    posterior: Posterior
     seed: int
     flipped: bool
     dtype: Literal["float32", "float16"]
@@ -65,8 +74,13 @@ class Index:
 
     @property
     def views(self) -> int:
-        """V: latents kept for each image."""
+        """V: of each image, 2 with the mirrored one."""
         return 1 + self.flipped
+
+    @property
+    def row(self) -> tuple[int, ...]:
+        """Shape of what a shard holds of one image."""
+        return (self.views, *[2] * (self.posterior == "moments"), *self.shape)
 
     def shards(self) -> list[range]:
         """The images of each shard."""
@@ -79,6 +93,18 @@ def shard_name(number: int) -> str:
     return f"latents-{number:05d}.npy"
 
 
+def posterior_noise(seed: int, indices: Tensor, shape: tuple[int, int, int], view: int) -> Tensor:
+    """The noise of the frozen samples of some images: (N,) indices -> (N, C, H, W).
+
+    Args:
+        seed: of the samples.
+        indices: of the images.
+        shape: (C, H, W) of each.
+        view: 1 for the mirrored images, else 0.
+    """
+    return randomness.normal(seed, "posterior", indices, shape, step=view)
+
+
 @register("latents")
 def latents(root: Path, vae: str | None = None, num_classes: int | None = None) -> Dataset:
     """Latents on disk, of `bench encode` or of the U-DiT and fast-DiT releases.
@@ -87,12 +113,12 @@ def latents(root: Path, vae: str | None = None, num_classes: int | None = None) 
         root: the folder.
         vae: the autoencoder that decodes samples, a diffusers folder or an id of the hub. Default: that
             which encoded them, sd-vae-ft-ema for the releases.
-        num_classes: for the releases, which do not tell; default 1000.
+        num_classes: for the releases, which do not say; default 1000.
     """
     root = root.expanduser()
     if (root / INDEX).is_file():
         if num_classes is not None:
-            raise UsageError(f"{root / INDEX} tells the number of classes: leave num_classes out")
+            raise UsageError(f"{root / INDEX} has the number of classes: leave num_classes out")
         return Encoded(root, vae)
     return Released(root, vae or autoencoder.VAE, 1000 if num_classes is None else num_classes)
 
@@ -112,21 +138,33 @@ class _Latents(Dataset):
 
 
 class Encoded(_Latents):
-    """Latents in our layout; see the top of this file."""
+    """Latents in our layout; see the top of this file.
+
+    Where the moments of the posterior are kept, `grids` draws from it by the noise that it is given, and
+    without noise gives the sample that `bench encode --posterior sample` would have kept.
+    """
+
+    flip_note = "latents of mirrored images were not kept (bench encode --no-flip)"
 
     def __init__(self, root: Path, vae: str | None) -> None:
         self.root = root
         self.index = index = read_index(root / INDEX)
         self.shape, self.scale, self.vae = index.shape, index.scale, vae or index.vae
         self.num_classes, self.class_names = index.num_classes, index.class_names
-        self.flippable = index.flipped
+        self.flippable, self.posterior = index.flipped, index.posterior == "moments"
         self._labels = _read(root / LABELS)
         _check_array(root / LABELS, self._labels, (index.count,), "i")
         check_labels(self._labels, index.num_classes, str(root / LABELS))
         for number, images in enumerate(index.shards()):
             path = root / shard_name(number)
-            _check_array(path, _read(path, mapped=True), (len(images), index.views, *index.shape), "f")
-        self.digest = digest((root / INDEX).read_bytes(), self._labels)
+            _check_array(path, _read(path, mapped=True), (len(images), *index.row), "f")
+
+    @functools.cached_property
+    def digest(self) -> str:  # type: ignore[override]
+        """As `Dataset.digest`, read through once."""
+        shards = [shard_name(number) for number in range(len(self.index.shards()))]
+        names = [name.encode() for name in (INDEX, LABELS, *shards)]
+        return digest(files_digest(self.root, names))
 
     def __len__(self) -> int:
         return self.index.count
@@ -135,56 +173,86 @@ class Encoded(_Latents):
         """As `Dataset.labels`."""
         return torch.from_numpy(self._labels[indices].astype(np.int64))
 
-    def grids(self, indices: np.ndarray, flip: np.ndarray | None = None) -> Tensor:
+    def grids(
+        self, indices: np.ndarray, flip: np.ndarray | None = None, noise: Tensor | None = None
+    ) -> Tensor:
         """As `Dataset.grids`."""
         views = np.zeros(len(indices), int) if flip is None else flip.astype(int)
         if views.any() and not self.flippable:
             raise UsageError(f"{self.root} keeps no latents of mirrored images: encode with --flip")
-        found = np.empty((len(indices), *self.shape), np.float32)
+        rows = np.empty((len(indices), *self.index.row[1:]), np.float32)
         for row, (index, view) in enumerate(zip(indices, views, strict=True)):
             number, place = divmod(int(index), self.index.shard_size)
-            found[row] = _mapped(self.root / shard_name(number))[place, view]
-        return torch.from_numpy(found)
+            rows[row] = _mapped(self.root / shard_name(number))[place, view]
+        grids = torch.from_numpy(rows)
+        if not self.posterior:
+            return grids
+        if noise is None:
+            noise = torch.empty(len(indices), *self.shape)
+            for view in set(views.tolist()):
+                of_view = torch.from_numpy(views == view)
+                numbers = torch.from_numpy(np.asarray(indices, np.int64))[of_view]
+                noise[of_view] = posterior_noise(self.index.seed, numbers, self.shape, view)
+        return torch.addcmul(grids[:, 0], grids[:, 1], noise)
 
 
 class Released(_Latents):
-    """Latents in the layout of the releases; see the top of this file."""
+    """Latents in the layouts of the releases; see the top of this file."""
 
     scale = autoencoder.SCALE
+    flip_note = "images were mirrored or not at random before they were encoded"
 
     def __init__(self, root: Path, vae: str, num_classes: int) -> None:
         self.vae, self.num_classes = vae, num_classes
         self._features, self._label_files = (_only(root, word) for word in ("features", "labels"))
-        self._count = _count(self._features)
-        if _count(self._label_files) != self._count:
+        self._count, self._processes = _layout(self._features)
+        if (self._count, self._processes) != _layout(self._label_files):
             raise UsageError(
-                f"{self._features} and {self._label_files} hold {self._count} and "
-                f"{_count(self._label_files)} files: each image needs one of each"
+                f"{self._features} and {self._label_files} do not hold files of the same names: each image "
+                "needs one of each"
             )
-        shape = _read(self._features / "0.npy").shape[-3:]
+        if not self._count:
+            raise UsageError(f"{self._features} holds one file, which counts as padding: it has no images")
+        first = self._features / self._name(0)
+        shape = _read(first).shape[-3:]
         if len(shape) != 3:
-            raise UsageError(f"{self._features / '0.npy'} has shape {shape}, not (1, C, H, W) or (C, H, W)")
+            raise UsageError(f"{first} has shape {shape}, not (1, C, H, W) or (C, H, W)")
         self.shape = shape
-        probes = np.unique(np.linspace(0, self._count - 1, PROBES).astype(int))
-        self.digest = digest(str(self._count), self.grids(probes).numpy())
+
+    @functools.cached_property
+    def digest(self) -> str:  # type: ignore[override]
+        """As `Dataset.digest`: of all files that count, read through once."""
+        names = [self._name(index).encode() for index in range(len(self))]
+        return digest(*(files_digest(folder, names) for folder in (self._features, self._label_files)))
+
+    def check(self) -> None:
+        """As `Dataset.check`; of the features some are read, evenly spread."""
+        if len(self):
+            self.grids(np.unique(np.linspace(0, len(self) - 1, PROBES).astype(int)))
+        super().check()
+
+    def _name(self, index: int) -> str:
+        """The file of an image in either folder."""
+        if not self._processes:
+            return f"{index}.npy"
+        return "{}_{}.npy".format(*divmod(index, self._processes))
 
     def __len__(self) -> int:
         return self._count
 
-    def grids(self, indices: np.ndarray, flip: np.ndarray | None = None) -> Tensor:
-        """As `Dataset.grids`."""
+    def grids(
+        self, indices: np.ndarray, flip: np.ndarray | None = None, noise: Tensor | None = None
+    ) -> Tensor:
+        """As `Dataset.grids`; a sample is all that is kept of the posterior, so there is no use for noise."""
         if flip is not None and flip.any():
-            raise UsageError(
-                f"{self._features} keeps no latents of mirrored images (the releases mirrored them at random "
-                "before encoding): train without flips"
-            )
-        found = np.empty((len(indices), *self.shape), np.float32)
+            raise UsageError(f"latents in {self._features} cannot be mirrored: {self.flip_note}")
+        rows = np.empty((len(indices), *self.shape), np.float32)
         for row, index in enumerate(indices):
-            path = self._features / f"{index}.npy"
+            path = self._features / self._name(int(index))
             feature = _read(path)
             _check_array(path, feature, (1,) * (feature.ndim - 3) + self.shape, "f")
-            found[row] = feature.reshape(self.shape)
-        return torch.from_numpy(found)
+            rows[row] = feature.reshape(self.shape)
+        return torch.from_numpy(rows)
 
     def labels(self, indices: np.ndarray) -> Tensor:
         """As `Dataset.labels`.
@@ -192,7 +260,8 @@ class Released(_Latents):
         Raises:
             UsageError: a file that cannot be read or holds something else, named.
         """
-        return torch.tensor([self._label(self._label_files / f"{index}.npy") for index in indices])
+        names = (self._name(int(index)) for index in indices)
+        return torch.tensor([self._label(self._label_files / name) for name in names], dtype=torch.int64)
 
     def _label(self, path: Path) -> int:
         label = _read(path)
@@ -204,7 +273,7 @@ class Released(_Latents):
 
 
 def read_index(path: Path) -> Index:
-    """What an `index.json` says.
+    """The content of an `index.json`.
 
     Raises:
         UsageError: it cannot be read, or lacks something.
@@ -255,16 +324,27 @@ def _only(root: Path, word: str) -> Path:
     return found[0]
 
 
-def _count(folder: Path) -> int:
-    """How many files 0.npy … there are.
+def _layout(folder: Path) -> tuple[int, int]:
+    """How many images a folder of a release holds, and how many processes its file names tell apart.
+
+    The second is 0 in fast-DiT's layout (0.npy …). In U-DiT's (0_0.npy …) the last file is not counted.
 
     Raises:
-        UsageError: none, or one is missing in between.
+        UsageError: no such files, files of both layouts, or one is missing in between.
     """
-    numbers = np.array(sorted(int(p.stem) for p in folder.glob("*.npy") if p.stem.isdecimal()), np.int64)
-    if not len(numbers):
-        raise UsageError(f"{folder} has no files 0.npy, 1.npy, …")
+    found = [m for p in folder.iterdir() if (m := re.fullmatch(r"(\d+)(?:_(\d+))?\.npy", p.name))]
+    if not found:
+        raise UsageError(f"{folder} has no files 0.npy, 1.npy, … or 0_0.npy, 0_1.npy, …")
+    by_process = [m for m in found if m[2]]
+    if by_process and len(by_process) != len(found):
+        raise UsageError(f"{folder} mixes files such as {by_process[0][0]} with such as 0.npy: keep one kind")
+    processes = 1 + max((int(m[2]) for m in by_process), default=-1)
+    numbers = np.sort(np.array([int(m[1]) * max(processes, 1) + int(m[2] or 0) for m in found], np.int64))
     missing = np.flatnonzero(numbers != np.arange(len(numbers)))
     if len(missing):
-        raise UsageError(f"{folder / f'{missing[0]}.npy'} is missing")
-    return len(numbers)
+        name = "{}_{}".format(*divmod(missing[0], processes)) if processes else missing[0]
+        raise UsageError(f"{folder / f'{name}.npy'} is missing")
+    if processes and len(numbers) % processes:
+        last = f"{len(numbers) // processes}_{processes - 1}"
+        raise UsageError(f"{folder / f'{last}.npy'} is missing")
+    return len(numbers) - bool(processes), processes

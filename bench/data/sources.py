@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
+from bench.utils.cache import cache_folder
 from bench.utils.files import write_whole
 from registry.errors import UsageError, reason
 
 
-def cache() -> Path:
-    """The folder for downloads: `denoiser-bench/data` in `$XDG_CACHE_HOME` or `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "denoiser-bench" / "data"
-
-
 def downloaded(name: str, download: Callable[[Path], None], instead: str) -> Path:
-    """The folder `name` in the cache, downloaded if it is not there: whole or not at all.
+    """The folder `name` of the cache, downloaded if it is not there: whole or not at all.
 
     Args:
         name: of the dataset.
@@ -26,7 +21,10 @@ def downloaded(name: str, download: Callable[[Path], None], instead: str) -> Pat
     Raises:
         UsageError: it cannot be downloaded or written.
     """
-    folder = cache() / name
+    cache = cache_folder("data")
+    if cache is None:
+        raise UsageError(f"no folder to download {name} to (set XDG_CACHE_HOME): {instead}")
+    folder = cache / name
 
     def fill(made: Path) -> None:
         try:

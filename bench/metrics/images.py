@@ -23,18 +23,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from bench.data.images import ENDINGS, FORMATS, to_rgb
 from bench.metrics.npz import Member, Npz
 from bench.metrics.statistics import Statistics, check
 from bench.utils.arrays import batches
 from bench.utils.progress import Progress, silent
-from registry import UsageError, reason
+from registry.errors import UsageError, reason
 
-ENDINGS = {".png", ".jpg", ".jpeg", ".webp"}
-FORMATS = ("PNG", "JPEG", "WEBP")
 KINDS = ("pool", "spatial", "logits")  # of features
 ABOUT = "about"  # of a feature file: JSON that says whose features they are
 WORKERS = 4
@@ -280,19 +279,11 @@ class _Parts:
 
 def _decode(path: Path) -> np.ndarray:
     with _opened(path) as (_, image):
-        return to_rgb(image).transpose(2, 0, 1)
-
-
-def to_rgb(image: Image.Image) -> np.ndarray:
-    """An image of any mode as PIL converts it, but 16-bit grey by v / 257, rounded: (H, W, 3) uint8."""
-    if image.mode.startswith("I"):  # which PIL would cut off at 255
-        grey = np.asarray(image).astype(np.float64) / 257
-        return np.repeat(np.clip(np.round(grey), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
-    return np.asarray(image.convert("RGB"))
+        return np.asarray(to_rgb(image)).transpose(2, 0, 1)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[BufferedReader, Image.Image]]:
+def _opened(path: Path) -> Iterator[tuple[BufferedReader, ImageFile.ImageFile]]:
     """The file and its image, not decoded yet; what PIL makes of a damaged one is one line."""
     try:
         with warnings.catch_warnings():

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from registry import UsageError, reason
+from registry.errors import UsageError, reason
 
 DEFLATE_RATIO = 1032  # deflate makes at most 1032 bytes of one
 LARGE, USUAL_RATIO = 2**30, 100  # bytes and their like in a file, beyond which an array is a bomb

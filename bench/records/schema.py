@@ -527,11 +527,17 @@ class Fingerprints(Model):
     """What made a number besides its request: contents that a name alone does not pin down.
 
     Attributes:
-        data: digest of the dataset.
+        code: of the backbone.
+        reader: of the dataset, with those of its options that name no place.
+        data: digest of the dataset's content.
+        scorer: of the extractor.
         extractor: digest of the extractor's weights.
     """
 
+    code: str | None = None
+    reader: str | None = None
     data: str | None = None
+    scorer: str | None = None
     extractor: str | None = None
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import registry
 from bench import records
@@ -18,7 +18,9 @@ from bench.records.schema import Config, Cost, Environment, Quality, Record, Spe
 from bench.reports.statistics import Summary, summary
 from bench.studies import Study, StudyRow
 from bench.studies.cells import cells, cost_request
+from bench.studies.staleness import fingerprints, stale
 from bench.training import protocols
+from bench.training.protocols import Protocol
 
 
 class Setting(NamedTuple):
@@ -47,11 +49,13 @@ class Line:
     Attributes:
         cost: None where there is no record.
         quality: records by setting, one for each seed.
+        outdated: why some of them are not what would be measured now; see `bench.studies.staleness`.
     """
 
     row: StudyRow
     cost: Measured | None
     quality: dict[Setting, list[Record]]
+    outdated: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -104,6 +108,7 @@ class Selection:
 
     Args:
         folder: of records.
+        data_options: of the dataset, as far as they are known.
 
     Raises:
         UsageError: there is no such folder.
@@ -112,8 +117,8 @@ class Selection:
         UserWarning: names each damaged record; it is left out.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, data_options: Mapping[str, Any] | None = None) -> None:
+        self.folder, self.data_options = folder, data_options
         self.records = records.read(folder)
         self._by_file = {record.file: record for record in self.records}
 
@@ -124,22 +129,29 @@ class Selection:
             return None
         return Measured(record.result, record.environment)
 
-    def quality(self, study: Study) -> dict[str, dict[Setting, list[Record]]]:
-        """Records of a study's cells by row and setting, of all protocols that have any, seed by seed."""
+    def quality(
+        self, study: Study, protocol: Protocol | None = None
+    ) -> dict[str, dict[Setting, list[Record]]]:
+        """Records of a study's cells by row and setting, seed by seed.
+
+        Args:
+            study: see `bench.studies`.
+            protocol: whose cells; by default all built-in ones and the study's, as far as they have records.
+        """
         found: dict[str, dict[Setting, list[Record]]] = {}
         seeds = sorted({r.result.request.seed for r in self.records if isinstance(r.result, Quality)})
         measured = {record.context.protocol for record in self.records}
-        for name in dict.fromkeys((*protocols.names(), study.protocol)):
-            protocol = protocols.load(name)
-            if protocol.name not in measured:
+        names = dict.fromkeys((*protocols.names(), study.protocol))
+        for each in [protocol] if protocol else [protocols.load(name, study.folder) for name in names]:
+            if each.name not in measured:
                 continue
-            for cell in cells(study, protocol, seeds):
+            for cell in cells(study, each, seeds):
                 record = self._by_file.get(cell.file)
                 if record is None or not isinstance(record.result, Quality):
                     continue
                 setting = Setting(
-                    protocol.name,
-                    protocol.title,
+                    each.name,
+                    each.title,
                     record.result.request.extractor,
                     record.fingerprints.extractor,
                     record.fingerprints.data,
@@ -148,6 +160,16 @@ class Selection:
                 )
                 found.setdefault(cell.row.label, {}).setdefault(setting, []).append(record)
         return found
+
+    def cost_records(self, row: StudyRow) -> list[Record]:
+        """The record of a row's cost, if there is one."""
+        record = self._by_file.get(cost_request(row).file)
+        return [record] if record else []
+
+    def outdated(self, found: Sequence[Record]) -> tuple[str, ...]:
+        """Why some of these records are not what would be measured now."""
+        reasons = (stale(record, fingerprints(record.request, self.data_options)) for record in found)
+        return tuple(dict.fromkeys(filter(None, reasons)))
 
     @cached_property
     def speeds(self) -> list[SpeedColumn]:
@@ -180,7 +202,10 @@ class Selection:
 
 
 def lines(
-    study: Study, selection: Selection | None, costs: Mapping[str, Measured] | None = None
+    study: Study,
+    selection: Selection | None,
+    costs: Mapping[str, Measured] | None = None,
+    protocol: Protocol | None = None,
 ) -> list[Line]:
     """The rows of a study with their records.
 
@@ -188,15 +213,22 @@ def lines(
         study: see `bench.studies`.
         selection: None where there are no records.
         costs: of rows by label, in place of the records'.
+        protocol: the only one whose scores are wanted; by default all.
     """
-    quality = selection.quality(study) if selection else {}
+    quality = selection.quality(study, protocol) if selection else {}
 
     def cost(row: StudyRow) -> Measured | None:
         if costs is not None:
             return costs.get(row.label)
         return selection.cost(row) if selection else None
 
-    return [Line(row, cost(row), quality.get(row.label, {})) for row in study.rows]
+    def outdated(row: StudyRow) -> tuple[str, ...]:
+        if selection is None:
+            return ()
+        scores = [record for found in quality.get(row.label, {}).values() for record in found]
+        return selection.outdated(scores + selection.cost_records(row) * (costs is None))
+
+    return [Line(row, cost(row), quality.get(row.label, {}), outdated(row)) for row in study.rows]
 
 
 def settings(rows: Sequence[Line]) -> list[Setting]:

@@ -1,25 +1,32 @@
 """What few training seeds can say: mean and spread, which rows can be told apart, and whether an order holds.
 
-Cells of one seed see the same data in the same order, the same noise in training and the same noise to
-sample from, so rows are compared seed by seed: what a seed does to all of them alike cancels. Two rows are
-told apart by Student's interval of their differences. An order found here is compared with a published one
-by Spearman's rank correlation. Its interval redraws the means from what the seeds leave open, by the same
-assumption: a multivariate t with n − 1 degrees of freedom and the seeds' covariance over n. A bootstrap
-would resample the seeds themselves, and of three seeds it makes intervals that are far too narrow. Whether
-an order could be chance is counted over all orders.
+The training seed is the unit. Cells of one seed see the same data in the same order and the same noise, so a
+table of rows × seeds is read as row + seed + residual: what a seed does to all rows alike cancels, and the
+residual deviation is pooled over the rows, with (rows − 1)·(seeds − 1) degrees of freedom. Residuals are
+taken as normal and of one deviation; a row that plainly spreads more than the others is named, for it makes
+errors more frequent (of seven equal rows, one with three times the deviation: 12% instead of 5%).
+
+Pairs of rows are told apart by Tukey's range test (J. W. Tukey, The problem of multiple comparisons, 1953):
+two means differ where they lie further apart than the studentized range of all rows allows, so that a table
+of equal rows shows no pair at all with probability 0.95. Its simultaneous intervals of the differences also
+bound Spearman's rank correlation between the rows' true means and published figures: with the same
+probability the true order respects every pair that is told apart, and the interval is the least and the
+greatest ρ of the orders that do.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import permutations
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import combinations, permutations
 
 import numpy as np
 
-DRAWS = 10_000
+LEVEL = 0.05  # of significance; the error of a whole table
 MOST_ROWS = 8  # whose orders are counted one by one: 40,320
+MOST_EXACT = 14  # rows whose least and greatest ρ are found exactly: 2¹⁴ sets of rows
 
 BySeed = Mapping[int, float]  # a score of one row
 
@@ -47,15 +54,135 @@ def summary(values: Sequence[float]) -> Summary | None:
     return Summary(float(np.mean(finite)), deviation, len(finite))
 
 
-def separable(a: BySeed, b: BySeed) -> bool | None:
-    """Whether the 95% interval of the mean difference leaves out 0; None of fewer than two common seeds."""
-    differences = summary([a[seed] - b[seed] for seed in a.keys() & b.keys()])
-    if differences is None or differences.deviation is None:
-        return None
-    from scipy.special import stdtrit
+# ---- rows against each other ----
 
-    half = stdtrit(differences.count - 1, 0.975) * differences.deviation / math.sqrt(differences.count)
-    return bool(abs(differences.mean) > half)
+
+@dataclass(frozen=True)
+class Comparison:
+    """Which rows of a table can be told apart. Rows are named by their place.
+
+    Attributes:
+        means: of each row over `seeds`; of a row left out over its own, NaN where it has no value.
+        seeds: those that all compared rows have.
+        deviation: of the residuals, pooled over the compared rows; NaN where no rows are compared.
+        degrees: its degrees of freedom, (rows − 1)·(seeds − 1).
+        critical: half the width of the simultaneous 95% interval of a pair's difference: further apart than
+            this, two means can be told apart. Infinite where no rows are compared.
+        pairs: (i, j), i < j, both compared -> whether they can be told apart.
+        left_out: rows of which nothing is said, for lack of seeds that the others have.
+        outlier: the row whose residuals spread too far for one deviation, by Cochran's test at 5%, or None.
+    """
+
+    means: list[float]
+    seeds: tuple[int, ...] = ()
+    deviation: float = math.nan
+    degrees: int = 0
+    critical: float = math.inf
+    pairs: dict[tuple[int, int], bool] = field(default_factory=dict)
+    left_out: list[int] = field(default_factory=list)
+    outlier: int | None = None
+
+    def groups(self) -> list[list[int]]:
+        """Largest groups of compared rows in which no two can be told apart, by ascending mean.
+
+        Groups overlap where a row cannot be told apart from rows that differ from each other.
+        """
+        compared = [row for row in range(len(self.means)) if row not in self.left_out]
+        order = sorted(compared, key=self.means.__getitem__)
+        groups: list[list[int]] = []
+        for start, first in enumerate(order):
+            group = [first]
+            for row in order[start + 1 :]:
+                if self.pairs[min(first, row), max(first, row)]:
+                    break
+                group.append(row)
+            if not groups or group[-1] != groups[-1][-1]:  # else it is part of the group before
+                groups.append(group)
+        return groups
+
+
+def compare_rows(rows: Sequence[BySeed]) -> Comparison:
+    """Tukey's range test over the seeds that the rows have in common, at 5% for all pairs together.
+
+    Where rows lack seeds, as many rows as possible are compared, over all seeds that these have in common,
+    at least two. Values that are not finite count as missing.
+    """
+    rows = [{seed: value for seed, value in row.items() if math.isfinite(value)} for row in rows]
+    compared: list[int] = []
+    seeds: list[int] = []
+    for pair in combinations(sorted(set().union(*rows)), 2):
+        having = [i for i, row in enumerate(rows) if row.keys() >= {*pair}]
+        if len(having) > 1:
+            common = sorted(set.intersection(*(set(rows[i]) for i in having)))
+            if (len(having), len(common)) > (len(compared), len(seeds)):
+                compared, seeds = having, common
+    means = [float(np.mean([*row.values()])) if row else math.nan for row in rows]
+    left_out = [i for i in range(len(rows)) if i not in compared]
+    if not compared:
+        return Comparison(means, left_out=left_out)
+    table = np.array([[rows[i][seed] for seed in seeds] for i in compared])
+    of_rows = table.mean(axis=1, keepdims=True)
+    residuals = table - of_rows - table.mean(axis=0) + table.mean()
+    degrees = (len(compared) - 1) * (len(seeds) - 1)
+    deviation = float(np.sqrt((residuals**2).sum() / degrees))
+    critical = _studentized_range(len(compared), degrees) * deviation / math.sqrt(len(seeds))
+    for i, mean in zip(compared, of_rows[:, 0], strict=True):
+        means[i] = float(mean)
+    pairs = {(i, j): abs(means[i] - means[j]) > critical for i, j in combinations(compared, 2)}
+    spread = (residuals**2).sum(axis=1)
+    widest = int(spread.argmax())
+    uneven = spread[widest] > _largest_share(len(compared), len(seeds)) * spread.sum()
+    outlier = compared[widest] if uneven else None
+    return Comparison(means, tuple(seeds), deviation, degrees, critical, pairs, left_out, outlier)
+
+
+@lru_cache
+def _studentized_range(rows: int, degrees: int) -> float:
+    """Its upper 5% point."""
+    from scipy.stats import studentized_range
+
+    return float(studentized_range.ppf(1 - LEVEL, rows, degrees))
+
+
+@lru_cache
+def _largest_share(rows: int, seeds: int) -> float:
+    """Upper 5% point of Cochran's C, the largest variance's share in the sum of all."""
+    from scipy.stats import f
+
+    return float(1 / (1 + (rows - 1) / f.isf(LEVEL / rows, seeds - 1, (rows - 1) * (seeds - 1))))
+
+
+def residual_deviation(rows: Sequence[BySeed]) -> float | None:
+    """Pooled residual deviation of rows × seeds; None where no two rows have two seeds in common."""
+    comparison = compare_rows(rows)
+    return comparison.deviation if comparison.pairs else None
+
+
+def detectable(deviation: float, rows: int, seeds: int, power: float = 0.8) -> float:
+    """The smallest true difference of two rows that `compare_rows` will tell apart with such a probability.
+
+    The difference of two means over its standard error follows a noncentral t distribution; this solves for
+    its noncentrality.
+
+    Args:
+        deviation: of the residuals, as `residual_deviation` estimates it from records.
+        rows: of the whole table.
+        seeds: of each row.
+        power: probability of telling the two apart, the right way round.
+
+    Returns:
+        A difference in the unit of the deviation; infinite for fewer than two rows or seeds.
+    """
+    if rows < 2 or seeds < 2:
+        return math.inf
+    from scipy.special import nctdtrinc
+
+    degrees = (rows - 1) * (seeds - 1)
+    noncentrality = nctdtrinc(degrees, 1 - power, _studentized_range(rows, degrees) / math.sqrt(2))
+    return float(noncentrality) * deviation * math.sqrt(2 / seeds)
+
+
+# ---- the order of rows against a published one ----
 
 
 @dataclass(frozen=True)
@@ -63,8 +190,10 @@ class RankCorrelation:
     """Spearman's ρ between two orders of the same rows.
 
     Attributes:
+        rho: between the means found here and the published figures.
         rows: how many.
-        interval: 95%, over what the seeds leave open; None of fewer than two seeds common to all rows.
+        interval: 95%, of ρ between the rows' true means, no two of which are taken as equal, and the
+            published figures; None where no two rows have two seeds in common.
         chance: probability of a ρ at least as high if all orders were equally likely; None for more than
             eight rows.
         least: the smallest value that `chance` can have with so many rows.
@@ -77,37 +206,77 @@ class RankCorrelation:
     least: float
 
 
-def rank_correlation(found: Sequence[BySeed], published: Sequence[float]) -> RankCorrelation | None:
-    """Between means found here and published figures, row by row; None of fewer than three or all equal."""
-    count = len(found)
-    means = np.array([np.mean([*one.values()]) for one in found])
-    if count < 3 or len(set(means)) < 2 or len(set(published)) < 2:
+def rank_correlation(rows: Sequence[BySeed], published: Sequence[float]) -> RankCorrelation | None:
+    """Between means found here and published figures, row by row; None of fewer than three or all equal.
+
+    Rows without a value are left out. A row that lacks the others' seeds may stand anywhere for the interval.
+    """
+    from scipy.stats import rankdata
+
+    known = [i for i, row in enumerate(rows) if any(map(math.isfinite, row.values()))]
+    comparison = compare_rows([rows[i] for i in known])
+    count = len(known)
+    found, others = rankdata(comparison.means), rankdata([published[i] for i in known])
+    found, others = found - found.mean(), others - others.mean()
+    scale = math.sqrt((found @ found) * (others @ others))
+    if count < 3 or not scale:
         return None
-    rho = float(_spearman(means[None], published)[0])
+    rho = float(found @ others) / scale
     chance = None
     if count <= MOST_ROWS:
-        orders = means[np.array(list(permutations(range(count))))]
-        chance = float(np.mean(_spearman(orders, published) >= rho - 1e-9))
+        chance = float(np.mean(found[_orders(count)] @ others >= (rho - 1e-9) * scale))
     interval = None
-    seeds = sorted(set.intersection(*(set(one) for one in found)))
-    if (n := len(seeds)) > 1:
-        values = np.array([[one[seed] for seed in seeds] for one in found])
-        residuals = (values - values.mean(axis=1, keepdims=True)) / math.sqrt(n * (n - 1))
-        # Unlike default_rng, RandomState draws the same numbers in every version of NumPy.
-        random = np.random.RandomState(0)
-        noise = random.standard_normal((DRAWS, n)) @ residuals.T
-        noise /= np.sqrt(random.chisquare(n - 1, (DRAWS, 1)) / (n - 1))
-        low, high = np.quantile(_spearman(means + noise, published), [0.025, 0.975], method="nearest")
-        interval = (float(low), float(high))
+    if comparison.pairs:
+        below = np.zeros((count, count), bool)
+        for (i, j), apart in comparison.pairs.items():
+            if apart:
+                low, high = sorted((i, j), key=comparison.means.__getitem__)
+                below[high, low] = True
+        scale = math.sqrt(count * (count**2 - 1) / 12 * (others @ others))
+        least, most = (extreme / scale for extreme in _extremes(others, below))
+        # Equal means found here, or rounding, may leave ρ itself outside.
+        interval = (max(-1.0, min(least, rho)), min(1.0, max(most, rho)))
     return RankCorrelation(rho, count, interval, chance, 1 / math.factorial(count))
 
 
-def _spearman(orders: np.ndarray, published: Sequence[float]) -> np.ndarray:
-    """Correlation of ranks, ties at their mean: (n, rows), (rows,) -> (n,)."""
-    from scipy.stats import rankdata
+@lru_cache
+def _orders(count: int) -> np.ndarray:
+    return np.array(list(permutations(range(count))))
 
-    ranks, others = rankdata(orders, axis=1), rankdata(published)
-    ranks = ranks - ranks.mean(axis=1, keepdims=True)
-    others = others - others.mean()
-    scale = np.sqrt((ranks**2).sum(axis=1) * (others**2).sum())
-    return (ranks @ others) / np.where(scale > 0, scale, 1)
+
+def _extremes(weights: np.ndarray, below: np.ndarray) -> tuple[float, float]:
+    """Least and greatest Σ rank·weight over the orders in which some rows stand below others.
+
+    Up to `MOST_EXACT` rows by the best order of each set of lowest rows, built up from the sets with one row
+    fewer. Of more rows each may take any rank that leaves room for those known to be below and above it,
+    which can only widen the result.
+
+    Args:
+        weights: (rows,), their sum 0, so that ranks may start anywhere.
+        below: (rows, rows), true where the second stands below the first.
+    """
+    count = len(weights)
+    if count > MOST_EXACT:
+        from scipy.optimize import linear_sum_assignment
+
+        ranks = np.arange(count)
+        room = (ranks >= below.sum(1)[:, None]) & (ranks < count - below.sum(0)[:, None])
+        totals = []
+        for sign in (1, -1):
+            costs = sign * weights[:, None] * ranks
+            totals.append(sign * costs[linear_sum_assignment(np.where(room, costs, np.inf))].sum())
+        return float(totals[0]), float(totals[1])
+    lowest = np.arange(2**count)  # sets of rows, a bit for each
+    sizes = np.bitwise_count(lowest)
+    needed = below @ (1 << np.arange(count))
+    best = np.full((2, 2**count), -np.inf)
+    best[:, 0] = 0
+    signed = np.stack([-weights, weights])
+    for size in range(1, count + 1):
+        sets = lowest[sizes == size]
+        for row in range(count):
+            rest = sets ^ (1 << row)
+            last = (rest < sets) & (rest & needed[row] == needed[row])
+            totals = best[:, rest] + size * signed[:, row, None]
+            best[:, sets] = np.maximum(best[:, sets], np.where(last, totals, -np.inf))
+    return float(-best[0, -1]), float(best[1, -1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from string import ascii_lowercase
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from bench.metrics.scores import SCORES
 from bench.records.quantities import COSTS, LOSS, Quantity, decimals
@@ -81,7 +81,9 @@ def cost_columns(study: Study, rows: Sequence[Line]) -> dict[str, Filled]:
     }
 
 
-def score_columns(study: Study, rows: Sequence[Line], setting: Setting) -> dict[str, Filled]:
+def score_columns(
+    study: Study, rows: Sequence[Line], setting: Setting, group: Literal["", "measured"] = ""
+) -> dict[str, Filled]:
     """Mean ± standard deviation over seeds of the scores that the study asks for; the best mean is marked."""
     columns = {}
     for name, quantity in MEASURED.items():
@@ -90,7 +92,7 @@ def score_columns(study: Study, rows: Sequence[Line], setting: Setting) -> dict[
             continue
         best = _best([one.mean if one else None for one in found], max if quantity.higher_is_better else min)
         entries = [Entry(spread(quantity, one), mark) for one, mark in zip(found, best, strict=True)]
-        columns[name] = Filled(Column(quantity.title, "measured"), entries)
+        columns[name] = Filled(Column(quantity.title, group), entries)
     return columns
 
 
@@ -171,23 +173,26 @@ def table(
 # ---- tables ----
 
 
-def summary_table(study: Study, rows: Sequence[Line], setting: Setting | None, words: str) -> Table:
+def summary_table(
+    study: Study, rows: Sequence[Line], setting: Setting | None, remarks: Sequence[str]
+) -> Table:
     """What `bench ablate` prints: each column of the study, published and measured, side by side.
 
     Args:
         study, rows: its lines.
         setting: of the scores; None where nothing is measured.
-        words: how the scores were measured.
+        remarks: how the scores were measured.
     """
     from_paper = published_columns(rows)
-    here = cost_columns(study, rows) | (score_columns(study, rows, setting) if setting else {})
+    here = cost_columns(study, rows) | (score_columns(study, rows, setting, "measured") if setting else {})
     columns: list[Filled] = []
     first = [name for name in from_paper if name in ("training_steps", "cfg_scale")]
     for name in dict.fromkeys((*first, *here, *study.columns)):
         columns += [found[name] for found in (from_paper, here) if name in found]
     if setting:
         columns.append(seeds_column(rows, setting))
-    return table(rows, columns, title=study.title, footnotes=_additions(rows), remarks=[words])
+    footnotes = [*_additions(rows), *_outdated(rows)]
+    return table(rows, columns, title=study.title, footnotes=footnotes, remarks=remarks)
 
 
 def overview(study: Study, rows: Sequence[Line], selection: Selection | None, *, title: str = "") -> Table:
@@ -244,7 +249,9 @@ def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
         *findings(rows, setting),
     ]
     title = f"Quality, protocol {setting.protocol}, extractor {setting.extractor}"
-    return Section(title, table(rows, columns, footnotes=_changes(rows, setting), remarks=remarks))
+    return Section(
+        title, table(rows, columns, footnotes=[*_changes(rows, setting), *_outdated(rows)], remarks=remarks)
+    )
 
 
 def reduced(protocol: str) -> str:
@@ -297,12 +304,21 @@ def _footnotes(rows: Sequence[Line]) -> list[tuple[set[str], str]]:
             measured = line.cost.cost.paper_gflops
             if f"{measured:.2f}" != printed:
                 notes.append(({line.row.label}, f"Prints {printed}, measured {measured:.4f}."))
-    return notes + _additions(rows)
+    return notes + _additions(rows) + _outdated(rows)
 
 
 def _additions(rows: Sequence[Line]) -> list[tuple[set[str], str]]:
     added = {line.row.label for line in rows if line.row.extra}
     return [(added, "Added here; the paper has no such row.")] if added else []
+
+
+def _outdated(rows: Sequence[Line]) -> list[tuple[set[str], str]]:
+    """Rows with figures of other code or data than are here."""
+    reasons: dict[str, set[str]] = {}
+    for line in rows:
+        for reason in line.outdated:
+            reasons.setdefault(reason, set()).add(line.row.label)
+    return [(labels, f"Measured at another time: {reason} now.") for reason, labels in reasons.items()]
 
 
 def _changes(rows: Sequence[Line], setting: Setting) -> list[tuple[set[str], str]]:

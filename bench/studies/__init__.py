@@ -19,6 +19,7 @@ Nothing here imports torch, so a report can be drawn from a study and its record
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,7 @@ class Study:
         seeds: the default ones.
         columns: figures to show, some of `COLUMNS`.
         rows: at least one.
+        folder: of its file, where protocols that it names are looked for; None of a built-in one.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Study:
     seeds: tuple[int, ...]
     columns: tuple[str, ...]
     rows: tuple[StudyRow, ...]
+    folder: Path | None = None
 
     def row(self, label: str) -> StudyRow:
         """The row of that label.
@@ -158,14 +161,15 @@ def load(name: str | Path) -> Study:
     """
     table = toml.read("study", __name__, name)
     try:
-        return _study(Path(name).stem, _WrittenStudy.model_validate(table))
+        folder = Path(name).parent if Path(name).suffix == ".toml" else None
+        return _study(Path(name).stem, folder, _WrittenStudy.model_validate(table))
     except ValidationError as error:
         raise UsageError(f"study {name}: {_first(error, table)}") from None
     except UsageError as error:
         raise UsageError(f"study {name}: {error}") from None
 
 
-def _study(name: str, written: _WrittenStudy) -> Study:
+def _study(name: str, folder: Path | None, written: _WrittenStudy) -> Study:
     if not written.rows:
         raise UsageError("it has no rows: add [[rows]] with a label and a backbone")
     for column in written.columns:
@@ -174,8 +178,8 @@ def _study(name: str, written: _WrittenStudy) -> Study:
                 f"columns: there is no column {column!r}.{suggest(column, list(COLUMNS))} "
                 f"It is one of {', '.join(COLUMNS)}."
             )
-    if any(seed < 0 for seed in written.seeds) or len(set(written.seeds)) < len(written.seeds):
-        raise UsageError(f"seeds = {list(written.seeds)}: each is 0 or more, and there once")
+    if any(not 0 <= seed < 2**63 for seed in written.seeds) or len(set(written.seeds)) < len(written.seeds):
+        raise UsageError(f"seeds = {list(written.seeds)}: each is 0 or more, below 2⁶³, and there once")
     rows = []
     for number, row in enumerate(written.rows, 1):
         try:
@@ -187,7 +191,13 @@ def _study(name: str, written: _WrittenStudy) -> Study:
         if times > 1:
             raise UsageError(f"{times} rows have the label {label!r}: give each its own")
     return Study(
-        name, written.title, written.protocol, tuple(written.seeds), tuple(written.columns), tuple(rows)
+        name,
+        written.title,
+        written.protocol,
+        tuple(written.seeds),
+        tuple(written.columns),
+        tuple(rows),
+        folder,
     )
 
 
@@ -205,6 +215,10 @@ def _row(written: _WrittenRow) -> StudyRow:
     assert label is not None and backbone is not None
     # A backbone of one's own does not take on the published one's overrides.
     taken = stands_for.overrides if stands_for and written.backbone is None else {}
+    for place, table in (("overrides", written.overrides or {}), *written.scale.items()):
+        for option, value in table.items():
+            if not _is_plain(value):
+                raise UsageError(f"{place}: {option} = {value} is no number, text, true, false or list")
     for name in (*written.protocols, *written.scale):
         if not name.endswith(".toml") and name not in protocols.names():
             known = protocols.names()
@@ -224,6 +238,15 @@ def _row(written: _WrittenRow) -> StudyRow:
         training=written.training,
         sampling=written.sampling,
     )
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON can hold a value, which a date of TOML it cannot, nor infinity."""
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, bool | int | str)
 
 
 def _published(text: str, step: int | None) -> PublishedRow:

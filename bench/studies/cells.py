@@ -23,8 +23,6 @@ from bench.records.schema import (
     Quality,
     QualityRequest,
     Record,
-    SamplingSettings,
-    TrainingSettings,
 )
 from bench.studies import Study, StudyRow
 from bench.training.protocols import Protocol
@@ -72,10 +70,8 @@ class Cell:
             model=self.row.model,
             config={option: value for option, value in config.items() if option not in FROM_DATA},
             data=data.datasets.find(self.protocol.data).name,
-            training=TrainingSettings(
-                **self.protocol.training.model_dump(include=set(TrainingSettings.model_fields))
-            ),
-            sampling=SamplingSettings(**self.protocol.sampling.model_dump()),
+            training=self.protocol.training.settings(self.row.model),
+            sampling=self.protocol.sampling,
             step=self.step,
             seed=self.seed,
             extractor=self.protocol.extractor,

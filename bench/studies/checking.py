@@ -54,17 +54,13 @@ def _check(cell: Cell, dataset: Dataset) -> None:
         )
     if training.flip and not dataset.flippable:
         raise UsageError(f"protocol {cell.protocol.name} mirrors images, which {dataset.name} does not allow")
-    check_sampler(training.objective, images.sampler, images.steps)
+    objective = training.settings(cell.row.model).objective
+    assert objective is not None
+    check_sampler(objective, images.sampler, images.steps)
     extractors.find(cell.protocol.extractor)
-    request = {
-        "model": cell.row.model,
-        "overrides": cell.overrides,
-        "data": dataset.name,
-        "shape": dataset.shape,
-        "num_classes": dataset.num_classes,
-    }
+    network = (cell.row.model, cell.overrides, dataset.shape, dataset.num_classes, dataset.name)
     try:
         with torch.device("meta"):
-            build(request)
+            build(*network)
     except Exception:  # a constructor that looks at numbers; if it is something else, it is wrong again
-        build(request)
+        build(*network)

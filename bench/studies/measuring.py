@@ -9,19 +9,19 @@ A lock on the run's folder keeps a second process away, be it another `bench abl
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import statistics
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+import registry
 from bench import cost, records, sampling, studies
 from bench import data as datasets
+from bench.data.export import export
 from bench.metrics.evaluation import compare
 from bench.metrics.features import make_file
 from bench.metrics.scores import SCORES
@@ -29,7 +29,6 @@ from bench.records.schema import (
     Context,
     Cost,
     CostRequest,
-    Fingerprints,
     Network,
     Quality,
     QualityRequest,
@@ -38,11 +37,12 @@ from bench.records.schema import (
 )
 from bench.studies import StudyRow
 from bench.studies.cells import cost_request
+from bench.studies.staleness import fingerprints
 from bench.training.loop import train
 from bench.training.protocols import Protocol
-from bench.training.run import Run, build
+from bench.training.run import Run, open_run
 from bench.utils import distributed
-from bench.utils.files import write_whole
+from bench.utils.files import locked, write_whole
 from bench.utils.progress import Progress, silent
 from registry.errors import UsageError
 
@@ -56,7 +56,7 @@ class Stopped(Exception):  # noqa: N818 (no error: somebody asked for it)
 
 def measure_cost(request: CostRequest, results: Path) -> None:
     """Measure what a backbone costs and write the record."""
-    records.write(cost.measure(request.model, **request.config), results)
+    records.write(cost.measure(request.model, **request.config), results, fingerprints=fingerprints(request))
 
 
 def count_costs(rows: Iterable[StudyRow], progress: Progress = silent) -> dict[str, Cost]:
@@ -81,7 +81,7 @@ def record_costs(results: Path, progress: Progress = silent) -> None:
     """
     rows = [row for name in studies.names() for row in studies.load(name).rows]
     for found in {result.request.file: result for result in count_costs(rows, progress).values()}.values():
-        records.write(found, results)
+        records.write(found, results, fingerprints=fingerprints(found.request))
 
 
 def measure_quality(
@@ -115,7 +115,7 @@ def measure_quality(
         UsageError: what the cell fails of.
         Stopped: see there.
     """
-    with _locked(run, progress):
+    with _alone(run, progress):
         if fresh:
             _delete(run)
         if force or not (results / request.file).exists():
@@ -147,11 +147,14 @@ class _Measurement:
 
     def measure(self) -> None:
         """Train, sample, score, and write the record."""
+        dataset = datasets.load(self.request.data, **self.data_options)
+        if self.foreign(dataset):
+            self.progress("code or data have changed: training anew", 0, 0)
+            _delete(self.run)
         per_second = None
         if not self.images.exists():  # else killed while it was scored
             self.train()
             per_second = self.sample()
-        dataset = datasets.load(self.request.data, **self.data_options)
         reference = self.reference(dataset)
         self.progress("scoring", 0, 0)
         began = time.perf_counter()
@@ -167,7 +170,7 @@ class _Measurement:
         )
         assert found is not None and found.reference_count is not None
         log = self.log()
-        network = build(Run(self.run).asked)  # as it was trained, at the protocol's size
+        network = Run(self.run).manifest.request.build()  # as it was trained, at the protocol's size
         counted = cost.measure(network)
         result = Quality(
             request=self.request,
@@ -194,11 +197,21 @@ class _Measurement:
             result,
             self.results,
             context=Context(protocol=self.protocol.name),
-            fingerprints=Fingerprints(data=dataset.digest, extractor=found.weights),
+            fingerprints=fingerprints(self.request, self.data_options).model_copy(
+                update={"data": dataset.digest, "extractor": found.weights}
+            ),
             device=self.device,
         )
         self.images.unlink()
         shutil.rmtree(features, ignore_errors=True)
+
+    def foreign(self, dataset: datasets.Dataset) -> bool:
+        """Whether the folder holds a run of another code of the backbone, or on other data."""
+        if not (self.run / "run.json").exists():
+            return False
+        begun = Run(self.run).manifest.request
+        code = registry.backbones.fingerprint(self.request.model)
+        return (begun.fingerprint, begun.data_digest) != (code, dataset.digest)
 
     def train(self) -> None:
         """Train to the step that is requested: a leg of the run, which may go on to others later."""
@@ -209,11 +222,11 @@ class _Measurement:
         if saved and saved[-1] > step:  # it is kept no longer; trained again it comes out the same
             _delete(self.run)
         self.progress("training", 0, step)
-        leg = self.protocol.training.model_copy(update={"steps": step})
         trained = train(
             self.request.model,
-            self.protocol.model_copy(update={"training": leg}),
+            self.protocol,
             self.run,
+            until=step,
             overrides=self.overrides,
             data=self.request.data,
             data_options=self.data_options,
@@ -226,18 +239,10 @@ class _Measurement:
 
     def sample(self) -> float | None:
         """Make the images; how many a second, None where all were there already."""
-        source = sampling.open_run(Run(self.run).checkpoint(self.request.step))
+        source = open_run(Run(self.run).checkpoint(self.request.step))
         settings = self.request.sampling
-        plan = sampling.Plan(
-            source.objective,
-            settings.sampler,
-            settings.steps,
-            settings.cfg_scale,
-            settings.guided_channels,
-            settings.labels,
-            seed=self.request.seed,
-            precision=self.request.training.precision,
-        )
+        precision = self.request.training.precision
+        plan = sampling.Plan(source.objective, settings, seed=self.request.seed, precision=precision)
         before: list[int] = []
 
         def progress(description: str, done: int, total: int) -> None:
@@ -249,10 +254,8 @@ class _Measurement:
             source.network,
             source.to_images,
             plan,
-            settings.num,
             self.images,
-            of=self.request.model_dump(mode="json"),
-            batch_size=settings.batch_size,
+            identity=self.request.model_dump(mode="json"),
             device=self.device,
             progress=progress,
         )
@@ -263,11 +266,11 @@ class _Measurement:
         """Features of the images trained on, made once for all cells."""
         folder = self.run.parent / "references"
         path = folder / f"{self.request.data}-{dataset.digest}-{self.request.extractor}.npz"
-        with _locked(path, self.progress):
+        with _alone(path, self.progress):
             if not path.exists():
                 images = path.with_name(f"{path.stem}-images.npz")
                 if not images.exists():
-                    sampling.export(dataset, images, self.progress)
+                    export(dataset, images, self.progress)
                 cache = folder / f"{path.stem}-features"
                 write_whole(
                     path,
@@ -327,17 +330,7 @@ def _delete(folder: Path) -> None:
         shutil.rmtree(gone, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _locked(path: Path, progress: Progress) -> Iterator[None]:
-    """Alone with a file or folder among all processes on this machine; a killed one's lock is void."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        progress("waiting for another process", 0, 0)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+def _alone(path: Path, progress: Progress) -> AbstractContextManager[None]:
+    """Alone with a file or folder among all processes of this machine, after waiting for the others."""
+    lock = path.with_name(f".{path.name}.lock")
+    return locked(lock, lambda holder: progress(f"waiting for {holder}", 0, 0))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
 from bench.metrics.extractors import extractors, file_digest
-from registry import UsageError, reason
+from registry.errors import UsageError, reason
 
 # Of the file behind URL_INCEPTION_V3, whose name ends in the first digits of it.
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"

@@ -1,4 +1,4 @@
-"""Train the `digits` extractor: `python -m bench.metrics.extractors.train_digits`, about a minute on two cores.
+"""Train the `digits` extractor: `python -m bench.metrics.extractors.train_digits`, a minute on two cores.
 
 Writes `extractors/digits.safetensors` and, beside it, `digits.json` with its accuracy on the held-out
 fifth of scikit-learn's digits and how it was trained. New weights have a new digest: scores by the old

@@ -6,7 +6,7 @@ this machine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,8 +56,18 @@ def jobs(
     work: Path,
     data_options: Mapping[str, Any],
     force: bool = False,
+    again: Collection[str] = (),
 ) -> list[list[Job]]:
-    """What is to be done, in lists that each go to one process: no two share a training run."""
+    """What is to be done, in lists that each go to one process: no two share a training run.
+
+    Args:
+        cells, costs: what is measured.
+        results: folder of records.
+        work: folder of training runs.
+        data_options: of the dataset.
+        force: measure everything again, from the start.
+        again: files of records that are measured again although they are there.
+    """
     counting = [
         Job(f"cost of {label}", {"cost": request.model_dump(mode="json"), "results": str(results)})
         for label, request in costs.items()
@@ -75,7 +85,7 @@ def jobs(
                         "run": str(work / cell.run),
                         "results": str(results),
                         "data_options": dict(data_options),
-                        "force": force,
+                        "force": force or cell.file in again,
                         "fresh": force and cell is group[0],
                         "last": cell is group[-1],
                     },

@@ -20,8 +20,10 @@ def bench_encode(run_bench):
 
 
 def test_encode_writes_latents(bench_encode, vae: Path, photos: Path, tmp_path: Path) -> None:
-    asked = ("--images", photos, "--out", tmp_path / "o", "--vae", vae, "--size", SIDE, "--batch-size", 4)
-    code, out, err = bench_encode(*asked, "--no-flip", "--mean", "--dtype", "float16", "--device", "cpu")
+    arguments = ("--images", photos, "--out", tmp_path / "o", "--vae", vae, "--size", SIDE, "--batch-size", 4)
+    code, out, err = bench_encode(
+        *arguments, "--no-flip", "--posterior", "mean", "--dtype", "float16", "--device", "cpu"
+    )
     assert (code, err) == (0, "")
     assert out.strip() == (
         f"{COUNT} images of 3 classes as 4×16×16 latents in {tmp_path / 'o'}: train on them with "
@@ -37,14 +39,16 @@ def test_encode_writes_latents(bench_encode, vae: Path, photos: Path, tmp_path: 
     assert np.array_equal(*shards)
 
 
-def test_defaults_are_those_of_the_papers(bench_encode, vae: Path, photos: Path, tmp_path: Path) -> None:
+def test_defaults_keep_all_that_the_papers_need(
+    bench_encode, vae: Path, photos: Path, tmp_path: Path
+) -> None:
     assert bench_encode("--images", photos, "--out", tmp_path / "o", "--vae", vae, "--size", 16)[0] == 0
     index = bench.data.load("latents", root=tmp_path / "o").index
-    assert (index.flipped, index.posterior, index.dtype, index.seed) == (True, "sample", "float32", 0)
+    assert (index.flipped, index.posterior, index.dtype, index.seed) == (True, "moments", "float32", 0)
 
 
 def test_errors_are_one_line(bench_encode, vae: Path, photos: Path, tmp_path: Path) -> None:
-    asked = {"--images": photos, "--out": tmp_path / "o", "--vae": vae, "--size": SIDE, "--device": "cpu"}
+    defaults = {"--images": photos, "--out": tmp_path / "o", "--vae": vae, "--size": SIDE, "--device": "cpu"}
     for option, value, message in [
         ("--images", tmp_path / "none", "cannot read the folder"),
         ("--size", 31, "multiples of 2"),
@@ -52,7 +56,7 @@ def test_errors_are_one_line(bench_encode, vae: Path, photos: Path, tmp_path: Pa
         ("--device", "mps:7", "not on 'mps:7'"),
         ("--out", photos / "cat" / "00.png" / "o", "cannot write"),
     ]:
-        arguments = [part for pair in {**asked, option: value}.items() for part in pair]
+        arguments = [part for pair in {**defaults, option: value}.items() for part in pair]
         code, out, err = bench_encode(*arguments)
         assert (code, out) == (2, "") and err.startswith("error: ") and err.count("\n") == 1
         assert message in err
@@ -63,5 +67,5 @@ def test_a_process_that_is_not_the_last_says_so(
     bench_encode, vae: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bench.data.encoding._finish", lambda out, index: None)
-    asked = ("--images", photos, "--out", tmp_path / "o", "--vae", vae, "--size", SIDE)
-    assert "other processes are not done yet" in bench_encode(*asked)[1]
+    arguments = ("--images", photos, "--out", tmp_path / "o", "--vae", vae, "--size", SIDE)
+    assert "other processes are not done yet" in bench_encode(*arguments)[1]

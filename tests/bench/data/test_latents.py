@@ -54,6 +54,13 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def encoded(vae: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("encoded") / "latents"
+    encode(Folder(photos, SIDE), out, str(vae), posterior="sample", batch_size=3, shard_size=4)
+    return out
+
+
+@pytest.fixture(scope="module")
+def moments(vae: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("moments") / "latents"
     encode(Folder(photos, SIDE), out, str(vae), batch_size=3, shard_size=4)
     return out
 
@@ -73,13 +80,13 @@ def test_latents_are_those_of_diffusers(encoded: Path, vae: Path, photos: Path) 
     data = bench.data.load("latents", root=str(encoded))
     data.check()
     assert (data.shape, len(data), data.class_names) == ((4, 16, 16), COUNT, ["cat", "dog", "fox"])
-    assert data.flippable and data.vae == str(vae)
+    assert data.flippable and not data.posterior and data.vae == str(vae)
     direct = AutoencoderKL.from_pretrained(vae)
-    pictures = Folder(photos, SIDE)
+    images = Folder(photos, SIDE)
     everything = np.arange(COUNT)
-    assert torch.equal(data.labels(everything), pictures.labels(everything))
+    assert torch.equal(data.labels(everything), images.labels(everything))
     for view in range(2):
-        x = pictures.grids(everything, np.full(COUNT, bool(view)))
+        x = images.grids(everything, np.full(COUNT, bool(view)))
         noise = randomness.normal(0, "posterior", torch.arange(COUNT), (4, 16, 16), step=view)
         with torch.no_grad():
             posterior = direct.encode(x).latent_dist
@@ -91,7 +98,34 @@ def test_latents_are_those_of_diffusers(encoded: Path, vae: Path, photos: Path) 
     assert torch.equal(mixed[1], data.grids(everything[1:2], np.ones(1, bool))[0])
 
 
-def test_pictures_are_those_of_diffusers(encoded: Path, vae: Path) -> None:
+def test_the_posterior_is_drawn_anew_by_the_noise_given(
+    moments: Path, encoded: Path, vae: Path, photos: Path
+) -> None:
+    data = bench.data.load("latents", root=moments)
+    data.check()
+    assert data.posterior and data.flippable and data.shape == (4, 16, 16)
+    assert np.load(moments / "latents-00000.npy").shape == (4, 2, 2, 4, 16, 16)
+    with torch.no_grad():
+        x = Folder(photos, SIDE).grids(np.arange(1), np.ones(1, bool))
+        posterior = AutoencoderKL.from_pretrained(vae).encode(x).latent_dist
+    noise = torch.randn(4096, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    drawn = data.grids(np.zeros(4096, int), np.ones(4096, bool), noise)
+    # Mean and deviation of 4,096 draws, in units of their standard errors, over 1,024 numbers each.
+    mean, std = SCALE * posterior.mean[0], SCALE * posterior.std[0]
+    z = (drawn.mean(0) - mean) / std * 64
+    assert z.abs().max() < 5 and abs(z.std() - 1) < 0.1
+    z = (drawn.std(0) / std - 1) * 8192**0.5
+    assert z.abs().max() < 5 and abs(z.std() - 1) < 0.1
+    assert (drawn[:2] - (mean + std * noise[:2])).abs().max() < 1e-5
+    # Without noise it is the frozen sample of the seed.
+    frozen, mirrored = bench.data.load("latents", root=encoded), np.arange(COUNT) % 3 == 0
+    for flip in (None, mirrored):
+        expected = frozen.grids(np.arange(COUNT), flip)
+        assert (data.grids(np.arange(COUNT), flip) - expected).abs().max() < 1e-6
+    assert data.digest != frozen.digest
+
+
+def test_images_are_those_of_diffusers(encoded: Path, vae: Path) -> None:
     data = bench.data.load("latents", root=encoded)
     grids = data.grids(np.arange(COUNT)).repeat(2, 1, 1, 1)  # more than are decoded at once
     direct = AutoencoderKL.from_pretrained(vae)
@@ -111,6 +145,7 @@ def test_mean_half_precision_and_no_flips(vae: Path, photos: Path, tmp_path: Pat
     with torch.no_grad():
         mean = AutoencoderKL.from_pretrained(vae).encode(Folder(photos, SIDE).grids(np.arange(COUNT)))
     assert (data.grids(np.arange(COUNT)) - SCALE * mean.latent_dist.mean).abs().max() < 2e-3
+    assert not data.posterior and not data.flippable and "--no-flip" in data.flip_note
     with pytest.raises(UsageError, match="encode with --flip"):
         data.grids(np.arange(2), np.array([False, True]))
 
@@ -135,29 +170,29 @@ def test_workers_read_what_the_main_process_reads(encoded: Path) -> None:
 
 
 def test_neither_processes_nor_interruptions_change_a_byte(
-    encoded: Path, vae: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    moments: Path, vae: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pictures, out = Folder(photos, SIDE), tmp_path / "o"
+    images, out = Folder(photos, SIDE), tmp_path / "o"
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in "10":
         assert not (out / "index.json").exists()
         monkeypatch.setenv("RANK", rank)
-        encode(pictures, out, str(vae), batch_size=3, shard_size=4)
-    assert files(out) == files(encoded)
+        encode(images, out, str(vae), batch_size=3, shard_size=4)
+    assert files(out) == files(moments)
 
 
 def test_a_killed_process_leaves_its_finished_shards(
-    encoded: Path, vae: Path, photos: Path, tmp_path: Path
+    moments: Path, vae: Path, photos: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "o"
     code = (
         "import os, pathlib, signal, sys\n"
         "from bench.data.encoding import encode\n"
         "from bench.data.folder import Folder\n"
-        "def tell(done, total):\n"
+        "def progress(description, done, total):\n"
         "    if done >= 10: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"images = Folder(pathlib.Path(sys.argv[1]), {SIDE})\n"
-        "encode(images, *sys.argv[2:], batch_size=3, shard_size=4, progress=tell)\n"
+        "encode(images, *sys.argv[2:], batch_size=3, shard_size=4, progress=progress)\n"
     )
     killed = subprocess.run([sys.executable, "-c", code, photos, out, vae], check=False)
     assert killed.returncode == -signal.SIGKILL
@@ -168,15 +203,15 @@ def test_a_killed_process_leaves_its_finished_shards(
     left = out / ".bench-left" / "latents-00002.npy"  # by a process killed while it wrote
     left.parent.mkdir()
     left.write_bytes(b"half")
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[str, int, int]] = []
     encode(
         Folder(photos, SIDE), out, str(vae), batch_size=3, shard_size=4,
-        progress=lambda *now: told.append(now),
+        progress=lambda *now: calls.append(now),
     )  # fmt: skip
-    assert told == [(8, 11), (11, 11)]
-    assert files(out) == files(encoded) and (out / "latents-00000.npy").stat().st_mtime_ns == before
+    assert calls == [("encoding", 8, 11), ("encoding", 11, 11)]
+    assert files(out) == files(moments) and (out / "latents-00000.npy").stat().st_mtime_ns == before
     encode(Folder(photos, SIDE), out, str(vae), shard_size=4)  # nothing left to do
-    assert files(out) == files(encoded)
+    assert files(out) == files(moments)
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -186,7 +221,7 @@ def test_latents_of_something_else_are_kept(
     out = copy(encoded, tmp_path)
     if not finished:
         (out / "index.json").rename(out / "unfinished.json")
-    with pytest.raises(UsageError, match=r"something else \(seed, shard_size\)"):
+    with pytest.raises(UsageError, match=r"something else \(posterior, seed, shard_size\)"):
         encode(Folder(photos, SIDE), out, str(vae), seed=1)
     assert len(files(out)) == 5
 
@@ -260,9 +295,9 @@ def test_damaged_folders_are_named(encoded: Path, tmp_path: Path) -> None:
     assert "labels.npy: label 3 of image 3 is not one of 0 … 2" in message()
     np.save(out / "labels.npy", np.arange(3))
     assert "labels.npy holds int64 (3,), not integers (11,)" in message()
-    told = json.loads(index.read_text())
-    del told["shape"]
-    index.write_text(json.dumps(told))
+    lacking = json.loads(index.read_text())
+    del lacking["shape"]
+    index.write_text(json.dumps(lacking))
     assert f"{index} is damaged: shape Field required" in message()
     index.write_text("{")
     assert f"{index} is damaged" in message()
@@ -270,7 +305,17 @@ def test_damaged_folders_are_named(encoded: Path, tmp_path: Path) -> None:
         bench.data.load("latents", root=out, num_classes=3)
 
 
-# ---- the layout of the releases ----
+def test_a_changed_number_changes_the_digest(encoded: Path, tmp_path: Path) -> None:
+    out = copy(encoded, tmp_path)
+    before = bench.data.load("latents", root=encoded).digest
+    assert bench.data.load("latents", root=out).digest == before
+    shard = np.load(out / "latents-00001.npy", mmap_mode="r+")
+    shard[1, 1, 0, 3, 3] += 1
+    shard.flush()
+    assert bench.data.load("latents", root=out).digest != before
+
+
+# ---- the layouts of the releases ----
 
 
 @pytest.fixture
@@ -293,11 +338,67 @@ def test_a_release(release: Path) -> None:
     for number in (0, 3, 6):
         expected = np.load(release / "imagenet256_features" / f"{number}.npy")[0]
         assert np.array_equal(data[number][0], expected) and data[number][1] == 100 * number
+    before = data.digest
     np.save(release / "imagenet256_features" / "6.npy", np.zeros((4, 32, 32), np.float32))
     again = bench.data.load("latents", root=release)
-    assert again.digest != data.digest and not again[6][0].any()
-    with pytest.raises(UsageError, match="train without flips"):
+    assert again.digest != before and not again[6][0].any()
+    before = again.digest
+    np.save(release / "imagenet256_labels" / "6.npy", np.array([5]))
+    assert bench.data.load("latents", root=release).digest != before
+    assert "before they were encoded" in data.flip_note and not data.posterior
+    with pytest.raises(UsageError, match="cannot be mirrored: images were mirrored or not at random before"):
         data.grids(np.arange(1), np.ones(1, bool))
+
+
+@pytest.fixture
+def udit_release(tmp_path: Path) -> Path:
+    """A release of U-DiT's program of 23 images: 3 steps of 8 processes, the last file a repetition."""
+    for step in range(3):
+        for process in range(8):
+            for word, value in (
+                ("features", np.full((1, 4, 8, 8), step * 8 + process, np.float32)),
+                ("labels", np.array([40 * step + process])),
+            ):
+                folder = tmp_path / f"imagenet256_{word}"
+                folder.mkdir(exist_ok=True)
+                np.save(folder / f"{step}_{process}.npy", value)
+    return tmp_path
+
+
+def test_a_release_named_by_step_and_process(udit_release: Path) -> None:
+    data = bench.data.load("latents", root=udit_release)
+    data.check()
+    assert (data.shape, len(data), data.flippable, data.posterior) == ((4, 8, 8), 23, False, False)
+    grids = data.grids(np.arange(23))
+    assert torch.equal(grids, torch.arange(23.0)[:, None, None, None].expand(-1, 4, 8, 8))
+    assert data.labels(np.array([0, 7, 8, 22])).tolist() == [0, 7, 40, 86]
+    assert torch.equal(pickle.loads(pickle.dumps(data)).grids(np.array([9, 3])), grids[[9, 3]])
+    before = data.digest
+    features = udit_release / "imagenet256_features"
+    np.save(features / "2_7.npy", np.ones((1, 4, 8, 8), np.float32))  # the one that does not count
+    assert bench.data.load("latents", root=udit_release).digest == before
+    np.save(features / "1_1.npy", np.ones((1, 4, 8, 8), np.float32))
+    assert bench.data.load("latents", root=udit_release).digest != before
+
+
+def test_files_that_are_missing_from_a_release_by_process_are_named(udit_release: Path) -> None:
+    def message() -> str:
+        with pytest.raises(UsageError) as error:
+            bench.data.load("latents", root=udit_release)
+        return str(error.value)
+
+    features, labels = udit_release / "imagenet256_features", udit_release / "imagenet256_labels"
+    (labels / "2_7.npy").unlink()
+    assert f"{labels / '2_7.npy'} is missing" in message()
+    (features / "1_3.npy").unlink()
+    assert f"{features / '1_3.npy'} is missing" in message()
+    np.save(features / "0.npy", np.zeros((1, 4, 8, 8), np.float32))
+    assert "mixes files such as" in message()
+    for folder in (features, labels):
+        for path in folder.iterdir():
+            path.unlink()
+        np.save(folder / "0_0.npy", np.zeros((1, 4, 8, 8), np.float32))
+    assert "holds one file, which counts as padding" in message()
 
 
 def test_damaged_releases_are_named(release: Path) -> None:
@@ -318,11 +419,11 @@ def test_damaged_releases_are_named(release: Path) -> None:
     assert f"{features / '4.npy'} is missing" in message()
     (features / "5.npy").unlink()
     (features / "6.npy").unlink()
-    assert "hold 4 and 7 files" in message()
+    assert "do not hold files of the same names" in message()
     (release / "more_features").mkdir()
     assert "several *features* folders" in message()
     for path in (features, release / "more_features"):
         shutil.rmtree(path)
     assert "holds no latents" in message()
     features.mkdir()
-    assert "has no files 0.npy" in message()
+    assert "has no files 0.npy, 1.npy, … or 0_0.npy" in message()

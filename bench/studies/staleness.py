@@ -1,0 +1,93 @@
+"""Whether a record was made by the code and data that are here now. Nothing here imports torch by itself.
+
+Fingerprints are compared that both sides have. The backbone's and the dataset's code are read from source;
+the content of a dataset that lies in files of the user's is looked at where its options name a path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import registry
+from bench import data as datasets
+from bench.metrics.extractors import extractors
+from bench.records.schema import Fingerprints, QualityRequest, Record, Request
+from bench.studies import Study
+from bench.studies.cells import Cell, cost_request
+from registry.errors import UsageError
+
+_WORDS = {
+    "code": "the backbone's code is another",
+    "reader": "the dataset's code or options are others",
+    "data": "the dataset's content is another",
+    "scorer": "the extractor's code is another",
+    "extractor": "the extractor's weights are others",
+}
+
+
+def fingerprints(request: Request, data_options: Mapping[str, Any] | None = None) -> Fingerprints:
+    """Of the code and data that would answer a request now.
+
+    Args:
+        request: of a measurement.
+        data_options: of its dataset; None where they are not known, as in a report.
+    """
+    code = _code("backbone", request.model)
+    if not isinstance(request, QualityRequest):
+        return Fingerprints(code=code)
+    reader = content = None
+    if data_options is not None:
+        options = datasets.datasets.check(request.data, dict(data_options))
+        paths = {key: value for key, value in options.items() if _names_a_place(value)}
+        rest = {key: str(value) for key, value in sorted(options.items()) if key not in paths}
+        reader = "".join([_code("dataset", request.data) or "", *(f" {k}={v}" for k, v in rest.items())])
+        if paths:
+            content = datasets.load(request.data, **data_options).digest
+    return Fingerprints(code=code, reader=reader, data=content, scorer=_code("extractor", request.extractor))
+
+
+def stale(record: Record, present: Fingerprints) -> str | None:
+    """Why a record is not what would be measured now, in words; None where nothing says so."""
+    for name, words in _WORDS.items():
+        then, now = getattr(record.fingerprints, name), getattr(present, name)
+        if then is not None and now is not None and then != now:
+            return words
+    return None
+
+
+def of_another_time(
+    records: Mapping[str, Record], cells: Iterable[Cell], study: Study, data_options: Mapping[str, Any] | None
+) -> dict[str, str]:
+    """Records of a study's cells and costs that are stale, by file, and why."""
+    found: dict[str, str] = {}
+    requests: list[Request] = [*(cell.request for cell in cells), *map(cost_request, study.rows)]
+    seen: dict[str, Fingerprints] = {}
+    for request in requests:
+        record = records.get(request.file)
+        if record is None:
+            continue
+        parts = (request.kind, request.model, getattr(request, "data", ""), getattr(request, "extractor", ""))
+        key = " ".join(parts)
+        if key not in seen:
+            seen[key] = fingerprints(request, data_options)
+        if reason := stale(record, seen[key]):
+            found[request.file] = reason
+    return found
+
+
+@cache
+def _code(kind: str, name: str) -> str | None:
+    """The fingerprint of a plugin's code; None of a name that is not registered here."""
+    plugins = {"backbone": registry.backbones, "dataset": datasets.datasets, "extractor": extractors}[kind]
+    try:
+        return plugins.fingerprint(name)
+    except UsageError:
+        return None
+
+
+def _names_a_place(value: Any) -> bool:
+    """Whether an option names files, whose content no option tells."""
+    return isinstance(value, Path)
