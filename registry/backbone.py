@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -32,9 +33,9 @@ Size = int | tuple[int, int]  # a square grid's side, or (height, width)
 
 
 def require_positive(**values: float) -> None:
-    """Raise `UsageError` that names the first value that is not above zero."""
+    """Raise `UsageError` that names the first value that is not above zero, or not finite."""
     for name, value in values.items():
-        if value <= 0:
+        if not 0 < value < math.inf:
             raise UsageError(f"{name} must be positive, not {value}")
 
 

@@ -362,6 +362,8 @@ def load_file(plugin: str) -> ModuleType:
 
 def _import(module: str, otherwise: str) -> ModuleType:
     """Import a module; `UsageError` with the message `otherwise` where it is not there."""
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise UsageError(otherwise)
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

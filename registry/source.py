@@ -84,7 +84,7 @@ class Registration:
             try:
                 source, found = source.member(definition, "__init__")
             except AttributeError:
-                raise UnreadableError(self.target) from None
+                return Signature({}, False, summary)
             if not isinstance(found, ast.FunctionDef):
                 raise UnreadableError(self.target)
             arguments = found.args
@@ -283,11 +283,16 @@ class Source:
             if name in _bound(statement):
                 return self, statement
         for base in definition.bases:
-            if ast.unparse(base) in ("nn.Module", "torch.nn.Module", "object"):
+            base = base.value if isinstance(base, ast.Subscript) else base  # Sampler[DDPM]
+            text = ast.unparse(base)
+            library = self.imports.get(text, ("", None))[0].partition(".")[0]
+            if text == "object" or library in sys.stdlib_module_names:
+                continue  # ABC, Protocol, Generic
+            if text in ("nn.Module", "torch.nn.Module") and not name.startswith("__"):
                 continue
             if not isinstance(base, ast.Name):
-                raise UnreadableError(ast.unparse(base))
-            source, found = self.definition(base.id)
+                raise UnreadableError(text)
+            source, found = self.definition(text)
             if isinstance(found, ast.ClassDef):
                 try:
                     return source.member(found, name)

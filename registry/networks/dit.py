@@ -63,6 +63,7 @@ class DiT(Backbone):
             learn_sigma: whether the output is noise and variance range, or noise alone.
             class_dropout_prob: share of labels replaced by the null class in training; at 0 there is none.
         """
+        require_positive(patch_size=patch_size)
         super().__init__(
             input_size=input_size,
             in_channels=in_channels,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from registry import register
 from registry.backbone import Backbone, Size, require_positive
 from registry.checkpoints import Rule
+from registry.errors import UsageError
 from registry.layers.embeddings import LabelDropout
 
 
@@ -46,13 +47,22 @@ class UNet2D(Backbone):
                 of single channels cancels what step and label add to them.
             class_dropout_prob: share of labels replaced by the null class in training; at 0 there is none.
         """
+        require_positive(
+            layers_per_block=layers_per_block,
+            norm_num_groups=norm_num_groups,
+            block_out_channels=min(block_out_channels, default=0),
+        )
+        if any(channels % norm_num_groups for channels in block_out_channels):
+            raise UsageError(
+                f"block_out_channels {block_out_channels} are not all multiples of "
+                f"norm_num_groups {norm_num_groups}"
+            )
         super().__init__(
             input_size=input_size,
             in_channels=in_channels,
             num_classes=num_classes,
             size_multiple=2 ** (len(block_out_channels) - 1),
         )
-        require_positive(layers_per_block=layers_per_block, norm_num_groups=norm_num_groups)
         attention = len(block_out_channels) - 1
         self.label_dropout = LabelDropout(num_classes, class_dropout_prob)
         self.net = UNet2DModel(

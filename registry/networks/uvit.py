@@ -57,6 +57,7 @@ class UViT(Backbone):
             class_dropout_prob: share of labels replaced by the null class in training; at 0 there is none,
                 as in the ImageNet 64 models.
         """
+        require_positive(patch_size=patch_size)
         super().__init__(
             input_size=input_size, in_channels=in_channels, num_classes=num_classes, size_multiple=patch_size
         )

@@ -94,7 +94,8 @@ class UVit2DLatent(Backbone):
         super().__init__(
             input_size=input_size, in_channels=in_channels, num_classes=num_classes, size_multiple=2
         )
-        require_positive(num_res_blocks=num_res_blocks, depth=depth, mlp_ratio=mlp_ratio)
+        require_positive(block_out_channels=block_out_channels, num_res_blocks=num_res_blocks)
+        require_positive(hidden_size=hidden_size, depth=depth, mlp_ratio=mlp_ratio)
         check_heads(hidden_size, num_heads)
         check_heads(block_out_channels, num_heads)
         eps, affine, bias = 1e-6, True, False
