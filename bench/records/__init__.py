@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from bench.records.schema import Context, Fingerprints, Record, Result
 from bench.utils.files import write_text
 from bench.utils.text import hidden_character
-from registry.errors import UsageError
+from registry.errors import UsageError, suggest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,12 +82,42 @@ def read(folder: str | Path = "results") -> list[Record]:
     if not folder.is_dir():
         raise UsageError(f"no folder of records at {folder}")
     records = []
-    for path in sorted(folder.glob("*-" + "[0-9a-f]" * 12 + ".json")):
+    for path in _files(folder):
         try:
             records.append(read_file(path))
         except UsageError as error:
             warnings.warn(f"skipped {error}", stacklevel=2)
     return records
+
+
+def find(name: str, folder: str | Path = "results") -> Path:
+    """The file of a record.
+
+    Args:
+        name: its path, or a part of the name of one alone in the folder.
+        folder: of records.
+
+    Raises:
+        UsageError: there is none, or there are several.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    files = _files(Path(folder))
+    found = [path for path in files if name in path.name]
+    if not found:
+        raise UsageError(
+            f"no record {name!r} in {folder}.{suggest(name, [path.name for path in files])} Give its file, "
+            "or a part of its name that no other has."
+        )
+    if len(found) > 1:
+        first = ", ".join(path.name for path in found[:3])
+        raise UsageError(f"{len(found)} records in {folder} have {name!r} in their names: {first}, …")
+    return found[0]
+
+
+def _files(folder: Path) -> list[Path]:
+    """Files with the names of records, sorted."""
+    return sorted(folder.glob("*-" + "[0-9a-f]" * 12 + ".json"))
 
 
 def read_file(path: Path) -> Record:
