@@ -11,7 +11,7 @@ from bench.cli.options import Plugins, load_plugins, parse_overrides
 from bench.cli.output import bar, console, working
 
 
-def export(
+def export_dataset(
     data: Annotated[str, typer.Option(help="Dataset; `bench list --kind dataset`.")],
     out: Annotated[Path, typer.Option(help="`FILE.npz` in the ADM suite's form.")],
     data_options: Annotated[
@@ -24,10 +24,10 @@ def export(
     load_plugins(plugins)
     with working("loading torch"):
         from bench import data as datasets
-        from bench import sampling
+        from bench.data.export import export
 
         dataset = datasets.load(data, **parse_overrides(data_options, "--data-option"))
     with bar() as shown:
         task = shown.add_task("exporting", total=len(dataset))
-        sampling.export(dataset, out, lambda _, done, __: shown.update(task, completed=done))
-    console().print(f"{len(dataset)} images of {dataset.name} in {out}")
+        export(dataset, out, lambda _, done, __: shown.update(task, completed=done))
+    console().print(f"{len(dataset)} images of {dataset.name} in {out}", markup=False)

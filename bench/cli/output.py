@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from bench.utils import distributed
 
 
 def console() -> Console:
@@ -27,21 +31,45 @@ def working(doing: str) -> Iterator[Any]:
 
 
 def bar(*columns: str) -> Progress:
-    """A progress bar on stderr with these columns of text after it and the time left; silent elsewhere.
+    """A progress bar on stderr with these columns of text after it and the time left.
+
+    Where stderr is no terminal, a plain line now and then; of several processes at one job, the first alone.
 
     Args:
         columns: in rich's format, such as `{task.fields[loss]:.3f}`.
     """
     described, *others = columns or ("[progress.description]{task.description}",)
-    return Progress(
-        TextColumn(described),
-        BarColumn(),
-        MofNCompleteColumn(),
-        *map(TextColumn, others),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-    )
+    texts = (TextColumn(described), BarColumn(), MofNCompleteColumn(), *map(TextColumn, others))
+    console = Console(stderr=True)
+    if sys.stderr.isatty() and distributed.is_main():
+        return Progress(*texts, TimeRemainingColumn(), console=console)
+    return PlainProgress([described, *others])
+
+
+class PlainProgress(Progress):
+    """Progress as lines of text on stderr, one in `EVERY` seconds.
+
+    Args:
+        columns: as of `bar`.
+    """
+
+    EVERY = 30.0
+
+    def __init__(self, columns: list[str]) -> None:
+        super().__init__(disable=True)
+        self._formats = columns
+        self._printed = time.monotonic()
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """As of rich's bar, and a line if it is time for one."""
+        super().update(task_id, **changes)
+        if time.monotonic() - self._printed < self.EVERY or not distributed.is_main():
+            return
+        self._printed = time.monotonic()
+        task = self._tasks[task_id]
+        described, *others = [Text.from_markup(text.format(task=task)).plain for text in self._formats]
+        done = f"{task.completed:.0f}" + (f"/{task.total:.0f}" if task.total else "")
+        print(" ".join([f"{described}:", done, *others]), file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:

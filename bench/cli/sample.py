@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,7 +22,7 @@ def sample(
     out: Annotated[Path, typer.Option(help="`FILE.npz` in the ADM suite's form, or a folder for PNGs.")],
     num: Annotated[int | None, typer.Option(help="How many images; by default the protocol's.")] = None,
     sampler: Annotated[
-        str | None, typer.Option(help="ancestral, ddim, dpm++ (ddpm); euler, heun (flow).")
+        str | None, typer.Option(help="`bench list --kind sampler`; by default the protocol's.")
     ] = None,
     steps: Annotated[
         str | None, typer.Option(metavar="N|ddimN", help="Steps of the loop, or a respacing.")
@@ -39,17 +40,25 @@ def sample(
     device: Annotated[
         str, typer.Option(help="`cpu`, `cuda`, `cuda:1`; by default a GPU if there is one.")
     ] = "",
-    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="bf16 runs under autocast.")] = "fp32",
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"], typer.Option(help="bf16 and fp16 run under autocast; fp16 on CUDA.")
+    ] = "fp32",
+    tf32: Annotated[
+        bool | None, typer.Option("--tf32/--no-tf32", help="TF32 on CUDA; by default as in the protocol.")
+    ] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Run what torch.compile makes of it.")] = False,
-    weights: Annotated[Literal["ema", "model"], typer.Option(help="Averaged weights, or the last.")] = "ema",
+    weights: Annotated[
+        str,
+        typer.Option(
+            metavar="ema|model|WIDTH",
+            help="Averaged weights, the last, or a power-function average of a width such as 0.08, of a run "
+            "trained with posthoc_ema.",
+        ),
+    ] = "ema",
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Backbone, for a file of weights.")
     ] = None,
     overrides: Overrides = [],  # noqa: B006
-    objective: Annotated[
-        Literal["ddpm", "flow"] | None,
-        typer.Option(help="Of a file of weights: ddpm unless told; SiT's are flow."),
-    ] = None,
     vae: Annotated[
         str | None, typer.Option(metavar="DIR|ID", help="Decoder of latents, for a file of weights.")
     ] = None,
@@ -61,53 +70,59 @@ def sample(
     """
     load_plugins(plugins)
     with working("loading torch"):
-        from bench import sampling
+        from bench.sampling import Plan, open_weights
+        from bench.sampling import sample as make
+        from bench.training import protocols
+        from bench.training.run import open_run
         from bench.utils import distributed
         from registry.errors import UsageError
 
         device = device or distributed.device()
         if checkpoint.is_dir():
-            for option, value in (("--model", model), ("--objective", objective), ("--set", overrides)):
+            for option, value in (("--model", model), ("--set", overrides)):
                 if value:
                     raise UsageError(f"{option} is for a file of weights; {checkpoint} is a folder of a run")
-            source = sampling.open_run(checkpoint, weights, vae)
+            source = open_run(checkpoint, weights, vae)
         else:
             if model is None:
                 raise UsageError(f"{checkpoint} is no folder of a run; a file of weights needs --model NAME")
-            source = sampling.open_weights(
-                checkpoint, model, parse_overrides(overrides), objective or "ddpm", vae
-            )
-        usual = source.usual
-        plan = sampling.Plan(
-            source.objective,
-            sampler or usual.sampler,
-            steps or usual.steps,
-            usual.cfg_scale if cfg_scale is None else cfg_scale,
-            usual.guided_channels if guided_channels is None else guided_channels,
-            labels or usual.labels,
-            _classes(classes),
-            seed,
-            precision,
-        )
-        num = usual.num if num is None else num
-    with bar("[progress.description]{task.description}", "{task.speed:.1f} images/s") as shown:
-        task = shown.add_task("sampling", total=None)
-        picture = sampling.sample(
+            defaults = protocols.load("paper").sampling
+            source = open_weights(checkpoint, model, parse_overrides(overrides), defaults, vae)
+        options = {
+            "sampler": sampler,
+            "steps": steps,
+            "cfg_scale": cfg_scale,
+            "guided_channels": guided_channels,
+            "num": num,
+            "labels": labels,
+            "batch_size": batch_size,
+            "tf32": tf32,
+        }
+        changed = {key: value for key, value in options.items() if value is not None}
+        settings = protocols.changed(source.defaults, changed)
+        plan = Plan(source.objective, settings, _classes(classes), seed, precision)
+    with bar("[progress.description]{task.description}", "{task.fields[rate]:.1f} images/s") as shown:
+        task = shown.add_task("sampling", total=None, rate=float("nan"))
+        counts: list[tuple[float, int]] = []
+
+        def progress(description: str, done: int, total: int) -> None:
+            counts.append((time.perf_counter(), done))
+            seconds, made = (counts[-1][i] - counts[0][i] for i in (0, 1))
+            rate = made / seconds if description == "sampling" and made else float("nan")
+            shown.update(task, description=description, completed=done, total=total, rate=rate)
+
+        sheet = make(
             source.network,
             source.to_images,
             plan,
-            num,
             out,
-            of=source.of,
-            batch_size=batch_size or usual.batch_size,
+            identity=source.identity,
             device=device,
             compiled=compiled,
-            progress=lambda doing, done, total: shown.update(
-                task, description=doing, completed=done, total=total
-            ),
+            progress=progress,
         )
     if distributed.is_main():
-        console().print(f"{num} images in {out}; a picture of the first in {picture}")
+        console().print(f"{settings.num} images in {out}; a sheet of the first in {sheet}", markup=False)
 
 
 def _classes(text: str) -> tuple[int, ...]:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from bench.cli.options import Overrides, Plugins, load_plugins, parse_overrides
 from bench.cli.output import bar, console, working
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from bench.training.loop import Progress
-
 
 def train(
     model: Annotated[str, typer.Option("--model", "-m", help="Backbone name, such as `udit-t`.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run: checkpoints, log, pictures.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run: checkpoints, log, samples, loss curve.")],
     protocol: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="`smoke`, `micro`, `mini`, `paper` or a TOML file.")
     ] = "micro",
@@ -55,10 +49,14 @@ def train(
     with working("loading torch"):
         from bench.training import protocols
         from bench.training.loop import train
+        from bench.utils import distributed
 
         chosen = protocols.load(protocol)
-    with _progress() as tell:
-        trained = train(
+    described = ("[progress.description]{task.description}", "loss {task.fields[loss]:.4f}",
+                 "{task.fields[rate]:.0f} images/s")  # fmt: skip
+    with bar(*described) as shown:
+        task = shown.add_task("training", total=None, loss=float("nan"), rate=float("nan"))
+        result = train(
             model,
             chosen,
             out,
@@ -70,34 +68,38 @@ def train(
             accumulation=accumulation,
             compiled=compiled,
             tracker=tracker,
-            progress=tell,
+            progress=lambda description, done, total: shown.update(
+                task, description=description, completed=done, total=total
+            ),
+            log=lambda entry: shown.update(task, loss=entry["loss"], rate=entry["images_per_second"]),
         )
-    from bench.utils import distributed
-
     if distributed.is_main():
-        told = f", {trained.images_per_second:.0f} images/s, loss {trained.loss:.4f}" if trained.taken else ""
-        if trained.interrupted:
-            console().print(f"stopped at step {trained.step}{told}: go on with --resume")
-        else:
-            console().print(f"{out} is trained to step {trained.step}{told}")
-    if trained.interrupted:
-        raise typer.Exit(130)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[Progress], None]]:
-    with bar("[progress.description]{task.description}", "loss {task.fields[loss]:.4f}",
-             "{task.fields[rate]:.0f} images/s") as shown:  # fmt: skip
-        task = shown.add_task("training", total=None, loss=float("nan"), rate=float("nan"))
-
-        def tell(now: Progress) -> None:
-            shown.update(
-                task,
-                description=now.doing,
-                completed=now.step,
-                total=now.steps,
-                loss=now.loss,
-                rate=now.images_per_second,
+        draw_loss(out)
+        last = f", {result.images_per_second:.0f} images/s, loss {result.loss:.4f}" if result.taken else ""
+        if result.interrupted:
+            typer.echo(
+                f"stopped at step {result.step}{last}: the same command with --resume goes on", err=True
             )
+        else:
+            console().print(f"{out} is trained to step {result.step}{last}", markup=False)
+    if result.interrupted:
+        raise typer.Exit(128 + result.signal)
 
-        yield tell
+
+def draw_loss(folder: Path) -> None:
+    """Draw the losses of a run's log, as they are and smoothed, to `loss.png` beside it."""
+    from matplotlib.figure import Figure
+
+    from bench.utils.files import write_whole
+
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    entries = [json.loads(line) for line in lines]
+    steps, losses = [entry["step"] for entry in entries], [entry["loss"] for entry in entries]
+    window = max(1, len(losses) // 50)
+    recent = [losses[max(0, i + 1 - window) : i + 1] for i in range(len(losses))]
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(steps, losses, color="tab:blue", alpha=0.35, linewidth=0.8)
+    axes.plot(steps, [sum(part) / len(part) for part in recent], color="tab:blue")
+    axes.set(xlabel="step", ylabel="loss", yscale="log" if min(losses) > 0 else "linear")
+    write_whole(folder / "loss.png", lambda made: figure.savefig(made, dpi=120))

@@ -23,7 +23,7 @@ from registry.errors import UsageError
 PredictionType = Literal["epsilon", "v_prediction"]
 
 
-class _Table:
+class _StepTable:
     """A number for each step of a process: float64, and float32 tensors of it on each device."""
 
     def __init__(self, values: np.ndarray) -> None:
@@ -71,19 +71,22 @@ class GaussianDiffusion:
         clipped = (
             np.append(posterior_variance[1], posterior_variance[1:]) if len(self.timesteps) > 1 else betas
         )
-        self.betas, self.log_betas = _Table(betas), _Table(np.log(betas))
-        self.alphas_cumprod, self.snr = _Table(alphas_cumprod), _Table(alphas_cumprod / (1 - alphas_cumprod))
-        self.alphas_cumprod_prev = _Table(alphas_cumprod_prev)
-        self.sqrt_alphas_cumprod = _Table(np.sqrt(alphas_cumprod))
-        self.sqrt_one_minus_alphas_cumprod = _Table(np.sqrt(1 - alphas_cumprod))
+        self.betas, self.log_betas = _StepTable(betas), _StepTable(np.log(betas))
+        self.alphas_cumprod, self.snr = (
+            _StepTable(alphas_cumprod),
+            _StepTable(alphas_cumprod / (1 - alphas_cumprod)),
+        )
+        self.alphas_cumprod_prev = _StepTable(alphas_cumprod_prev)
+        self.sqrt_alphas_cumprod = _StepTable(np.sqrt(alphas_cumprod))
+        self.sqrt_one_minus_alphas_cumprod = _StepTable(np.sqrt(1 - alphas_cumprod))
         with np.errstate(divide="ignore"):  # infinite at zero terminal SNR, where they are not used
-            self.sqrt_recip_alphas_cumprod = _Table(np.sqrt(1 / alphas_cumprod))
-            self.sqrt_recipm1_alphas_cumprod = _Table(np.sqrt(1 / alphas_cumprod - 1))
-        self.posterior_mean_coef1 = _Table(betas * np.sqrt(alphas_cumprod_prev) / (1 - alphas_cumprod))
-        self.posterior_mean_coef2 = _Table(
+            self.sqrt_recip_alphas_cumprod = _StepTable(np.sqrt(1 / alphas_cumprod))
+            self.sqrt_recipm1_alphas_cumprod = _StepTable(np.sqrt(1 / alphas_cumprod - 1))
+        self.posterior_mean_coef1 = _StepTable(betas * np.sqrt(alphas_cumprod_prev) / (1 - alphas_cumprod))
+        self.posterior_mean_coef2 = _StepTable(
             (1 - alphas_cumprod_prev) * np.sqrt(1 - betas) / (1 - alphas_cumprod)
         )
-        self.posterior_log_variance_clipped = _Table(np.log(clipped))
+        self.posterior_log_variance_clipped = _StepTable(np.log(clipped))
 
     @property
     def num_inference_steps(self) -> int:

@@ -6,8 +6,11 @@ goes on where it stopped, and several processes fill it together. Its folders ma
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
-import os
+import shutil
+import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,17 +24,13 @@ from bench.metrics.scores.base import Features
 from bench.metrics.statistics import Statistics
 from bench.utils import distributed
 from bench.utils.arrays import ResumableArrays
+from bench.utils.cache import cache_folder
 from bench.utils.device import find_device
 from bench.utils.files import write_whole
 from bench.utils.progress import Progress, silent
-from registry import UsageError
+from registry.errors import CodeError, UsageError
 
 SMALL = 16  # pixels a side, up to which images are taken for digits
-
-
-def default_cache() -> Path:
-    """Where features are kept: `denoiser-bench` in $XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "denoiser-bench" / "features"
 
 
 def fitting_extractor(*sets: ImageSet | FeatureSet) -> tuple[str, str]:
@@ -65,7 +64,7 @@ def features_of(
         extractor: None where only sets of features are compared.
         batch_size: images a pass.
         device: where the network runs; with several processes `cuda` is each one's own.
-        cache: the folder to keep features in; `default_cache()` by default.
+        cache: the folder to keep features in; by default in the user's cache, or a temporary one.
         progress: is told how far it is.
 
     Returns:
@@ -81,8 +80,9 @@ def features_of(
             check_fits(images, extractor.name, extractor.digest, extractor.outputs)
         return _features(images.features, images.statistics)
     assert extractor is not None
+    name = f"{extractor.name}-{extractor.digest}-{images.digest[:32]}"
     rows = ResumableArrays(
-        (cache or default_cache()) / f"{extractor.name}-{extractor.digest}-{images.digest[:32]}",
+        (cache or cache_folder("features") or _temporary()) / name,
         {"images": images.digest, "extractor": extractor.name, "weights": extractor.digest},
         images.count,
         {kind: ((extractor.outputs[kind],), "float32") for kind in KINDS if kind in extractor.outputs},
@@ -92,6 +92,20 @@ def features_of(
     distributed.wait()
     made = {kind: rows[kind] for kind in KINDS if kind in extractor.outputs}
     return _features(made, own_statistics(images, extractor))
+
+
+@functools.cache
+def _temporary() -> Path:
+    """A folder for this process, where the user has no cache.
+
+    Raises:
+        UsageError: there are several processes, which could not share it.
+    """
+    if distributed.count() > 1:
+        raise UsageError("several processes need a folder for features that all can write to: give --cache")
+    folder = Path(tempfile.mkdtemp(prefix="denoiser-bench-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def own_statistics(images: ImageSet, extractor: Extractor) -> dict[str, Statistics]:
@@ -241,9 +255,10 @@ def _fill(
         values = {kind: made[kind].float().cpu().numpy() for kind in KINDS if kind in extractor.outputs}
         for kind, value in values.items():
             if value.shape != (len(part), extractor.outputs[kind]) or not np.isfinite(value).all():
-                raise UsageError(
-                    f"{images.path}: of images {part.start} to {part.stop - 1} {extractor.name} makes {kind} "
-                    f"features that are not {extractor.outputs[kind]} finite numbers each"
+                raise CodeError(
+                    f"{images.path}: of images {part.start} to {part.stop - 1} {extractor.name} makes "
+                    f"{kind} features that are not {extractor.outputs[kind]} finite numbers each",
+                    extractor,
                 )
         rows.put(part, **values)
         done += len(part)

@@ -323,6 +323,8 @@ class TrainingSettings(Model):
 
     Attributes:
         objective: see `bench.diffusion`; None: the one that the backbone declares.
+        beta_schedule, prediction_type, min_snr_gamma, zero_terminal_snr: of objectives that have them; see
+            `bench.diffusion.objective`.
         steps: optimizer steps.
         batch_size: images a step, over all processes and accumulated parts together.
         learning_rate, weight_decay: of AdamW, whose betas are 0.9 and 0.999.
@@ -342,6 +344,10 @@ class TrainingSettings(Model):
     """
 
     objective: str | None = None
+    beta_schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+    min_snr_gamma: Finite | None = Field(default=None, gt=0)
+    zero_terminal_snr: bool = False
     steps: int = Field(ge=1, lt=2**31)
     batch_size: int = Field(ge=1, lt=2**31)
     learning_rate: Finite = Field(gt=0)
@@ -382,6 +388,7 @@ class SamplingSettings(Model):
         cfg_scale: guidance; 1 is none.
         guided_channels: how many leading channels are guided, 0 for all; None: as the backbone declares, 3 as
             in the published numbers of DiT and U-DiT.
+        guidance_interval: (lowest, highest) time at which is guided, as the network sees it; None: always.
         num: how many images.
         labels: uniformly random, or each class equally often.
         batch_size: images at once; another one changes results by rounding alone.
@@ -392,6 +399,7 @@ class SamplingSettings(Model):
     steps: str
     cfg_scale: Finite = Field(default=1.0, ge=0)
     guided_channels: int | None = Field(default=None, ge=0)
+    guidance_interval: tuple[Finite, Finite] | None = None
     num: int = Field(ge=1, lt=2**31)
     labels: Literal["uniform", "balanced"] = "uniform"
     batch_size: int = Field(default=64, ge=1, lt=2**31)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,8 +40,8 @@ def sample(
         to_images: from grids to pictures, as of a dataset.
         out: an `.npz` in the form of the ADM suite (`arr_0` images, `arr_1` labels), or a folder that gets
             a PNG for each image. A sheet of the first of them is put beside it.
-        identity: what tells these weights from others, as JSON can hold it, so that an interrupted call is
-            never continued with another network.
+        identity: what tells these weights and their objective from others, as JSON can hold it: an
+            interrupted call is never continued with another network.
         compiled: run what torch.compile makes of the network.
 
     Returns:
@@ -61,7 +60,13 @@ def sample(
         network.compile()
     grid = torch.zeros(1, network.in_channels, *height_width(network.input_size), device=device)
     num, side = settings.num, to_images(grid).shape[1:]
-    request = {"plan": {**dataclasses.asdict(plan), "settings": settings.model_dump()}, "of": identity}
+    request = {
+        "of": identity,
+        "settings": settings.model_dump(),
+        "classes": plan.classes,
+        "seed": plan.seed,
+        "precision": plan.precision,
+    }
     arrays = {"images": (side, "uint8"), "labels": ((), "int64")}
     rows = ResumableArrays(out.with_name(f".{out.name}.partial"), request, num, arrays)
     progress("sampling", num - rows.missing(), num)

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.diffusion import check_sampler, objective, sampler
+from bench.diffusion import check_sampler, sampler
+from bench.diffusion.base import Denoiser, Objective
 from bench.diffusion.guidance import guided
 from bench.records.schema import SamplingSettings
 from bench.utils import randomness
 from bench.utils.precision import Precision, autocast, check_precision, tf32
 from registry.backbone import height_width
-from registry.errors import CodeError, UsageError
+from registry.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Plan:
         precision: bf16 and fp16 run the network under autocast.
     """
 
-    objective: str
+    objective: Objective
     settings: SamplingSettings
     classes: tuple[int, ...] = ()
     seed: int = 0
@@ -40,17 +41,24 @@ class Plan:
         """Find what would go wrong before anything runs.
 
         Raises:
-            UsageError: sampler and steps that do not fit, classes that the network does not have,
-                guidance without a null class, or a precision that the device lacks.
+            UsageError: sampler and steps that do not fit, classes that the network does not have, guidance
+                that it cannot have, or a precision that the device lacks.
         """
         randomness.check_seed(self.seed)
-        check_sampler(self.objective, self.settings.sampler, self.settings.steps)
+        check_sampler(self.objective.name, self.settings.sampler, self.settings.steps)
         beyond = [c for c in self.classes if not 0 <= c < max(network.num_classes, 1)]
         if beyond:
             raise UsageError(f"{network.name} has classes 0 … {network.num_classes - 1}, not {beyond[0]}")
         labels = torch.zeros(1, dtype=torch.int64)
-        guided(network, labels, self.settings.cfg_scale, self.settings.guided_channels)
+        self._denoiser(network, labels)
         check_precision(self.precision, device)
+
+    def _denoiser(self, network: Any, labels: Tensor) -> Denoiser:
+        """The network with its labels and guidance."""
+        settings = self.settings
+        return guided(
+            network, labels, settings.cfg_scale, settings.guided_channels, settings.guidance_interval
+        )
 
     def labels_of(self, indices: Tensor, num_classes: int) -> Tensor:
         """Classes of images by their numbers: (N,) -> (N,) int64."""
@@ -70,7 +78,7 @@ class Plan:
         shape = (network.in_channels, *height_width(network.input_size))
         noise = functools.partial(randomness.normal, self.seed, indices=indices, shape=shape)
         labels = self.labels_of(indices, network.num_classes)
-        denoiser = guided(network, labels, settings.cfg_scale, settings.guided_channels)
+        denoiser = self._denoiser(network, labels)
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
             with autocast(self.precision, x.device):
@@ -78,22 +86,9 @@ class Plan:
 
         with tf32(settings.tf32, indices.device):
             return sampler(settings.sampler).sample(
-                objective(self.objective),
+                self.objective,
                 predict,
                 noise(purpose="noise"),
                 lambda step: noise(purpose="step", step=step),
                 settings.steps,
             )
-
-
-def check_output(network: Any, x: Tensor, output: Any) -> None:
-    """Nothing, if a network's output is a prediction for x: (N, C, H, W) -> (N, C or 2C, H, W).
-
-    Raises:
-        CodeError: it is not; the message names the network's file and line.
-    """
-    count, channels, *size = x.shape
-    if not isinstance(output, Tensor):
-        raise CodeError(f"{network.name} returns {type(output).__name__}, not a tensor", network)
-    if output.shape not in ((count, channels, *size), (count, 2 * channels, *size)):
-        raise CodeError(f"{network.name} makes {tuple(output.shape)} of {tuple(x.shape)}", network)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import registry
+from bench.diffusion import objective
+from bench.diffusion.base import Objective
 from bench.records.schema import SamplingSettings
 from bench.sampling.images import ToImages
 
@@ -26,7 +28,7 @@ class Source:
 
     network: Any
     to_images: ToImages
-    objective: str
+    objective: Objective
     defaults: SamplingSettings
     identity: dict[str, Any]
 
@@ -35,15 +37,15 @@ def open_weights(
     path: str | Path,
     model: str,
     overrides: dict[str, Any],
-    objective: str,
     defaults: SamplingSettings,
     vae: str | None = None,
 ) -> Source:
     """A file of weights in the authors' layout; see `registry.load_checkpoint`.
 
+    They are sampled by the objective and the β schedule that the backbone declares.
+
     Args:
         model, overrides: the backbone that the weights are of.
-        objective: that it was trained with.
         defaults: how images are made where nothing else is asked for, such as those of the protocol `paper`;
             a flow is sampled by Heun's method in 125 steps, as many evaluations.
         vae: the decoder of latents; by default that of the papers.
@@ -51,13 +53,14 @@ def open_weights(
     Raises:
         UsageError: no such file, weights of another network, or a decoder that is not to be had.
     """
-    network = registry.load_checkpoint(registry.create(model, **overrides), path)
-    if objective == "flow":
+    network: Any = registry.load_checkpoint(registry.create(model, **overrides), path)
+    trained_by = objective(network.objective, beta_schedule=network.beta_schedule)
+    if trained_by.name == "flow":
         defaults = defaults.model_copy(update={"sampler": "heun", "steps": "125"})
     with Path(path).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     identity = {"weights": digest, "model": network.name, "overrides": network.overrides}
-    return Source(network, decoder(vae), objective, defaults, identity)
+    return Source(network, decoder(vae), trained_by, defaults, identity)
 
 
 def decoder(vae: str | None) -> ToImages:

@@ -7,6 +7,7 @@ nearest to the one wanted, by least squares.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -71,7 +72,7 @@ def combination(times: np.ndarray, widths: np.ndarray, time: float, width: float
     """
     gammas = np.array([exponent(each) for each in widths])
     normal = _product(times[:, None], gammas[:, None], times[None], gammas[None])
-    wanted = _product(times, gammas, np.float64(time), np.float64(exponent(width)))
+    wanted = _product(times, gammas, np.array(float(time)), np.array(exponent(width)))
     return np.linalg.lstsq(normal, wanted, rcond=None)[0]
 
 
@@ -82,12 +83,21 @@ def _product(ta: np.ndarray, a: np.ndarray, tb: np.ndarray, b: np.ndarray) -> np
     return (a + 1) * (b + 1) / (a + b + 1) * (least / most) ** of_longer / most
 
 
-def reconstruct(run: Run, step: int, width: float) -> dict[str, Tensor]:
+def reconstruct(run: Run, step: int, text: str) -> dict[str, Tensor]:
     """The power-function average of a width at a checkpoint of a run, from all that it has stored until then.
 
+    Args:
+        text: the width σ_rel.
+
     Raises:
-        UsageError: the run stores none, or a file is damaged.
+        UsageError: no such width, the run stores no averages, or a file is damaged.
     """
+    try:
+        width = float(text)
+    except ValueError:
+        width = math.nan
+    if not 0.001 <= width <= 0.28:
+        raise UsageError(f"weights are ema, model, or a width from 0.001 to 0.28, not {text!r}")
     folders = [folder for folder in run.snapshots() if int(folder.name) <= step]
     widths = run.manifest.request.training.posthoc_ema
     if not folders or not widths:

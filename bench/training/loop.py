@@ -25,19 +25,29 @@ from torch import Tensor
 import registry
 from bench import data as datasets
 from bench.data import Dataset
-from bench.diffusion import objective
 from bench.records.schema import SamplingSettings
-from bench.sampling.plan import Plan, check_output
+from bench.sampling.plan import Plan
 from bench.sampling.sheets import write_sheet
 from bench.training.batches import batches, places
 from bench.training.ema import PosthocAverages
 from bench.training.protocols import Protocol
-from bench.training.run import Checkpoint, Manifest, Run, RunRequest, build, fitted, load, read
+from bench.training.run import (
+    Checkpoint,
+    Manifest,
+    Run,
+    RunRequest,
+    build,
+    fitted,
+    load,
+    objective_with,
+    read,
+)
 from bench.training.schedule import learning_rate
 from bench.training.step import Update
 from bench.utils import distributed, randomness
 from bench.utils.precision import autocast, check_precision, tf32
 from bench.utils.progress import Progress, silent
+from registry.backbone import check_output
 from registry.errors import UsageError, reason
 from registry.layers.embeddings import LabelDropout
 
@@ -137,7 +147,7 @@ def train(
     request = RunRequest(
         model=model,
         config=registry.canonical(model, fitted(model, changed, dataset.shape, dataset.num_classes)),
-        fingerprint=_fingerprint(model),
+        fingerprint=registry.backbones.fingerprint(model),
         data=dataset.name,
         data_digest=dataset.digest,
         shape=dataset.shape,
@@ -153,11 +163,6 @@ def train(
         return trainer.train(until or settings.steps, progress, log)
 
 
-def _fingerprint(model: str) -> str | None:
-    fingerprint = getattr(registry.backbones, "fingerprint", None)
-    return fingerprint(model) if fingerprint else None
-
-
 def begin_or_continue(run: Run, manifest: Manifest, resume: bool) -> None:
     """Write the run's manifest, once it is sure that what lies in its folder is the same run.
 
@@ -171,22 +176,22 @@ def begin_or_continue(run: Run, manifest: Manifest, resume: bool) -> None:
             f"{run.folder} already holds a run: continue it with --resume, or choose another folder"
         )
     if begun:
-        before, now = run.manifest.request, manifest.request
-        if before.training.trajectory() == now.training.trajectory():  # the number of steps may differ
-            before = before.model_copy(update={"training": now.training})
-        was, wanted = (dict(_leaves(each.model_dump(mode="json"))) for each in (before, now))
-        for key in sorted(was.keys() | wanted.keys(), key=lambda key: (key == "fingerprint", key)):
+        was, wanted = (_decisive(each.request) for each in (run.manifest, manifest))
+        for key in sorted(was | wanted, key="fingerprint".__eq__):  # in their order, but the code last
             if was.get(key) != wanted.get(key):
-                difference = (
-                    f"with other code of {now.model} (fingerprint {was.get(key)}, now {wanted.get(key)})"
-                    if key == "fingerprint"
-                    else f"with {key} = {was.get(key)!r}, not {wanted.get(key)!r}"
-                )
+                difference = f"with {key} = {was.get(key)!r}, not {wanted.get(key)!r}"
+                if key == "fingerprint":
+                    difference = f"with other code of {manifest.request.model}, or of what it imports"
                 raise UsageError(
                     f"the run in {run.folder} was begun {difference}: choose another folder, or delete it"
                 )
     if distributed.is_main():
         run.begin(manifest)
+
+
+def _decisive(request: RunRequest) -> dict[str, Any]:
+    """What the weights at a step follow from, by dotted keys."""
+    return dict(_leaves(request.model_dump(mode="json") | {"training": request.training.trajectory()}))
 
 
 def _leaves(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
@@ -231,7 +236,7 @@ class Trainer:
         self.dropout = max((part.dropout for part in dropouts), default=0.0)
         for part in dropouts:
             part.eval()
-        self.objective = objective(self.settings.objective or "ddpm")
+        self.objective = objective_with(self.settings)
         self.scaler = torch.amp.GradScaler("cuda") if self.settings.precision == "fp16" else None
         self.update = Update(
             network,
@@ -248,15 +253,16 @@ class Trainer:
             run.rewind_log(self.step)
         if compiled:
             network.compile()
+        self.first_step = self.step
         self.called = self.accelerator.prepare(network)  # wrapped for several processes
         self.batches = batches(dataset, self.settings, self.seed, accumulation, self.step)
 
     def train(self, end: int, progress: Progress, log: Callable[[Entry], None]) -> TrainingResult:
         """Take the steps until `end`."""
-        began, rates, loss, received = self.step, [], math.nan, 0
+        rates, loss, received = [], math.nan, 0
         recent: list[dict[str, Tensor]] = []  # not looked at yet: a look would stop a GPU at each step
         since = time.perf_counter()
-        progress("training", began, end)
+        progress("training", self.first_step, end)
         with _signals() as signals:
             while self.step < end and not received:
                 recent.append(self.take_step())
@@ -279,7 +285,7 @@ class Trainer:
             self.accelerator.end_training()
         rate = float(np.median(rates)) if rates else math.nan
         stopped = received if self.step < end else 0
-        return TrainingResult(self.run.folder, self.step, self.step - began, stopped, loss, rate)
+        return TrainingResult(self.run.folder, self.step, self.step - self.first_step, stopped, loss, rate)
 
     def take_step(self) -> dict[str, Tensor]:
         """Forward, backward and update: terms of the loss (means over this process's part), gradient norm."""
@@ -311,7 +317,8 @@ class Trainer:
                 output = self.called(x_t, t, y)
         except torch._dynamo.exc.TorchDynamoException as error:
             raise UsageError(f"{self.network.name} cannot be compiled: {reason(error)}") from error
-        check_output(self.network, x_t, output)
+        if self.step == self.first_step and part == 0:  # once, for to look at the values stops a GPU
+            check_output(self.network, (x_t, t, y), output)
         losses = self.objective.losses(output.float(), x0, noise, x_t, t)
         return {name: value.mean() for name, value in losses.items()}
 
@@ -365,7 +372,7 @@ class Trainer:
         sampler, steps = PREVIEW[name]
         settings = SamplingSettings(sampler=sampler, steps=steps, labels="balanced", num=4 * columns,
                                     tf32=self.settings.tf32)  # fmt: skip
-        plan = Plan(name, settings, classes=tuple(range(min(classes, columns))))
+        plan = Plan(self.objective, settings, classes=tuple(range(min(classes, columns))))
         averaged = copy.deepcopy(self.network)
         averaged.load_state_dict(self.update.ema)
         grids = plan.grids(averaged.deploy(), torch.arange(settings.num, device=self.device))
@@ -436,5 +443,5 @@ def _signals() -> Iterator[list[int]]:
     try:
         yield received
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for caught, handler in before.items():
+            signal.signal(caught, handler)

@@ -28,6 +28,8 @@ from torch import Tensor
 
 import registry
 from bench import data as datasets
+from bench.diffusion import objective
+from bench.diffusion.base import Objective
 from bench.records.schema import Config, Model, TrainingSettings
 from bench.sampling.sources import Source, decoder
 from bench.training.protocols import Protocol
@@ -47,7 +49,7 @@ class RunRequest(Model):
     Attributes:
         model: the registered backbone.
         config: all of its options, with those that the data decide, in canonical form.
-        fingerprint: of the code that the backbone is made of; None where there is none to be had.
+        fingerprint: of the code that the backbone is made of.
         data, data_digest: the dataset by name and by content.
         shape: (C, H, W) of its grids.
         num_classes: of its labels.
@@ -57,7 +59,7 @@ class RunRequest(Model):
 
     model: str
     config: Config
-    fingerprint: str | None = None
+    fingerprint: str
     data: str
     data_digest: str
     shape: tuple[int, int, int]
@@ -256,7 +258,8 @@ def open_run(path: str | Path, weights: str = "ema", vae: str | None = None) -> 
     """The newest checkpoint of a training run, or the one whose folder is given.
 
     Args:
-        weights: `ema` for the averaged ones, `model` for the last.
+        weights: `ema` for the averaged ones, `model` for the last, a number for the power-function average
+            of that relative width.
         vae: decoder of latents; by default that of the run's dataset.
 
     Raises:
@@ -269,7 +272,12 @@ def open_run(path: str | Path, weights: str = "ema", vae: str | None = None) -> 
     request = manifest.request
     folder = run.checkpoint(int(path.name) if of_checkpoint else None)
     network = request.build()
-    state = getattr(load(folder, (weights,)), weights)
+    if weights in ("ema", "model"):
+        state = getattr(load(folder, (weights,)), weights)
+    else:
+        from bench.training.ema import reconstruct
+
+        state = load(folder, ("model",)).model | reconstruct(run, int(folder.name), weights)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -278,8 +286,23 @@ def open_run(path: str | Path, weights: str = "ema", vae: str | None = None) -> 
         ) from None
     to_images = decoder(vae) if vae else datasets.load(request.data, **manifest.data_options).to_images
     identity = {"run": request.model_dump(mode="json"), "step": int(folder.name), "weights": weights}
-    assert request.training.objective is not None
-    return Source(network, to_images, request.training.objective, manifest.protocol.sampling, identity)
+    return Source(network, to_images, objective_with(request.training), manifest.protocol.sampling, identity)
+
+
+def objective_with(settings: TrainingSettings) -> Objective:
+    """The objective of a run's settings.
+
+    Raises:
+        UsageError: no such objective, or an option that it does not take.
+    """
+    assert settings.objective is not None  # see `Training.settings`
+    return objective(
+        settings.objective,
+        beta_schedule=settings.beta_schedule,
+        prediction_type=settings.prediction_type,
+        min_snr_gamma=settings.min_snr_gamma,
+        zero_terminal_snr=settings.zero_terminal_snr,
+    )
 
 
 def load(folder: Path, parts: tuple[str, ...] = PARTS) -> Checkpoint:

@@ -149,3 +149,32 @@ def sincos_2d(height: int, width: int, hidden_size: int) -> Tensor:
     rows, columns = np.mgrid[:height, :width].reshape(2, -1, 1)
     table = [f(position * omega) for position in (columns, rows) for f in (np.sin, np.cos)]
     return torch.from_numpy(np.concatenate(table, axis=1).astype(np.float32))
+
+
+class Conditions(nn.Module):
+    """A condition for each of several widths: embedding of the step + embedding of the label.
+
+    A label that is dropped in training is dropped at all widths at once (DiC, DiCo).
+
+    Args:
+        num_classes: 0 for no labels.
+        widths: D of each condition.
+        class_dropout_prob: share of labels replaced by the null class in training; 0: there is no null class.
+    """
+
+    def __init__(self, num_classes: int, widths: tuple[int, ...], class_dropout_prob: float) -> None:
+        super().__init__()
+        self.time = nn.ModuleList(map(TimestepEmbedding, widths))
+        self.dropout = LabelDropout(num_classes, class_dropout_prob) if num_classes else None
+        rows = num_classes + (class_dropout_prob > 0)
+        self.label = nn.ModuleList(nn.Embedding(rows, width) for width in widths if num_classes)
+        for table in self.label:
+            nn.init.normal_(table.weight, std=0.02)  # type: ignore[arg-type]
+
+    def forward(self, t: Tensor, y: Tensor | None) -> list[Tensor]:
+        """t (N,), y (N,) -> c (N, D) for each width."""
+        times = [embed(t) for embed in self.time]
+        if self.dropout is None:
+            return times
+        y = self.dropout(y)
+        return [time + embed(y) for time, embed in zip(times, self.label, strict=True)]

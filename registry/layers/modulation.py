@@ -67,3 +67,10 @@ class ConvHead(nn.Module):
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """x (N, C, H, W), c = SiLU(condition) (N, C) -> (N, C_out, H, W)."""
         return self.project(norm_modulate_2d(x, *self.modulation(c)))
+
+
+def run_stage(stage: nn.ModuleList, x: Tensor, c: Tensor) -> Tensor:
+    """Apply the layers of a stage in order: x (N, C, H, W), c = SiLU(condition) (N, C) -> (N, C, H, W)."""
+    for layer in stage:
+        x = layer(x, c)
+    return x

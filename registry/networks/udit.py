@@ -25,7 +25,7 @@ from registry.errors import UsageError
 from registry.layers.attention import check_heads, rope_2d, rotate
 from registry.layers.embeddings import Condition
 from registry.layers.feed_forward import ConvMlp, DepthwiseFeedForward, ReparamFeedForward
-from registry.layers.modulation import ConvHead, Modulation, norm_modulate_2d
+from registry.layers.modulation import ConvHead, Modulation, norm_modulate_2d, run_stage
 from registry.layers.resampling import (
     ConvShortcut,
     DepthwiseShortcut,
@@ -169,25 +169,18 @@ class UDiT(Backbone):
         c1, c2, c3 = (F.silu(c(t, y)) for c in (self.condition1, self.condition2, self.condition3))
 
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
-        x = skip1 = run(self.encoder1, x, c1)  # (N, C, H, W)
+        x = skip1 = run_stage(self.encoder1, x, c1)  # (N, C, H, W)
         x = self.down1(x)
-        x = skip2 = run(self.encoder2, x, c2)  # (N, 2C, H/2, W/2)
+        x = skip2 = run_stage(self.encoder2, x, c2)  # (N, 2C, H/2, W/2)
         x = self.down2(x)
-        x = run(self.middle, x, c3)  # (N, 4C, H/4, W/4)
+        x = run_stage(self.middle, x, c3)  # (N, 4C, H/4, W/4)
         x = self.up2(x)
         x = self.fuse2(torch.cat([x, self.skip2(skip2)], dim=1))
-        x = run(self.decoder2, x, c2)  # (N, 2C, H/2, W/2)
+        x = run_stage(self.decoder2, x, c2)  # (N, 2C, H/2, W/2)
         x = self.up1(x)
         x = self.fuse1(torch.cat([x, self.skip1(skip1)], dim=1))
-        x = run(self.decoder1, x, c2)  # (N, 2C, H, W)
+        x = run_stage(self.decoder1, x, c2)  # (N, 2C, H, W)
         return self.head(self.output(x), c2)
-
-
-def run(stage: nn.ModuleList, x: Tensor, c: Tensor) -> Tensor:
-    """Apply the layers of a stage in order."""
-    for layer in stage:
-        x = layer(x, c)
-    return x
 
 
 class UDiTLayer(nn.Module):

@@ -1,6 +1,6 @@
 """Train the `digits` extractor: `python -m bench.metrics.extractors.train_digits`, a minute on two cores.
 
-Writes `extractors/digits.safetensors` and, beside it, `digits.json` with its accuracy on the held-out
+Writes `digits.safetensors` and, beside it, `digits.json` with its accuracy on the held-out
 fifth of scikit-learn's digits and how it was trained. New weights have a new digest: scores by the old
 ones are then not comparable, so this is run when the network changes, not for pleasure.
 """
@@ -82,7 +82,7 @@ def main() -> None:
         "trained": f"{EPOCHS} epochs, batch {BATCH}, AdamW, one cycle to {RATE}, seed {SEED}",
         "torch": torch.__version__,
     }
-    folder = Path(__file__).parent / "extractors"
+    folder = Path(__file__).parent
     write_whole(folder / "digits.safetensors", lambda path: path.write_bytes(save(network.state_dict())))
     write_text(folder / "digits.json", json.dumps(told, indent=2) + "\n")
     print(f"{told['accuracy']:.2%} of {told['held_out']} held-out digits")

@@ -16,7 +16,7 @@ from typing import Any, get_args
 from pydantic import Field, ValidationError, field_validator
 
 import registry
-from bench.diffusion import check_sampler
+from bench.diffusion import objectives, sampler
 from bench.records.schema import Model, SamplingSettings, TrainingSettings
 from bench.utils import toml
 from registry.errors import UsageError, suggest
@@ -108,16 +108,21 @@ def objective_of(model: str, wanted: str | None = None) -> str:
     """The objective of a backbone: the one that it declares, or another that is asked for and fits.
 
     Raises:
-        UsageError: unknown backbone, or an objective whose timesteps are not those that the network takes.
+        UsageError: unknown names, or an objective whose timesteps are not those that the network takes.
     """
     name = registry.backbones.find(model).name
-    declared = "flow" if name.startswith("sit-") else "ddpm"
-    if wanted not in (None, declared) and wanted in ("ddpm", "flow"):
+    declared: str = registry.backbones.attribute(name, "objective")
+    if wanted is not None and wanted != declared and _is_ours(wanted):
         raise UsageError(
             f"{name} is trained with objective {declared!r}, not {wanted!r}: leave the objective "
             "out, or take another backbone"
         )
     return wanted or declared
+
+
+def _is_ours(name: str) -> bool:
+    """Whether an objective is built in; one of a user's own fits what the user says that it fits."""
+    return objectives.find(name).module.startswith("bench.")
 
 
 def load(name: str | Path, beside: Path | None = None) -> Protocol:
@@ -139,8 +144,8 @@ def load(name: str | Path, beside: Path | None = None) -> Protocol:
     if Path(path).suffix != ".toml":  # the check needs torch, and a built-in one has no mistake to be found
         return protocol
     try:
-        images = protocol.sampling
-        check_sampler(protocol.training.objective or "ddpm", images.sampler, images.steps)
+        objectives.find(protocol.training.objective or "ddpm")
+        sampler(protocol.sampling.sampler).evaluations(protocol.sampling.steps)
     except UsageError as error:
         raise UsageError(f"protocol {name}: {error}") from None
     reference = protocol.evaluation.reference
@@ -150,6 +155,18 @@ def load(name: str | Path, beside: Path | None = None) -> Protocol:
     return protocol.model_copy(
         update={"evaluation": protocol.evaluation.model_copy(update={"reference": inside})}
     )
+
+
+def changed(settings: SamplingSettings, values: dict[str, Any]) -> SamplingSettings:
+    """Settings with some values in the place of theirs.
+
+    Raises:
+        UsageError: a value that is not right.
+    """
+    try:
+        return SamplingSettings.model_validate(settings.model_dump() | values)
+    except ValidationError as error:
+        raise UsageError(_first(error)) from None
 
 
 def _found(name: str | Path, beside: Path | None) -> str | Path:

@@ -46,7 +46,7 @@ def test_a_sampler_of_one_s_own(plugins):
         objectives = ("flow",)
 
         def loop(self, objective, denoiser, x, noise, steps):
-            times = torch.linspace(0, 1, int(steps) + 1).sqrt()
+            times = torch.linspace(0, 1, int(steps) + 1, device=x.device).sqrt()
             for t, after in itertools.pairwise(times):
                 x = x + (after - t) * denoiser(x, t.expand(len(x)))[:, : x.shape[1]]
             return x

@@ -1,7 +1,6 @@
 """Features: made once, continued after a kill, the same by any number of processes, written for others."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from PIL import Image
 from bench.metrics.extractors import create
 from bench.metrics.features import (
     check_fits,
-    default_cache,
     features_of,
     fitting_extractor,
     make_file,
@@ -23,7 +21,7 @@ from bench.metrics.features import (
 )
 from bench.metrics.images import FeatureSet, ImageSet, open_set
 from bench.utils import distributed
-from registry.errors import UsageError
+from registry.errors import CodeError, UsageError
 from tests.conftest import ROOT
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (23, 8, 8, 3), dtype=np.uint8)
@@ -149,22 +147,24 @@ def test_features_that_are_no_numbers_are_not_kept(images, tmp_path: Path) -> No
                 made["pool"][1, 1] = torch.nan
             return made
 
-    with pytest.raises(UsageError, match=r"s\.npz: of images 5 to 9 means makes pool features that are not"):
+    with pytest.raises(CodeError, match=r"s\.npz: of images 5 to 9 means makes pool features that are not"):
         of(images, Broken(), tmp_path)
     rest = Means()
     np.testing.assert_allclose(of(images, rest, tmp_path).pool, MEANS, rtol=1e-6)
     assert rest.seen == 18
     wide = Means()
     wide.outputs, wide.digest = {"pool": 4}, "1"
-    with pytest.raises(UsageError, match="not 4 finite numbers"):
+    with pytest.raises(CodeError, match="not 4 finite numbers"):
         of(images, wide, tmp_path)
 
 
-def test_where_features_are_kept(monkeypatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", os.sep + "somewhere")
-    assert default_cache() == Path("/somewhere/denoiser-bench/features")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert default_cache() == Path.home() / ".cache" / "denoiser-bench" / "features"
+def test_where_features_are_kept(images, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    features_of(images, Means())
+    (made,) = (tmp_path / "cache/denoiser-bench/features").iterdir()
+    assert made.name.startswith("means-0123456789ab-")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")  # where nobody can write
+    np.testing.assert_allclose(features_of(images, Means()).pool, MEANS, rtol=1e-6)
 
 
 def test_a_device_that_is_not_here(images, tmp_path: Path) -> None:

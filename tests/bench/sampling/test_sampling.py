@@ -1,6 +1,8 @@
 """Sampling: an image depends on the seed and its number alone, and nothing is lost or overwritten."""
 
+import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,11 +17,23 @@ from PIL import Image
 import registry
 from bench import data
 from bench.data import grid
-from bench.sampling import Plan, export, open_run, open_weights, sample, write_picture
+from bench.data.export import export
+from bench.diffusion import objective
+from bench.records.schema import SamplingSettings
+from bench.sampling import Plan, open_weights, sample, write_sheet
 from bench.training import protocols
 from bench.training.loop import train
+from bench.training.run import open_run
+from registry.errors import CodeError
+from tests.conftest import ROOT
 
-PLAN = Plan("ddpm", "ancestral", "4", seed=1)
+
+def plan(
+    sampler: str, steps: str, num: int, *, seed: int = 1, classes: tuple[int, ...] = (), **options: Any
+) -> Plan:
+    """A plan of ddpm, or of flow where the sampler is one of its."""
+    settings = SamplingSettings(sampler=sampler, steps=steps, num=num, **options)
+    return Plan(objective("flow" if sampler == "heun" else "ddpm"), settings, classes, seed)
 
 
 @pytest.fixture(scope="module")
@@ -34,29 +48,30 @@ def network(run: Path) -> Any:
     return open_run(run).network
 
 
-def made(network: Any, plan: Plan, num: int, out: Path, **options: Any) -> tuple[np.ndarray, np.ndarray]:
-    sample(network, grid.to_images, plan, num, out, of={}, **options)
+def made(network: Any, plan: Plan, out: Path, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+    sample(network, grid.to_images, plan, out, identity={}, **options)
     with np.load(out) as stored:
         return stored["arr_0"], stored["arr_1"]
 
 
 def test_an_npz_in_the_suite_s_form_and_a_folder_hold_the_same_images(tmp_path: Path, network: Any) -> None:
-    images, labels = made(network, PLAN, 7, tmp_path / "a.npz", batch_size=4)
+    four = plan("ancestral", "4", 7, batch_size=4)
+    images, labels = made(network, four, tmp_path / "a.npz")
     assert images.shape == (7, 16, 16, 3) and images.dtype == np.uint8 and labels.dtype == np.int64
-    picture = sample(network, grid.to_images, PLAN, 7, tmp_path / "b", of={}, batch_size=4)
+    sheet = sample(network, grid.to_images, four, tmp_path / "b", identity={})
     found = sorted((tmp_path / "b").iterdir())
     assert [path.name for path in found] == [f"{i:06d}.png" for i in range(7)]
     assert np.array_equal(np.stack([np.asarray(Image.open(path)) for path in found]), images)
     assert {path.name for path in tmp_path.iterdir()} == {"a.npz", "a.grid.png", "b", "b.grid.png"}
-    assert Image.open(picture).size == (10 * 64, 64)
+    assert Image.open(sheet).size == (10 * 66 - 2, 64)
 
 
 def test_the_loop_is_the_diffusion_s_own(tmp_path: Path, network: Any) -> None:
-    """Against the loop called by hand with the noise that each image is told to have."""
-    from bench.diffusion import objective, sampler
+    """Against the loop called by hand with the noise that each image has by its number."""
+    from bench.diffusion import sampler
     from bench.utils import randomness
 
-    images, labels = made(network, PLAN, 3, tmp_path / "a.npz")
+    images, labels = made(network, plan("ancestral", "4", 3), tmp_path / "a.npz")
     indices, y = torch.arange(3), torch.from_numpy(labels)
     u = randomness.uniform(1, "label", indices, 1)[:, 0]
     assert labels.tolist() == (u * 10).long().tolist()
@@ -73,20 +88,20 @@ def test_the_loop_is_the_diffusion_s_own(tmp_path: Path, network: Any) -> None:
 
 
 def test_another_batch_size_changes_rounding_alone(tmp_path: Path, network: Any) -> None:
-    one, _ = made(network, PLAN, 40, tmp_path / "a.npz", batch_size=40)
-    other, _ = made(network, PLAN, 40, tmp_path / "b.npz", batch_size=7)
+    one, _ = made(network, plan("ancestral", "4", 40, batch_size=40), tmp_path / "a.npz")
+    other, _ = made(network, plan("ancestral", "4", 40, batch_size=7), tmp_path / "b.npz")
     off = np.abs(one.astype(int) - other)
     assert off.max() <= 1 and (off > 0).mean() < 0.001
-    fewer, _ = made(network, PLAN, 20, tmp_path / "c.npz", batch_size=7)
+    fewer, _ = made(network, plan("ancestral", "4", 20, batch_size=7), tmp_path / "c.npz")
     assert np.array_equal(fewer[:14], other[:14])
 
 
 def test_labels(tmp_path: Path, network: Any) -> None:
-    _, labels = made(network, Plan("ddpm", "ddim", "1", labels="balanced"), 25, tmp_path / "a.npz")
+    _, labels = made(network, plan("ddim", "1", 25, labels="balanced"), tmp_path / "a.npz")
     assert labels.tolist() == [i % 10 for i in range(25)]
-    _, labels = made(network, Plan("ddpm", "ddim", "1", classes=(3, 7)), 60, tmp_path / "b.npz")
+    _, labels = made(network, plan("ddim", "1", 60, classes=(3, 7)), tmp_path / "b.npz")
     assert set(labels) == {3, 7}
-    many = Plan("ddpm", "ddim", "1").labels_of(torch.arange(10_000), 10)
+    many = plan("ddim", "1", 1).labels_of(torch.arange(10_000), 10)
     assert np.bincount(many).min() > 850
 
 
@@ -94,33 +109,46 @@ def test_labels(tmp_path: Path, network: Any) -> None:
     "change", [{"seed": 2}, {"sampler": "ddim"}, {"sampler": "dpm++"}, {"cfg_scale": 3.0}]
 )
 def test_every_part_of_the_plan_counts(tmp_path: Path, network: Any, change: dict[str, Any]) -> None:
-    asked = {"objective": "ddpm", "sampler": "ancestral", "steps": "4", "seed": 1} | change
-    one, _ = made(network, PLAN, 4, tmp_path / "a.npz")
-    other, _ = made(network, Plan(**asked), 4, tmp_path / "b.npz")
+    one, _ = made(network, plan("ancestral", "4", 4), tmp_path / "a.npz")
+    other, _ = made(
+        network, plan(**{"sampler": "ancestral", "steps": "4", "num": 4} | change), tmp_path / "b.npz"
+    )
     assert not np.array_equal(one, other)
+
+
+def test_guided_channels_are_the_network_s_own_unless_given(network: Any) -> None:
+    def grids(**options: Any) -> torch.Tensor:
+        return plan("ddim", "2", 2, cfg_scale=3.0, **options).grids(network.eval(), torch.arange(2))
+
+    assert torch.equal(grids(), grids(guided_channels=3))  # of U-DiT, as published
+    assert not torch.equal(grids(), grids(guided_channels=0))
+    assert torch.equal(grids(guided_channels=0), grids(guided_channels=4))
 
 
 def test_a_killed_call_goes_on_and_gives_the_same_bytes(tmp_path: Path, run: Path) -> None:
     script = tmp_path / "killed.py"
     script.write_text(f"""
 import os, signal
-from bench.sampling import Plan, export, open_run, sample
+from bench.sampling import sample
+from bench.training.run import open_run
+from tests.bench.sampling.test_sampling import plan
 source = open_run({str(run)!r})
-def tell(doing, done, total):
+def progress(description, done, total):
     if done >= 6:
         os.kill(os.getpid(), signal.SIGKILL)
-plan = Plan("ddpm", "ancestral", "4", seed=1)
 out = {str(tmp_path / "a.npz")!r}
-sample(source.network, source.to_images, plan, 10, out, of={{}}, batch_size=3, progress=tell)
+sample(source.network, source.to_images, plan("ancestral", "4", 10, batch_size=3), out, identity={{}},
+       progress=progress)
 """)
-    killed = subprocess.run([sys.executable, str(script)], env=dict(os.environ), check=False)
+    killed = subprocess.run([sys.executable, str(script)], env=dict(os.environ), cwd=ROOT, check=False)
     assert killed.returncode == -signal.SIGKILL and not (tmp_path / "a.npz").exists()
-    network, told = open_run(run).network, []
-    with pytest.raises(registry.UsageError, match="another question"):
-        made(network, Plan("ddpm", "ancestral", "4", seed=2), 10, tmp_path / "a.npz", batch_size=3)
-    made(network, PLAN, 10, tmp_path / "a.npz", batch_size=3, progress=lambda *now: told.append(now))
-    assert told[0] == ("sampling", 6, 10)
-    made(network, PLAN, 10, tmp_path / "b.npz", batch_size=3)
+    network, progress = open_run(run).network, []
+    with pytest.raises(registry.UsageError, match="another request"):
+        made(network, plan("ancestral", "4", 10, batch_size=3, seed=2), tmp_path / "a.npz")
+    same = plan("ancestral", "4", 10, batch_size=3)
+    made(network, same, tmp_path / "a.npz", progress=lambda *now: progress.append(now))
+    assert progress[0] == ("sampling", 6, 10)
+    made(network, same, tmp_path / "b.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 
@@ -132,23 +160,18 @@ def test_the_averaged_weights_are_what_samples(run: Path, tmp_path: Path) -> Non
         network = open_run(run, part).network
         assert all(torch.equal(value, stored[name]) for name, value in network.state_dict().items())
     earlier = open_run(run / "checkpoints" / "00000004")
-    assert earlier.of["step"] == 4 and not torch.equal(
+    assert earlier.identity["step"] == 4 and not torch.equal(
         next(earlier.network.parameters()), next(open_run(run).network.parameters())
     )
 
 
 def test_flow_samples_what_it_learned(tmp_path: Path) -> None:
     smoke = protocols.load("smoke")
-    how = smoke.model_copy(
-        update={
-            "training": smoke.training.model_copy(update={"objective": "flow"}),
-            "sampling": smoke.sampling.model_copy(update={"sampler": "heun", "steps": "2"}),
-        }
-    )
-    train("sit-s-2", how, tmp_path / "run")
+    heun = smoke.model_copy(update={"sampling": SamplingSettings(sampler="heun", steps="2", num=4)})
+    train("sit-s-2", heun, tmp_path / "run")
     source = open_run(tmp_path / "run")
-    assert source.objective == "flow" and source.usual.sampler == "heun"
-    images, _ = made(source.network, Plan("flow", "heun", "2"), 2, tmp_path / "a.npz")
+    assert source.objective.name == "flow" and source.defaults.sampler == "heun"
+    images, _ = made(source.network, plan("heun", "2", 2), tmp_path / "a.npz")
     assert images.shape == (2, 16, 16, 3)
 
 
@@ -160,17 +183,48 @@ def refused(says: str, function: Any, *args: Any, **kwargs: Any) -> None:
 
 def test_mistakes_are_told_before_anything_runs(tmp_path: Path, run: Path, network: Any) -> None:
     out = tmp_path / "a.npz"
-    refused("sampler euler is for objective flow", made, network, Plan("ddpm", "euler", "4"), 4, out)
-    refused("has classes 0 … 9, not 10", made, network, Plan("ddpm", "ddim", "4", classes=(3, 10)), 4, out)
-    refused("must be at least 1, not 0", made, network, PLAN, 0, out)
+    refused("sampler euler is for objective flow, not ddpm", made, network, plan("euler", "4", 4), out)
+    refused("has classes 0 … 9, not 10", made, network, plan("ddim", "4", 4, classes=(3, 10)), out)
+    refused("a seed is a number from 0", made, network, plan("ddim", "4", 4, seed=10**23), out)
+    refused("num = 0", protocols.changed, open_run(run).defaults, {"num": 0})
+    refused("cfg_scale = inf: input should be a finite number", protocols.changed, open_run(run).defaults,
+            {"cfg_scale": float("inf")})  # fmt: skip
     unguided = registry.create("dit-s-4", input_size=8, num_classes=10, depth=1, class_dropout_prob=0.0)
-    refused("no null class", made, unguided, Plan("ddpm", "ddim", "4", cfg_scale=1.5), 4, out)
+    refused("no null class", made, unguided, plan("ddim", "4", 4, cfg_scale=1.5), out)
     refused("no run.json", open_run, tmp_path)
     refused("no checkpoint of step 5", open_run, run / "checkpoints" / "00000005")
+    refused("weights are ema, model, or a width", open_run, run, "emma")
+    refused("stores no averages of other widths", open_run, run, "0.08")
     assert list(tmp_path.iterdir()) == []
     out.write_text("mine")
-    refused("exists: delete it", made, network, PLAN, 2, out)
+    refused("exists: delete it", made, network, plan("ddim", "4", 2), out)
     assert out.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "made_of_x", [lambda x: None, lambda x: x[:, :, :4], lambda x: x[:, :3], lambda x: x * math.nan]
+)
+def test_a_network_that_returns_no_prediction_is_named(tmp_path: Path, made_of_x: Any) -> None:
+    class Wrong(registry.Backbone):
+        def __init__(self) -> None:
+            super().__init__(input_size=8, num_classes=10)
+
+        def forward(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> Any:
+            return made_of_x(x)
+
+    with pytest.raises(CodeError, match=r"test_sampling.py, line \d+"):
+        made(Wrong(), plan("ddim", "2", 2), tmp_path / "a.npz")
+
+
+def test_too_little_room_is_found_before_anything_is_made(tmp_path: Path, network: Any) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        refused("cannot make room for 0.8 MB", made, network, plan("ddim", "4", 1000), tmp_path / "a.npz")
+        refused("cannot make room for 1.4 MB", export, data.load("digits"), tmp_path / "b.npz")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_weights_of_the_authors_are_sampled_and_decoded(tmp_path: Path) -> None:
@@ -182,10 +236,11 @@ def test_weights_of_the_authors_are_sampled_and_decoded(tmp_path: Path) -> None:
     theirs = registry.create("dit-s-4", depth=1, input_size=8)
     torch.save({"ema": theirs.state_dict()}, tmp_path / "dit.pt")
     overrides = {"depth": 1, "input_size": 8}
-    source = open_weights(tmp_path / "dit.pt", "dit-s-4", overrides, vae=str(tmp_path / "vae"))
-    assert (source.usual.sampler, source.usual.steps, source.usual.num) == ("ancestral", "250", 50_000)
-    sample(source.network, source.to_images, Plan("ddpm", "ddim", "2"), 2, tmp_path / "a.npz", of=source.of)
-    grids = Plan("ddpm", "ddim", "2").grids(theirs.eval(), torch.arange(2))
+    defaults = protocols.load("paper").sampling
+    source = open_weights(tmp_path / "dit.pt", "dit-s-4", overrides, defaults, vae=str(tmp_path / "vae"))
+    two = plan("ddim", "2", 2)
+    sample(source.network, source.to_images, two, tmp_path / "a.npz", identity=source.identity)
+    grids = two.grids(theirs.eval(), torch.arange(2))
     decoded = vae.eval().decode(grids / vae.config.scaling_factor).sample
     with np.load(tmp_path / "a.npz") as stored, torch.no_grad():
         levels = torch.from_numpy(stored["arr_0"].astype(np.float32)).permute(0, 3, 1, 2)
@@ -203,9 +258,10 @@ def test_a_dataset_is_exported_as_it_is(tmp_path: Path) -> None:
     refused("ends in .npz", export, digits, tmp_path / "digits")
 
 
-def test_a_picture_lays_images_out_in_rows(tmp_path: Path) -> None:
+def test_a_sheet_lays_images_out_in_lines_with_a_gap(tmp_path: Path) -> None:
     images = np.arange(5, dtype=np.uint8)[:, None, None, None].repeat(64, 1).repeat(64, 2).repeat(3, 3)
-    write_picture(tmp_path / "p.png", images, 3)
+    write_sheet(tmp_path / "p.png", images, 3)
     sheet = np.asarray(Image.open(tmp_path / "p.png"))
-    assert sheet.shape == (128, 192, 3)
-    assert sheet[::64, ::64, 0].tolist() == [[0, 1, 2], [3, 4, 0]]
+    assert sheet.shape == (2 * 66 - 2, 3 * 66 - 2, 3)
+    assert sheet[::66, ::66, 0].tolist() == [[0, 1, 2], [3, 4, 255]]
+    assert (sheet[:, 64:66] == 255).all() and (sheet[64:66] == 255).all()

@@ -29,13 +29,15 @@ def test_the_paper_s_protocol_is_that_of_the_facts() -> None:
     paper = protocols.load("paper")
     told = paper.training
     assert (told.steps, told.batch_size, told.learning_rate, told.weight_decay) == (400_000, 256, 1e-4, 0)
-    assert (told.ema_decay, told.flip, told.objective, told.warmup, told.clip) == (
+    assert (told.ema_decay, told.flip, told.warmup, told.clip, told.learning_rate_schedule) == (
         0.9999,
         True,
-        "ddpm",
         0,
         None,
+        "constant",
     )
+    assert (told.precision, told.tf32, paper.sampling.tf32) == ("fp32", True, True)
+    assert paper.evaluation.reference is None and paper.extractor == "inception"
     images = paper.sampling
     assert (images.sampler, images.steps, images.cfg_scale, images.num, images.labels) == (
         "ancestral",
@@ -61,14 +63,7 @@ def test_built_in_protocols_are_whole(name: str) -> None:
               "uvit-h-2", "unet2d", "uvit2d-latent", "tiny-unet"],
 )  # fmt: skip
 def test_small_protocols_scale_every_family_to_digits(name: str, model: str) -> None:
-    asked = {
-        "model": model,
-        "overrides": protocols.load(name).overrides(model),
-        "data": "digits",
-        "shape": [4, 8, 8],
-        "num_classes": 10,
-    }
-    network = build(asked)
+    network = build(model, protocols.load(name).overrides(model), (4, 8, 8), 10, "digits")
     assert sum(p.numel() for p in network.parameters()) < 5e6
 
 
@@ -89,17 +84,17 @@ def test_later_patterns_win(tmp_path: Path) -> None:
     [
         (
             ("learning_rate", "learnig_rate"),
-            "[training] has no key 'learnig_rate'. Did you mean 'learning_rate'?",
+            "[training] has no key 'learnig_rate'. Did you mean 'learning_rate' or ",
         ),
         (("title", "titel"), "has no key 'titel'"),
         (("num = 8\n", ""), "[sampling] needs the key 'num'"),
         (("num = 8", "num = 0"), "[sampling] num = 0: "),
         (("steps = 10\n", 'steps = "ten"\n'), "[training] steps = 'ten': "),
         (("ema_decay = 0.9", "ema_decay = 1.0"), "[training] ema_decay = 1.0: "),
-        (('sampler = "ddim"', 'sampler = "euler"'), "sampler euler is for objective flow, not ddpm"),
+        (('sampler = "ddim"', 'sampler = "eular"'), "'eular'"),
         (('steps = "ddim10"', 'steps = "ddim999"'), "no integer stride"),
         (("[training]", "[training"), "line 4"),
-        (("[training]", '[training]\nobjective = "ddpn"'), "[training] objective = 'ddpn': "),
+        (("[training]", '[training]\nobjective = "ddpn"'), "unknown objective 'ddpn'. Did you mean 'ddpm'?"),
     ],
 )
 def test_a_wrong_file_is_one_line_that_names_the_key(tmp_path: Path, change, says: str) -> None:
@@ -117,3 +112,27 @@ def test_a_wrong_file_is_one_line_that_names_the_key(tmp_path: Path, change, say
 def test_no_such_protocol(name: str, says: str) -> None:
     with pytest.raises(registry.UsageError, match=says.replace("?", r"\?")):
         protocols.load(name)
+
+
+def test_the_objective_is_the_backbone_s_own(tmp_path: Path) -> None:
+    smoke = protocols.load("smoke").training
+    assert [smoke.settings(model).objective for model in ("udit-t", "sit-s-2")] == ["ddpm", "flow"]
+    settings = smoke.model_copy(update={"objective": "flow"})
+    assert settings.settings("SiT-S/2").objective == "flow"
+    with pytest.raises(registry.UsageError, match="udit-t is trained with objective 'ddpm', not 'flow'"):
+        settings.settings("udit-t")
+
+
+def test_what_changes_no_number_is_no_part_of_the_settings() -> None:
+    smoke = protocols.load("smoke").training
+    other = smoke.model_copy(update={"log_every": 7, "checkpoint_every": 7, "keep": 7})
+    assert smoke.settings("udit-t") == other.settings("udit-t")
+
+
+def test_a_protocol_beside_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.toml").write_text(VALID + '[evaluation]\nreference = "suite.npz"\n')
+    for name in ("mine", "mine.toml"):
+        assert protocols.load(name, beside=tmp_path).evaluation.reference == str(tmp_path / "suite.npz")
+    assert protocols.load("micro", beside=tmp_path) == protocols.load("micro")
+    with pytest.raises(registry.UsageError, match="unknown protocol 'mien'"):
+        protocols.load("mien", beside=tmp_path)

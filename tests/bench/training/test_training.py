@@ -19,10 +19,12 @@ import registry
 from bench import data
 from bench.data.dataset import MemoryDataset
 from bench.diffusion import objective
-from bench.sampling import Plan, open_run, sample
+from bench.records.schema import SamplingSettings
+from bench.sampling import Plan, sample
 from bench.training import protocols
 from bench.training.loop import train
-from bench.training.run import Run, load
+from bench.training.run import Run, load, open_run
+from registry.errors import CodeError
 
 SMOKE = protocols.load("smoke")
 
@@ -69,11 +71,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_loss_of_one_image_falls_far_below_a_constant_predictor_s(tmp_path: Path, name: str) -> None:
     one = MemoryDataset(np.full((16, 8, 8, 1), 200, np.uint8), np.zeros(16, int), ["only"])
     data.register(f"one-image-{name}")(lambda: one)
-    how = protocol(
-        objective=name, steps=150, batch_size=16, learning_rate=3e-3, log_every=25, checkpoint_every=150
-    )
+    settings = protocol(steps=150, batch_size=16, learning_rate=3e-3, log_every=25, checkpoint_every=150)
     overrides = {"input_size": 4, "patch_size": 2}
-    train("dit-s-2", how, tmp_path / "run", data=f"one-image-{name}", overrides=overrides)
+    model = {"ddpm": "dit-s-2", "flow": "sit-s-2"}[name]
+    train(model, settings, tmp_path / "run", data=f"one-image-{name}", overrides=overrides)
+    assert Run(tmp_path / "run").manifest.request.training.objective == name
     # Predicting 0 for standard normal noise costs 1; for x0 − noise it costs 1 + x0².
     constant = 1.0 if name == "ddpm" else 1 + (200 / 127.5 - 1) ** 2
     assert logged(tmp_path / "run")[-1]["mse"] < 0.35 * constant
@@ -83,12 +85,12 @@ def test_every_step_is_adamw_on_the_mean_loss(tmp_path: Path) -> None:
     """Two steps by hand, from the data and random numbers that the run tells, with PyTorch's plain AdamW."""
     from bench.utils import randomness
 
-    how = protocol(
+    settings = protocol(
         steps=2, batch_size=6, checkpoint_every=1, keep=0, log_every=1, clip=0.5, warmup=3, ema_decay=0.7
     )
     out = tmp_path / "run"
     overrides = {"class_dropout_prob": 0.5}
-    train("dit-s-4", how, out, seed=5, overrides=overrides)
+    train("dit-s-4", settings, out, seed=5, overrides=overrides)
     torch.manual_seed(5)
     network = registry.create(
         "dit-s-4", input_size=8, num_classes=10, **SMOKE.overrides("dit-s-4"), **overrides
@@ -114,7 +116,7 @@ def test_every_step_is_adamw_on_the_mean_loss(tmp_path: Path) -> None:
         for name, value in network.state_dict().items():
             average[name] = 0.7 * average[name] + 0.3 * value
         entry = logged(out)[step]
-        assert entry["loss"] == pytest.approx(float(loss), rel=1e-5)
+        assert entry["loss"] == pytest.approx(loss.item(), rel=1e-5)
         assert entry["gradient_norm"] == pytest.approx(float(norm), rel=1e-4)
     for part, expected in (("model", network.state_dict()), ("ema", average)):
         found = weights(out, 2, part)
@@ -135,10 +137,10 @@ import torch
 torch.set_num_threads({threads})
 from bench.training import protocols
 from bench.training import run
-from bench.training.loop import loop
+from bench.training import loop as training
 import safetensors.torch
 smoke = protocols.load("smoke")
-how = smoke.model_copy(update={{"training": smoke.training.model_copy(update=dict(
+settings = smoke.model_copy(update={{"training": smoke.training.model_copy(update=dict(
     steps=24, checkpoint_every=6, keep=0))}})
 calls = 0
 def dying(function, at):
@@ -152,13 +154,13 @@ def dying(function, at):
         return function(*args, **kwargs)
     return call
 {patch}
-training.train("udit-t", how, {out!r}, seed=3, resume=True)
+training.train("udit-t", settings, {out!r}, seed=3, resume=True)
 """
 
 
 def test_kills_at_any_moment_leave_the_same_weights(tmp_path: Path, whole: Path) -> None:
     out = tmp_path / "run"
-    step = "training._Trainer._step = dying(training._Trainer._step, {})"
+    step = "training.Trainer.take_step = dying(training.Trainer.take_step, {})"
     save = "safetensors.torch.save_file = dying(safetensors.torch.save_file, {})"
     # In the middle of steps before and after a checkpoint, and while each file of one is written.
     for patch, half, newest in [(step.format(4), False, None), (save.format(3), True, None),
@@ -182,18 +184,19 @@ def test_kills_at_any_moment_leave_the_same_weights(tmp_path: Path, whole: Path)
     assert not list((out / "checkpoints").glob(".bench-*"))
 
 
-def test_ctrl_c_writes_a_checkpoint_and_stops(tmp_path: Path, whole: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_writes_a_checkpoint_and_stops(tmp_path: Path, whole: Path, number: int) -> None:
     out = tmp_path / "run"
-    how = protocol(steps=24, checkpoint_every=24)
+    settings = protocol(steps=24, checkpoint_every=24)
 
-    def tell(now: Any) -> None:
-        if now.step == 10:
-            os.kill(os.getpid(), signal.SIGINT)
+    def interrupt(entry: dict[str, Any]) -> None:
+        if entry["step"] == 10:
+            os.kill(os.getpid(), number)
 
-    stopped = train("udit-t", how, out, seed=3, progress=tell)
-    assert stopped.interrupted and stopped.step in (10, 12)
+    stopped = train("udit-t", settings, out, seed=3, log=interrupt)
+    assert (stopped.interrupted, stopped.signal, stopped.step) == (True, number, 10)
     assert [int(path.name) for path in Run(out).checkpoints()] == [stopped.step]
-    assert train("udit-t", how, out, seed=3, resume=True).step == 24
+    assert train("udit-t", settings, out, seed=3, resume=True).step == 24
     assert_same_run(whole, out, 24)
 
 
@@ -201,16 +204,20 @@ TWO = """
 import sys
 import torch
 from bench import sampling
+from bench.diffusion import objective
 from bench.training import protocols
-from bench.training.loop import loop
+from bench.training import loop as training
 out, num = sys.argv[1] if len(sys.argv) > 1 else {out!r}, 11
 smoke = protocols.load("smoke")
-how = smoke.model_copy(update={{"training": smoke.training.model_copy(update=dict(
+settings = smoke.model_copy(update={{"training": smoke.training.model_copy(update=dict(
     steps=24, checkpoint_every=6, keep=0))}})
-training.train("udit-t", how, {out!r}, seed=3)
-source = sampling.open_run({whole!r})
-plan = sampling.Plan("ddpm", "ancestral", "5", seed=2)
-sampling.sample(source.network, source.to_images, plan, num, {npz!r}, of={{}}, batch_size=3)
+training.train("udit-t", settings, {out!r}, seed=3)
+from bench.records.schema import SamplingSettings
+from bench.training.run import open_run
+source = open_run({whole!r})
+settings = SamplingSettings(sampler="ancestral", steps="5", num=num, batch_size=3)
+plan = sampling.Plan(objective("ddpm"), settings, seed=2)
+sampling.sample(source.network, source.to_images, plan, {npz!r}, identity={{}})
 """
 
 
@@ -222,8 +229,14 @@ def test_two_processes_see_what_one_sees(tmp_path: Path, whole: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     assert np.allclose(*([e["loss"] for e in logged(run)] for run in (whole, out)), rtol=1e-4)
     source = open_run(whole)
-    plan = Plan("ddpm", "ancestral", "5", seed=2)
-    sample(source.network, source.to_images, plan, 11, tmp_path / "one.npz", of={}, batch_size=3)
+    settings = SamplingSettings(sampler="ancestral", steps="5", num=11, batch_size=3)
+    sample(
+        source.network,
+        source.to_images,
+        Plan(objective("ddpm"), settings, seed=2),
+        tmp_path / "one.npz",
+        identity={},
+    )
     assert (tmp_path / "one.npz").read_bytes() == npz.read_bytes()
 
 
@@ -260,14 +273,14 @@ def test_a_folder_is_continued_only_by_the_same_run(tmp_path: Path, whole: Path)
     refused("begun with seed = 3, not 4", "udit-t", protocol(), seed=4, **more)
     refused("model = 'udit-t', not 'dit-unet'", "dit-unet", protocol(), seed=3, **more)
     refused(
-        "protocol.training.learning_rate = 0.001, not 0.1",
+        "training.learning_rate = 0.001, not 0.1",
         "udit-t",
         protocol(learning_rate=0.1),
         seed=3,
         **more,
     )
     refused(
-        "overrides.cosine = None, not False",
+        "config.cosine = True, not False",
         "udit-t",
         protocol(),
         seed=3,
@@ -285,6 +298,14 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, whole: Path) -> None:
     file = out / "checkpoints" / "00000024" / "ema.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     refused(f"the checkpoint {file} is damaged", "udit-t", protocol(steps=30), out, seed=3, resume=True)
+    file.write_bytes((whole / file.relative_to(out)).read_bytes())
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1  # a bit of a weight
+    file.write_bytes(content)
+    refused(f"the checkpoint {file} is damaged (its content is not that of its checksum", "udit-t",
+            protocol(steps=30), out, seed=3, resume=True)  # fmt: skip
+    with pytest.raises(registry.UsageError, match=f"delete {file.parent}"):
+        open_run(out)
     shutil.rmtree(file.parent)
     assert train("udit-t", protocol(steps=24, checkpoint_every=6), out, seed=3, resume=True).step == 24
     assert_same_run(whole, out, 24)
@@ -342,3 +363,95 @@ def test_a_plain_module_trains_too(tmp_path: Path) -> None:
     for name in ("a", "b"):  # its own randomness repeats too
         train("plain-trained", protocol(), tmp_path / name, overrides={"num_classes": 10})
     assert_same_run(tmp_path / "a", tmp_path / "b", 8)
+
+
+# ---- runs that cannot be mixed ----
+
+
+def test_a_run_is_continued_by_the_same_code_alone(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    monkeypatch.setattr(type(registry.backbones), "fingerprint", lambda *_: "0123456789ab")
+    refused("begun with other code of udit-t", "udit-t", protocol(steps=30), out, seed=3, resume=True)
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    script = tmp_path / "holds.py"
+    script.write_text(f"""
+import sys, time
+from bench.training.run import Run
+with Run({str(out)!r}).locked():
+    print("held", flush=True)
+    time.sleep(60)
+""")
+    holder = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, env=dict(os.environ))
+    assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    try:
+        refused(f"{out} is in use by process {holder.pid} on ", "udit-t", protocol(), out)
+        assert not (out / "run.json").exists()
+    finally:
+        holder.kill()  # what it leaves behind is no obstacle
+        holder.wait()
+        holder.stdout.close()
+    assert (out / "lock.json").exists()
+    assert train("udit-t", protocol(steps=2, checkpoint_every=2), out).step == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff", b"[" * 10_000, b"[]", b"{}", b'{"request": 3}', b'{"request": {"model": ["x"]}}'],
+    ids=["empty", "no text", "nested", "list", "no key", "number", "wrong type"],
+)
+def test_a_damaged_run_json_is_one_line(tmp_path: Path, content: bytes) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "run.json").write_bytes(content)
+    refused(f"{out}/run.json", "udit-t", protocol(), out, resume=True)
+    with pytest.raises(registry.UsageError, match=r"run\.json"):
+        open_run(out)
+
+
+def test_until_stops_at_a_step_that_is_no_end(tmp_path: Path, whole: Path) -> None:
+    out, settings = tmp_path / "run", protocol(steps=24, checkpoint_every=100, keep=0)
+    assert train("udit-t", settings, out, seed=3, until=12).step == 12
+    assert train("udit-t", settings, out, seed=3, resume=True).step == 24
+    assert_same_run(whole, out, 12)
+    assert_same_run(whole, out, 24)
+
+
+# ---- a user's own code ----
+
+
+def test_an_exception_of_a_dataset_keeps_its_place(tmp_path: Path) -> None:
+    class Broken(MemoryDataset):
+        workers = 2
+
+        def grids(self, indices: np.ndarray, flip: np.ndarray | None = None) -> torch.Tensor:
+            if len(indices) > 1:
+                raise KeyError("mine")
+            return super().grids(indices, flip)
+
+    images = np.zeros((64, 16, 16, 1), np.uint8)
+    data.register("broken")(lambda: Broken(images, np.zeros(64, int), ["only"]))
+    with pytest.raises(KeyError, match="mine") as caught:
+        train("dit-s-4", protocol(), tmp_path / "run", data="broken")
+    assert caught.traceback[-1].path == Path(__file__)
+
+
+@pytest.mark.parametrize("wrong", [lambda x: None, lambda x: x[:, :3]])
+def test_a_network_that_returns_no_prediction_is_named(tmp_path: Path, wrong: Any) -> None:
+    class Wrong(registry.Backbone):
+        def __init__(self, num_classes: int = 10) -> None:
+            super().__init__(input_size=8, num_classes=num_classes)
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> Any:
+            return wrong(x * self.weight)
+
+    name = f"wrong-{id(wrong)}"
+    registry.register(name)(Wrong)
+    with pytest.raises(CodeError, match=r"test_training.py, line \d+"):
+        train(name, protocol(), tmp_path / "run")

@@ -1,0 +1,193 @@
+"""The functions of `import bench`: what the commands do, for notebooks and programs.
+
+A network is a registered name, a name with overrides, or a module that honours the contract of
+`registry.Backbone`. All of them raise `UsageError` for wrong input; an error in a user's own code passes
+through as it is.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.utils.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bench.metrics.evaluation import Comparison
+    from bench.records.schema import Cost, Profile, Size, Speed
+    from bench.training.loop import TrainingResult
+    from bench.training.protocols import Protocol
+
+    Network = str | tuple[str, Mapping[str, Any]] | nn.Module
+    Images = str | Path | np.ndarray
+
+
+def flops(network: str | nn.Module, *, input_size: Size | None = None, **overrides: Any) -> Cost:
+    """What a network costs: parameters, multiply-accumulates, activation memory; see `bench.cost.measure`.
+
+    Args:
+        network: a registered name, or a module.
+        input_size: side of the input grid or (H, W); by default the network's own.
+        **overrides: of a named network.
+
+    Example:
+        >>> bench.flops("udit-t", ffn="mlp").paper_gflops
+        0.905...
+    """
+    from bench.cost import measure
+
+    return measure(network, input_size=input_size, **overrides)
+
+
+def throughput(
+    networks: Sequence[Network], *, repeats: int = 30, progress: Progress = silent, **settings: Any
+) -> list[Speed]:
+    """How fast networks run side by side; see `bench.speed.throughput`.
+
+    Args:
+        networks: the first is what the others are compared with.
+        repeats: rounds, at least 6; each times every network.
+        progress: see `bench.utils.progress`.
+        **settings: fields of `bench.speed.throughput.Settings`: device, dtype, batch_size, mode, compile,
+            channels_last, num_inference_steps.
+
+    Example:
+        >>> slow, fast = bench.throughput(["dit-s-4", "udit-t"], batch_size=1, repeats=6)
+        >>> fast.ratio, fast.interval
+        (1.9..., (1.8..., 2.0...))
+    """
+    from bench.speed.throughput import Settings, measure
+
+    return measure(networks, Settings(**settings), repeats=repeats, progress=progress)
+
+
+def profile(
+    network: str | nn.Module,
+    *,
+    device: str = "cpu",
+    dtype: Any = "fp32",
+    batch_size: int = 8,
+    repeats: int = 10,
+    trace: Path | None = None,
+    **overrides: Any,
+) -> Profile:
+    """Where the time of a forward pass goes, beside its multiply-accumulates; see `bench.speed.profile`.
+
+    Args:
+        network: a registered name, or a module.
+        device, dtype, batch_size, repeats, trace: as of the command.
+        **overrides: of a named network.
+
+    Example:
+        >>> bench.profile("tiny-unet", repeats=1).stages[0].name
+        'time'
+    """
+    import registry
+    from bench.speed.profile import measure
+
+    made = registry.create(network, **overrides) if isinstance(network, str) else network
+    return measure(made, device=device, dtype=dtype, batch_size=batch_size, repeats=repeats, trace=trace)
+
+
+def train(
+    model: str, out: str | Path, protocol: str | Path | Protocol = "micro", **options: Any
+) -> TrainingResult:
+    """Train a registered backbone under a protocol; see `bench.training.loop.train`.
+
+    Args:
+        model: registered name.
+        out: folder of the run.
+        protocol: name, file, or a `Protocol`.
+        **options: of `bench.training.loop.train`: overrides, data, data_options, seed, resume, progress, …
+
+    Example:
+        >>> bench.train("tiny-unet", "run", protocol="smoke").step
+        8
+    """
+    from bench.training import protocols
+    from bench.training.loop import train as run
+
+    if not isinstance(protocol, protocols.Protocol):
+        protocol = protocols.load(protocol)
+    return run(model, protocol, out, **options)
+
+
+def sample(
+    run: str | Path,
+    out: str | Path,
+    *,
+    seed: int = 0,
+    weights: str = "ema",
+    device: str | None = None,
+    progress: Progress = silent,
+    **settings: Any,
+) -> Path:
+    """Make images from a training run; see `bench.sampling`.
+
+    Args:
+        run: its folder, or that of one of its checkpoints.
+        out: an `.npz` in the ADM suite's form, or a folder that gets a PNG for each image.
+        seed: image i depends on it and i alone.
+        weights: `ema` for the averaged ones, `model` for the last.
+        device: by default a GPU if there is one.
+        progress: see `bench.utils.progress`.
+        **settings: fields of `bench.records.schema.SamplingSettings`, in place of the protocol's: num,
+            sampler, steps, cfg_scale, …
+
+    Returns:
+        `out`.
+
+    Example:
+        >>> bench.sample("run", "samples.npz", num=16, cfg_scale=1.5)
+        PosixPath('samples.npz')
+    """
+    from bench import sampling
+    from bench.records.schema import SamplingSettings
+    from bench.training.run import open_run
+    from bench.utils import distributed
+
+    source = open_run(run, weights)
+    chosen = SamplingSettings.model_validate(source.defaults.model_dump() | settings)
+    plan = sampling.Plan(source.objective, chosen, seed=seed)
+    sampling.sample(
+        source.network,
+        source.to_images,
+        plan,
+        out,
+        identity=source.identity,
+        device=device or distributed.device(),
+        progress=progress,
+    )
+    return Path(out)
+
+
+def evaluate(samples: Images, reference: Images, **options: Any) -> Comparison:
+    """Scores of images beside a reference; see `bench.metrics.evaluation.compare`.
+
+    Args:
+        samples, reference: a folder, an `.npz`, or an array (N, H, W, 3) uint8.
+        **options: of `compare`: scores, extractor, weights, intervals, device, …
+
+    Example:
+        >>> bench.evaluate("samples.npz", "digits.npz", scores=["fid", "density"]).scores["fid"]
+        12.3...
+    """
+    from bench.metrics.evaluation import compare
+
+    with tempfile.TemporaryDirectory() as folder:
+        paths = []
+        for name, images in (("samples", samples), ("reference", reference)):
+            if isinstance(images, np.ndarray):
+                path = Path(folder) / f"{name}.npz"
+                np.savez(path, arr_0=images)
+                images = path
+            paths.append(images)
+        found = compare(*paths, **options)
+    assert found is not None, "one process evaluates"
+    return found
