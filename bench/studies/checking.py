@@ -52,8 +52,6 @@ def _check(cell: Cell, dataset: Dataset) -> None:
             f"protocol {cell.protocol.name} takes batches of {training.batch_size}, but {dataset.name} has "
             f"{len(dataset)} images: choose a protocol with a smaller batch_size"
         )
-    if training.flip and not dataset.flippable:
-        raise UsageError(f"protocol {cell.protocol.name} mirrors images, which {dataset.name} does not allow")
     objective = training.settings(cell.row.model).objective
     assert objective is not None
     check_sampler(objective, images.sampler, images.steps)

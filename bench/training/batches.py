@@ -71,8 +71,11 @@ class _Parts(torch.utils.data.Dataset):
             self._epoch, self._order = epoch, order
         places = self.places[part]
         indices = self._order[of_epoch * batch_size + places]
-        flip = None
+        flip, at = None, torch.from_numpy(places)
         if self.settings.flip:
-            drawn = randomness.uniform(self.seed, "flip", torch.from_numpy(places), 1, step)
-            flip = drawn[:, 0].numpy() < 0.5
-        return self.dataset.grids(indices, flip), self.dataset.labels(indices)
+            flip = randomness.uniform(self.seed, "flip", at, 1, step)[:, 0].numpy() < 0.5
+        labels = self.dataset.labels(indices)
+        if not self.dataset.posterior:
+            return self.dataset.grids(indices, flip), labels
+        noise = randomness.normal(self.seed, "posterior of training", at, self.dataset.shape, step)
+        return self.dataset.grids(indices, flip, noise), labels

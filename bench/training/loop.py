@@ -127,10 +127,8 @@ def train(
     check_precision(settings.precision, device)
     dataset = datasets.load(data or protocol.data, **(data_options or {}))
     dataset.check()
-    if settings.flip and not dataset.flippable:
-        raise UsageError(
-            f"the protocol mirrors images, which {dataset.name} does not allow: set flip = false"
-        )
+    # Recorded as done: `dataset.flip_note` says why some data are not mirrored.
+    settings = settings.model_copy(update={"flip": settings.flip and dataset.flippable})
     if settings.batch_size > len(dataset):
         raise UsageError(
             f"a batch of {settings.batch_size} is more than the {len(dataset)} images of {dataset.name}: "

@@ -257,7 +257,6 @@ def test_what_does_not_fit_is_told_before_anything_is_written(tmp_path: Path) ->
             overrides={"in_channels": 3})  # fmt: skip
     refused("takes grids of (4, 16, 16)", "udit-t", protocol(), out, overrides={"input_size": 16})
     refused("has 9 classes, but digits has 10", "udit-t", protocol(), out, overrides={"num_classes": 9})
-    refused("which digits does not allow", "udit-t", protocol(flip=True), out)
     refused("unknown backbone 'udit-x'", "udit-x", protocol(), out)
     refused("unknown dataset 'digit'", "udit-t", protocol(), out, data="digit")
     refused("no override 'width'", "udit-t", protocol(), out, overrides={"width": 3})
