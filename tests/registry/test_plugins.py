@@ -637,7 +637,7 @@ def test_a_users_own_mistake_keeps_its_traceback(shelf):
 
 def expected(name):
     """(input_size, in_channels, out_channels, num_classes, learn_sigma) of a built-in name."""
-    if name.startswith(("dit", "sit", "udit")):
+    if name.startswith(("dic", "dit", "sit", "udit")):
         return 32, 4, 8, 1000, True
     special = {
         "uvit-m-4": (64, 3, 3, 1000, False),
