@@ -22,46 +22,6 @@ def test_help_and_list_import_nothing_heavy():
         subprocess.run([sys.executable, "-c", code.format(args=args)], check=True, capture_output=True)
 
 
-def test_flops_json_has_the_promised_fields(run_bench):
-    code, out, err = run_bench(
-        "flops", "--model", "U-DiT-T", "-m", "dit-s/8", "--set", "class_dropout_prob=0", "--json"
-    )
-    assert (code, err) == (0, "")
-    first, second = json.loads(out)
-    assert first["model"] == "udit-t" and second["model"] == "dit-s-8"
-    assert first["overrides"] == {"class_dropout_prob": 0.0} and first["input_size"] == 32
-    assert first["paper_gflops"] == pytest.approx(0.950, abs=0.001) and first["flops"] == 2 * first["macs"]
-    assert first["parameters"] == 7_995_392 - (48 + 96 + 192)  # without the three null classes
-    assert first["parameters_deployed"] < first["parameters"]
-
-
-def test_flops_by_stage_json_lists_parts(run_bench):
-    out = run_bench("flops", "-m", "tiny-unet", "--by", "stage", "--json")[1]
-    (cost,) = json.loads(out)
-    assert sum(part["macs"] for part in cost["parts"]) == cost["macs"]
-
-
-def test_flops_table_shows_every_number_whole_when_piped(run_bench):
-    code, out, _ = run_bench("flops", "-m", "udit-t", "--set", "depth=1,1,1,1,1", "--by", "operator")
-    assert code == 0 and "…" not in out
-    assert "udit-t depth=1,1,1,1,1" in out and "convolution" in out
-
-
-@pytest.mark.parametrize("convention", ["paper", "macs", "flops"])
-def test_convention_picks_the_count(run_bench, convention):
-    out = run_bench("flops", "-m", "tiny-unet", "--convention", convention)[1]
-    found = json.loads(run_bench("flops", "-m", "tiny-unet", "--json")[1])[0]
-    value = {"paper": found["paper_gflops"], "macs": found["macs"] / 1e9, "flops": found["flops"] / 1e9}
-    assert f"{value[convention]:.2f}" in out or f"{value[convention]:.4f}" in out
-    assert sum(heading in out for heading in ("GFLOPs (paper) ", "GMACs ", "2·MACs) ")) == 1
-
-
-def test_wildcards_and_sizes(run_bench):
-    found = json.loads(run_bench("flops", "-m", "dit-unet*", "--input-size", "16x24", "--json")[1])
-    assert [cost["model"] for cost in found] == ["dit-unet", "dit-unet-slim"]
-    assert found[0]["input_size"] == [16, 24]
-
-
 @pytest.mark.parametrize(
     ("args", "says"),
     [
