@@ -25,6 +25,7 @@ from bench.cli import (
     profile,
     report,
     sample,
+    show,
     tables,
     throughput,
     train,
@@ -50,6 +51,7 @@ app.command("flops")(flops.flops)
 app.command("profile")(profile.profile)
 app.command("report")(report.report)
 app.command("sample")(sample.sample)
+app.command("show")(show.show)
 app.command("tables")(tables.tables)
 app.command("throughput")(throughput.throughput)
 app.command("train")(train.train)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import Plugins, load_plugins
-from bench.cli.output import console
+from bench.cli.options import Json, Plugins, load_plugins
+from bench.cli.output import console, print_json
 
 
 def report(
@@ -28,6 +28,7 @@ def report(
         bool, typer.Option("--costs", help="First measure the cost of every row anew, and record it.")
     ] = False,
     plugins: Plugins = [],  # noqa: B006
+    as_json: Json = False,
 ) -> None:
     """Write a page for each study: what is published beside what records say.
 
@@ -36,7 +37,7 @@ def report(
     load_plugins(plugins)
     from bench import reports as made
 
-    asked = [name.strip() for name in formats.split(",") if name.strip()]
+    wanted = [name.strip() for name in formats.split(",") if name.strip()]
     if costs:
         from bench.cli.output import working
 
@@ -45,13 +46,22 @@ def report(
 
             record_costs(results, lambda label, done, total: status.update(f"counting {label}"))
     if not check:
-        for path in made.write(out, results, asked, studies or []):
-            console().print(f"wrote {path}", soft_wrap=True)
+        paths = made.write(out, results, wanted, studies or [])
+        if as_json:
+            print_json({"written": [str(path) for path in paths]})
+        else:
+            for path in paths:
+                console().print(f"wrote {path}", soft_wrap=True)
         return
-    complaints = made.check(out, results, asked, studies or [])
-    for complaint in complaints:
-        typer.echo(complaint, err=True)
+    complaints = made.check(out, results, wanted, studies or [])
+    if as_json:
+        print_json({"current": not complaints, "complaints": complaints})
+    else:
+        for complaint in complaints:
+            typer.echo(complaint, err=True)
+        if complaints:
+            typer.echo("run `bench report` to bring the report up to date with the records", err=True)
+        else:
+            console().print(f"{out} is what {results} says", soft_wrap=True)
     if complaints:
-        typer.echo("run `bench report` to bring the report up to date with the records", err=True)
         raise typer.Exit(1)
-    console().print(f"{out} is what {results} says", soft_wrap=True)

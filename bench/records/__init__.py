@@ -10,6 +10,7 @@ The shape of a record is `bench.records.schema`. Reading needs no torch.
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,13 +20,14 @@ from pydantic import ValidationError
 from bench.records.schema import Context, Fingerprints, Record, Result
 from bench.utils.files import write_text
 from bench.utils.text import hidden_character
-from registry.errors import UsageError
+from registry.errors import UsageError, suggest
 
 if TYPE_CHECKING:
     import pandas as pd
 
 DEPTH = 32  # of nested lists and tables that a record may have; ours have 4
 LARGEST = 2**22  # bytes of a record's file; ours have some thousand
+GREATEST = 1e30  # number of a record; ours reach 10¹⁵, and much more would overflow in means
 
 
 def write(
@@ -80,12 +82,42 @@ def read(folder: str | Path = "results") -> list[Record]:
     if not folder.is_dir():
         raise UsageError(f"no folder of records at {folder}")
     records = []
-    for path in sorted(folder.glob("*-" + "[0-9a-f]" * 12 + ".json")):
+    for path in _files(folder):
         try:
             records.append(read_file(path))
         except UsageError as error:
             warnings.warn(f"skipped {error}", stacklevel=2)
     return records
+
+
+def find(name: str, folder: str | Path = "results") -> Path:
+    """The file of a record.
+
+    Args:
+        name: its path, or a part of the name of one alone in the folder.
+        folder: of records.
+
+    Raises:
+        UsageError: there is none, or there are several.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    files = _files(Path(folder))
+    found = [path for path in files if name in path.name]
+    if not found:
+        raise UsageError(
+            f"no record {name!r} in {folder}.{suggest(name, [path.name for path in files])} Give its file, "
+            "or a part of its name that no other has."
+        )
+    if len(found) > 1:
+        first = ", ".join(path.name for path in found[:3])
+        raise UsageError(f"{len(found)} records in {folder} have {name!r} in their names: {first}, …")
+    return found[0]
+
+
+def _files(folder: Path) -> list[Path]:
+    """Files with the names of records, sorted."""
+    return sorted(folder.glob("*-" + "[0-9a-f]" * 12 + ".json"))
 
 
 def read_file(path: Path) -> Record:
@@ -101,6 +133,8 @@ def read_file(path: Path) -> Record:
         table = json.loads(path.read_text(encoding="utf-8"))
         if _depth(table) > DEPTH:
             raise UsageError(f"{damaged}: it is nested too deeply")
+        if (number := _excess(table)) is not None:
+            raise UsageError(f"{damaged}: {number:g} is no measurement")
         if character := hidden_character(table):
             raise UsageError(f"{damaged}: it holds the control character {character} in a text")
         record = Record.model_validate(table)
@@ -138,3 +172,13 @@ def _depth(value: object) -> int:
         inner = [v for v in level if isinstance(v, dict | list)]
         level = [x for v in inner for x in (v.values() if isinstance(v, dict) else v)]
     return depth
+
+
+def _excess(value: object) -> float | None:
+    """A finite number beyond what a measurement can be, or None."""
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return next((found for found in map(_excess, inner) if found is not None), None)
+    if isinstance(value, float) and GREATEST < abs(value) < math.inf:
+        return value
+    return None

@@ -43,7 +43,8 @@ def svg(draw: Callable[[Figure, Data], None], data: Data, size: tuple[float, flo
     import matplotlib.style
     from matplotlib.figure import Figure
 
-    ours = {"svg.hashsalt": "bench", "font.size": 10, "hatch.linewidth": 0.4}
+    # Labels are text, in which a dollar begins no formula.
+    ours = {"svg.hashsalt": "bench", "font.size": 10, "hatch.linewidth": 0.4, "text.parse_math": False}
     with matplotlib.style.context(["default", ours]):  # and not what the user's own settings say
         figure = Figure(figsize=size, layout="constrained")
         draw(figure, data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -145,19 +146,21 @@ def table(
     title: str = "",
     footnotes: Sequence[tuple[set[str], str]] = (),
     remarks: Sequence[str] = (),
+    label: Callable[[Line], str] = attrgetter("label"),
 ) -> Table:
     """Columns after one of labels, which carry the marks of their footnotes.
 
     Args:
         rows: lines of a study.
         columns: in order; empty ones are left out.
+        label: of a line, by default as the paper prints it.
         title: above the table.
         footnotes: (labels of the rows concerned, or none for the whole table; text).
         remarks: below the table.
     """
     shown = [column for column in columns if not column.empty]
     labels = [
-        line.label + "".join(f" [{i}]" for i, (of, _) in enumerate(footnotes, 1) if line.row.label in of)
+        label(line) + "".join(f" [{i}]" for i, (of, _) in enumerate(footnotes, 1) if line.row.label in of)
         for line in rows
     ]
     entries = zip(map(Entry, labels), *(column.entries for column in shown), strict=True)
@@ -192,7 +195,14 @@ def summary_table(
     if setting:
         columns.append(seeds_column(rows, setting))
     footnotes = [*_additions(rows), *_outdated(rows)]
-    return table(rows, columns, title=study.title, footnotes=footnotes, remarks=remarks)
+    return table(
+        rows,
+        columns,
+        title=study.title,
+        footnotes=footnotes,
+        remarks=remarks,
+        label=attrgetter("row.label"),  # by which rows are chosen
+    )
 
 
 def overview(study: Study, rows: Sequence[Line], selection: Selection | None, *, title: str = "") -> Table:

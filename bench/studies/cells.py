@@ -14,8 +14,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from pydantic import ValidationError
-
 import registry
 from bench import data, records
 from bench.records.schema import (
@@ -25,6 +23,7 @@ from bench.records.schema import (
     Record,
 )
 from bench.studies import Study, StudyRow
+from bench.training import protocols
 from bench.training.protocols import Protocol
 from registry.errors import UsageError
 
@@ -85,9 +84,11 @@ class Cell:
     @cached_property
     def run(self) -> str:
         """Name of the folder of its training run: cells that differ in nothing that trains share it."""
-        request = self.request.model_dump(mode="json")
-        deciding = {key: request[key] for key in ("model", "config", "data", "seed")}
-        deciding["training"] = {k: v for k, v in request["training"].items() if k != "steps"}
+        request = self.request
+        deciding = {
+            **request.model_dump(mode="json", include={"model", "config", "data", "seed"}),
+            "training": request.training.trajectory(),
+        }
         text = json.dumps(deciding, sort_keys=True, separators=(",", ":"))
         return f"{self.row.model}-{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
@@ -128,11 +129,11 @@ def _changed(row: StudyRow, protocol: Protocol) -> Protocol:
     if row.cfg_scale is not None:
         table["sampling"]["cfg_scale"] = row.cfg_scale
     try:
-        return Protocol.model_validate(table)
-    except ValidationError as error:
-        complaint = error.errors()[0]
-        place = ".".join(map(str, complaint["loc"]))
-        raise UsageError(f"row {row.label!r}: {place} = {complaint['input']!r}: {complaint['msg']}") from None
+        changed = protocols.parse(table)
+        changed.training.settings(row.model)  # with an objective that the backbone can have
+    except UsageError as error:
+        raise UsageError(f"row {row.label!r}: {error}") from None
+    return changed
 
 
 # ---- what is left to measure, and how long it takes ----

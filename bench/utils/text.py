@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-# Control characters, escape codes among them, and marks that change the direction of what follows.
-_HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# Control characters, escape codes among them, ends of lines, marks that change the direction of what follows,
+# and halves of characters, which no file can hold.
+_HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def hidden_character(value: Any) -> str | None:

@@ -22,14 +22,15 @@ def _section(section: Section) -> list[str]:
         parts.append(table(section.table))
         if section.table.footnotes:
             parts.append(
-                "\n".join(f"{i}. {escape(text)}" for i, text in enumerate(section.table.footnotes, 1))
+                "\n".join(f"{i}. {_item(text)}" for i, text in enumerate(section.table.footnotes, 1))
             )
         remarks = [*section.table.remarks, *remarks]
     if remarks:
-        parts.append("\n".join(f"- {escape(text)}" for text in remarks))
+        parts.append("\n".join(f"- {_item(text)}" for text in remarks))
     if section.picture:
         file, description = section.picture
-        parts.append(f"![{escape(description)}]({file})")
+        alt = re.sub(r"(?<!\\)([\[\]])", r"\\\1", escape(description))
+        parts.append(f"![{alt}]({file})")
     return parts
 
 
@@ -47,9 +48,16 @@ def table(table: Table) -> str:
 
 
 def escape(text: str) -> str:
-    """Text as itself: no table, emphasis, tag, code, link or picture comes of it."""
-    text = re.sub(r"([\\|*_<>`])", r"\\\1", text)
-    return text.replace("](", r"\](").replace("][", r"\]\[").replace("![", r"\!\[").replace("]:", r"\]:")
+    """Text as itself: no table, heading, emphasis, tag, formula, code, link or picture comes of it."""
+    text = re.sub(r"([\\|*_<>`#$~])", r"\\\1", text.strip())
+    text = re.sub(r"&(?=#?\w+;)", r"\&", text)  # of `&lt;`
+    text = re.sub(r"\](?=[(\[:])", r"\]", text)  # of a link or its target
+    return text.replace("://", r":\//").replace("www.", r"www\.")  # which GitHub makes links of
+
+
+def _item(text: str) -> str:
+    """Text of an item of a list, in which no other list or line begins."""
+    return re.sub(r"^(\d*)([-+=.)](?=[-=\s]|$))", r"\1\\\2", escape(text))
 
 
 def _bold(entry: Entry) -> str:

@@ -57,23 +57,24 @@ def _least(table: Table, index: int) -> int:
 
 
 def _rich(table: Table, part: list[int], width: int) -> RichTable:
+    """Some columns, as roomy as the width allows: with lines, or at least with headings in one line each."""
     least = [_least(table, i) for i in part]
-    roomy = sum(least) + 3 * len(least) <= width
+    whole = [max(n, len(table.columns[i].short_title)) for n, i in zip(least, part, strict=True)]
+    widths = next((w for w in (whole, least) if sum(w) + 3 * len(w) <= width), None)
     made = RichTable(
         header_style="bold",
-        box=box.SIMPLE_HEAD if roomy else None,
+        box=box.SIMPLE_HEAD if widths else None,
         show_edge=False,
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    for i, narrowest in zip(part, least, strict=True):
+    for i, number_width in zip(part, widths or least, strict=True):
         column: Column = table.columns[i]
         heading = Text(column.short_title)
         if column.number:
-            fixed = None if roomy else narrowest
-            made.add_column(heading, justify="right", min_width=narrowest, width=fixed)
+            made.add_column(heading, justify="right", width=number_width)
         else:
-            made.add_column(heading, min_width=narrowest, overflow="fold")
+            made.add_column(heading, min_width=TEXT_WIDTH, overflow="fold")
     for row in table.rows:
         made.add_row(*(Text(row[i].text, style="bold" if row[i].best else "") for i in part))
     return made

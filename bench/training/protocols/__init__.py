@@ -104,6 +104,18 @@ def names() -> list[str]:
     return sorted(toml.built_in(__name__), key=lambda name: load(name).training.steps)
 
 
+def parse(table: dict[str, Any]) -> Protocol:
+    """A protocol from a table, as TOML has it, with its `name`.
+
+    Raises:
+        UsageError: a key or value that is not right, named.
+    """
+    try:
+        return Protocol.model_validate(table)
+    except ValidationError as error:
+        raise UsageError(_first(error)) from None
+
+
 def objective_of(model: str, wanted: str | None = None) -> str:
     """The objective of a backbone: the one that it declares, or another that is asked for and fits.
 

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -17,11 +18,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from bench import records, studies
+from bench import studies
 from bench.cli import app
-from bench.studies import running
-from bench.studies.cells import cells, cost_asked, known
+from bench.records.schema import Quality
+from bench.studies.cells import cells, cost_request, known
+from bench.studies.staleness import fingerprints
 from bench.training import protocols
+from tests.bench import made
 
 PROTOCOL = """
 title = "a few steps"
@@ -60,7 +63,6 @@ extra = true
 label = "plain"
 backbone = "dit-s-2"
 """
-SCORES = ("fid", "sfid", "inception_score", "precision", "recall", "kid", "loss", "samples", "reference")
 
 
 class Place:
@@ -86,8 +88,12 @@ class Place:
 
     def scores(self) -> dict[str, dict[str, Any]]:
         """By record, what does not depend on the clock."""
-        found = {file: record["values"] for file, record in known(self.results).items() if "quality" in file}
-        return {file: {score: values[score] for score in SCORES} for file, values in found.items()}
+        found = {file: record.result for file, record in known(self.results).items()}
+        return {
+            file: {**r.scores, "loss": r.loss, "samples": r.sample_count, "reference": r.reference_count}
+            for file, r in found.items()
+            if isinstance(r, Quality)
+        }
 
     def cells(self) -> list[Any]:
         made = studies.load(self.folder / "own.toml")
@@ -134,11 +140,14 @@ def test_every_cell_has_its_record_and_little_else_is_kept(whole: Place) -> None
     for cell in every:
         grid = np.asarray(Image.open(whole.work / cell.run / f"images-{cell.file[-17:-5]}.grid.png"))
         strip = np.asarray(Image.open((whole.results / cell.file).with_suffix(".png")))
-        np.testing.assert_array_equal(strip, grid[:128])  # two lines of images, magnified to 64 pixels
-    one = known(whole.results)[every[0].file]["values"]
-    assert one["samples"] == 20 and one["reference"] == 1797 and one["extractor"] == "digits"
-    assert all(value > 0 for kind in ("seconds", "images_per_second") for value in one[kind].values())
-    assert 0 < one["network"]["parameters"] < 1e6
+        np.testing.assert_array_equal(strip, grid[:130])  # two lines of images of 64 pixels, and a gap
+    record = known(whole.results)[every[0].file]
+    one = record.result
+    assert isinstance(one, Quality)
+    assert one.sample_count == 20 and one.reference_count == 1797 and one.request.extractor == "digits"
+    assert all(value > 0 for model in (one.seconds, one.images_per_second) for _, value in model)
+    assert 0 < one.network.parameters < 1e6 and record.context.protocol == "few"
+    assert record.fingerprints.code == fingerprints(one.request).code and record.fingerprints.data
 
 
 @pytest.mark.parametrize("index", [1, 2])
@@ -156,11 +165,22 @@ def test_scores_are_those_of_the_commands_one_by_one(whole: Place, tmp_path: Pat
         assert CliRunner().invoke(app, command).exit_code == 0
     scored = CliRunner().invoke(
         app,
-        ["eval", "--samples", images, "--reference", reference, "--kid", "--json", "--cache", str(tmp_path)],
+        [
+            "eval",
+            "--samples",
+            images,
+            "--reference",
+            reference,
+            "--also",
+            "kid",
+            "--json",
+            "--cache",
+            str(tmp_path),
+        ],
     )
-    theirs, ours = json.loads(scored.stdout), whole.scores()[cell.file]
+    alone, here = json.loads(scored.stdout)["scores"], whole.scores()[cell.file]
     for score in ("fid", "sfid", "inception_score", "precision", "recall", "kid"):
-        assert ours[score] == pytest.approx(theirs[score], rel=1e-6, abs=1e-9), score
+        assert here[score] == pytest.approx(alone[score], rel=1e-6, abs=1e-9), score
 
 
 def test_the_table_shows_paper_and_here(whole: Place) -> None:
@@ -168,7 +188,8 @@ def test_the_table_shows_paper_and_here(whole: Place) -> None:
     assert shown.exit_code == 0
     line = next(line for line in shown.output.splitlines() if "token downsampling" in line)
     assert "89.43" in line and "0.90" in line and "0.91" in line and "±" in line
-    assert "plain" in shown.output and "guided (extra)" in shown.output
+    assert "plain" in shown.output and "guided [1]" in shown.output
+    assert "6 cells reused, measured 20" in shown.stderr and "to measure" not in shown.stderr
     assert "a few steps" in shown.output and "compare with each other" in shown.output
 
 
@@ -176,23 +197,26 @@ def test_the_table_shows_paper_and_here(whole: Place) -> None:
 
 
 def test_what_is_measured_needs_neither_torch_nor_a_process(whole: Place, tmp_path: Path) -> None:
-    made = studies.load("downsampler")
-    values = next(iter(known(whole.results).values()))["values"] | {"parameters": 5e6, "paper_gflops": 0.9}
-    for asked in (
-        *(cell.asked for cell in cells(made, protocols.load("smoke"), made.seeds)),
-        *(cost_asked(row.model, row.overrides) for row in made.rows),
-    ):
-        records.write(asked, values | dict.fromkeys(SCORES, 1.25), tmp_path)
+    study = studies.load("downsampler")
+    for cell in cells(study, protocols.load("smoke"), study.seeds):
+        scores = dict.fromkeys(("fid", "sfid", "inception_score", "precision", "recall"), 1.25)
+        made.put(tmp_path, made.quality(cell.request, **scores), "smoke")
+    for row in study.rows:
+        made.put(tmp_path, made.cost(cost_request(row)))
     arguments = ["ablate", "downsampler", "--protocol", "smoke", "--results", str(tmp_path)]
     code = (
-        "import sys; from bench.cli import app; from bench.studies import running\n"
-        "del running.run\n"
+        "import sys; from bench.cli import app; from bench.studies.executors import local\n"
+        "del local.run\n"
         f"app({arguments!r}, standalone_mode=False)\n"
         "assert 'torch' not in sys.modules"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
-    assert shown.stdout.count("1.25 ± 0.00") == 9 and "96.15" in shown.stdout
+    assert (
+        shown.stdout.count("1.25 ± 0.00") == 9
+        and shown.stdout.count("1.250 ± 0.000") == 6
+        and "96.15" in shown.stdout
+    )
 
 
 def test_a_missing_record_alone_is_measured_again_and_comes_out_the_same(again: Place) -> None:
@@ -204,7 +228,7 @@ def test_a_missing_record_alone_is_measured_again_and_comes_out_the_same(again: 
     assert stays == {path: path.stat().st_mtime_ns for path in stays}
 
 
-def test_force_and_only_measure_one_row_from_the_start(again: Place) -> None:
+def test_force_and_only_measure_one_row_and_its_cost_from_the_start(again: Place) -> None:
     before, cell = again.scores(), again.cells()[0]
     stays = {path: path.stat().st_mtime_ns for path in again.results.iterdir()}
     checkpoint = again.work / cell.run / "checkpoints"
@@ -212,7 +236,8 @@ def test_force_and_only_measure_one_row_from_the_start(again: Place) -> None:
     done = again.bench("--force", "--only", "token downsampling", "--seeds", "0")
     assert done.exit_code == 0 and again.scores() == before
     assert checkpoint.stat().st_ino != old
-    assert {p.stem for p, t in stays.items() if p.stat().st_mtime_ns != t} == {cell.file[:-5]}
+    changed = {p.stem for p, t in stays.items() if p.stat().st_mtime_ns != t}
+    assert changed == {cell.file[:-5], cost_request(cell.row).file[:-5]}
 
 
 def test_a_dry_run_tells_and_does_nothing(again: Place) -> None:
@@ -315,12 +340,92 @@ def test_failing_cells_do_not_stop_the_others(tmp_path: Path) -> None:
     done = place.bench("--plugin", str(tmp_path / "broken.py"), "--jobs", "2")
     told = " ".join(done.stderr.split())
     assert done.exit_code == 1
-    assert "failed: it raises, seed 0: RuntimeError: not today" in told
+    place_of_it = r"failed: it raises, seed 0: RuntimeError: not today \(.*broken.py, line \d+, in fail\)"
+    assert re.search(place_of_it, told)
     assert "failed: it dies, seed 0: its process ended with signal SIGKILL; see " in told
-    assert "failed: it diverges, seed 0: the loss is not finite at step 0" in told
+    assert "failed: it diverges, seed 0: the loss is not finite at step 0" in told, told
     assert told.count("failed: ") == 3 and "Traceback" not in told
     assert len(place.scores()) == 1 and "it dit-s-2" in done.stdout
     assert any("not today" in log.read_text() for log in place.work.glob("worker-*.log"))
+
+
+# ---- that a changed network is not shown with yesterday's scores ----
+
+MINE = """
+import torch
+import registry
+
+
+@registry.register("mine")
+class Mine(registry.Backbone):
+    def __init__(self, input_size=32, num_classes=1000, in_channels=4):
+        super().__init__(input_size=input_size, num_classes=num_classes, in_channels=in_channels)
+        self.conv = torch.nn.Conv2d(in_channels, in_channels, 3, padding=1)
+
+    def forward(self, x, t, y):
+        return torch.relu(self.conv(x))
+"""
+
+
+def test_a_changed_network_is_measured_again(tmp_path: Path) -> None:
+    rows = '[[rows]]\nlabel = "mine"\nbackbone = "mine"\n[[rows]]\nlabel = "other"\nbackbone = "dit-s-2"\n'
+    place = Place(tmp_path, f'title = "t"\nseeds = [0]\ncolumns = ["params", "fid"]\n{rows}')
+    plugin = tmp_path / "mine.py"
+
+    def run(code: str, *more: str) -> tuple[str, dict[str, float], set[str]]:
+        """In a process of its own, which knows nothing of the code before."""
+        plugin.write_text(code)
+        before = {path: path.stat().st_mtime_ns for path in place.results.glob("*.json")}
+        process = place.begin("--plugin", str(plugin), *more)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        after = {path: path.stat().st_mtime_ns for path in place.results.glob("*.json")}
+        written = {path.name.rpartition("-")[0] for path, t in after.items() if before.get(path) != t}
+        fids = {file.rpartition("-")[0]: scores["fid"] for file, scores in place.scores().items()}
+        return out + err, fids, written
+
+    _, first, written = run(MINE)
+    assert written == {"cost-mine", "cost-dit-s-2", "quality-mine", "quality-dit-s-2"}
+    commented = MINE.replace("        return", "        # a comment, which changes no number\n        return")
+    text, again, written = run(commented)
+    assert again == first and not written and "2 cells reused" in text
+    changed = MINE.replace("torch.relu", "torch.sin").replace("3, padding=1", "5, padding=2")
+    text, accepted, written = run(changed, "--stale", "accept")
+    assert accepted == first and not written
+    assert "the backbone's code is another" in text and "mine [1]" in text
+    text, second, written = run(changed)
+    assert written == {"cost-mine", "quality-mine"} and "1 of them again, since the backbone's code" in text
+    assert second["quality-mine"] != first["quality-mine"]
+    assert second["quality-dit-s-2"] == first["quality-dit-s-2"] and "[1]" not in text
+    _, third, _ = run(changed, "--force", "--only", "mine")
+    assert third == second
+
+
+def test_json_has_the_rows_and_their_scores(whole: Place) -> None:
+    shown = whole.bench("--json")
+    rows = {row["label"]: row for row in json.loads(shown.stdout)}
+    assert rows.keys() == {"+ Token Downsampling", "guided", "plain"}
+    fids = [whole.scores()[cell.file]["fid"] for cell in whole.cells() if cell.row.label == "plain"]
+    (mean,) = [value for name, value in rows["plain"].items() if name.startswith("fid mean (few, digits, ")]
+    assert mean == pytest.approx(np.mean(fids))
+
+
+def test_threads_follow_from_jobs_and_not_from_what_is_left(tmp_path: Path, monkeypatch: Any) -> None:
+    from bench.studies.executors import Job, local
+
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
+    begun = []
+
+    def popen(command: list[str], env: dict[str, str], **_: Any) -> Any:
+        begun.append(env.get("OMP_NUM_THREADS"))
+        raise InterruptedError
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    for processes, lists in ((4, 1), (4, 9), (2, 1), (1, 3)):
+        with pytest.raises(InterruptedError):
+            local.run([[Job("a", {})]] * lists, work=tmp_path, processes=processes)
+    assert begun == ["2", "2", "4", None]
 
 
 # ---- mistakes ----
@@ -333,6 +438,8 @@ def test_failing_cells_do_not_stop_the_others(tmp_path: Path) -> None:
         (["toy", "--protocol", "mikro"], "unknown protocol 'mikro'"),
         (["toy", "--seeds", "0,x"], "--seeds takes different whole numbers"),
         (["toy", "--seeds", "1,1"], "--seeds takes different whole numbers"),
+        (["toy", "--seeds", "12345678901234567890123"], "--seeds takes different whole numbers"),
+        (["toy", "--seeds", ""], "--seeds takes different whole numbers"),
         (["toy", "--only", "DiT-UNett"], "has no row 'DiT-UNett'. Did you mean 'DiT-UNet'?"),
         (["toy", "--data-option", "root"], "--data-option takes KEY=VALUE"),
         (["toy", "--work", "{file}/x"], "cannot work in"),
@@ -352,10 +459,3 @@ def test_a_mistake_is_one_line_and_nothing_runs(tmp_path: Path, arguments: list[
 def test_studies_are_listed() -> None:
     shown = CliRunner().invoke(app, ["studies"])
     assert shown.exit_code == 0 and all(name in shown.output for name in studies.names())
-
-
-def test_no_two_lists_of_jobs_share_a_training_run(whole: Place) -> None:
-    lists = running.jobs(whole.cells(), {}, results=whole.results, work=whole.work, data_options={})
-    runs = [{job.message["run"] for job in jobs} for jobs in lists]
-    assert all(len(one) == 1 for one in runs) and len(set.union(*runs)) == len(runs) == 4
-    assert [[job.message["last"] for job in jobs] for jobs in lists] == [[True], [False, True]] * 2

@@ -1,5 +1,6 @@
-"""Records: names, whole files, and reading what others left."""
+"""Records: names, whole files, reading what others left, and that the committed ones are as they were."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -8,62 +9,129 @@ from pathlib import Path
 import pytest
 
 from bench import records
+from bench.records import environment
+from bench.records.schema import Context, CostRequest, QualityRequest
 from registry.errors import UsageError
+from tests.bench import made
+from tests.conftest import ROOT
 
-ASKED = {"measure": "throughput", "model": "udit-t", "overrides": {"depth": (1, 1)}, "device": "cpu"}
+# Of the numbers of each committed record, as its values were when it was measured.
+DIGESTS = Path(__file__).with_name("digests.txt")
 
 
-def test_a_record_holds_what_was_asked_what_came_out_and_where(tmp_path):
-    path = records.write(ASKED, {"images_per_second": 3.5}, tmp_path / "new")
+def numbers(value):
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from numbers(inner)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield repr(float(value))
+
+
+def test_the_committed_numbers_are_those_that_were_measured():
+    measured = DIGESTS.read_text().split()
+    found = [
+        " ".join(sorted(numbers(record.result.record_values()))) for record in records.read(ROOT / "results")
+    ]
+    assert sorted(hashlib.sha256(text.encode()).hexdigest()[:16] for text in found) == measured
+
+
+def test_every_committed_record_is_read_as_it_lies_there():
+    read = {record.file: record for record in records.read(ROOT / "results")}
+    files = sorted((ROOT / "results").glob("*-" + "[0-9a-f]" * 12 + ".json"))
+    assert len(read) == len(files) == 111
+    for path in files:
+        assert_holds(read[path.name].dump(), json.loads(path.read_text("utf-8")))
+
+
+def assert_holds(whole, part):
+    """A setting that was added later is in the one alone."""
+    if isinstance(part, dict):
+        for key, value in part.items():
+            assert_holds(whole[key], value)
+    else:
+        assert whole == part
+
+
+def test_a_record_holds_request_result_and_environment(tmp_path):
+    path = records.write(
+        made.cost(), tmp_path / "new", context=Context(repeats=3), fingerprints=made.FINGERPRINTS
+    )
     record = json.loads(path.read_text())
-    assert record["asked"] == ASKED | {"overrides": {"depth": [1, 1]}}
-    assert record["values"] == {"images_per_second": 3.5}
+    assert record["request"] == {"kind": "cost", "model": "udit-t", "config": {"ffn": "mlp", "depth": [1, 1]}}
+    assert record["result"]["macs"] == 7 and "operators" not in record["result"]
+    assert record["context"] == {"repeats": 3} and record["fingerprints"] == {
+        "data": "d1",
+        "extractor": "abcdef012345",
+    }
     promised = "device cpu cores threads python torch diffusers denoiser-bench commit clean date".split()
     assert list(record["environment"]) == promised
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary file is left
 
 
-def test_the_name_is_a_hash_of_what_was_asked():
-    name = records.name(ASKED)
-    assert name.startswith("throughput-udit-t-") and len(name) == len("throughput-udit-t-.json") + 12
-    assert records.name(dict(reversed(ASKED.items()))) == name  # order says nothing
-    assert records.name(json.loads(json.dumps(ASKED))) == name  # nor tuple or list
-    assert records.name(ASKED | {"device": "cuda"}) != name
-    assert records.name(ASKED | {"model": "my/net é"}).startswith("throughput-my-net-é-")
+@pytest.mark.parametrize("result", [made.cost(), made.speed(), made.quality()])
+def test_what_is_written_is_what_is_read(tmp_path, result):
+    made.put(tmp_path, result, "micro")
+    (record,) = records.read(tmp_path)
+    assert record.result == result and record.context.protocol == "micro"
+    assert record.environment == made.ENVIRONMENT
 
 
-def test_the_same_question_has_one_answer(tmp_path):
-    records.write(ASKED, {"x": 1}, tmp_path)
-    records.write(ASKED, {"x": 2}, tmp_path)
-    assert records.load(tmp_path)["values.x"].tolist() == [2]
+def test_the_name_is_a_hash_of_the_request():
+    request = made.COST_REQUEST
+    name = request.file
+    assert name.startswith("cost-udit-t-") and len(name) == len("cost-udit-t-.json") + 12
+    again = CostRequest(model="udit-t", config={"depth": (1, 1), "ffn": "mlp"})
+    assert again.file == name  # neither order nor tuple or list say anything
+    assert CostRequest.model_validate(json.loads(request.model_dump_json())).file == name
+    assert request.model_copy(update={"model": "my/net é"}).model_copy(deep=True).model != request.model
+    assert CostRequest(model="my/net é", config={}).file.startswith("cost-my-net-é-")
+    assert CostRequest(model="udit-t", config={"ffn": "mlp"}).file != name
+
+
+def test_a_field_at_its_default_changes_no_name():
+    """So that a field added later leaves the names of older records as they are."""
+    table = made.QUALITY_REQUEST.model_dump(mode="json")
+    del table["training"]["weight_decay"], table["sampling"]["labels"]
+    assert QualityRequest.model_validate(table).file == made.QUALITY_REQUEST.file
+
+
+def test_context_and_environment_change_no_name(tmp_path):
+    first = made.put(tmp_path, made.cost(), "micro")
+    elsewhere = made.ENVIRONMENT.model_copy(update={"device": "other"})
+    assert made.put(tmp_path, made.cost(), "mini", environment=elsewhere) == first
+
+
+def test_one_request_has_one_answer(tmp_path):
+    records.write(made.cost(macs=1), tmp_path)
+    records.write(made.cost(macs=2), tmp_path)
+    assert records.load(tmp_path)["result.macs"].tolist() == [2]
 
 
 def test_a_failed_write_leaves_the_older_answer(tmp_path, monkeypatch):
-    path = records.write(ASKED, {"x": 1}, tmp_path)
+    path = records.write(made.cost(macs=1), tmp_path)
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(UsageError, match="No space left"):
-        records.write(ASKED, {"x": 2}, tmp_path)
-    assert json.loads(path.read_text())["values"] == {"x": 1}
+        records.write(made.cost(macs=2), tmp_path)
+    assert json.loads(path.read_text())["result"]["macs"] == 1
 
 
-def test_load_skips_and_names_damaged_records(tmp_path):
-    good = records.write(ASKED, {"x": 1}, tmp_path)
-    cut = tmp_path / "throughput-cut-0123456789ab.json"
-    cut.write_text(good.read_text()[:40])
-    bare = tmp_path / "throughput-bare-0123456789ab.json"
-    bare.write_text('{"asked": {}}')
-    moved = tmp_path / "throughput-moved-0123456789ab.json"
-    moved.write_text(good.read_text())
-    (tmp_path / "benchmarks.json").write_text("{}")  # no record, and none of our business
-    with pytest.warns(UserWarning) as warned:
-        frame = records.load(tmp_path)
-    assert frame["file"].tolist() == [good.name] and frame["asked.model"].tolist() == ["udit-t"]
-    told = [str(w.message) for w in warned]
-    assert len(told) == 3 and all(any(p.name in text for text in told) for p in (cut, bare, moved))
+def test_load_has_a_column_for_each_value(tmp_path):
+    made.put(tmp_path, made.quality(fid=12.5), "micro")
+    made.put(tmp_path, made.cost())
+    frame = records.load(tmp_path).set_index("request.kind")
+    assert (
+        frame.loc["quality", "result.scores.fid"] == 12.5
+        and frame.loc["quality", "context.protocol"] == "micro"
+    )
+    assert (
+        frame.loc["cost", "request.config.ffn"] == "mlp"
+        and frame.loc["cost", "environment.device"] == "Some CPU"
+    )
+    assert frame.loc["cost", "file"] == made.COST_REQUEST.file
 
 
 def test_load_of_no_folder_and_of_an_empty_one(tmp_path):
@@ -72,8 +140,106 @@ def test_load_of_no_folder_and_of_an_empty_one(tmp_path):
         records.load(tmp_path / "nowhere")
 
 
+# ---- damaged and hostile files ----
+
+
+def damaged(folder):
+    """The one line of each warning, and the files that are read."""
+    with pytest.warns(UserWarning) as warned:
+        found = records.read(folder)
+    lines = [str(warning.message) for warning in warned]
+    assert all("\n" not in line and len(line) < 400 for line in lines)
+    return lines, [record.file for record in found]
+
+
+def test_damaged_records_are_named_and_left_out(tmp_path):
+    good = made.put(tmp_path, made.cost())
+    cut = tmp_path / "throughput-cut-0123456789ab.json"
+    cut.write_text(good.read_text()[:40])
+    bare = tmp_path / "throughput-bare-0123456789ab.json"
+    bare.write_text('{"request": {}}')
+    listed = tmp_path / "throughput-list-0123456789ab.json"
+    listed.write_text("[3]")
+    moved = tmp_path / "throughput-moved-0123456789ab.json"
+    moved.write_text(good.read_text())
+    folder = tmp_path / "throughput-folder-0123456789ab.json"
+    folder.mkdir()
+    (tmp_path / "benchmarks.json").write_text("{}")  # no record, and none of our business
+    lines, read = damaged(tmp_path)
+    assert read == [good.name] and len(lines) == 5
+    for path in (cut, bare, listed, moved, folder):
+        assert any(f"the damaged record {path}: " in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        (("result", "sample_count"), "x", "sample_count"),
+        (("result", "scores", "fid"), float("nan"), "fid"),
+        (("result", "scores", "fid"), float("inf"), "fid"),
+        (("result", "scores", "fid"), 1e308, "1e+308"),
+        (("result", "scores", "fid"), -(10**400), "fid"),
+        (("result", "scores", "fid"), [], "fid"),
+        (("result", "loss"), None, "loss"),
+        (("result", "surprise"), 1, "surprise"),
+        (("environment",), {}, "environment"),
+        (("environment", "device"), "\x1b[2J", "U+001B"),
+        (("environment", "device"), "\u202egnp", "U+202E"),
+        (("environment", "device"), "a\u2028b", "U+2028"),
+        (("environment", "device"), "\ud800", "U+D800"),
+        (("environment", "commit"), 12, "commit"),
+        (("request", "seed"), -1, "seed"),
+        (("request", "kind"), "spell", "kind"),
+        (("request", "kind"), ["quality"], "kind"),
+        (("request",), "quality", "request"),
+        (("request", "model"), {"x": 1}, "model"),
+        (("context", "protocol"), 7, "protocol"),
+        (("fingerprints",), [], "fingerprints"),
+    ],
+)
+def test_odd_values_of_a_record_with_the_right_name_are_one_line(tmp_path, place, value, says):
+    path = made.put(tmp_path, made.quality(), "micro")
+    made.alter(path, *place, value=value)
+    (line,), read = damaged(tmp_path)
+    assert not read and path.name in line and says in line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 10_000 + "]" * 10_000,
+        '{"request":' * 10_000 + "1" + "}" * 10_000,
+        "\ud800",
+        "",
+        "1" * 5000,
+        "{" * 99,
+    ],
+)
+def test_text_that_is_no_record_is_one_line(tmp_path, text):
+    path = tmp_path / "cost-x-0123456789ab.json"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    assert len(damaged(tmp_path)[0]) == 1
+
+
+def test_values_nested_deeply_in_a_record_are_one_line(tmp_path):
+    path = made.put(tmp_path, made.cost())
+    inner = path.read_text().replace('"mlp"', '{"a":' * 500 + "1" + "}" * 500)
+    path.write_text(inner)
+    assert "nested too deeply" in damaged(tmp_path)[0][0]
+
+
+def test_a_file_larger_than_any_record_is_not_read(tmp_path):
+    path = tmp_path / "cost-x-0123456789ab.json"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    assert "larger than a record" in damaged(tmp_path)[0][0]
+
+
+# ---- around them ----
+
+
 def test_reading_records_imports_no_torch(tmp_path):
-    records.write(ASKED, {"x": 1}, tmp_path)
+    made.put(tmp_path, made.cost())
     code = (
         f"import sys; from bench import records; records.load({str(tmp_path)!r}); "
         "assert 'torch' not in sys.modules"
@@ -82,5 +248,5 @@ def test_reading_records_imports_no_torch(tmp_path):
 
 
 def test_outside_a_checkout_there_is_no_commit(monkeypatch, tmp_path):
-    monkeypatch.setattr(records, "__file__", str(tmp_path / "bench" / "records.py"))
-    assert records._checkout() == {"commit": None, "clean": None}
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    assert environment._checkout() == (None, None)

@@ -5,33 +5,27 @@ import json
 
 import pytest
 
-from bench import records
 from bench.reports.differences import differences
 from registry.errors import UsageError
+from tests.bench import made
 
-SCORES = {"fid": 20.0, "precision": 0.5, "recall": 0.25, "sfid": None, "kid": float("nan"), "loss": 1.0}
-WHAT = {
-    "quality": (SCORES, {"protocol": "micro", "seed": 0}),
-    "cost": ({"parameters": 1000, "macs": 5000, "paper_gflops": 0.5}, {}),
-    "throughput": ({"images_per_second": 100.0, "peak_bytes": 64}, {}),
+MADE = {
+    "quality": lambda **changed: made.quality(**changed),
+    "cost": lambda **changed: made.cost(**changed),
+    "speed": lambda **changed: made.speed(**changed),
 }
 
 
-def keep(folder, measure, **changed):
-    values, more = WHAT[measure]
-    asked = {"measure": measure, "model": "udit-t", "overrides": {"ffn": "mlp"}, **more}
-    folder.mkdir(exist_ok=True)
-    path = folder / records.name(asked)
-    path.write_text(json.dumps({"asked": asked, "values": values | changed, "environment": {}}))
-    return path
+def keep(folder, kind, **changed):
+    return made.put(folder, MADE[kind](**changed), "micro" if kind == "quality" else None)
 
 
 @pytest.fixture
 def folders(tmp_path):
     before, after = tmp_path / "before", tmp_path / "after"
     for folder in (before, after):
-        for measure in WHAT:
-            keep(folder, measure)
+        for kind in MADE:
+            keep(folder, kind)
     return before, after
 
 
@@ -47,24 +41,24 @@ def test_equal_folders_differ_in_nothing(folders, diff):
 
 
 @pytest.mark.parametrize(
-    ("measure", "value", "worse", "better"),
+    ("kind", "value", "before", "worse", "better"),
     [
-        ("quality", "fid", 21.0, 19.0),
-        ("quality", "precision", 0.4, 0.6),
-        ("quality", "recall", 0.2, 0.3),
-        ("cost", "parameters", 1001, 999),
-        ("cost", "paper_gflops", 0.51, 0.4),
-        ("throughput", "images_per_second", 90.0, 110.0),
-        ("throughput", "peak_bytes", 65, 63),
+        ("quality", "fid", 20.0, 21.0, 19.0),
+        ("quality", "precision", 0.5, 0.4, 0.6),
+        ("quality", "kid", 2e-4, 3e-4, 1e-4),
+        ("quality", "recall", 0.25, 0.2, 0.3),
+        ("cost", "parameters", 10**6, 1000001, 999999),
+        ("cost", "paper_gflops", 0.5, 0.51, 0.4),
+        ("speed", "images_per_second", 100.0, 90.0, 110.0),
+        ("speed", "peak_bytes", 64, 65, 63),
     ],
 )
-def test_direction(folders, measure, value, worse, better):
-    keep(folders[1], measure, **{value: worse})
+def test_direction(folders, kind, value, before, worse, better):
+    keep(folders[1], kind, **{value: worse})
     (change,) = differences(*folders).changes
     assert change.regression and change.value == value and change.after == worse
-    before = WHAT[measure][0][value]
     assert change.relative == pytest.approx((worse - before) / before)
-    keep(folders[1], measure, **{value: better})
+    keep(folders[1], kind, **{value: better})
     (change,) = differences(*folders).changes
     assert not change.regression
 
@@ -76,11 +70,11 @@ def test_tolerance_is_a_fraction_and_includes_its_end(folders, diff):
     code, out, _ = diff(*folders, "--tolerance", "0.05")
     assert code == 0 and "+5.00%" in out and "1 values changed, 0 worse by more than 5.00%" in out
     code, out, _ = diff(*folders)
-    assert code == 1 and "udit-t ffn=mlp protocol micro seed 0: fid" in out and "worse" in out
+    assert code == 1 and "udit-t ffn=mlp protocol micro step 9 seed 0: fid" in out and "worse" in out
 
 
 def test_a_value_that_is_no_number_any_more_is_worse(folders):
-    keep(folders[1], "quality", fid=float("nan"), precision=None)
+    keep(folders[1], "quality", fid=None, precision=None)
     changes = differences(*folders, tolerance=9).regressions
     assert [(c.value, c.after) for c in changes] == [("fid", None), ("precision", None)]
     found = differences(*reversed(folders)).changes  # and a number where none was is a change for the better
@@ -96,7 +90,7 @@ def test_records_of_one_folder_alone_are_told_and_not_worse(folders, diff):
 
 
 def test_json(folders, diff):
-    keep(folders[1], "cost", macs=5001)
+    keep(folders[1], "cost", macs=8)
     code, out, _ = diff(*folders, "--json")
     found = json.loads(out)
     assert code == 1 and found["regressions"] == 1 and found["changes"][0]["value"] == "macs"

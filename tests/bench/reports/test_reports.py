@@ -7,63 +7,50 @@ import json
 import re
 import subprocess
 import sys
+from html import unescape
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 import bench.reports
 import bench.studies
-from bench import records
-from bench.reports import content, figures, page
-from bench.studies.cells import cells, cost_asked
+from bench.reports import figures
+from bench.reports.page import Column, Entry, Page, Section, Table
+from bench.reports.render import csv as csv_form
+from bench.reports.render import html, latex, markdown
+from bench.reports.select import Selection, lines, settings
+from bench.reports.tables import page
+from bench.studies.cells import cells, cost_request
 from bench.training import protocols
 from registry.errors import UsageError
+from tests.bench import made
 from tests.conftest import ROOT
 
-WHERE = {
-    "device": "Some CPU",
-    "threads": 2,
-    "torch": "2.15.0",
-    "denoiser-bench": "0.1.0",
-    "commit": "0123456789abcdef",
-    "clean": True,
-    "date": "2026-11-21T00:00:00+00:00",
-}
 # FID of the three rows of Table 5 for three seeds: the first two cannot be told apart.
 FIDS = [[20.1, 20.9, 20.4], [20.2, 20.8, 20.6], [15.0, 15.2, 15.1]]
 
 
-def keep(folder, asked, values):
-    folder.mkdir(exist_ok=True)
-    path = folder / records.name(asked)
-    path.write_text(json.dumps({"asked": asked, "values": values, "environment": WHERE}, indent=2))
-    return path
-
-
-def keep_quality(folder, name, fids, seeds=(0, 1, 2), extractor="digits", steps=lambda cell: 1):
-    study, made = bench.studies.load(name), []
+def keep_quality(folder, name, fids, seeds=(0, 1, 2)):
+    study, files = bench.studies.load(name), []
+    labels = [row.label for row in study.rows]
     for cell in cells(study, protocols.load("micro"), seeds):
-        rows = [row.label for row in study.rows]
-        if rows.index(cell.row.label) >= len(fids):
-            continue
-        fid = fids[rows.index(cell.row.label)][seeds.index(cell.seed)]
-        values = {"fid": fid, "sfid": None, "inception_score": 9 - fid / 10, "precision": 0.5, "recall": 0.25}
-        values |= {"kid": fid / 1e5, "samples": 2000, "reference": 1797, "extractor": extractor}
-        values |= {"weights": "abcdef012345", "data_digest": "d1", "loss": 0.1}
-        values |= {"network": {"paper_gflops": 0.01 * (1 + rows.index(cell.row.label))}}
-        made.append(keep(folder, cell.asked, values))
-    return made
+        place = labels.index(cell.row.label)
+        if place < len(fids):
+            fid = fids[place][seeds.index(cell.seed)]
+            found = made.quality(cell.request, 0.01 * (1 + place), fid=fid, inception_score=9 - fid / 10)
+            files.append(made.put(folder, found, "micro"))
+    return files
 
 
 def keep_costs(folder, name):
     for i, row in enumerate(bench.studies.load(name).rows, 1):
         stages = [{"name": f"stage{k}", "paper": i * 10**8, "macs": 1} for k in range(3)]
-        values = {"parameters": i * 10**6, "parameters_deployed": i * 10**6, "macs": 7, "flops": 14}
-        values |= {"paper_gflops": 0.3 * i, "activation_bytes": 2**20, "stages": stages}
-        keep(folder, cost_asked(row.model, row.overrides), values)
+        values = {"parameters": i * 10**6, "parameters_deployed": i * 10**6, "stages": stages}
+        made.put(folder, made.cost(cost_request(row), paper_gflops=0.3 * i, **values))
 
 
 @pytest.fixture
@@ -75,8 +62,14 @@ def results(tmp_path):
 
 
 def page_of(name, results):
-    study, kept = bench.studies.load(name), content.Kept(results)
-    return content.page(study, content.lines(study, kept), kept)
+    study, selection = bench.studies.load(name), Selection(results)
+    return page(study, lines(study, selection), selection)
+
+
+def cells_of(section):
+    """Rows by label: title of a column -> entry."""
+    titles = [column.title for column in section.table.columns]
+    return {row[0].text: dict(zip(titles, row, strict=True)) for row in section.table.rows}
 
 
 def table(text):
@@ -91,7 +84,7 @@ def table(text):
 
 def test_quality_is_mean_and_deviation_over_seeds_and_the_best_is_bold(results):
     section = page_of("downsampler", results).sections[1]
-    rows = {row[0].text: dict(zip(section.grid.columns, row, strict=True)) for row in section.grid.rows}
+    rows = cells_of(section)
     cell = rows["DW Conv. Shortcut + PS"]["FID↓"]
     assert cell.text == "15.10 ± 0.10" and cell.best
     first = rows["Pixel Shuffle (PS)"]
@@ -99,12 +92,12 @@ def test_quality_is_mean_and_deviation_over_seeds_and_the_best_is_bold(results):
     assert not first["FID↓"].best and first["Seeds"].text == "3"
     assert first["FID↓, published"].text == "96.15"
     assert rows["DW Conv. Shortcut + PS"]["IS↑"].best  # higher is better there
-    assert "sFID↓" not in section.grid.columns  # nobody has a value
+    assert "sFID↓" not in first  # nobody has a value
 
 
 def test_remarks_tell_protocol_extractor_number_and_environment(results):
     section = page_of("downsampler", results).sections[1]
-    said = " ".join(section.remarks)
+    said = " ".join(section.table.remarks)
     assert protocols.load("micro").title in said
     assert "compare with each other, not with the published ones" in said
     assert "Extractor digits, weights abcdef012345" in said
@@ -113,7 +106,7 @@ def test_remarks_tell_protocol_extractor_number_and_environment(results):
 
 
 def test_what_is_separable_is_told(results):
-    said = " ".join(page_of("downsampler", results).sections[1].remarks)
+    said = " ".join(page_of("downsampler", results).sections[1].table.remarks)
     assert "2 of 3 pairs of rows are separable in FID, 2 of these as published" in said
     assert (
         "Not separable among themselves, by ascending mean: Pixel Shuffle (PS) and Depthwise (DW) Conv. + PS."
@@ -123,33 +116,29 @@ def test_what_is_separable_is_told(results):
     assert "3 rows can go no lower than 0.17, so no order of them is significant" in said
 
 
-def test_scores_of_another_extractor_get_a_table_of_their_own(results, tmp_path):
+def test_scores_by_other_weights_get_a_table_of_their_own(results):
     study = bench.studies.load("downsampler")
+    other = made.FINGERPRINTS.model_copy(update={"extractor": "fedcba543210"})
     for cell in cells(study, protocols.load("micro"), [2]):
-        path = results / cell.file
-        record = json.loads(path.read_text())
-        record["values"] |= {"extractor": "inception", "fid": 999.0}
-        path.write_text(json.dumps(record))
+        made.put(results, made.quality(cell.request, fid=999.0), "micro", other)
     first, second = page_of("downsampler", results).sections[1:]
-    assert [first.title, second.title] == [
-        f"Quality, protocol micro, extractor {name}" for name in ("digits", "inception")
-    ]
-    assert "999" not in page.markdown(page.Page("x", "x", [first]))
-    assert all(row[-1].text == "2" for row in first.grid.rows)
-    assert (
-        "without two seeds in common" in " ".join(second.remarks) and "±" not in second.grid.rows[0][2].text
-    )
+    assert "weights abcdef012345" in " ".join(first.table.remarks)
+    assert "weights fedcba543210" in " ".join(second.table.remarks)
+    assert "999" not in markdown.page(Page("x", "x", [first]))
+    assert all(row[-1].text == "2" for row in first.table.rows)
+    assert "Undecided, without two seeds in common" in " ".join(second.table.remarks)
+    assert all(row["FID↓"].text == "999.00" for row in cells_of(second).values())  # and no ±
 
 
 def test_a_row_without_records_is_empty_and_a_table_without_says_so_once(tmp_path):
     results = tmp_path / "results"
     keep_quality(results, "downsampler", FIDS[:2])
     first, quality = page_of("downsampler", results).sections
-    assert [entry.text for entry in quality.grid.rows[2]][2:] == [""] * (len(quality.grid.columns) - 2)
-    assert "An empty cell: not measured." in " ".join(quality.remarks)
-    assert "An empty cell: not measured." in " ".join(first.remarks)  # no cost either
-    assert "No rank correlation" in " ".join(quality.remarks)
-    text = page.markdown(page_of("components", results))
+    assert [entry.text for entry in quality.table.rows[2]][2:] == [""] * (len(quality.table.columns) - 2)
+    assert "An empty cell: not measured." in " ".join(quality.table.remarks)
+    assert "An empty cell: not measured." in " ".join(first.table.remarks)  # no cost either
+    assert "No rank correlation" in " ".join(quality.table.remarks)
+    text = markdown.page(page_of("components", results))
     assert text.count("no record of a row's quality") == 1
 
 
@@ -163,8 +152,19 @@ def test_every_page_names_its_table_and_footnotes(results):
 
 
 def test_a_cost_that_disagrees_with_the_published_one_gets_a_footnote(results):
-    text = page.markdown(page_of("downsampler", results))
+    text = markdown.page(page_of("downsampler", results))
     assert "Prints 0.91, measured 0.6000." in text
+
+
+def test_rows_of_other_code_carry_a_footnote(results):
+    study = bench.studies.load("downsampler")
+    other = made.FINGERPRINTS.model_copy(update={"code": "0" * 12})
+    for cell in cells(study, protocols.load("micro"), [0, 1, 2])[::3]:
+        made.put(results, made.quality(cell.request), "micro", other)
+    section = page_of("downsampler", results).sections[1]
+    (note,) = section.table.footnotes
+    assert "the backbone's code is another now" in note
+    assert [row[0].text.endswith(" [1]") for row in section.table.rows] == [True, False, False]
 
 
 def test_csv_holds_the_numbers(results):
@@ -179,20 +179,17 @@ def test_csv_holds_the_numbers(results):
 
 # ---- the formats ----
 
-ODD = page.Page(
+ODD = Page(
     "odd",
     "A & B <c>",
     [
-        page.Section(
-            grid=page.Grid(
-                ["Model", "x_1 ↓"],
-                [
-                    [page.Entry("a|b* [1]"), page.Entry("1 ± 2", True)],
-                    [page.Entry("50% of {x}"), page.Entry("")],
-                ],
+        Section(
+            table=Table(
+                [Column("Model", number=False), Column("x_1 ↓")],
+                [[Entry("a|b* [1]"), Entry("1 ± 2", True)], [Entry("50% of {x}"), Entry("")]],
+                footnotes=["under_score"],
+                remarks=["more <than> & less"],
             ),
-            footnotes=["under_score"],
-            remarks=["more <than> & less"],
             picture=("p.svg", "A picture"),
         )
     ],
@@ -200,7 +197,7 @@ ODD = page.Page(
 
 
 def test_markdown_has_whole_rows_of_one_width():
-    text = page.markdown(ODD)
+    text = markdown.page(ODD)
     rows = table(text)
     assert {len(row) for row in rows} == {2}
     assert rows[2] == [r"a\|b\* [1]", "**1 ± 2**"] and rows[3] == ["50% of {x}", ""]
@@ -209,17 +206,19 @@ def test_markdown_has_whole_rows_of_one_width():
     assert r"- more \<than\> & less" in text and "![A picture](p.svg)" in text
 
 
-def test_markdown_renders_to_the_same_cells():
+def rendered(text):
     from markdown_it import MarkdownIt
 
-    cells = re.findall(
-        r"<t[hd][^>]*>(.*?)</t[hd]>", MarkdownIt("commonmark").enable("table").render(page.markdown(ODD))
-    )
-    assert cells == ["Model", "x_1 ↓", "a|b* [1]", "<strong>1 ± 2</strong>", "50% of {x}", ""]
+    return MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(text)
+
+
+def test_markdown_renders_to_the_same_cells():
+    found = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", rendered(markdown.page(ODD)))
+    assert found == ["Model", "x_1 ↓", "a|b* [1]", "<strong>1 ± 2</strong>", "50% of {x}", ""]
 
 
 def test_html_escapes_and_closes():
-    text = page.html_page(ODD)
+    text = html.page(ODD)
     assert "<title>A &amp; B &lt;c&gt;</title>" in text and "<td><b>1 ± 2</b></td>" in text
 
     class Balance(HTMLParser):
@@ -243,11 +242,93 @@ def test_html_escapes_and_closes():
 
 
 def test_latex_escapes():
-    text = page.latex(ODD)
+    text = latex.page(ODD)
     assert r"\caption{A \& B $<$c$>$.}" in text and r"\textbf{1 $\pm$ 2}" in text
     assert r"{}50\% of \{x\} &  \\" in text and r"x\_1 $\downarrow$" in text
     assert r"\par [1] under\_score" in text
     assert text.isascii()
+
+
+HOSTILE = [
+    "[a](http://x.example/)",
+    "![a](http://x.example/i.png)",
+    "[a][b]",
+    "[b]: http://x.example/",
+    "# heading",
+    "- item",
+    "- - -",
+    "+ item",
+    "1) item",
+    "1. item",
+    "> quote",
+    "~~gone~~",
+    "<script>alert(1)</script>",
+    "`code` | cell | *bold* _it_",
+    "=1+1",
+    "@SUM(A1)",
+    "+cmd|' /C calc'!A0",
+    "-2+3",
+    r"\input{x} $x^2$ %{~}",
+    "&lt; &amp;",
+    'a"b, c',
+    "$\\frac{x$",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_whatever_a_label_says_it_is_shown_and_does_nothing(text):
+    columns = [Column("Model", number=False), Column(text)]
+    one = Table(columns, [[Entry(text), Entry(text)]], footnotes=[text], remarks=[text])
+    odd = Page("odd", text, [Section(text, one, picture=("p.svg", text))])
+    shown = rendered(markdown.page(odd))
+    assert len(re.findall("<(?:h[1-6]|li|ol|ul|tr|td|th|img)[ >]", shown)) == 2 + 2 + 2 + 2 + 2 + 2 + 1
+    for tag in ("<a ", "<script", "<code", "<blockquote", "<em", "<strong", "<s>", "<h3", "<pre"):
+        assert tag not in shown
+    (alt,) = re.findall('<img src="p.svg" alt="(.*?)"', shown)
+    found = re.findall(r"<(?:h1|h2|td|th|li)[^>]*>(.*?)</(?:h1|h2|td|th|li)>", shown)
+    assert len(found) == 8
+    assert {unescape(x) for x in (alt, *found)} == {"Model", text}
+
+    words = []
+    parser = HTMLParser()
+    parser.handle_data = words.append
+    parser.feed(html.page(odd))
+    assert words.count(text) == 8
+
+    row = next(csv.reader(io.StringIO(csv_form.frame(pd.DataFrame([{"label": text}]))).readlines()[1:]))
+    assert row[0].removeprefix("'") == text and not row[0].startswith(("=", "@", "+", "-"))
+
+    codes = {code: character for character, code in latex._CHARACTERS.items()}
+    pattern = "|".join(re.escape(code) for code in sorted(codes, key=len, reverse=True))
+    escaped = latex.escape(text)
+    assert latex.page(odd).count(escaped) == 8
+    assert re.sub(pattern, lambda code: codes[code[0]], escaped) == text
+    assert not set(re.sub(pattern, "", escaped)) & set("\\{}$&#^_~%")
+
+
+def test_numbers_stay_numbers_in_csv():
+    frame = pd.DataFrame([{"x": "-2.5e-3", "y": -1.0, "z": "+7", "n": -3, "t": "-x"}])
+    assert csv_form.frame(frame).splitlines()[1] == "-2.5e-3,-1,+7,-3,'-x"
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_pictures_are_well_formed_whatever_a_label_says(results, tmp_path, text):
+    own = tmp_path / "own.toml"
+    rows = [f"[[rows]]\nlabel = {json.dumps(text)}\nbackbone = 'udit-t'\n"]
+    rows.append("[[rows]]\nlabel = 'b'\nbackbone = 'udit-t'\noverrides = { ffn = 'mlp' }\n")
+    own.write_text("title = 't'\n" + "".join(rows), "utf-8")
+    study = bench.studies.load(own)
+    for row in study.rows:
+        made.put(results, made.cost(cost_request(row)))
+    for cell in cells(study, protocols.load("micro"), [0]):
+        file = made.put(results, made.quality(cell.request), "micro")
+        Image.fromarray(np.zeros((8, 40), np.uint8)).save(file.with_suffix(".png"))
+    files = bench.reports.files(results, ["md"], [str(own)])
+    pictures = {name: ElementTree.fromstring(text) for name, text in files.items() if name.endswith(".svg")}
+    assert set(pictures) == {"cost-own.svg", "samples-own-micro.svg"}
+    space = "{http://www.w3.org/2000/svg}"
+    assert [t.text for t in pictures["samples-own-micro.svg"].iter(f"{space}text")] == [text, "b"]
+    assert list(json.loads(figures.described(files["cost-own.svg"])[1])) == [text, "b"]
 
 
 def test_no_character_of_the_real_pages_is_foreign_to_latex(results):
@@ -281,14 +362,14 @@ def test_pictures_hold_their_numbers_and_come_out_the_same(results):
 
 
 def test_samples_are_the_pictures_beside_the_records_of_one_seed(results):
-    rows = content.lines(bench.studies.load("downsampler"), content.Kept(results))
-    (setting,) = content.settings(rows)
+    rows = lines(bench.studies.load("downsampler"), Selection(results))
+    (setting,) = settings(rows)
     assert figures.samples(rows, setting, results) is None  # no picture is kept
     pictures = []
     for line in (rows[0], rows[2]):
-        record = next(r for r in line.quality[setting] if r["asked"]["seed"] == 0)
+        file = line.results(setting)[0].request.file
         pixels = np.random.default_rng(len(pictures)).integers(0, 255, (8, 40), np.uint8)
-        Image.fromarray(pixels).save((results / record["file"]).with_suffix(".png"))
+        Image.fromarray(pixels).save((results / file).with_suffix(".png"))
         pictures.append(pixels)
     drawn = ElementTree.fromstring(figures.samples(rows, setting, results))
     space = "{http://www.w3.org/2000/svg}"
@@ -371,9 +452,6 @@ def test_a_users_mistake_is_one_line(run_bench, results, tmp_path):
     ):
         code, _, err = run_bench("report", "--out", tmp_path / "out", *args)
         assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and says in err
-    keep(results, cost_asked("udit-t", {}), {"parameters": 1})
-    with pytest.raises(UsageError, match=r"cost-udit-t-\w+\.json lacks activation_bytes, "):
-        bench.reports.files(results, ["md"])
     with pytest.raises(UsageError):
         bench.reports.check(tmp_path, tmp_path / "nowhere", ["md"])
 

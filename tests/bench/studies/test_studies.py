@@ -1,19 +1,31 @@
 """Studies: what a file says, what follows from it, and mistakes told in one line; nothing is trained here."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import registry
-from bench import records, studies
-from bench.studies import published, running
-from bench.studies.cells import Cell, cells, cost_asked, known
+from bench import studies
+from bench.records.schema import QualityRequest, Seconds
+from bench.studies import executors, published
+from bench.studies.cells import (
+    FROM_DATA,
+    Cell,
+    by_run,
+    cells,
+    cost_request,
+    expected_seconds,
+    known,
+    missing,
+    missing_costs,
+)
+from bench.studies.staleness import fingerprints, of_another_time, stale
 from bench.training import protocols
 from registry.errors import UsageError
+from tests.bench import made
+from tests.conftest import ROOT
 
 ROW = '[[rows]]\nlabel = "a"\nbackbone = "udit-t"\n'
 TABLES = {"toy": 1, "scaling": 2, "guidance": 3, "training-steps": 4, "downsampler": 5, "components": 6}
@@ -61,7 +73,7 @@ def test_the_families_cost_about_alike(scaled: bool, grid: int | None) -> None:
     for cell in cells(studies.load("backbones"), MICRO, [0]):
         options = registry.backbones.options(cell.row.model)
         fit = {"input_size": grid, "in_channels": 4, "num_classes": 10} if grid else {}
-        overrides = cell.asked["scaled"] if scaled else cell.row.overrides
+        overrides = cell.overrides if scaled else cell.row.overrides
         costs.append(
             measure(cell.row.model, **{k: v for k, v in fit.items() if k in options}, **overrides).macs
         )
@@ -77,73 +89,142 @@ def test_names_are_in_the_order_of_the_tables() -> None:
 
 def test_cells_go_seed_by_seed_and_share_training_where_nothing_trains_otherwise(tmp_path: Path) -> None:
     more = ROW.replace('"a"', '"b"') + "step = 500\ncfg_scale = 2.0\n"
-    flow = ROW.replace('"a"', '"c"') + 'training = { objective = "flow" }\nsampling = { sampler = "euler" }\n'
-    made = studies.load(written(tmp_path, ROW + more + flow))
-    found = cells(made, MICRO, [3, 4])
+    other = ROW.replace('"a"', '"c"') + "training = { ema_decay = 0.5 }\nsampling = { sampler = 'ddim' }\n"
+    made_of = studies.load(written(tmp_path, ROW + more + other))
+    found = cells(made_of, MICRO, [3, 4])
     assert [cell.title for cell in found] == [f"{row}, seed {seed}" for seed in (3, 4) for row in "abc"]
     a, b, c = found[:3]
     assert a.run == b.run != c.run and a.run != found[3].run
     assert len({cell.file for cell in found}) == 6
-    assert b.asked["sampling"]["cfg_scale"] == 2.0 and b.asked["step"] == 500
-    assert a.asked["step"] == MICRO.training.steps
-    assert c.asked["training"]["objective"] == "flow" and c.asked["sampling"]["sampler"] == "euler"
-    assert a.asked["scaled"] == MICRO.overrides("udit-t") and a.asked["overrides"] == {}
-    assert running._groups(found) == [[b, a], [c], [found[4], found[3]], [found[5]]]
+    assert b.request.sampling.cfg_scale == 2.0 and b.request.step == 500
+    assert a.request.step == MICRO.training.steps and a.request.training.objective == "ddpm"
+    assert c.request.training.ema_decay == 0.5 and c.request.sampling.sampler == "ddim"
+    config = registry.canonical("udit-t", MICRO.overrides("udit-t"))
+    assert a.request.config == {key: value for key, value in config.items() if key not in FROM_DATA}
+    assert by_run(found) == [[b, a], [c], [found[4], found[3]], [found[5]]]
 
 
-def test_a_question_knows_neither_the_study_nor_its_labels(tmp_path: Path) -> None:
-    row = ROW.replace("udit-t", "U-DiT-T") + 'overrides = { cosine = false, rope = false, ffn = "mlp" }'
-    mine = cells(studies.load(written(tmp_path, row)), MICRO, [0])[0]
+def test_a_network_is_trained_as_it_declares() -> None:
+    objectives = {
+        c.row.model: c.request.training.objective for c in cells(studies.load("backbones"), MICRO, [0])
+    }
+    assert objectives.pop("sit-s-2") == "flow" and set(objectives.values()) == {"ddpm"}
+
+
+def test_a_request_knows_neither_the_study_nor_how_it_is_written(tmp_path: Path) -> None:
+    row = (
+        ROW.replace("udit-t", "U-DiT-T")
+        + """overrides = { cosine = false, rope = false, ffn = "mlp",
+    class_dropout_prob = 0.1, mlp_ratio = 4 }"""
+    )
+    mine = cells(studies.load(written(tmp_path, row.replace("\n    ", " "))), MICRO, [0])[0]
     theirs = cells(studies.load("downsampler"), MICRO, [0])[2]
-    assert mine.file == theirs.file == records.name(json.loads(json.dumps(mine.asked)))
+    assert mine.file == theirs.file and mine.run == theirs.run
+    assert QualityRequest.model_validate_json(mine.request.model_dump_json()).file == mine.file
+    assert cost_request(mine.row).file == cost_request(theirs.row).file
 
 
-def test_logging_and_checkpoints_change_no_question() -> None:
+def test_logging_and_checkpoints_change_no_request() -> None:
     row = studies.load("toy").rows[0]
     often = MICRO.model_copy(
         update={"training": MICRO.training.model_copy(update={"log_every": 1, "keep": 9})}
     )
     longer = MICRO.model_copy(update={"training": MICRO.training.model_copy(update={"steps": 3000})})
-    usual = Cell(row, MICRO, 0)
-    assert Cell(row, often, 0).file == usual.file
-    assert Cell(row, longer, 0).file != usual.file and Cell(row, longer, 0).run == usual.run
+    default = Cell(row, MICRO, 0)
+    assert Cell(row, often, 0).file == default.file
+    assert Cell(row, longer, 0).file != default.file and Cell(row, longer, 0).run == default.run
 
 
-def test_time_is_expected_from_the_same_network_first() -> None:
+def test_time_is_expected_from_the_same_network_first(tmp_path: Path) -> None:
     found = cells(studies.load("training-steps"), MICRO, [0, 1])
-    assert running.expected_seconds(found, {}) == [None] * 12
+    assert set(expected_seconds(found, {}).values()) == {None}
 
-    def record(cell: Cell, train: float) -> dict[str, Any]:
-        seconds = {"train": train, "sample": 3.0, "eval": 2.0}
-        return {"asked": cell.asked, "values": {"seconds": seconds}, "file": cell.file}
+    def put(cell: Cell, train: float) -> None:
+        seconds = Seconds(train=train, sample=3.0, eval=2.0)
+        made.put(tmp_path, made.quality(cell.request).model_copy(update={"seconds": seconds}), "micro")
 
-    dit, udit = (
-        record(found[2], 1.0 * found[2].step),
-        record(found[5], 2.0 * found[5].step),
-    )  # 1 and 2 seconds a step
+    put(found[2], 1.0 * found[2].step)  # 1 second a step of DiT
     first, second = found[3].step, found[4].step
-    other = running.expected_seconds(found[3:5], {dit["file"]: dit})
-    assert other == [first + 5, second - first + 5]  # of another network; the second goes on from the first
-    both = running.expected_seconds(found[:1] + found[3:4], {dit["file"]: dit, udit["file"]: udit})
-    assert both == [first + 5, 2 * first + 5]
+    other = expected_seconds(found[3:5], known(tmp_path))
+    # Of another network; the second goes on from the first.
+    assert list(other.values()) == [first + 5, second - first + 5]
+    put(found[5], 2.0 * found[5].step)  # and 2 of U-DiT
+    both = expected_seconds(found[:1] + found[3:4], known(tmp_path))
+    assert list(both.values()) == [first + 5, 2 * first + 5]
 
 
 # ---- what is missing ----
 
 
+@pytest.mark.parametrize("name", [*TABLES, "backbones"])
+def test_committed_records_leave_nothing_of_a_built_in_study_to_measure(name: str) -> None:
+    study, records = studies.load(name), known(ROOT / "results")
+    found = cells(study, protocols.load(study.protocol), study.seeds)
+    assert not missing(found, records) and not missing_costs(study, records)
+    assert not of_another_time(records, found, study, {})
+
+
 def test_records_are_found_and_damaged_ones_named(tmp_path: Path) -> None:
-    made = studies.load("downsampler")
-    found = cells(made, MICRO, [0])
-    assert running.missing(found + found, known(tmp_path / "none")) == found
-    records.write(found[1].asked, {"fid": 1.0}, tmp_path)
-    damaged = records.write(found[2].asked, {"fid": 1.0}, tmp_path)
+    study = studies.load("downsampler")
+    found = cells(study, MICRO, [0])
+    assert missing(found + found, known(tmp_path / "none")) == found
+    made.put(tmp_path, made.quality(found[1].request), "micro")
+    damaged = made.put(tmp_path, made.quality(found[2].request), "micro")
     damaged.write_text(damaged.read_text()[:-30])
     with pytest.warns(UserWarning, match=damaged.name):
-        assert running.missing(found, known(tmp_path)) == [found[0], found[2]]
-    row = made.rows[0]
-    records.write(cost_asked(row.model, row.overrides), {"macs": 1}, tmp_path)
+        assert missing(found, known(tmp_path)) == [found[0], found[2]]
     damaged.unlink()
-    assert list(running.missing_costs(made, known(tmp_path))) == [row.label for row in made.rows[1:]]
+    made.put(tmp_path, made.cost(cost_request(study.rows[0])))
+    assert list(missing_costs(study, known(tmp_path))) == [row.label for row in study.rows[1:]]
+
+
+def test_no_two_lists_of_jobs_share_a_training_run(tmp_path: Path) -> None:
+    study = studies.load("training-steps")
+    found = cells(study, MICRO, [0, 1])
+    costs = missing_costs(study, {})
+    first, *lists = executors.jobs(found, costs, results=tmp_path, work=tmp_path, data_options={})
+    assert len(first) == len(costs) and all("cost" in job.message for job in first)
+    runs = [{job.message["run"] for job in jobs} for jobs in lists]
+    assert all(len(one) == 1 for one in runs) and len(set.union(*runs)) == len(runs) == 4
+    assert [[job.message["last"] for job in jobs] for jobs in lists] == [[False, False, True]] * 4
+    assert not any(job.message["fresh"] for jobs in lists for job in jobs)
+
+
+# ---- whether it is of this code and data ----
+
+
+def test_a_record_of_other_code_or_data_is_stale(tmp_path: Path) -> None:
+    study = studies.load("downsampler")
+    cell = cells(study, MICRO, [0])[0]
+    present = fingerprints(cell.request, {})
+    assert present.code == registry.backbones.fingerprint("udit-t")
+
+    def reason(**changed: str | None) -> dict[str, str]:
+        fingerprint = present.model_copy(update=changed)
+        made.put(tmp_path, made.quality(cell.request), "micro", fingerprint)
+        return of_another_time(known(tmp_path), [cell], study, {})
+
+    assert reason() == {}
+    assert "backbone" in reason(code="0" * 12)[cell.file]
+    assert "dataset" in reason(reader="0" * 12)[cell.file]
+    assert "extractor" in reason(scorer="0" * 12)[cell.file]
+    assert reason(code=None) == {}  # a record from before there were fingerprints
+
+
+def test_what_is_not_known_on_both_sides_makes_no_record_stale(tmp_path: Path) -> None:
+    made.put(tmp_path, made.quality())
+    (record,) = known(tmp_path).values()
+    assert stale(record, record.fingerprints.model_copy(update={"code": "1" * 12})) is None
+    assert stale(record, record.fingerprints.model_copy(update={"data": None})) is None
+    assert stale(record, record.fingerprints.model_copy(update={"data": "d2"})) is not None
+
+
+def test_a_cost_is_stale_where_its_network_is_another(tmp_path: Path) -> None:
+    study = studies.load("downsampler")
+    request = cost_request(study.rows[0])
+    fingerprint = fingerprints(request).model_copy(update={"code": "0" * 12})
+    made.put(tmp_path, made.cost(request), fingerprints=fingerprint)
+    assert list(of_another_time(known(tmp_path), [], study, {})) == [request.file]
 
 
 # ---- mistakes ----
@@ -159,6 +240,12 @@ def test_records_are_found_and_damaged_ones_named(tmp_path: Path) -> None:
         ('columns = ["fids"]\n' + ROW, r"columns: there is no column 'fids'\. Did you mean .*'fid'"),
         ("seeds = [0, 0]\n" + ROW, r"seeds = \[0, 0\]: each"),
         ("seeds = []\n" + ROW, r"seeds = \[\]"),
+        ("seeds = [12345678901234567890123]\n" + ROW, r"seeds = \[12345678901234567890123\]: each"),
+        ("seeds = [1979-05-27]\n" + ROW, r"seeds"),
+        (ROW + "overrides = { depth = 1979-05-27 }", r"1 \(a\): overrides: depth = 1979-05-27 is no number"),
+        (ROW + "overrides = { mlp_ratio = inf }", r"1 \(a\): overrides: mlp_ratio = inf is no number"),
+        (ROW + "cfg_scale = inf", r"\[\[rows\]\] 1 \(a\): cfg_scale = inf"),
+        (ROW.replace('"a"', '"\\u001b[2J"'), r"holds the control character U\+001B"),
         (ROW + ROW, r"2 rows have the label 'a'"),
         (ROW.replace("udit-t", "udit-tt"), r"1 \(a\): unknown backbone 'udit-tt'\. Did you mean 'udit-t'"),
         (ROW + "overides = {}", r"1 \(a\): there is no key 'overides'\. Did you mean 'overrides'"),
@@ -191,14 +278,27 @@ def test_a_wrong_name_is_one_clear_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        ("training = { stepz = 3 }", r"row 'a': training.stepz"),
-        ("training = { steps = 0 }", r"row 'a': training.steps = 0"),
-        ("sampling = { num = 0 }", r"row 'a': sampling.num = 0"),
+        ("training = { stepz = 3 }", r"row 'a': \[training\] has no key 'stepz'\. Did you mean 'steps'"),
+        ("training = { steps = 0 }", r"row 'a': \[training\] steps = 0"),
+        ("sampling = { num = 0 }", r"row 'a': \[sampling\] num = 0"),
+        ("training = { steps = 1979-05-27 }", r"row 'a': \[training\] steps = 1979-05-27"),
+        (
+            "training = { objective = 'flow' }",
+            r"row 'a': udit-t is trained with objective 'ddpm', not 'flow'",
+        ),
     ],
 )
 def test_a_row_cannot_make_a_protocol_that_is_none(tmp_path: Path, more: str, told: str) -> None:
     with pytest.raises(UsageError, match=told):
         cells(studies.load(written(tmp_path, ROW + more)), MICRO, [0])
+
+
+def test_a_protocol_is_found_beside_the_study_that_names_it(tmp_path: Path) -> None:
+    text = Path(protocols.__file__).with_name("smoke.toml").read_text("utf-8")
+    (tmp_path / "mine.toml").write_text(text)
+    study = studies.load(written(tmp_path, 'protocol = "mine"\n' + ROW))
+    assert protocols.load(study.protocol, study.folder).training == protocols.load("smoke").training
+    assert protocols.load(study.protocol, study.folder).name == "mine"
 
 
 @pytest.mark.parametrize(
@@ -208,7 +308,7 @@ def test_a_row_cannot_make_a_protocol_that_is_none(tmp_path: Path, more: str, to
         ("overrides = { hidden_size = 'x' }", r"row 'a': .*hidden_size must be int"),
         ("training = { batch_size = 2000 }", r"row 'a': .*batches of 2000, but digits has 1797 images"),
         ("training = { flip = true }", r"row 'a': .*mirrors images"),
-        ("training = { objective = 'flow' }", r"row 'a': sampler ancestral is for objective ddpm, not flow"),
+        ("sampling = { sampler = 'euler' }", r"row 'a': sampler euler is for objective flow, not ddpm"),
         ("overrides = { input_size = 16 }", r"row 'a': .*takes grids of \(4, 16, 16\)"),
         ("overrides = { num_heads = 5 }", r"row 'a': .*5"),
     ],
@@ -222,12 +322,17 @@ def test_what_cannot_run_is_told_before_anything_runs(tmp_path: Path, row: str, 
     assert "\n" not in str(raised.value)
 
 
-def test_a_report_needs_no_torch() -> None:
+def test_a_plan_needs_no_torch() -> None:
     code = (
-        "import sys; from bench import studies; from bench.training import protocols\n"
-        "from bench.studies import cells, running\n"
-        "made = studies.load('components'); how = protocols.load('micro')\n"
-        "running.missing(cells.cells(made, how, made.seeds), {}); running.missing_costs(made, {})\n"
+        "import sys; from pathlib import Path\n"
+        "from bench import studies; from bench.training import protocols\n"
+        "from bench.studies import cells, executors, staleness; from bench.studies.executors import local\n"
+        "study = studies.load('components'); protocol = protocols.load('micro')\n"
+        "found = cells.cells(study, protocol, study.seeds); records = cells.known(Path('results'))\n"
+        "cells.missing(found, records); cells.missing_costs(study, {})\n"
+        "cells.expected_seconds(found, records)\n"
+        "staleness.of_another_time(records, found, study, {})\n"
+        "executors.jobs(found, {}, results=Path(), work=Path(), data_options={})\n"
         "assert not {'torch', 'matplotlib', 'pandas'} & sys.modules.keys()"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -1,0 +1,36 @@
+"""`bench show`: one record for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli.options import Json, Plugins, load_plugins
+from bench.cli.output import console, print_json
+
+
+def show(
+    record: Annotated[
+        str, typer.Argument(metavar="RECORD", help="A file, or a part of the name of one in the folder.")
+    ],
+    results: Annotated[Path, typer.Option(metavar="DIR", help="Folder of records.")] = Path("results"),
+    plugins: Plugins = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Show a record: what was measured, how, where, and whether the code has changed since."""
+    load_plugins(plugins)
+    from bench import records
+    from bench.reports.record import tables
+    from bench.reports.render import terminal
+    from bench.studies.staleness import fingerprints, stale
+
+    found = records.read_file(records.find(record, results))
+    outdated = stale(found, fingerprints(found.request))
+    if as_json:
+        print_json({"file": found.file, **found.dump(), "outdated": outdated})
+        return
+    for table in tables(found, outdated):
+        terminal.table(table, console())
+        console().print()

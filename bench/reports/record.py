@@ -1,0 +1,85 @@
+"""One record as tables for people: what was measured, its parts, the request, and where it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import registry
+from bench.metrics.scores import SCORES
+from bench.records.quantities import COSTS, LOSS, SPEEDS, Quantity
+from bench.records.schema import Record
+from bench.reports.page import Column, Entry, Table
+
+# Of a result's fields, by the names that they have there.
+_QUANTITIES: dict[str, Quantity] = {
+    **{quantity.field or name: quantity for name, quantity in {**COSTS, **SPEEDS, LOSS.name: LOSS}.items()},
+    **{f"scores.{name}": score for name, score in SCORES.items()},
+}
+MOST = 8  # entries of a list that are shown in a line
+
+
+def tables(record: Record, outdated: str | None = None) -> list[Table]:
+    """A table of the result, one of each of its breakdowns, one of the request and of the environment.
+
+    Args:
+        record: any.
+        outdated: why it is not what would be measured now; see `bench.studies.staleness`.
+    """
+    whole = record.dump()
+    result, request = whole["result"], whole["request"]
+    parts = {name: value for name, value in result.items() if _is_breakdown(value)}
+    values = {name: value for name, value in result.items() if name not in parts}
+    origin = {name: whole[name] for name in ("context", "fingerprints")} | whole["environment"]
+    title = f"{registry.label(record.request.model, record.request.config)}: {record.request.kind}"
+    return [
+        _pairs(title, "Measured", values, [f"Of another time: {outdated} now."] if outdated else []),
+        *(_breakdown(name, entries) for name, entries in parts.items()),
+        _pairs("", "Request", request),
+        _pairs("", "Where", origin),
+    ]
+
+
+def _pairs(title: str, heading: str, values: dict[str, Any], remarks: Sequence[str] = ()) -> Table:
+    columns = [Column(heading, number=False), Column("", number=False)]
+    rows = []
+    for name, value in _flat(values):
+        quantity = _QUANTITIES.get(name) if heading == "Measured" else None
+        shown = quantity.text(value) if quantity and value is not None else _text(value)
+        rows.append([Entry(quantity.title if quantity else name), Entry(shown)])
+    return Table(columns, rows, title, remarks=remarks)
+
+
+def _flat(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of nested tables."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+def _is_breakdown(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(entry, dict) for entry in value)
+
+
+def _breakdown(name: str, entries: list[dict[str, Any]]) -> Table:
+    """A row for each part; columns that say nothing are left out."""
+    keys = [key for key in entries[0] if any(entry[key] is not None for entry in entries)]
+    columns = [Column(key, number=key != "name") for key in keys]
+    columns[0] = Column(name.capitalize(), number=False)
+    return Table(columns, [[Entry(_text(entry[key])) for key in keys] for entry in entries])
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list):
+        return ", ".join(map(_text, value)) if len(value) <= MOST else f"{len(value)} values"
+    return str(value) if value != {} else "none"
