@@ -69,8 +69,8 @@ def load_checkpoint(
         if name in state and state[name].shape != own[name].shape
     ]
     problems = [
-        f"{len(found)} {what}: {_listed(found)}"
-        for what, found in (("missing", missing), ("left over", extra), ("of wrong shape", shapes))
+        f"{len(found)} {problem}: {_listed(found)}"
+        for problem, found in (("missing", missing), ("left over", extra), ("of wrong shape", shapes))
         if found
     ]
     if problems:

@@ -457,7 +457,7 @@ def _type_text(hint: Any) -> str:
     return str(hint).replace("typing.", "")
 
 
-def _convert(what: str, value: Any, hint: Any) -> Any:
+def _convert(subject: str, value: Any, hint: Any) -> Any:
     from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
     try:
@@ -468,6 +468,6 @@ def _convert(what: str, value: Any, hint: Any) -> Any:
     except ValidationError:
         choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
         raise UsageError(
-            f"{what} must be {_type_text(hint)}, not {value!r}."
+            f"{subject} must be {_type_text(hint)}, not {value!r}."
             + suggest(str(value), [str(choice) for choice in choices])
         ) from None

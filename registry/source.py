@@ -28,7 +28,7 @@ _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class UnreadableError(Exception):
-    """The source alone does not tell: the module has to be imported."""
+    """The source alone does not say: the module has to be imported."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Registration:
         """Of the target, with the replaced defaults.
 
         Raises:
-            UnreadableError: it has arguments or a base class that only an import can tell.
+            UnreadableError: it has arguments or a base class that only an import shows.
         """
         source, definition = self.source.definition(self.target)
         summary = (ast.get_docstring(definition) or "").partition("\n")[0]
@@ -115,7 +115,7 @@ class Registration:
 
         Raises:
             AttributeError: it has none.
-            UnreadableError: only an import can tell.
+            UnreadableError: only an import shows it.
         """
         source, definition = self.source.definition(self.target)
         if not isinstance(definition, ast.ClassDef):
@@ -180,8 +180,8 @@ class Source:
         if not node.level:
             return node.module or ""
         parts = self.name.split(".")
-        kept = len(parts) - node.level + (self.path.name == "__init__.py")
-        return ".".join([*parts[:kept], *([node.module] if node.module else [])])
+        depth = len(parts) - node.level + (self.path.name == "__init__.py")
+        return ".".join([*parts[:depth], *([node.module] if node.module else [])])
 
     # ---- other modules ----
 
@@ -302,7 +302,7 @@ class Source:
 
 
 class _Constants(Mapping[str, Any]):
-    """The names of a module as far as its source tells their values."""
+    """The names of a module as far as its source shows their values."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -495,8 +495,8 @@ def _code(source: Source, statement: ast.stmt) -> tuple[str, frozenset[str]]:
 
     def text(node: Any) -> str:
         if isinstance(node, list):
-            kept = [item for item in node if not (_is_idle(item) or _is_register(item))]
-            return f"[{','.join(map(text, kept))}]"
+            items = [item for item in node if not (_is_idle(item) or _is_register(item))]
+            return f"[{','.join(map(text, items))}]"
         if not isinstance(node, ast.AST):
             return repr(node)
         dotted = _dotted(node)

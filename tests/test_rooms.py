@@ -31,8 +31,9 @@ ALLOWED = {
     }.items()
 }
 LIGHT = """
-    bench bench.cli bench.data bench.diffusion bench.metrics bench.metrics.scores bench.records bench.reports
-    bench.studies bench.studies.cells bench.training bench.training.protocols registry
+    bench bench.cli bench.cost bench.data bench.diffusion bench.metrics bench.metrics.scores bench.records
+    bench.reports bench.reports.profile_figure bench.studies bench.studies.cells bench.training
+    bench.training.protocols registry
 """.split()
 
 

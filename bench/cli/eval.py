@@ -1,13 +1,18 @@
-"""`bench eval`: how good images are, beside a reference."""
+"""`bench eval`: how good images are, beside a reference.
+
+Flags and rows follow from the table of scores.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from bench.cli.options import Json, load_plugins
 from bench.cli.output import bar, print_json, print_table, working
@@ -31,24 +36,61 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Images a pass of the extrac
 Device = Annotated[str, typer.Option(help="Device to run on: `cpu`, `cuda`, `cuda:1`.")]
 Cache = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Folder that keeps features. Default: in the user's cache."),
+    typer.Option(metavar="DIR", help="Folder to store features in. Default: in the user's cache."),
 ]
+ADDED = "bench.cli.eval.added"  # names of the scores whose flags were given, in the context
+
+
+class ScoreFlags(TyperCommand):
+    """`bench eval` with a flag for each score that is not computed by default, such as `--kid`.
+
+    The table is read when the command or its help is wanted, not when `bench` starts.
+    """
+
+    def get_params(self, ctx: Any) -> Any:  # typer brings click's types along since 0.26
+        """The options of the function, then the flags, `--help` last."""
+        *options, help_option = super().get_params(ctx)
+        return [*options, *_flags(), help_option]
+
+
+def _flags() -> list[Any]:
+    """Options as typer makes them of a function with a parameter for each score."""
+    from bench.metrics.scores import SCORES
+
+    parameters = []
+    for name, score in SCORES.items():
+        if not score.default:
+            option = typer.Option(
+                f"--{name.replace('_', '-')}",
+                help=f"Also {score.full_name}: {score.option}.",
+                callback=_add,
+                expose_value=False,
+            )
+            annotation = Annotated[bool, option]
+            parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=False, annotation=annotation))
+
+    def flags() -> None: ...
+
+    flags.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    app = typer.Typer(add_completion=False)
+    app.command(add_help_option=False)(flags)
+    return typer.main.get_command(app).params
+
+
+def _add(ctx: typer.Context, param: typer.CallbackParam, value: bool) -> None:
+    if value:
+        ctx.meta.setdefault(ADDED, []).append(param.name)
 
 
 def evaluate(
+    ctx: typer.Context,
     samples: Annotated[
         str, typer.Option(metavar="PATH", help="Folder of images, or .npz of images or features.")
     ],
     reference: Annotated[str, typer.Option(metavar="PATH", help="The same, or .npz of statistics.")],
     scores: Annotated[
         list[str],
-        typer.Option(
-            "--score", metavar="NAME", help="Only this score; repeatable. `bench list --kind score`."
-        ),
-    ] = [],  # noqa: B006
-    also: Annotated[
-        list[str],
-        typer.Option("--also", metavar="NAME", help="This score besides the usual ones; repeatable."),
+        typer.Option("--score", metavar="NAME", help="Only this score, such as `fid`; repeatable."),
     ] = [],  # noqa: B006
     extractor: Extractor = None,
     weights: Weights = None,
@@ -63,7 +105,7 @@ def evaluate(
     plugins: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """FID, sFID, Inception score, precision and recall, equal to the ADM suite's.
+    """FID, sFID, Inception score, precision and recall, equal to the ADM suite's, and others.
 
     A folder is searched at any depth for png, jpg and webp.
     An .npz holds images (arr_0) as the ADM suite's files do, features that
@@ -74,7 +116,7 @@ def evaluate(
         from bench.metrics.evaluation import compare
         from bench.metrics.scores import select
 
-        names = scores if scores and not also else [score.name for score in select(scores)] + also
+        names = [score.name for score in select(scores)] + ctx.meta.get(ADDED, [])
     with bars() as progress:
         found = compare(
             samples,

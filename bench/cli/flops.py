@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -20,7 +20,7 @@ from bench.cli.options import (
 from bench.cli.output import print_json, print_table, working
 
 if TYPE_CHECKING:
-    from bench.cost import By, Convention, Cost
+    from bench.records.schema import By, Convention, Cost
 
 _COUNTS: dict[Convention, str] = {"paper": "GFLOPs (paper)", "macs": "GMACs", "flops": "GFLOPs (2·MACs)"}
 _NOTE = (
@@ -45,6 +45,8 @@ def flops(
     as_json: Json = False,
 ) -> None:
     """Parameters, multiply-accumulates and activation memory; no weights are allocated."""
+    from bench.records.quantities import COSTS, decimals
+
     load_plugins(plugins)
     networks = parse_models(models, parse_shared(overrides, input_size))
     with working("loading torch") as status:
@@ -55,20 +57,21 @@ def flops(
             status.update(f"counting {registry.label(name, own)}")
             costs.append(measure(name, **own))
     if as_json:
-        print_json([cost.to_dict(by) for cost in costs])
+        print_json([_json(cost, by) for cost in costs])
         return
     shown: list[Convention] = [convention] if convention else list(_COUNTS)
+    parameters, deployed, memory = (COSTS[name] for name in ("params", "params_deployed", "memory"))
     print_table(
         "Cost",
-        ["Model", "Input", "Params (M)", "deployed (M)", *(_COUNTS[c] for c in shown), "Memory (MiB)"],
+        ["Model", "Input", parameters.title, deployed.title, *(_COUNTS[c] for c in shown), memory.title],
         [
             [
-                registry.label(cost.model, cost.overrides),
+                _label(cost),
                 _size(cost),
-                f"{cost.parameters / 1e6:.2f}",
-                f"{cost.parameters_deployed / 1e6:.2f}",
-                *(_giga(cost.count(c)) for c in shown),
-                f"{cost.activation_bytes / 2**20:.1f}",
+                parameters.text(cost.parameters),
+                deployed.text(cost.parameters_deployed),
+                *(decimals(cost.count(c) / 1e9, COSTS["gflops"].digits) for c in shown),
+                memory.text(cost.activation_bytes),
             ]
             for cost in costs
         ],
@@ -79,18 +82,24 @@ def flops(
             _print_parts(cost, by, convention or "paper")
 
 
-def _giga(count: float) -> str:
-    """Two decimals as the papers print, more where those would be lost."""
-    return f"{count / 1e9:.2f}" if count >= 1e8 else f"{count / 1e9:.4f}"
+def _json(cost: Cost, by: By | None) -> dict[str, Any]:
+    """A cost without its breakdowns, or with one of them as `parts`."""
+    values = cost.model_dump(mode="json", exclude={"stages", "modules", "operators"})
+    return values | ({"parts": [part.model_dump(mode="json") for part in cost.parts(by)]} if by else {})
+
+
+def _label(cost: Cost) -> str:
+    return registry.label(cost.request.model, cost.request.config)
 
 
 def _size(cost: Cost) -> str:
-    return "×".join(map(str, (cost.input_size,) * 2 if isinstance(cost.input_size, int) else cost.input_size))
+    size = cost.input_size
+    return "×".join(map(str, (size, size) if isinstance(size, int) else size or ()))
 
 
 def _uncounted(costs: list[Cost]) -> list[str]:
     return [
-        f"Not counted in {registry.label(cost.model, cost.overrides)}, though they may cost: "
+        f"Not counted in {_label(cost)}, though they may cost: "
         + ", ".join(f"{operator} ×{times}" for operator, times in cost.uncounted.items())
         for cost in costs
         if cost.uncounted
@@ -98,22 +107,19 @@ def _uncounted(costs: list[Cost]) -> list[str]:
 
 
 def _print_parts(cost: Cost, by: By, convention: Convention) -> None:
+    """One row a part: its count, its share of the whole, and what else is known of such parts."""
+    from bench.records.quantities import COSTS, decimals
+
     columns = [by.capitalize(), _COUNTS[convention], "Share"]
-    parts = cost.parts(by)
-    with_parameters = by != "operator"
-    if with_parameters:
-        columns += ["Params (M)", "deployed (M)"] if by == "stage" else ["Params (M)"]
-    if by == "stage":
-        columns.append("Memory (MiB)")
-    rows = []
-    for part in parts:
-        count = part.count(convention)
-        row = [part.name, f"{count / 1e9:.4f}", f"{count / max(cost.count(convention), 1):.1%}"]
-        if by == "stage":
-            row.append(f"{(part.parameters or 0) / 1e6:.3f}")
-        if with_parameters:
-            row.append(f"{(part.parameters_deployed or 0) / 1e6:.3f}")
-        if by == "stage":
-            row.append(f"{(part.activation_bytes or 0) / 2**20:.2f}")
-        rows.append(row)
-    print_table(f"{registry.label(cost.model, cost.overrides)} by {by}", columns, rows)
+    names = {"stage": ["params", "params_deployed", "memory"], "module": ["params_deployed"], "operator": []}
+    quantities = [COSTS[name] for name in names[by]]
+    rows = [
+        [
+            part.name,
+            decimals(part.count(convention) / 1e9, 4),
+            f"{part.count(convention) / max(cost.count(convention), 1):.1%}",
+            *(decimals((getattr(part, q.field) or 0) * q.scale, 3) for q in quantities),
+        ]
+        for part in cost.parts(by)
+    ]
+    print_table(f"{_label(cost)} by {by}", columns + [q.title for q in quantities], rows)

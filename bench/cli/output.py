@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +28,15 @@ def working(doing: str) -> Iterator[Any]:
     """A line on stderr that says what is under way; nothing when stderr is no terminal."""
     with Console(stderr=True).status(doing) as status:
         yield status
+
+
+def on_line(status: Any) -> Callable[[str, int, int], None]:
+    """A progress callback (see `bench.utils.progress`) that tells on the line of `working`."""
+
+    def progress(description: str, done: int, total: int) -> None:
+        status.update(f"{description}: {done + 1} of {total}" if total else description)
+
+    return progress
 
 
 def bar(*columns: str) -> Progress:

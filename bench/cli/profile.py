@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,10 +20,10 @@ from bench.cli.options import (
     parse_models,
     parse_shared,
 )
-from bench.cli.output import console, print_json, print_table, working
+from bench.cli.output import console, on_line, print_json, print_table, working
 
 if TYPE_CHECKING:
-    from bench.speed.profile import Profile, Row
+    from bench.records.schema import Profile, Share
 
 
 def profile(
@@ -39,6 +40,7 @@ def profile(
     as_json: Json = False,
 ) -> None:
     """Share of time beside share of multiply-accumulates, by stage and by operator."""
+    from bench.reports.profile_figure import draw, finding
     from registry.errors import UsageError
 
     load_plugins(plugins)
@@ -48,62 +50,71 @@ def profile(
     with working("loading torch") as status:
         import torch
 
-        from bench.speed import profile as profiling
+        from bench.speed.profile import measure
 
-        found = []
+        profiles = []
         for name, own in networks:
-            status.update(f"profiling {registry.label(name, own)}")
             torch.manual_seed(0)
             network = registry.create(name, **own)
-            found.append(
-                profiling.profile(
-                    network, device=device, dtype=dtype, batch_size=batch_size, repeats=repeats, trace=trace
+            profiles.append(
+                measure(
+                    network,
+                    device=device,
+                    dtype=dtype,
+                    batch_size=batch_size,
+                    repeats=repeats,
+                    trace=trace,
+                    progress=on_line(status),
                 )
             )
     if as_json:
-        print_json([one.to_dict() for one in found])
+        print_json([one.model_dump(mode="json") | {"finding": finding(one)} for one in profiles])
     else:
-        for one in found:
+        for one in profiles:
             _print(one)
     written = [trace] if trace is not None else []
     if out is not None:
-        written += profiling.draw(found, out)
+        written += draw(profiles, out)
     if not as_json:
         for path in written:
             console().print(f"wrote {path}")
 
 
-def _print(found: Profile) -> None:
-    where = f"{found.device}, batch {found.batch_size}, {found.dtype}"
-    _print_rows(f"{found.title} by stage: {where}", "Stage", found.stages)
-    _print_rows(f"{found.title} by operator", "Operator", found.operators)
+def _print(profile: Profile) -> None:
+    from bench.reports.profile_figure import conditions, finding, floor, title
+
+    network = title(profile)
+    _print_shares(f"{network} by stage: {conditions(profile)}", "Stage", profile.stages)
+    _print_shares(f"{network} by operator", "Operator", profile.operators)
     note = (
-        f"A forward pass takes {found.seconds * 1e3:.2f} ms, {found.overhead:+.1%} when its stages are "
-        f"timed; under the profiler its operators take {found.operator_seconds * 1e3:.2f} ms. GMACs are of "
+        f"A forward pass takes {profile.seconds * 1e3:.2f} ms, {profile.overhead:+.1%} when its stages are "
+        f"timed; under the profiler its operators take {profile.operator_seconds * 1e3:.2f} ms. GMACs are of "
         "one sample. Time/MACs: share of time over share of multiply-accumulates."
     )
-    console().print(found.finding, style="bold")
+    console().print(finding(profile), style="bold")
     console().print(note, style="dim")
-    if found.floor:
-        console().print(found.floor, style="dim")
-    if abs(found.overhead) > 0.1:
+    if depthwise := floor(profile):
+        console().print(depthwise, style="dim")
+    if abs(profile.overhead) > 0.1:
         console().print("The two differ by more than 10%: the machine is busy, or the stages are too short.")
     console().print()
 
 
-def _print_rows(title: str, kind: str, rows: list[Row]) -> None:
+def _print_shares(heading: str, kind: str, shares: Sequence[Share]) -> None:
+    from bench.records.quantities import decimals
+
     print_table(
-        title,
+        heading,
         [kind, "ms", "Time", "GMACs", "MACs", "Time/MACs"],
         [
             [
-                row.name,
-                f"{row.seconds * 1e3:.3f}",
-                f"{row.time_share:.1%}",
-                f"{row.macs / 1e9:.4f}",
-                f"{row.macs_share:.1%}",
-                "" if row.ratio is None else f"{row.ratio:.2f}",
+                share.name,
+                f"{share.seconds * 1e3:.3f}",
+                f"{share.time_share:.1%}",
+                decimals(share.macs / 1e9, 4),
+                f"{share.macs_share:.1%}",
+                "" if share.ratio is None else f"{share.ratio:.2f}",
             ]
-            for row in rows
+            for share in shares
         ],
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,10 +19,10 @@ from bench.cli.options import (
     parse_models,
     parse_shared,
 )
-from bench.cli.output import console, print_json, print_table, working
+from bench.cli.output import console, on_line, print_json, print_table, working
 
 if TYPE_CHECKING:
-    from bench.speed.throughput import Settings, Throughput
+    from bench.records.schema import Speed
 
 
 def throughput(
@@ -41,7 +40,9 @@ def throughput(
     ] = "8",
     compiled: Annotated[bool, typer.Option("--compile", help="Time what torch.compile makes of it.")] = False,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Channels-last memory.")] = False,
-    train: Annotated[bool, typer.Option("--train", help="Time training steps: AdamW.")] = False,
+    train: Annotated[
+        bool, typer.Option("--train", help="Time training steps, as `bench train` takes.")
+    ] = False,
     sampling: Annotated[
         bool, typer.Option("--sampling", help="Also time whole denoising loops, without and with guidance.")
     ] = False,
@@ -60,16 +61,29 @@ def throughput(
     networks = _networks(models, tables, parse_shared(overrides, input_size))
     batch = _batch_size(batch_size)
     with working("loading torch") as status:
+        from bench import records
+        from bench.records.schema import Context
         from bench.speed.throughput import Settings, measure
+        from bench.studies.staleness import fingerprints
 
-        settings = Settings(device, dtype, batch, compiled, channels_last, train, sampling, steps)
-        results = measure(networks, settings, repeats=repeats, progress=status.update)
+        settings = Settings(
+            device=device,
+            dtype=dtype,
+            batch_size=batch,
+            mode="training" if train else "inference",
+            compile=compiled,
+            channels_last=channels_last,
+            num_inference_steps=steps if sampling else None,
+        )
+        results = measure(networks, settings, repeats=repeats, progress=on_line(status))
     for result in results:
-        _record(result, results[0], settings, repeats, out)
+        context = Context(against=None if result is results[0] else _label(results[0]), repeats=repeats)
+        made_by = fingerprints(result.request)
+        records.write(result, out, context=context, fingerprints=made_by, device=device)
     if as_json:
-        print_json([result.to_dict() for result in results])
+        print_json([result.model_dump(mode="json") for result in results])
     else:
-        _print(results, settings, repeats)
+        _print(results, device, repeats)
         console().print(f"records written to {out}")
 
 
@@ -100,44 +114,30 @@ def _batch_size(text: str) -> int | Literal["auto"]:
     return int(text)
 
 
-def _record(result: Throughput, first: Throughput, settings: Settings, repeats: int, folder: Path) -> None:
-    from bench import records
+def _print(results: list[Speed], device: str, repeats: int) -> None:
+    from bench.records.quantities import SPEEDS
 
-    asked: dict[str, Any] = {
-        "measure": "throughput",
-        "model": result.model,
-        "overrides": result.overrides,
-        "input_size": result.input_size,
-        "against": None if result is first else first.model,
-        "repeats": repeats,
-        "device_name": result.device.name,  # a speed is that of a device
-        **asdict(settings),
-    }
-    told = ("model", "overrides", "input_size")
-    records.write(asked, {k: v for k, v in result.to_dict().items() if k not in told}, folder)
-
-
-def _print(results: list[Throughput], settings: Settings, repeats: int) -> None:
     compared = len(results) > 1
-    columns = ["Model", "Batch", "Images/s", "Spread", "Peak MiB", "Of peak FLOP/s"]
+    rate, peak = SPEEDS["images_per_second"], SPEEDS["peak_bytes"]
+    columns = ["Model", "Batch", rate.title, "Spread", peak.title, "Of peak FLOP/s"]
     rows = []
     for result in results:
         low, high = result.quartiles
         row = [
-            registry.label(result.model, result.overrides),
+            _label(result),
             str(result.batch_size),
             _figures(result.images_per_second),
             f"±{(high - low) / 2 / result.images_per_second:.1%}",
-            f"{result.peak_bytes / 2**20:.1f}",
+            peak.text(result.peak_bytes),
             f"{result.peak_share:.1%}",
         ]
         if compared:
             row += ["1", ""] if result.interval is None else [f"{result.ratio:.3f}", _span(result.interval)]
         rows.append(row)
-    where = results[0].device
+    where, request = results[0].device, results[0].request
     clock = f", {where.clock_mhz:.0f} MHz" if where.clock_mhz else ""
     print_table(
-        f"{'Training' if settings.train else 'Inference'}, {settings.dtype}, on {settings.device}",
+        f"{request.mode.capitalize()}, {request.dtype}, on {device}",
         columns + (["Times as fast", "95% interval"] if compared else []),
         rows,
         notes=[
@@ -150,7 +150,7 @@ def _print(results: list[Throughput], settings: Settings, repeats: int) -> None:
     )
 
 
-def _notes(result: Throughput) -> list[str]:
+def _notes(result: Speed) -> list[str]:
     parts = []
     if result.latency_ms:
         p50, p95 = result.latency_ms
@@ -164,15 +164,24 @@ def _notes(result: Throughput) -> list[str]:
         parts.append(f"compiled in {_figures(result.compile_seconds)} s")
     elif result.compiled != "no":
         parts.append(result.compiled)
-    if result.batch_reason != "as asked":
+    if result.request.batch_size == "auto":
         parts.append(f"batch {result.batch_size} because {result.batch_reason}")
+    if result.training:
+        forward, backward, optimizer = (
+            _figures(1e3 * spent) for spent in result.training.model_dump().values()
+        )
+        parts.append(f"a step takes {forward} ms forward, {backward} backward, {optimizer} in the optimizer")
     if result.sampling:
         loop = result.sampling
         text = f"sampling in {loop.steps} steps {_figures(loop.images_per_second)} images/s"
         if loop.guided_images_per_second is not None:
             text += f", with guidance {_figures(loop.guided_images_per_second)}"
         parts.append(text)
-    return [f"{registry.label(result.model, result.overrides)}: {'; '.join(parts)}."]
+    return [f"{_label(result)}: {'; '.join(parts)}."]
+
+
+def _label(result: Speed) -> str:
+    return registry.label(result.request.model, result.request.config)
 
 
 def _span(interval: tuple[float, float]) -> str:

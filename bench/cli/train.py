@@ -74,7 +74,8 @@ def train(
             log=lambda entry: shown.update(task, loss=entry["loss"], rate=entry["images_per_second"]),
         )
     if distributed.is_main():
-        draw_loss(out)
+        if result.taken:
+            draw_loss(out)
         last = f", {result.images_per_second:.0f} images/s, loss {result.loss:.4f}" if result.taken else ""
         if result.interrupted:
             typer.echo(

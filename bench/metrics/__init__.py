@@ -3,7 +3,7 @@
     from bench.metrics import Features, evaluate
 
     found = evaluate(Features(pool=of_samples), Features(pool=of_images))
-    found.scores["fid"]
+    found.values["fid"]
 
 Each score is a file of `bench.metrics.scores`. Importing this package imports no torch.
 """
@@ -14,12 +14,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bench.metrics.evaluation import Evaluation, compare, evaluate
+    from bench.metrics.evaluation import Comparison, FeatureScores, compare, evaluate
     from bench.metrics.scores import SCORES, Features, Score
 
-__all__ = ["SCORES", "Evaluation", "Features", "Score", "compare", "evaluate"]
+__all__ = ["SCORES", "Comparison", "FeatureScores", "Features", "Score", "compare", "evaluate"]
 
-_EVALUATION = ("Evaluation", "compare", "evaluate")
+_EVALUATION = ("Comparison", "FeatureScores", "compare", "evaluate")
 
 
 def __getattr__(name: str) -> Any:

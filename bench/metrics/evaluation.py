@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bench.metrics.extractors import create, extractors
-from bench.metrics.features import check_fits, features_of, fitting_extractor, own_device
-from bench.metrics.images import FeatureSet, ImageSet, open_set
+from bench.metrics.features import check_fits, feature_folder, features_of, fitting_extractor, own_device
+from bench.metrics.images import FeatureSet, ImageSet, open_set, size_text
 from bench.metrics.resampling import check_groups
 from bench.metrics.scores import SCORES, Features, Inputs, select
 from bench.metrics.scores.inception_score import SPLIT
@@ -22,18 +22,18 @@ PUBLISHED = 50_000  # samples in the papers' FID
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Scores of features.
+class FeatureScores:
+    """Scores of features, each by its name in the order of the table.
 
     Attributes:
-        scores: by name; None where one cannot be computed.
-        intervals: 95% confidence intervals by name; see `bench.metrics.resampling`.
-        missing: why a score is None.
+        values: those that can be computed.
+        intervals: 95% confidence intervals; see `bench.metrics.resampling`.
+        missing: why one cannot be computed.
     """
 
-    scores: dict[str, float | None]
-    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
+    values: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    missing: dict[str, str]
 
 
 def evaluate(
@@ -45,7 +45,7 @@ def evaluate(
     intervals: int = 0,
     progress: Progress = silent,
     device: str = "cpu",
-) -> Evaluation:
+) -> FeatureScores:
     """All scores that the features allow.
 
     Args:
@@ -63,7 +63,7 @@ def evaluate(
 
     Example:
         >>> found = evaluate(Features(pool=of_samples), Features(pool=of_images))
-        >>> found.scores["fid"], found.missing["sfid"]
+        >>> found.values["fid"], found.missing["sfid"]
     """
     entries = select(list(scores))
     count = samples.count("samples")
@@ -73,45 +73,49 @@ def evaluate(
     inputs = Inputs(
         samples, reference, half_distances=half_distances, groups=intervals, device=device, progress=progress
     )
-    found: dict[str, float | None] = {}
-    spans: dict[str, tuple[float, float]] = {}
-    missing: dict[str, str] = {}
+    found = FeatureScores({}, {}, {})
     for score in entries:
         reason = inputs.lacking(score.needs)
         if reason is not None:
-            found[score.name], missing[score.name] = None, reason
+            found.missing[score.name] = reason
             continue
-        found[score.name] = score.function(inputs)
-        if intervals and score.interval and (span := score.interval(inputs)) is not None:
-            spans[score.name] = span
-    return Evaluation(found, spans, missing)
+        found.values[score.name] = score.function(inputs)
+        if intervals and score.interval and (interval := score.interval(inputs)) is not None:
+            found.intervals[score.name] = interval
+    return found
 
 
 @dataclass(frozen=True)
-class Comparison(Evaluation):
+class Comparison:
     """Scores with the way they were obtained.
 
     Attributes:
+        scores: by name, in the order of the table; None where one cannot be computed.
+        intervals: 95% confidence intervals by name; see `bench.metrics.resampling`.
+        missing: why a score is None.
         samples: path of what was scored.
         reference: path of what it was compared with.
         sample_count: N.
         reference_count: N of the reference's features; None where it has statistics only.
         extractor: its name.
-        weights: the first 12 digits of its weights' SHA-256; None where statistics do not tell theirs.
+        weights: the first 12 digits of its weights' SHA-256; None where a file of statistics lacks it.
         statistics: which of the reference's entered FID and sFID, in words.
         half_distances: whether neighbours are by float16 distances.
         notes: all of that and what else a reader should know, a sentence or two each.
     """
 
-    samples: str = ""
-    reference: str = ""
-    sample_count: int = 0
-    reference_count: int | None = None
-    extractor: str = ""
-    weights: str | None = None
-    statistics: str = ""
-    half_distances: bool = False
-    notes: list[str] = field(default_factory=list)
+    scores: dict[str, float | None]
+    intervals: dict[str, tuple[float, float]]
+    missing: dict[str, str]
+    samples: str
+    reference: str
+    sample_count: int
+    reference_count: int | None
+    extractor: str
+    weights: str | None
+    statistics: str
+    half_distances: bool
+    notes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -147,7 +151,8 @@ def compare(
         batch_size: images a pass of the extractor.
         device: where it runs and where distances are computed.
         intervals: also 95% confidence intervals.
-        cache: the folder in which features are kept.
+        cache: the folder in which features are stored; by default one in the user's cache, or where that
+            cannot be written to a temporary one.
         progress: see `bench.utils.progress`.
 
     Returns:
@@ -156,16 +161,15 @@ def compare(
     Raises:
         UsageError: sets that cannot be read or compared; the message names the file.
     """
-    select(list(scores))
+    entries = select(list(scores))
     place = own_device(device)
     ours, others = open_set(samples, progress), open_set(reference, progress)
     if isinstance(ours, FeatureSet) and not ours.features:
         raise UsageError(f"{ours.path} holds statistics alone, which can be a reference but not samples")
-    if isinstance(ours, ImageSet) and isinstance(others, ImageSet) and ours.size != others.size:
-        (height, width), (h, w) = ours.size, others.size
+    if ours.size and others.size and ours.size != others.size:
         raise UsageError(
-            f"{ours.path} holds images of {height}×{width} and {others.path} of {h}×{w}: scores compare "
-            "images of one size; make the reference of the size of the samples"
+            f"{ours.path} holds images of {size_text(ours.size)} and {others.path} of "
+            f"{size_text(others.size)}: scores compare images of one size; resize one of the sets"
         )
     name, why = (extractor, "as requested") if extractor else fitting_extractor(ours, others)
     network = None
@@ -176,10 +180,11 @@ def compare(
     else:
         network = create(name, weights)
         name, digest = network.name, network.digest
-    made = [
-        features_of(images, network, batch_size=batch_size, device=device, cache=cache, progress=progress)
-        for images in (ours, others)
-    ]
+    with feature_folder(cache) as (folder, cache_notes):
+        made = [
+            features_of(images, network, folder, batch_size=batch_size, device=device, progress=progress)
+            for images in (ours, others)
+        ]
     if not distributed.is_main():
         return None
     try:
@@ -197,7 +202,7 @@ def compare(
     assert ours.count is not None
     statistics = _statistics(others, made[1])
     return Comparison(
-        scores=found.scores,
+        scores={score.name: found.values.get(score.name) for score in entries},
         intervals=found.intervals,
         missing=found.missing,
         samples=str(ours.path),
@@ -216,13 +221,14 @@ def compare(
             f"splits of {SPLIT:,} in file order. Precision and recall: k = 3, distances in "
             + ("float16 where finite, as the ADM suite's." if half_distances else "float32."),
             *_cautions(found, ours, others, made[1]),
+            *(cache_notes if network else ()),
         ],
     )
 
 
 def _described(images: ImageSet | FeatureSet) -> str:
     if isinstance(images, ImageSet):
-        return f"{images.path}, {images.count:,} images of {images.size[0]}×{images.size[1]}"
+        return f"{images.path}, {images.count:,} images of {size_text(images.size)}"
     return f"{images.path}, {f'features of {images.count:,} images' if images.count else 'statistics alone'}"
 
 
@@ -235,7 +241,7 @@ def _statistics(reference: ImageSet | FeatureSet, features: Features) -> str:
 
 
 def _cautions(
-    found: Evaluation, samples: ImageSet | FeatureSet, reference: ImageSet | FeatureSet, features: Features
+    found: FeatureScores, samples: ImageSet | FeatureSet, reference: ImageSet | FeatureSet, features: Features
 ) -> list[str]:
     cautions = [*samples.notes, *reference.notes]
     if reference.statistics and features.statistics is None:

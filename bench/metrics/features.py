@@ -1,25 +1,25 @@
-"""Features of image sets: made once, kept on disk under the digest of the content, written for others.
+"""Features of image sets: made once, stored on disk under the digest of the content, written for others.
 
-The cache holds a folder for each set and extractor. It is filled batch by batch, so an interrupted run
-goes on where it stopped, and several processes fill it together. Its folders may be deleted at any time.
+The cache holds a folder for each set and extractor, its weights and its code. It is filled batch by batch,
+so an interrupted run goes on where it stopped, and several processes fill it together. Its folders may be
+deleted at any time.
 """
 
 from __future__ import annotations
 
-import atexit
-import functools
 import json
-import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from bench.metrics.extractors import Extractor, create
-from bench.metrics.images import ABOUT, KINDS, FeatureSet, ImageSet, open_set
+from bench.metrics.extractors import Extractor, create, extractors
+from bench.metrics.images import ABOUT, KINDS, FeatureSet, ImageSet, open_set, size_text
 from bench.metrics.scores.base import Features
 from bench.metrics.statistics import Statistics
 from bench.utils import distributed
@@ -33,8 +33,29 @@ from registry.errors import CodeError, UsageError
 SMALL = 16  # pixels a side, up to which images are taken for digits
 
 
+@contextmanager
+def feature_folder(cache: Path | None) -> Iterator[tuple[Path, list[str]]]:
+    """The folder to store features in, and what a user should know of it, a sentence each.
+
+    Args:
+        cache: the folder asked for. None: one in the user's cache, or where there is none that can be written
+            to a temporary one, which is removed at the end; arrays mapped from it stay readable.
+
+    Raises:
+        UsageError: there is no cache, and several processes, which could not share a temporary folder.
+    """
+    folder = cache or cache_folder("features")
+    if folder:
+        yield folder, []
+        return
+    if distributed.count() > 1:
+        raise UsageError("several processes need a folder for features that all can write to: give --cache")
+    with tempfile.TemporaryDirectory(prefix="denoiser-bench-") as made:
+        yield Path(made), ["Features were not stored: no cache of this user can be written to. Give --cache."]
+
+
 def fitting_extractor(*sets: ImageSet | FeatureSet) -> tuple[str, str]:
-    """The extractor for some sets where none is asked for, and why that one."""
+    """The extractor for some sets where none is named, and why that one."""
     for made in sets:
         if isinstance(made, FeatureSet):
             by_custom = "" if made.digest else ", whose statistics are by custom its"
@@ -48,10 +69,10 @@ def fitting_extractor(*sets: ImageSet | FeatureSet) -> tuple[str, str]:
 def features_of(
     images: ImageSet | FeatureSet,
     extractor: Extractor | None,
+    cache: Path,
     *,
     batch_size: int = 64,
     device: str = "cpu",
-    cache: Path | None = None,
     progress: Progress = silent,
 ) -> Features:
     """Features of every image, from the cache as far as they are there.
@@ -62,27 +83,27 @@ def features_of(
     Args:
         images: images, or a set of features, which is returned as it is once it is seen to fit.
         extractor: None where only sets of features are compared.
+        cache: the folder to store features in, one for all processes.
         batch_size: images a pass.
         device: where the network runs; with several processes `cuda` is each one's own.
-        cache: the folder to keep features in; by default in the user's cache, or a temporary one.
-        progress: is told how far it is.
+        progress: see `bench.utils.progress`.
 
     Returns:
         (N, width) float32 mapped from the cache, and statistics that lie in the file itself and are of
         this extractor.
 
     Raises:
-        UsageError: features or statistics of another extractor, images that cannot be decoded, features
-            that are not finite.
+        UsageError: features or statistics of another extractor, images that cannot be decoded, a folder that
+            is full, cannot be written to, or is not the same for all processes.
+        CodeError: the extractor makes something else than it declares, or NaN.
     """
     if isinstance(images, FeatureSet):
         if extractor is not None:
             check_fits(images, extractor.name, extractor.digest, extractor.outputs)
         return _features(images.features, images.statistics)
     assert extractor is not None
-    name = f"{extractor.name}-{extractor.digest}-{images.digest[:32]}"
     rows = ResumableArrays(
-        (cache or cache_folder("features") or _temporary()) / name,
+        cache / "-".join([extractor.name, extractor.digest, *_code(extractor), images.digest[:32]]),
         {"images": images.digest, "extractor": extractor.name, "weights": extractor.digest},
         images.count,
         {kind: ((extractor.outputs[kind],), "float32") for kind in KINDS if kind in extractor.outputs},
@@ -90,22 +111,21 @@ def features_of(
     own = distributed.share(images.batches(batch_size))
     _fill(rows, [part for part in own if rows.missing(part)], images, extractor, device, progress)
     distributed.wait()
+    if lacking := rows.missing():
+        raise UsageError(
+            f"features of {lacking:,} images are not in {rows.folder}: give --cache a folder that all "
+            "processes share"
+        )
     made = {kind: rows[kind] for kind in KINDS if kind in extractor.outputs}
     return _features(made, own_statistics(images, extractor))
 
 
-@functools.cache
-def _temporary() -> Path:
-    """A folder for this process, where the user has no cache.
-
-    Raises:
-        UsageError: there are several processes, which could not share it.
-    """
-    if distributed.count() > 1:
-        raise UsageError("several processes need a folder for features that all can write to: give --cache")
-    folder = Path(tempfile.mkdtemp(prefix="denoiser-bench-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+def _code(extractor: Extractor) -> list[str]:
+    """The fingerprint of an extractor's code, where it is registered under its name."""
+    try:
+        return [extractors.fingerprint(extractor.name)]
+    except UsageError:
+        return []
 
 
 def own_statistics(images: ImageSet, extractor: Extractor) -> dict[str, Statistics]:
@@ -159,16 +179,18 @@ def make_file(
         raise UsageError(f"{path} holds no images but what was made of some")
     name, why = (extractor, "as requested") if extractor else fitting_extractor(images)
     network = create(name, weights)
-    features = features_of(
-        images, network, batch_size=batch_size, device=device, cache=cache, progress=progress
-    )
+    with feature_folder(cache) as (folder, cache_notes):
+        features = features_of(
+            images, network, folder, batch_size=batch_size, device=device, progress=progress
+        )
     if not distributed.is_main():
         return None
     write_features(out, images, network, features, with_images=with_images, progress=progress)
     return [
-        f"{out}: features of {images.count:,} images of {images.size[0]}×{images.size[1]} by {network.name} "
+        f"{out}: features of {images.count:,} images of {size_text(images.size)} by {network.name} "
         f"(weights {network.digest}), {why}",
         *images.notes,
+        *cache_notes,
     ]
 
 
@@ -185,7 +207,7 @@ def write_features(
 
     It holds `mu`, `sigma` (pooled features) and `mu_s`, `sigma_s` (spatial), float64, under the ADM
     suite's names; `pool`, `spatial` and `logits`, float32; and `about`, JSON that names the extractor.
-    Statistics that came with the images are kept in preference to those of the images.
+    Statistics that came with the images take the place of those of the images.
 
     Args:
         path: of the file.
@@ -193,7 +215,7 @@ def write_features(
         extractor: what made them.
         features: as `features_of` returns them.
         with_images: also `arr_0`, which the ADM suite's evaluator wants of a reference.
-        progress: is told how far it is.
+        progress: see `bench.utils.progress`.
 
     Raises:
         UsageError: a place that cannot be written to.
@@ -203,6 +225,7 @@ def write_features(
         "extractor": extractor.name,
         "digest": extractor.digest,
         "count": images.count,
+        "size": images.size,
         "statistics": f"stored in {images.path.name}" if own else f"of the {images.count} images",
     }
     arrays = {ABOUT: np.array(json.dumps(about))}
@@ -252,17 +275,34 @@ def _fill(
             raise UsageError(
                 f"{len(part)} images at once do not fit on {where}: lower --batch-size"
             ) from None
-        values = {kind: made[kind].float().cpu().numpy() for kind in KINDS if kind in extractor.outputs}
-        for kind, value in values.items():
-            if value.shape != (len(part), extractor.outputs[kind]) or not np.isfinite(value).all():
-                raise CodeError(
-                    f"{images.path}: of images {part.start} to {part.stop - 1} {extractor.name} makes "
-                    f"{kind} features that are not {extractor.outputs[kind]} finite numbers each",
-                    extractor,
-                )
-        rows.put(part, **values)
+        rows.put(part, **_checked(made, extractor, f"images {part.start} to {part.stop - 1}", len(part)))
         done += len(part)
         progress(f"{extractor.name} features of {images.path.name}", done, todo)
+
+
+def _checked(made: Any, extractor: Extractor, images: str, count: int) -> dict[str, np.ndarray]:
+    """What an extractor has made of some images, as arrays.
+
+    Raises:
+        CodeError: it is not what the extractor declares.
+    """
+    title = f"the extractor {extractor.name!r}"
+    if not isinstance(made, Mapping):
+        raise CodeError(f"{title} returned {type(made).__name__}, not features by name", extractor)
+    values = {}
+    for kind in KINDS:
+        if kind not in extractor.outputs:
+            continue
+        features, wanted = made.get(kind), (count, extractor.outputs[kind])
+        if not isinstance(features, torch.Tensor):
+            raise CodeError(f"{title} returned no tensor of {kind!r} features", extractor)
+        if features.shape != wanted:
+            shape = tuple(features.shape)
+            raise CodeError(f"{title} returned {kind!r} of shape {shape}, not {wanted}", extractor)
+        values[kind] = features.float().cpu().numpy()
+        if not np.isfinite(values[kind]).all():
+            raise CodeError(f"{title} returned NaN or infinity in {kind!r} of {images}", extractor)
+    return values
 
 
 def _features(arrays: Mapping[str, np.ndarray], statistics: Mapping[str, Statistics]) -> Features:
@@ -284,10 +324,8 @@ def check_fits(made: FeatureSet, name: str, digest: str | None, widths: Mapping[
     """
     held = "features" if made.features else "statistics"
     if made.extractor != name or (None not in (made.digest, digest) and made.digest != digest):
-        theirs, ours = (
-            f"{of} {by or ''}".strip() for of, by in ((made.extractor, made.digest), (name, digest))
-        )
-        raise UsageError(f"{made.path} holds {held} of {theirs}, not of {ours}: they cannot be compared")
+        its, ours = (f"{of} {by or ''}".strip() for of, by in ((made.extractor, made.digest), (name, digest)))
+        raise UsageError(f"{made.path} holds {held} of {its}, not of {ours}: they cannot be compared")
     _check_widths(made.path, held, made.widths, name, widths)
 
 

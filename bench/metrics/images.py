@@ -98,6 +98,8 @@ class FeatureSet:
         features: (N, width) float32, by "pool", "spatial" and "logits"; empty for statistics alone.
         statistics: by "pool" and "spatial".
         origin: of the statistics, in words.
+        size: height, width of the images; None where the file does not tell.
+        notes: what a user should know of it, a sentence each.
     """
 
     path: Path
@@ -107,6 +109,7 @@ class FeatureSet:
     features: dict[str, np.ndarray]
     statistics: dict[str, Statistics]
     origin: str = ""
+    size: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -124,7 +127,7 @@ def open_set(path: str | Path, progress: Progress = silent) -> ImageSet | Featur
             followed), taken in the order of their relative paths; or an `.npz` that holds images as the
             ADM suite's do (`arr_0`, uint8 N×H×W×3), features that `bench features` wrote, or statistics
             (`mu`, `sigma`; `mu_s`, `sigma_s`).
-        progress: is told how far it is.
+        progress: see `bench.utils.progress`.
 
     Raises:
         UsageError: anything else, or damaged; the message names the file.
@@ -134,6 +137,8 @@ def open_set(path: str | Path, progress: Progress = silent) -> ImageSet | Featur
         return _folder(path, progress)
     if not path.exists():
         raise UsageError(f"no such file or folder: {path}")
+    if not path.is_file():  # reading a FIFO or a device would never end
+        raise UsageError(f"{path} is neither a regular file nor a folder")
     if path.suffix.lower() != ".npz":
         raise UsageError(f"{path} is neither a folder of images nor an .npz")
     npz = Npz(path)
@@ -155,10 +160,10 @@ def open_set(path: str | Path, progress: Progress = silent) -> ImageSet | Featur
 
 def _adm(member: Member, statistics: dict[str, Statistics], progress: Progress) -> ImageSet:
     shape = " × ".join(map(str, member.shape))
-    if len(member.shape) == 4 and member.shape[1] == 3 and member.shape[2] == member.shape[3] != 3:
+    if len(member.shape) == 4 and member.shape[1] == 3 != member.shape[3]:
         raise UsageError(
             f"{member.path}: arr_0 is {shape}, channels before height and width; images are N × H × W × 3: "
-            "transpose the array"
+            "transpose the array to (0, 2, 3, 1)"
         )
     if member.dtype != np.uint8 or len(member.shape) != 4 or member.shape[3] != 3 or member.column_major:
         raise UsageError(
@@ -169,14 +174,14 @@ def _adm(member: Member, statistics: dict[str, Statistics], progress: Progress) 
     if not count * height * width:
         raise UsageError(f"{member.path}: arr_0 is empty ({shape})")
     if height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
-        raise UsageError(f"{member.path}: images of {_by((height, width))} are too large to be honest")
+        raise UsageError(f"{member.path}: images of {size_text((height, width))} are too large to be honest")
     # Read to the end now: a checksum that is wrong comes out before features are made of it.
     sha = hashlib.sha256(shape.encode())
     parts = batches(count, max(1, BLOCK_BYTES // (height * width * 3)))
     for part, block in zip(parts, member.blocks(parts), strict=True):
         sha.update(block.data)
         progress(f"looking through {member.path.name}", part.stop, count)
-    decoder = functools.partial(_Blocks, member)
+    decoder = functools.partial(_ArrayParts, member)
     return ImageSet(member.path, count, (height, width), sha.hexdigest(), statistics, (), decoder)
 
 
@@ -199,6 +204,7 @@ def _features(npz: Npz) -> FeatureSet:
         about = json.loads(str(npz.member(ABOUT).array()[()]))
         extractor, digest, count = str(about["extractor"]), str(about["digest"]), int(about["count"])
         origin = str(about["statistics"])
+        height, width = map(int, about.get("size", (0, 0)))  # older files lack it
     except (ValueError, KeyError, TypeError, IndexError) as error:
         if isinstance(error, UsageError):
             raise
@@ -214,10 +220,11 @@ def _features(npz: Npz) -> FeatureSet:
             )
         features[kind] = member.array()
         check(features[kind], f"{npz.path}, {kind}")
-    return FeatureSet(npz.path, count, extractor, digest, features, _statistics(npz), origin)
+    size = (height, width) if height and width else None
+    return FeatureSet(npz.path, count, extractor, digest, features, _statistics(npz), origin, size)
 
 
-class _Blocks(IterableDataset[Any]):
+class _ArrayParts(IterableDataset[Any]):
     """Parts of an array, one after the other, or what is wrong with it."""
 
     def __init__(self, member: Member, parts: Sequence[range]) -> None:
@@ -237,8 +244,8 @@ class _Blocks(IterableDataset[Any]):
 def _folder(folder: Path, progress: Progress) -> ImageSet:
     paths = [path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.name[0] != "."]
     for path in paths:
-        if not path.is_file():  # a FIFO would never end
-            raise UsageError(f"{path} is no regular file: take it out of {folder}")
+        if not path.is_file():
+            raise UsageError(f"{path} is not a regular file: take it out of {folder}")
     names = sorted(path.relative_to(folder).as_posix() for path in paths)
     if not names:
         raise UsageError(f"{folder} holds no images ({', '.join(sorted(ENDINGS))})")
@@ -246,22 +253,25 @@ def _folder(folder: Path, progress: Progress) -> ImageSet:
     for done, name in enumerate(names, 1):
         with _opened(folder / name) as (file, image):
             sizes.append((image.height, image.width))
-            modes[image.mode] += 1
+            mode = _mode(image)
+            modes[mode] += 1
             file.seek(0)
             sha.update(os.fsencode(name) + b"\0" + hashlib.file_digest(file, "sha256").digest())
+            if mode.endswith("16 bits"):
+                sha.update(b"rounded")  # features made before, of pixels cut off, have another digest
         if sizes[-1] != sizes[0]:
             raise UsageError(
-                f"the images of {folder} differ in size: {names[0]} is {_by(sizes[0])}, "
-                f"{name} is {_by(sizes[-1])}"
+                f"the images of {folder} differ in size: {names[0]} is {size_text(sizes[0])}, "
+                f"{name} is {size_text(sizes[-1])}"
             )
         progress(f"looking through {folder.name}", done, len(names))
-    others = ", ".join(f"{count} in mode {mode}" for mode, count in modes.items() if mode != "RGB")
+    others = ", ".join(f"{count} in {mode}" for mode, count in modes.items() if mode != "mode RGB")
     notes = (f"{folder}: {others} of {len(names)} images, converted to 8-bit RGB.",) if others else ()
-    decoder = functools.partial(_Parts, [folder / name for name in names])
+    decoder = functools.partial(_FolderParts, [folder / name for name in names])
     return ImageSet(folder, len(names), sizes[0], sha.hexdigest(), {}, notes, decoder)
 
 
-class _Parts:
+class _FolderParts:
     """Parts of a folder's images, decoded, or what is wrong with one; a dataset with an index."""
 
     def __init__(self, paths: list[Path], parts: Sequence[range]) -> None:
@@ -296,7 +306,14 @@ def _opened(path: Path) -> Iterator[tuple[BufferedReader, ImageFile.ImageFile]]:
         raise UsageError(f"{path} cannot be read as an image: {reason(error)}") from None
 
 
-def _by(size: tuple[int, int]) -> str:
+def _mode(image: ImageFile.ImageFile) -> str:
+    """The mode of an image in words; Pillow gives that of 8 bits for some images of 16."""
+    deep = image.mode.startswith("I") or (image.tile and str(image.tile[0].args).endswith(";16B"))
+    return f"mode {image.mode.partition(';')[0]} of 16 bits" if deep else f"mode {image.mode}"
+
+
+def size_text(size: tuple[int, int]) -> str:
+    """Height and width: `16×16`."""
     return f"{size[0]}×{size[1]}"
 
 

@@ -57,11 +57,11 @@ def precision_recall(
     check(reference, "reference", least=k + 1)
     check_widths(samples.shape[1], reference.shape[1])
     centre = np.zeros(reference.shape[1]) if half else reference.mean(axis=0, dtype=np.float64)
-    ours, theirs = (RowBlocks(features, centre, device) for features in (samples, reference))
+    ours, others = (RowBlocks(features, centre, device) for features in (samples, reference))
     with torch.inference_mode():
         ours.radii = radii(ours, k, half, progress, "neighbours among the samples")
-        theirs.radii = radii(theirs, k, half, progress, "neighbours among the references")
-        precise, recalled = _inside(ours, theirs, half, progress)
+        others.radii = radii(others, k, half, progress, "neighbours among the references")
+        precise, recalled = _inside(ours, others, half, progress)
     return precise.double().mean().item(), recalled.double().mean().item()
 
 

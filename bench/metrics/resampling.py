@@ -8,7 +8,7 @@ The bias of a score at this number of samples is thus no part of its interval; f
   (Kott 2001, "The delete-a-group jackknife"; Efron and Stein 1981). A bootstrap would repeat images, which
   shrinks the covariance and raises every FID; leaving out repeats none, and since the sums behind a mean
   and a covariance can be taken apart, it costs one more pass over the features.
-- Precision and recall are shares of images; theirs are Wilson's intervals (1927), which the bootstrap of
+- Precision and recall are shares of images, with Wilson's intervals (1927), which the bootstrap of
   such shares approaches. Precision resamples the samples. Recall resamples the references instead and
   holds the neighbourhoods of the samples fixed.
 - KID: normal, from the influence of each sample on the kernel means and the spread over its subsets; see
@@ -33,7 +33,6 @@ from bench.metrics.statistics import (
 from bench.utils.progress import Progress, silent
 from registry.errors import UsageError
 
-_NORMAL = 1.959964  # 97.5% quantile
 _FEWEST_GROUPS = 5
 _POINTS = 15  # of FID∞, as Chong and Forsyth
 _LEAST = 5000  # smallest subset of FID∞, likewise
@@ -72,7 +71,10 @@ def jackknife_interval(score: float, left_out: Sequence[float]) -> tuple[float, 
 
 def normal_interval(score: float, error: float) -> tuple[float, float]:
     """From a score and its standard error."""
-    return score - _NORMAL * error, score + _NORMAL * error
+    from scipy.stats import norm
+
+    reach = float(norm.ppf(0.975)) * error
+    return score - reach, score + reach
 
 
 def share_interval(share: float, count: int) -> tuple[float, float]:
@@ -123,7 +125,7 @@ def fid_infinity(
         samples: (N, D); a few times more images than features, or the line bends.
         reference: (M, D) features or their statistics; its own bias stays.
         seed: of the draws.
-        progress: told how many of the subsets are done.
+        progress: see `bench.utils.progress`.
 
     Raises:
         UsageError: NaN or infinity, widths that differ, fewer than 30 samples.

@@ -192,6 +192,20 @@ class SamplingSpeed(Model):
     guided_images_per_second: float | None  # None for a network without a null class
 
 
+class TrainingTime(Model):
+    """Seconds of the three parts of a training step, medians over the rounds.
+
+    Attributes:
+        forward: the network and the loss.
+        backward: gradients.
+        optimizer: gradient norm, AdamW, and the average of the weights.
+    """
+
+    forward: float
+    backward: float
+    optimizer: float
+
+
 class Speed(Result):
     """Speed of one backbone.
 
@@ -211,6 +225,7 @@ class Speed(Result):
         compiled: `no`, `yes`, or why it was timed eager.
         compile_seconds: the first compiled call at `batch_size`, in no other number; None if eager.
         sampling: whole denoising loops, plain and guided; None unless asked for.
+        training: the parts of a training step; None for inference.
         seconds_per_image: of every round.
     """
 
@@ -232,6 +247,7 @@ class Speed(Result):
     compiled: str
     compile_seconds: float | None
     sampling: SamplingSpeed | None
+    training: TrainingTime | None = None
     seconds_per_image: tuple[float, ...] = Field(repr=False)
     device: Device
 
@@ -269,6 +285,9 @@ class Share(Model):
     def excess(self) -> float:
         """By how much the share of time is above the share of multiply-accumulates."""
         return self.time_share - self.macs_share
+
+
+DEPTHWISE = "depthwise convolution"  # a class of operators
 
 
 class Depthwise(Model):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Paul Tol's "light" colours: told apart by colour-blind readers, and black text is legible on all.
-_COLOURS = ["#77AADD", "#EE8866", "#EEDD88", "#44BB99", "#FFAABB", "#99DDFF", "#BBCC33", "#AAAA00"]
+COLOURS = ["#77AADD", "#EE8866", "#EEDD88", "#44BB99", "#FFAABB", "#99DDFF", "#BBCC33", "#AAAA00"]
 _OTHER = "#DDDDDD"
 _SMALL = 0.03  # stages below this share in every bar are drawn as one
 _MARKERS = "os^Dv<>pPX*hdH8"
@@ -96,7 +96,7 @@ def draw_fid_against_cost(figure: Figure, data: Data) -> None:
     """One panel of published points, and one for each setting in which quality was measured."""
     panels = [figure.add_subplot(1, 1 + len(data["measured"]), 1)]
     axes = panels[0]
-    for (family, points), colour, marker in zip(data["published"].items(), _COLOURS, "os", strict=False):
+    for (family, points), colour, marker in zip(data["published"].items(), COLOURS, "os", strict=False):
         points = sorted(points, key=lambda point: point[1])
         axes.plot(
             [p[1] for p in points], [p[2] for p in points], marker=marker, color=colour, label=family, ls="--"
@@ -112,7 +112,7 @@ def draw_fid_against_cost(figure: Figure, data: Data) -> None:
         for k, (name, (gflops, mean, deviation)) in enumerate(
             sorted(points.items(), key=lambda item: item[1])
         ):
-            style: Any = {"color": _COLOURS[k % len(_COLOURS)], "marker": _MARKERS[k % len(_MARKERS)]}
+            style: Any = {"color": COLOURS[k % len(COLOURS)], "marker": _MARKERS[k % len(_MARKERS)]}
             axes.errorbar(
                 gflops, mean, deviation, label=name, capsize=3, markeredgecolor="0.3", ls="", **style
             )
@@ -159,7 +159,7 @@ def fid_against_steps(rows: Sequence[Line]) -> Data:
 def draw_fid_against_steps(figure: Figure, data: Data) -> None:
     """One panel of published curves, and one for each setting in which quality was measured."""
     panels = [figure.add_subplot(1, 1 + len(data["measured"]), 1)]
-    for (label, points), colour in zip(data["published"].items(), _COLOURS[1:], strict=False):
+    for (label, points), colour in zip(data["published"].items(), COLOURS[1:], strict=False):
         if len(points) == 1:
             ((steps, fid),) = points
             panels[0].axhline(fid, color="0.5", ls=":", label=f"{label} after {steps // 1_000_000}M steps")
@@ -172,7 +172,7 @@ def draw_fid_against_steps(figure: Figure, data: Data) -> None:
     for i, (setting, curves) in enumerate(data["measured"].items(), 2):
         axes = figure.add_subplot(1, 1 + len(data["measured"]), i)
         panels.append(axes)
-        for (model, points), colour in zip(sorted(curves.items()), _COLOURS, strict=False):
+        for (model, points), colour in zip(sorted(curves.items()), COLOURS, strict=False):
             steps, means, deviations = zip(*sorted(points, key=lambda point: point[0]), strict=True)
             spread = [deviation or 0 for deviation in deviations]
             axes.errorbar(steps, means, spread, marker="o", capsize=3, color=colour, label=model)
@@ -204,8 +204,8 @@ def draw_cost_by_stage(figure: Figure, data: Data) -> None:
     for stages in data.values():
         total = sum(stages.values())
         names += [name for name, cost in stages.items() if cost >= _SMALL * total and name not in names]
-    colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(names)}
-    hatches = {name: ("", "///", "\\\\\\")[min(i // len(_COLOURS), 2)] for i, name in enumerate(names)}
+    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
+    hatches = {name: ("", "///", "\\\\\\")[min(i // len(COLOURS), 2)] for i, name in enumerate(names)}
     for i, stages in enumerate(data.values()):
         left = 0.0
         parts = {name: cost for name, cost in stages.items() if name in names}

@@ -6,7 +6,8 @@ import contextlib
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,7 +19,7 @@ from registry.errors import UsageError
 
 TORCH_DTYPES: dict[str, torch.dtype] = {
     "fp32": torch.float32,
-    "tf32": torch.float32,  # float32 whose products are rounded, on CUDA: see `precision`
+    "tf32": torch.float32,  # float32 whose products are rounded, on CUDA
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
@@ -46,37 +47,45 @@ def check_dtype(dtype: str, device: torch.device) -> None:
 
 
 @contextlib.contextmanager
-def precision(dtype: str, device: torch.device) -> Iterator[None]:
-    """TF32 on for tf32 and off for fp32 (cuDNN's is on by default); restored afterwards."""
-    if not on_cuda(device):
-        yield
-        return
-    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [switch.allow_tf32 for switch in switches]
+def out_of_memory(message: str) -> Iterator[None]:
+    """Where a GPU's memory runs out within this context, raise `UsageError(message)`."""
     try:
-        for switch in switches:
-            switch.allow_tf32 = dtype == "tf32"
         yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.allow_tf32 = value
+    except torch.OutOfMemoryError:
+        raise UsageError(message) from None
+
+
+def no_room(name: str, batch_size: int, device: torch.device) -> str:
+    """The message that a network's batch does not fit."""
+    hint = "; try a smaller --batch-size, or auto" if batch_size > 1 else ""
+    return f"{name}: a batch of {batch_size} does not fit in the memory of {device}{hint}"
+
+
+def mark(device: torch.device) -> Any:
+    """A point in time: on CUDA an event in the stream, which nothing waits for until all is done."""
+    if not on_cuda(device):
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def between(marks: Sequence[Any]) -> list[float]:
+    """Seconds from each mark to the next."""
+    if isinstance(marks[0], torch.cuda.Event):
+        marks[-1].synchronize()
+        return [start.elapsed_time(end) / 1e3 for start, end in pairwise(marks)]
+    return [end - start for start, end in pairwise(marks)]
 
 
 def seconds(call: Callable[[], Any], times: int, device: torch.device) -> float:
     """Seconds of so many calls in a row: CUDA events on a GPU, the wall clock on a CPU."""
     if on_cuda(device):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize(device)
-        start.record()
-        for _ in range(times):
-            call()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1e3
-    began = time.perf_counter()
+    start = mark(device)
     for _ in range(times):
         call()
-    return time.perf_counter() - began
+    return between([start, mark(device)])[0]
 
 
 def limits(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:

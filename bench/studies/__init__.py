@@ -36,7 +36,8 @@ from bench.training import protocols
 from bench.utils import toml
 from registry.errors import UsageError, suggest
 
-COLUMNS: dict[str, Quantity] = {**COSTS, **SCORES, LOSS.name: LOSS}
+_RECORDED = {name: score for name, score in SCORES.items() if score.recorded}
+COLUMNS: dict[str, Quantity] = {**COSTS, **_RECORDED, LOSS.name: LOSS}
 
 
 @dataclass(frozen=True)

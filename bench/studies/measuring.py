@@ -46,8 +46,7 @@ from bench.utils.files import locked, write_whole
 from bench.utils.progress import Progress, silent
 from registry.errors import UsageError
 
-# What every cell is scored by; KID is cheap once features are made.
-MEASURED = [score.name for score in SCORES.values() if score.default] + ["kid"]
+MEASURED = [score.name for score in SCORES.values() if score.recorded]  # what every cell is scored by
 
 
 class Stopped(Exception):  # noqa: N818 (no error: somebody asked for it)

@@ -25,6 +25,7 @@ from torch import Tensor
 import registry
 from bench import data as datasets
 from bench.data import Dataset
+from bench.diffusion import objectives
 from bench.records.schema import SamplingSettings
 from bench.sampling.plan import Plan
 from bench.sampling.sheets import write_sheet
@@ -146,6 +147,7 @@ def train(
         model=model,
         config=registry.canonical(model, fitted(model, changed, dataset.shape, dataset.num_classes)),
         fingerprint=registry.backbones.fingerprint(model),
+        plugins=_plugins(settings.objective or "", dataset.name),
         data=dataset.name,
         data_digest=dataset.digest,
         shape=dataset.shape,
@@ -159,6 +161,16 @@ def train(
         begin_or_continue(run, manifest, resume)
         trainer = Trainer(run, network, dataset, request, protocol, accumulation, compiled, tracker)
         return trainer.train(until or settings.steps, progress, log)
+
+
+def _plugins(objective: str, data: str) -> dict[str, str]:
+    """Fingerprints of the code of an objective and a dataset, of those that are not built in."""
+    known = {"objective": (objectives, objective), "dataset": (datasets.datasets, data)}
+    return {
+        kind: plugins.fingerprint(name)
+        for kind, (plugins, name) in known.items()
+        if not plugins.find(name).module.startswith("bench.")
+    }
 
 
 def begin_or_continue(run: Run, manifest: Manifest, resume: bool) -> None:
@@ -175,11 +187,13 @@ def begin_or_continue(run: Run, manifest: Manifest, resume: bool) -> None:
         )
     if begun:
         was, wanted = (_decisive(each.request) for each in (run.manifest, manifest))
-        for key in sorted(was | wanted, key="fingerprint".__eq__):  # in their order, but the code last
+        # In their order, but the code last: it is no use to tell of it where the request differs.
+        for key in sorted(was | wanted, key=lambda key: key == "fingerprint" or key.startswith("plugins.")):
             if was.get(key) != wanted.get(key):
                 difference = f"with {key} = {was.get(key)!r}, not {wanted.get(key)!r}"
-                if key == "fingerprint":
-                    difference = f"with other code of {manifest.request.model}, or of what it imports"
+                if key == "fingerprint" or key.startswith("plugins."):
+                    whose = manifest.request.model if key == "fingerprint" else f"the {key[8:]}"
+                    difference = f"with other code of {whose}, or of what it imports"
                 raise UsageError(
                     f"the run in {run.folder} was begun {difference}: choose another folder, or delete it"
                 )

@@ -50,6 +50,7 @@ class RunRequest(Model):
         model: the registered backbone.
         config: all of its options, with those that the data decide, in canonical form.
         fingerprint: of the code that the backbone is made of.
+        plugins: fingerprints of the objective's and the dataset's code, where they are a user's own.
         data, data_digest: the dataset by name and by content.
         shape: (C, H, W) of its grids.
         num_classes: of its labels.
@@ -60,6 +61,7 @@ class RunRequest(Model):
     model: str
     config: Config
     fingerprint: str
+    plugins: dict[str, str] = Field(default={})
     data: str
     data_digest: str
     shape: tuple[int, int, int]

@@ -1,4 +1,4 @@
-"""Self-attention over tokens, and the rotations that tell it positions.
+"""Self-attention over tokens, and the rotations that give it positions.
 
 Every attention goes through `scaled_dot_product_attention`, whose kernels never store the logits.
 """
@@ -16,6 +16,11 @@ from registry.layers.embeddings import MAX_PERIOD, made_once
 
 class Attention(nn.Module):
     """Multi-head self-attention with fused qkv, channels ordered (q|k|v, head, channel).
+
+    Args:
+        hidden_size: width D of a token.
+        num_heads: heads h, each D/h wide.
+        qkv_bias: whether the map to q, k and v has a bias.
 
     Raises:
         UsageError: the width is no multiple of the number of heads.
@@ -51,6 +56,8 @@ def rope_2d(height: int, width: int, head_width: int, double: bool) -> np.ndarra
     pair 2i + 1 by row·θ_i (U-DiT's released program, here right on grids of any shape too).
 
     Args:
+        height, width: of the grid of tokens.
+        head_width: d, a multiple of 4.
         double: complex128, for networks in float64; otherwise complex64.
     """
     theta = MAX_PERIOD ** (-4 * np.arange(head_width // 4) / head_width)

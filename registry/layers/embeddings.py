@@ -1,6 +1,6 @@
 """Time, label and position as vectors. Facts: DiT (arXiv 2212.09748), U-ViT (arXiv 2209.12152).
 
-Tables that depend on sizes alone are made once for each device and kept outside the modules: as
+Tables that depend on sizes alone are made once for each device and live outside the modules: as
 buffers they would be rounded by `.half()` and lost between the meta device and a real one.
 """
 
@@ -55,7 +55,11 @@ def sinusoids(t: Tensor, width: int) -> Tensor:
 
 
 class TimestepEmbedding(nn.Module):
-    """Steps to vectors: 256 sinusoids, then Linear, SiLU, Linear (DiT, section 3.2)."""
+    """Steps to vectors: 256 sinusoids, then Linear, SiLU, Linear (DiT, section 3.2).
+
+    Args:
+        hidden_size: width of the vectors.
+    """
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -75,7 +79,7 @@ class LabelDropout(nn.Module):
 
     Args:
         num_classes: labels 0 … num_classes − 1; with dropout, label num_classes is the null class.
-        dropout: the share. At 0 there is no null class.
+        dropout: the share, at least 0 and below 1. At 0 there is no null class.
 
     Raises:
         UsageError: a share outside 0 … 1, or a call without labels.
@@ -98,7 +102,13 @@ class LabelDropout(nn.Module):
 
 
 class LabelEmbedding(LabelDropout):
-    """Class labels to vectors: label dropout, then a table with a row for the null class if there is one."""
+    """Class labels to vectors: label dropout, then a table with a row for the null class if there is one.
+
+    Args:
+        num_classes: without the null class.
+        hidden_size: width of the vectors.
+        dropout: share of labels replaced by the null class in training.
+    """
 
     def __init__(self, num_classes: int, hidden_size: int, dropout: float) -> None:
         super().__init__(num_classes, dropout)
@@ -111,7 +121,13 @@ class LabelEmbedding(LabelDropout):
 
 
 class Condition(nn.Module):
-    """c = embedding of the step + embedding of the label; no label where `num_classes` is 0."""
+    """c = embedding of the step + embedding of the label.
+
+    Args:
+        num_classes: without the null class; 0 for no labels.
+        hidden_size: width of c.
+        class_dropout_prob: share of labels replaced by the null class in training; at 0 there is none.
+    """
 
     def __init__(self, num_classes: int, hidden_size: int, class_dropout_prob: float) -> None:
         super().__init__()

@@ -10,7 +10,13 @@ from torch.nn import functional as F
 
 
 class Mlp(nn.Module):
-    """Linear, GELU, Linear over tokens: (N, T, D) -> (N, T, D)."""
+    """Linear, GELU, Linear over tokens: (N, T, D) -> (N, T, D).
+
+    Args:
+        hidden_size: D.
+        ratio: hidden width over D.
+        gelu: its approximation, "none" being exact.
+    """
 
     def __init__(self, hidden_size: int, ratio: float, *, gelu: Literal["tanh", "none"]) -> None:
         super().__init__()
@@ -23,7 +29,12 @@ class Mlp(nn.Module):
 
 
 class ConvMlp(nn.Module):
-    """1×1 convolution, tanh GELU, 1×1 convolution: (N, C, H, W) -> (N, C, H, W)."""
+    """1×1 convolution, tanh GELU, 1×1 convolution: (N, C, H, W) -> (N, C, H, W).
+
+    Args:
+        width: C.
+        ratio: hidden width over C.
+    """
 
     def __init__(self, width: int, ratio: float) -> None:
         super().__init__()
@@ -35,7 +46,12 @@ class ConvMlp(nn.Module):
 
 
 class DepthwiseFeedForward(nn.Module):
-    """1×1 convolution, erf GELU, 5×5 depthwise, 1×1 convolution (U-DiT, Table 6, +DWconv FFN)."""
+    """1×1 convolution, erf GELU, 5×5 depthwise, 1×1 convolution (U-DiT, Table 6, +DWconv FFN).
+
+    Args:
+        width: C of (N, C, H, W).
+        ratio: hidden width over C.
+    """
 
     def __init__(self, width: int, ratio: float) -> None:
         super().__init__()
@@ -53,6 +69,10 @@ class ReparamFeedForward(nn.Module):
 
     The 1×1 convolutions are chains of two, and identity + 5×5 + 3×3 + 1×1 depthwise stand for the
     one depthwise convolution. `merged` gives the `DepthwiseFeedForward` that computes the same.
+
+    Args:
+        width: C of (N, C, H, W).
+        ratio: hidden width over C.
     """
 
     def __init__(self, width: int, ratio: float) -> None:

@@ -14,6 +14,10 @@ class Modulation(nn.Linear):
     """Linear map from the condition to `count` vectors; starts at zero, so that branches start closed.
 
     It takes SiLU(c), which its caller computes once for all layers of one width.
+
+    Args:
+        hidden_size: width D of the condition and of each vector.
+        count: number of vectors.
     """
 
     def __init__(self, hidden_size: int, count: int) -> None:

@@ -10,7 +10,11 @@ from registry.layers.feed_forward import merge_depthwise
 
 
 class Downsample(nn.Module):
-    """Halve the resolution, double the width: 3×3 convolution w -> w/2, then pixel-unshuffle."""
+    """Halve the resolution, double the width: 3×3 convolution w -> w/2, then pixel-unshuffle.
+
+    Args:
+        width: w, channels of the input.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -22,7 +26,11 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double the resolution, halve the width: 3×3 convolution w -> 2w, then pixel-shuffle."""
+    """Double the resolution, halve the width: 3×3 convolution w -> 2w, then pixel-shuffle.
+
+    Args:
+        width: w, channels of the input.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -34,9 +42,13 @@ class Upsample(nn.Module):
 
 
 class DepthwiseShortcut(nn.Module):
-    """x + 5×5 depthwise convolution of x (U-DiT, Table 5, DW Conv. Shortcut + PS)."""
+    """x + 5×5 depthwise convolution of x (U-DiT, Table 5, DW Conv. Shortcut + PS).
 
-    checkpoint_part = "conv"
+    Args:
+        width: channels of x.
+    """
+
+    checkpoint_part = "conv"  # what the authors' checkpoints hold under the name of the whole
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -58,7 +70,11 @@ class DepthwiseShortcut(nn.Module):
 
 
 class ConvShortcut(nn.Module):
-    """x + dense 3×3 convolution of x: the "conventional downsampler" of U-DiT, Table 5's caption."""
+    """x + dense 3×3 convolution of x: the "conventional downsampler" of U-DiT, Table 5's caption.
+
+    Args:
+        width: channels of x.
+    """
 
     checkpoint_part = "conv"
 

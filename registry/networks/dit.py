@@ -25,7 +25,7 @@ from registry.layers.modulation import Modulation, gated, norm_modulate
 class DiT(Backbone):
     """Isotropic diffusion transformer over patches, conditioned by adaLN-Zero."""
 
-    guided_channels = 3  # of 4, as in the sampling program of DiT, SiT
+    guided_channels = 3  # of 4, as in the released sampling programs of DiT and SiT
     fixed_parameters = frozenset({"pos_embed"})
     checkpoint_names: ClassVar[list[Rule]] = [
         (r"^x_embedder\.proj\.", "embed."),
@@ -120,7 +120,11 @@ class SiT(DiT):
 
 
 class DiTBlock(nn.Module):
-    """Attention and MLP, each shifted, scaled and gated by the condition."""
+    """Attention and MLP, each shifted, scaled and gated by the condition.
+
+    Args:
+        hidden_size, num_heads, mlp_ratio: as for `DiT`.
+    """
 
     def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -136,7 +140,12 @@ class DiTBlock(nn.Module):
 
 
 class DiTHead(nn.Module):
-    """Modulated norm, then a linear map from tokens to patches."""
+    """Modulated norm, then a linear map from tokens to patches.
+
+    Args:
+        hidden_size: width D of a token.
+        out_features: numbers of an output patch, p·p·C_out.
+    """
 
     def __init__(self, hidden_size: int, out_features: int) -> None:
         super().__init__()

@@ -93,12 +93,17 @@ class TinyUNet(Backbone):
 
 
 def join(x: Tensor, skip: Tensor) -> Tensor:
-    """x enlarged to the skip's size (nearest neighbour), then the skip behind its channels."""
+    """x at the skip's size (nearest neighbour), then the skip behind its channels."""
     return torch.cat([F.interpolate(x, size=skip.shape[-2:], mode="nearest"), skip], dim=1)
 
 
 class TinyUNetBlock(nn.Module):
-    """GroupNorm, SiLU, 3×3 convolution, twice, with the condition added between, and a shortcut."""
+    """GroupNorm, SiLU, 3×3 convolution, twice, with the condition added between, and a shortcut.
+
+    Args:
+        in_channels, out_channels: of the feature map.
+        time_width: width of the condition.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, time_width: int) -> None:
         super().__init__()

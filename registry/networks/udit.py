@@ -97,7 +97,8 @@ class UDiT(Backbone):
             num_heads: heads of every attention; their width grows with the scale.
             mlp_ratio: hidden width of the feed-forward branch over its outer width.
             attention: over all tokens, or inside four groups of every second row and column.
-            downsampler: what precedes the grouping; without effect where attention is full.
+            downsampler: what filters the feature map before its tokens are grouped; without effect where
+                attention is full.
             cosine: cosine attention with a learned scale instead of dot products.
             rope: RoPE2D on queries and keys.
             ffn: the feed-forward branch: 1×1 convolutions (mlp), with a depthwise one between them (dwconv),
@@ -183,7 +184,13 @@ class UDiT(Backbone):
 
 
 class UDiTLayer(nn.Module):
-    """Attention and feed-forward branch, each shifted, scaled and gated by the condition."""
+    """Attention and feed-forward branch, each shifted, scaled and gated by the condition.
+
+    Args:
+        width: channels of the feature map, and width of the condition.
+        factor: of token downsampling, 2 or 1.
+        num_heads, mlp_ratio, downsampler, cosine, rope, ffn: as for `UDiT`.
+    """
 
     def __init__(
         self,
@@ -213,6 +220,11 @@ class TokenAttention(nn.Module):
     """Self-attention on downsampled tokens (Section 3, Figure 3c); `factor` 1 is full attention.
 
     The downsampler filters the feature map; then factor² groups of tokens attend, each to itself.
+
+    Args:
+        width: channels of the feature map.
+        factor: of token downsampling, 2 or 1.
+        num_heads, downsampler, cosine, rope: as for `UDiT`.
     """
 
     def __init__(

@@ -121,7 +121,12 @@ class UViT(Backbone):
 
 
 class UViTBlock(nn.Module):
-    """Pre-norm attention and MLP; a mirrored block first joins the skip: Linear([x, skip])."""
+    """Pre-norm attention and MLP; a mirrored block first joins the skip: Linear([x, skip]).
+
+    Args:
+        hidden_size, num_heads, mlp_ratio: as for `UViT`.
+        mirrored: whether it takes the skip from an in-block.
+    """
 
     def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float, mirrored: bool) -> None:
         super().__init__()

@@ -36,10 +36,11 @@ def make(folder: Path, samples: int, reference: int) -> None:
     np.save(folder / "reference-spatial.npy", recipe.features(reference, 3, 0.0, dim=2023))
 
 
-def ours(folder: Path) -> dict[str, Callable[[], Any]]:
-    """Our scores, of memory-mapped arrays; `bench.metrics.evaluate` calls the same."""
+def bench(folder: Path) -> dict[str, Callable[[], Any]]:
+    """The scores of `bench.metrics`, of memory-mapped arrays; `evaluate` calls the same functions."""
     from bench.metrics.neighbours import precision_recall
-    from bench.metrics.scores import fid, inception_score
+    from bench.metrics.scores.fid import fid
+    from bench.metrics.scores.inception_score import inception_score
 
     arrays = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
     return {
@@ -50,8 +51,8 @@ def ours(folder: Path) -> dict[str, Callable[[], Any]]:
     }
 
 
-def theirs(folder: Path) -> dict[str, Callable[[], Any]]:
-    """torch-fidelity's; its precision and recall in the form that saves memory."""
+def torch_fidelity(folder: Path) -> dict[str, Callable[[], Any]]:
+    """torch-fidelity's scores; its precision and recall in the form that saves memory."""
     import torch
     from torch_fidelity import metric_fid, metric_prc
 
@@ -70,7 +71,7 @@ def theirs(folder: Path) -> dict[str, Callable[[], Any]]:
     return {"FID": fid, "precision, recall": precision_recall}
 
 
-SIDES = {"ours": ours, "theirs": theirs}
+SIDES = {"bench": bench, "torch_fidelity": torch_fidelity}
 
 
 def score(side: str, folder: Path) -> None:
@@ -85,10 +86,14 @@ def score(side: str, folder: Path) -> None:
 
 def measure(samples: int, reference: int) -> dict[str, Any]:
     """Both sides on new arrays."""
-    from bench.records import environment
+    from bench.records.environment import environment
     from tests.benchmarks.speed import _LAUNCHER
 
-    found: dict[str, Any] = {"environment": environment(), "samples": samples, "reference": reference}
+    found: dict[str, Any] = {
+        "environment": environment().model_dump(mode="json", by_alias=True),
+        "samples": samples,
+        "reference": reference,
+    }
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         make(folder, samples, reference)
@@ -112,7 +117,7 @@ def measure(samples: int, reference: int) -> dict[str, Any]:
 
 def page(found: dict[str, Any]) -> str:
     """The measurement as Markdown."""
-    here, there, where = found["ours"], found["theirs"], found["environment"]
+    here, there, where = found["bench"], found["torch_fidelity"], found["environment"]
     rows = []
     for name, side in (("denoiser-bench", here), ("torch-fidelity", there)):
         seconds = [side["scores"].get(score) for score in here["scores"]]

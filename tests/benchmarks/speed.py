@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import registry
-from bench.records import environment
+from bench.records.environment import environment
 from bench.utils.files import write_text
 from registry.layers.embeddings import LabelDropout
 from tests import plain
@@ -247,7 +247,7 @@ def main() -> None:
     small = ["dit-s-4", "dit-b-4", "dit-unet", "udit-t", "udit-s", "uvit-s-2", "unet2d", "uvit2d-latent"]
     names = [name for pattern in args.model or [*small, "tiny-unet"] for name in registry.names(pattern)]
     found: dict[str, Any] = {
-        "environment": environment(),
+        "environment": environment().model_dump(mode="json", by_alias=True),
         "batch_size": args.batch_size,
         "repeats": args.repeats,
         "commands": [

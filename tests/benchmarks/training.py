@@ -20,11 +20,12 @@ from typing import Any
 import torch
 from rich.progress import track
 
+import registry
 from bench import data
-from bench.records import environment
+from bench.records.environment import environment
 from bench.training import protocols
-from bench.training.loop import _Trainer
-from bench.training.run import Run, build
+from bench.training.loop import Trainer
+from bench.training.run import Run, RunRequest, fitted
 from tests.benchmarks.speed import interleaved, write_section
 
 MARKS = ("<!-- training benchmark -->", "<!-- end of training benchmark -->")
@@ -33,19 +34,28 @@ MARKS = ("<!-- training benchmark -->", "<!-- end of training benchmark -->")
 def overhead(model: str, repeats: int) -> tuple[float, float, float]:
     """Milliseconds of our step and of the bare one, and the median ratio."""
     micro, digits = protocols.load("micro"), data.load("digits")
-    asked = {"model": model, "overrides": micro.overrides(model), "data": "digits", "shape": digits.shape}
-    asked["num_classes"] = digits.num_classes
+    settings, overrides = micro.training.settings(model), micro.overrides(model)
+    request = RunRequest(
+        model=model,
+        config=registry.canonical(model, fitted(model, overrides, digits.shape, digits.num_classes)),
+        fingerprint=registry.backbones.fingerprint(model),
+        data="digits",
+        data_digest=digits.digest,
+        shape=digits.shape,
+        num_classes=digits.num_classes,
+        training=settings,
+        seed=0,
+    )
     with tempfile.TemporaryDirectory() as folder:
-        trainer = _Trainer(Run(folder), build(asked), digits, micro, 0, 1, False, None, asked)
-        batches = iter(trainer._batches())
+        trainer = Trainer(Run(folder), request.build(), digits, request, micro)
 
         def ours() -> None:
-            trainer._step(batches)
+            trainer.take_step()
             trainer.step += 1
 
-        network: Any = build(asked).train()
+        network: Any = request.build().train()
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5, fused=True)
-        x, t, y = network.example_inputs(micro.training.batch_size)
+        x, t, y = network.example_inputs(settings.batch_size)
 
         def bare() -> None:
             trainer.objective.losses(network(x, t, y), x, x, x, t)["loss"].mean().backward()
@@ -92,8 +102,8 @@ def main() -> None:
     for model in track(["udit-t", "dit-s-4", "tiny-unet"], "networks"):
         lines.append("| {} | {:.1f} | {:.1f} | {:.3f} |".format(model, *overhead(model, args.repeats)))
     page += "\n".join(lines) + (
-        f"\n\nMeasured {where['date'][:10]} on {where['cores']} cores of {where['cpu']}, {where['threads']} "
-        f"threads, torch {where['torch']}; `micro`, batch {micro.training.batch_size}, interleaved, median "
+        f"\n\nMeasured {where.date[:10]} on {where.cores} cores of {where.cpu}, {where.threads} "
+        f"threads, torch {where.torch}; `micro`, batch {micro.training.batch_size}, interleaved, median "
         f"of {args.repeats} rounds."
     )
     print(page)

@@ -529,11 +529,11 @@ def test_no_such_file_and_no_such_kind_of_file(tmp_path, state):
 
 
 @pytest.mark.parametrize("kind", ["zip.pt", "zip.pth", "zip.bin", "legacy.pt", "weights.safetensors"])
-@pytest.mark.parametrize("kept", [0.0, 1e-9, 0.01, 0.5, 0.99])
-def test_a_file_cut_short(tmp_path, state, kind, kept):
+@pytest.mark.parametrize("share", [0.0, 1e-9, 0.01, 0.5, 0.99])
+def test_a_file_cut_short(tmp_path, state, kind, share):
     path = write(tmp_path / kind, state, _use_new_zipfile_serialization=kind != "legacy.pt")
     whole = path.read_bytes()
-    path.write_bytes(whole[: int(len(whole) * kept) + (kept > 0)])
+    path.write_bytes(whole[: int(len(whole) * share) + (share > 0)])
     message = refused(tiny(), path)
     assert message.startswith(str(path))
     assert "damaged" in message or "not a readable safetensors file" in message

@@ -361,7 +361,7 @@ def test_an_error_is_one_line():
     assert statuses(results, "fail") == list(contract.CHECKS)
 
 
-def test_no_tensor_is_told_with_its_place():
+def test_no_tensor_is_a_failure_with_its_place():
     class Silent(Sound):
         def forward(self, x, t, y):
             super().forward(x, t, y)

@@ -236,7 +236,7 @@ def test_a_function_that_returns_a_module(shelf):
 class Plain(nn.Module):
     """Knows nothing of the contract."""
 
-    def __init__(self, in_channels: int = 4, **asked):
+    def __init__(self, in_channels: int = 4, **options):
         super().__init__()
         self.first = nn.Conv2d(in_channels, 8, 1)
         self.second = nn.Conv2d(8, 2 * in_channels, 1)
@@ -267,12 +267,12 @@ def test_a_plain_module_gets_what_the_contract_asks(shelf):
     assert declared == ("ddpm", "linear", None, None)
 
 
-def test_a_plain_modules_own_attributes_and_the_overrides_asked_for_count(shelf):
+def test_a_plain_modules_own_attributes_and_the_overrides_count(shelf):
     @registry.register("own")
     class Own(Plain):
         num_classes = 7
 
-        def __init__(self, **asked):
+        def __init__(self, **options):
             super().__init__()
             self.input_size = (4, 8)
 
@@ -458,7 +458,7 @@ def test_a_plugin_may_name_a_variant_of_a_built_in_network(shelf, install):
     assert shelf.find("foo-udit").origin == "package foo"
 
 
-def test_clashes_are_told_when_their_name_is_used_and_only_then(shelf, install):
+def test_clashes_are_errors_when_their_name_is_used_and_only_then(shelf, install):
     shelf.register("taken", aliases=["also"])(nn.Identity)
     install(
         "foo", {"Taken": "foo_mod:Net", "shared": "foo_mod:Net", "free": "foo_mod:Net"}, foo_mod=PLUGIN_HEAD
@@ -637,7 +637,7 @@ def test_a_users_own_mistake_keeps_its_traceback(shelf):
 
 def expected(name):
     """(input_size, in_channels, out_channels, num_classes, learn_sigma) of a built-in name."""
-    if name.startswith(("dit", "sit", "udit")):
+    if name.startswith(("dic", "dit", "sit", "udit")):
         return 32, 4, 8, 1000, True
     special = {
         "uvit-m-4": (64, 3, 3, 1000, False),
@@ -792,7 +792,7 @@ def test_a_conditional_network_without_labels_says_so(name):
 
 
 class Defaults(nn.Module):
-    """A plain module whose arguments' defaults are not the usual ones."""
+    """A plain module whose arguments' defaults are not the contract's."""
 
     def __init__(self, input_size: int = 16, num_classes: int = 7):
         super().__init__()

@@ -1,8 +1,8 @@
-"""Networks that turn images into features, by name: the plugins behind the five scores.
+"""Networks that turn images into features, by name: the plugins behind the scores.
 
     from bench.metrics.extractors import create, extractors
 
-    extractors.names()                     # ['inception', 'digits']
+    extractors.names()                     # ['digits', 'inception']
     digits = create("digits")
     digits(images)["pool"]                 # uint8 (N, 3, H, W) -> float32 (N, 64)
 
@@ -19,7 +19,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from registry import UsageError
+from registry.errors import CodeError, UsageError
 from registry.plugins import Registry
 
 if TYPE_CHECKING:
@@ -52,16 +52,19 @@ def create(name: str, weights: str | Path | None = None) -> Extractor:
     """The extractor `name`, with the weights of a file or those it knows how to find.
 
     Raises:
-        UsageError: unknown name, an extractor that takes no weights or lacks what `Extractor` has, or
-            weights that are not there, are damaged or belong to another network.
+        UsageError: unknown name, an extractor that takes no weights, or weights that are not there, are
+            damaged or belong to another network.
+        CodeError: an extractor that lacks what `Extractor` has.
     """
     if weights is not None and "weights" not in extractors.options(name):
         raise UsageError(f"the extractor {extractors.find(name).name!r} takes no weights: it has its own")
-    asked = {} if weights is None else {"weights": Path(weights)}
-    made: Extractor = extractors.factory(name)(**asked)
+    factory = extractors.factory(name)
+    made: Extractor = factory() if weights is None else factory(weights=Path(weights))
     lacking = [attribute for attribute in ("name", "digest", "outputs", "to") if not hasattr(made, attribute)]
     if lacking:
-        raise UsageError(f"the extractor {name!r} lacks {', '.join(lacking)}: see bench.metrics.extractors")
+        raise CodeError(
+            f"the extractor {name!r} lacks {', '.join(lacking)}: see bench.metrics.extractors", factory
+        )
     return made
 
 
@@ -71,6 +74,8 @@ def file_digest(path: Path) -> str:
     Raises:
         UsageError: the file cannot be read.
     """
+    if path.exists() and not path.is_file():  # reading a FIFO or a device would never end
+        raise UsageError(f"{path} is not a regular file")
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:12]

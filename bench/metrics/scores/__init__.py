@@ -4,8 +4,8 @@
 
     SCORES["fid"].title, SCORES["fid"].higher_is_better        # "FID↓", False
 
-A new score is a new file with a `Score` at its top level; commands, studies, reports and comparisons read it
-from here. Importing this package imports no torch.
+A new score is a new file with a `Score` at its top level; `density_coverage.py` is an example. Commands,
+studies, reports and comparisons read it from here. Importing this package imports no torch.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ __all__ = ["SCORES", "Features", "Inputs", "Need", "Score", "select"]
 
 
 def _collect() -> dict[str, Score]:
-    """Entries of all modules: the default ones first, then by file and place in it."""
+    """Entries of all modules in their order, then by file and place in it."""
     entries: dict[str, Score] = {}
     for module in pkgutil.iter_modules(__path__):
         content = importlib.import_module(f"{__name__}.{module.name}")
         entries |= {entry.name: entry for entry in vars(content).values() if isinstance(entry, Score)}
-    return dict(sorted(entries.items(), key=lambda item: not item[1].default))
+    return dict(sorted(entries.items(), key=lambda item: item[1].order))
 
 
 SCORES: dict[str, Score] = _collect()

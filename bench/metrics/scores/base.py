@@ -100,7 +100,7 @@ class Inputs:
         self._results: dict[Any, Any] = {}
 
     def once(self, function: Callable[[Inputs], T]) -> T:
-        """What a function makes of these inputs, computed the first time it is asked for."""
+        """What a function makes of these inputs, computed at the first call only."""
         if function not in self._results:
             self._results[function] = function(self)
         return self._results[function]
@@ -145,17 +145,23 @@ class Score(Quantity):
 
     Attributes:
         full_name: for `bench eval`.
+        option: what it is, with its source, for the help of `bench eval`.
         needs: what it is computed from.
         function: computes it.
-        interval: its 95% confidence interval, from so many groups of samples; None where there is none.
-        default: whether it is computed unless others are asked for.
+        interval: its 95% confidence interval, from `Inputs.groups` groups of samples; None for none.
+        default: whether it is computed unless scores are named.
+        recorded: whether every cell of a study is scored by it, so that studies can show it.
+        order: of its column among the others; scores without one follow by file and place in it.
     """
 
     full_name: str
+    option: str
     needs: tuple[Need, ...]
     function: Callable[[Inputs], float] = field(repr=False)
     interval: Callable[[Inputs], tuple[float, float] | None] | None = field(default=None, repr=False)
-    default: bool = True
+    default: bool = False
+    recorded: bool = True
+    order: int = 100
 
     @property
     def title(self) -> str:

@@ -1,8 +1,9 @@
-"""Density and coverage: Naeem et al. 2020 (arXiv 2002.09797), with the paper's k = 5.
+"""Density and coverage: Naeem et al. 2020 (arXiv 2002.09797), equations 3 and 4, with the paper's k = 5.
 
 Around each reference image lies a ball that reaches to its k-th nearest neighbour among the references.
 Density is the mean over samples of how many balls they lie in, over k; coverage is the share of balls that
-hold a sample. A distance on the edge counts as inside, as in precision and recall.
+hold a sample. A sample on the edge of a ball is outside, as in the authors' program (`prdc`); precision and
+recall count it as inside.
 """
 
 from __future__ import annotations
@@ -52,9 +53,10 @@ def density_coverage(
     ours, balls = (RowBlocks(features, centre, device) for features in (samples, reference))
     with torch.inference_mode():
         reach = radii(balls, k, half, progress, "neighbours among the references")
+        reach[reach == 0] = -torch.inf  # an empty ball; the distance of equal images may round below zero
         inside, covered = 0, torch.zeros(len(reference), dtype=torch.bool, device=balls.device)
         for _, ball, distances in pairs_of_blocks(ours, balls, half, progress):
-            within = distances <= reach[ball.place]
+            within = distances < reach[ball.place]
             inside += int(within.sum())
             covered[ball.place] |= within.any(dim=0)
     return inside / (k * len(samples)), covered.double().mean().item()
@@ -70,19 +72,19 @@ DENSITY = Score(
     name="density",
     heading="Dens.",
     full_name="Density",
+    option="how many references a sample is near to (Naeem et al. 2020)",
     higher_is_better=True,
     digits=3,
     needs=BOTH_POOLS,
     function=lambda inputs: inputs.once(_both)[0],
-    default=False,
 )
 COVERAGE = Score(
     name="coverage",
     heading="Cov.",
     full_name="Coverage",
+    option="share of references near a sample (Naeem et al. 2020)",
     higher_is_better=True,
     digits=3,
     needs=BOTH_POOLS,
     function=lambda inputs: inputs.once(_both)[1],
-    default=False,
 )

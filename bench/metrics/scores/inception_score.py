@@ -94,9 +94,12 @@ INCEPTION_SCORE = Score(
     name="inception_score",
     heading="IS",
     full_name="Inception score",
+    option="Inception score (Salimans et al. 2016)",
     higher_is_better=True,
     digits=2,
     needs=(Need("samples", "logits"),),
     function=_score,
     interval=_interval,
+    default=True,
+    order=3,
 )

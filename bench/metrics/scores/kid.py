@@ -84,11 +84,12 @@ KID = Score(
     name="kid",
     heading="KID·10³",
     full_name="KID·10³",
+    option="kernel Inception distance (Binkowski et al. 2018)",
     higher_is_better=False,
     digits=2,
     scale=1000,
     needs=BOTH_POOLS,
     function=lambda inputs: inputs.once(_both)[0],
     interval=lambda inputs: resampling.normal_interval(*inputs.once(_both)),
-    default=False,
+    order=6,
 )

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,48 +18,8 @@ def test_help_and_list_import_nothing_heavy():
         "heavy = {{'torch', 'pandas', 'diffusers', 'numpy'}} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    for args in (["--help"], ["flops", "--help"], ["list", "udit*"]):
+    for args in (["--help"], ["flops", "--help"], ["list", "udit*"], ["describe", "udit-t"]):
         subprocess.run([sys.executable, "-c", code.format(args=args)], check=True, capture_output=True)
-
-
-def test_flops_json_has_the_promised_fields(run_bench):
-    code, out, err = run_bench(
-        "flops", "--model", "U-DiT-T", "-m", "dit-s/8", "--set", "class_dropout_prob=0", "--json"
-    )
-    assert (code, err) == (0, "")
-    first, second = json.loads(out)
-    assert first["model"] == "udit-t" and second["model"] == "dit-s-8"
-    assert first["overrides"] == {"class_dropout_prob": 0.0} and first["input_size"] == 32
-    assert first["paper_gflops"] == pytest.approx(0.950, abs=0.001) and first["flops"] == 2 * first["macs"]
-    assert first["parameters"] == 7_995_392 - (48 + 96 + 192)  # without the three null classes
-    assert first["parameters_deployed"] < first["parameters"]
-
-
-def test_flops_by_stage_json_lists_parts(run_bench):
-    out = run_bench("flops", "-m", "tiny-unet", "--by", "stage", "--json")[1]
-    (cost,) = json.loads(out)
-    assert sum(part["macs"] for part in cost["parts"]) == cost["macs"]
-
-
-def test_flops_table_shows_every_number_whole_when_piped(run_bench):
-    code, out, _ = run_bench("flops", "-m", "udit-t", "--set", "depth=1,1,1,1,1", "--by", "operator")
-    assert code == 0 and "…" not in out
-    assert "depth=(1, 1, 1, 1, 1)" in out and "convolution" in out
-
-
-@pytest.mark.parametrize("convention", ["paper", "macs", "flops"])
-def test_convention_picks_the_count(run_bench, convention):
-    out = run_bench("flops", "-m", "tiny-unet", "--convention", convention)[1]
-    found = json.loads(run_bench("flops", "-m", "tiny-unet", "--json")[1])[0]
-    value = {"paper": found["paper_gflops"], "macs": found["macs"] / 1e9, "flops": found["flops"] / 1e9}
-    assert f"{value[convention]:.2f}" in out or f"{value[convention]:.4f}" in out
-    assert sum(heading in out for heading in ("GFLOPs (paper) ", "GMACs ", "2·MACs) ")) == 1
-
-
-def test_wildcards_and_sizes(run_bench):
-    found = json.loads(run_bench("flops", "-m", "dit-unet*", "--input-size", "16x24", "--json")[1])
-    assert [cost["model"] for cost in found] == ["dit-unet", "dit-unet-slim"]
-    assert found[0]["input_size"] == [16, 24]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +36,7 @@ def test_wildcards_and_sizes(run_bench):
         (("flops", "-m", "udit-t", "--input-size", "0"), "multiples of 8"),
         (("flops", "-m", "udit-t", "--input-size", "big"), "--input-size"),
         (("flops", "-m", "udit-t", "--plugin", "not_there.py"), "no such plugin file"),
-        (("flops", "-m", "udit-t", "--plugin", "not_there"), "fails on import"),
+        (("flops", "-m", "udit-t", "--plugin", "not_there"), "no such plugin module: not_there"),
         (("describe", "udit-x"), "unknown backbone"),
         (("list", "zzz"), "no backbone matches"),
         (("tables", "--table", "9"), "no table 9"),
@@ -91,8 +52,35 @@ def test_a_users_mistake_is_one_line_and_status_2(run_bench, args, says):
 def test_describe_names_the_choices(run_bench):
     out = run_bench("describe", "U-DiT-T")[1]
     assert "pixel-shuffle" in out and "reparam" in out and "48" in out
-    found = json.loads(run_bench("describe", "udit-t", "--json")[1])
-    assert found["options"]["hidden_size"]["default"] == 48
+    found = json.loads(run_bench("describe", "sit-s-2", "--json")[1])
+    assert found["options"]["hidden_size"] == {"type": "int", "default": 384, "required": False}
+    assert (found["objective"], found["beta_schedule"], found["guided_channels"]) == ("flow", "linear", 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "option"),
+    [
+        ("backbone", "uvit-s-2", "depth"),
+        ("dataset", "latents", "root"),
+        ("extractor", "inception", "weights"),
+        ("objective", "ddpm", None),
+        ("sampler", "ancestral", None),
+    ],
+)
+def test_every_kind_is_listed_and_described(run_bench, kind, name, option):
+    listed = json.loads(run_bench("list", "--kind", kind, "--json")[1])
+    assert name in [thing["name"] for thing in listed]
+    assert name in run_bench("list", "--kind", kind)[1]
+    described = json.loads(run_bench("describe", name, "--kind", kind, "--json")[1])
+    assert described["name"] == name and described["summary"]
+    assert option is None or option in described["options"]
+    shown = run_bench("describe", name, "--kind", kind)[1]
+    assert described["summary"] in shown and (option or "Option") in shown
+
+
+def test_a_needed_option_is_marked(run_bench):
+    lines = run_bench("describe", "latents", "--kind", "dataset")[1].splitlines()
+    assert next(line.split() for line in lines if line.startswith("root")) == ["root", "(required)", "Path"]
 
 
 OWN = '''
@@ -119,18 +107,42 @@ def own(tmp_path):
     from registry import backbones
 
     backbones._entries.pop("mynet", None)
-    sys.modules.pop("scratch_net", None)
+    sys.modules.pop("bench_plugin_scratch_net", None)
+    sys.path.remove(str(tmp_path))
 
 
 def test_a_network_from_a_scratch_file(run_bench, own):
     code, out, _ = run_bench("flops", "--plugin", own, "--model", "my-net", "--json")
     assert code == 0 and json.loads(out)[0]["macs"] == 4 * 4 * 9 * 32 * 32
-    assert "scratch_net" in run_bench("list", "my*", "--plugin", own)[1]
+    assert "scratch_net.py" in run_bench("list", "my*", "--plugin", own)[1]
 
 
 def test_check_fails_a_network_that_ignores_the_step(run_bench, own):
     code, out, _ = run_bench("check", "--plugin", own, "--model", "my-net")
     assert code == 1 and "fail" in out
+
+
+def test_check_shows_where_a_network_raises(run_bench, own):
+    path = Path(own)
+    path.write_text(path.read_text().replace("self.conv(x)", "self.conv(x) + undefined"))
+    code, out, _ = run_bench("check", "--plugin", own, "--model", "my-net", "--json")
+    assert code == 1
+    line = 1 + path.read_text().split("undefined")[0].count("\n")
+    reasons = {result["check"]: result["reason"] for result in json.loads(out)}
+    assert reasons["gradients"] == f"NameError: name 'undefined' is not defined ({path}, line {line})"
+
+
+@pytest.mark.parametrize("command", [("check",), ("flops",), ("describe", "my-net")])
+def test_a_mistake_on_import_or_in_the_constructor_is_shown_with_its_line(run_bench, own, command):
+    path = Path(own)
+    if command[0] == "describe":
+        path.write_text(path.read_text() + "\nnothing.here\n")
+    else:
+        path.write_text(path.read_text().replace("super().__init__(", "super().__init__(depth=3, "))
+        command = (*command, "-m", "my-net")
+    code, out, err = run_bench(*command, "--plugin", own)
+    assert code == 1 and out == ""
+    assert f"{path}, line" in err and err.startswith("error: ")
 
 
 def test_check_passes_a_network(run_bench):

@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 
 from bench.metrics import Features, evaluate
 from bench.metrics.extractors import create, extractors
+from bench.metrics.scores import SCORES
 
 FIVE = ("fid", "sfid", "inception_score", "precision", "recall")
 
@@ -67,7 +68,7 @@ def test_two_folders_give_five_scores_in_one_command(bench, sets, digits) -> Non
         ]
     expected = evaluate(*(Features(**{k: v.numpy() for k, v in one.items()}) for one in made))
     for score in FIVE:
-        assert found["scores"][score] == pytest.approx(expected.scores[score], rel=1e-4), score
+        assert found["scores"][score] == pytest.approx(expected.values[score], rel=1e-4), score
     fid, _, inception_score, precision, _ = (found["scores"][name] for name in FIVE)
     assert 0 < fid < 100 and inception_score > 5 and precision > 0.5
     assert (found["sample_count"], found["reference_count"]) == (120, 180)
@@ -81,9 +82,9 @@ def test_two_folders_give_five_scores_in_one_command(bench, sets, digits) -> Non
 @pytest.mark.parametrize("width", [80, 160])
 def test_the_table_says_what_a_reader_must_know(bench, width) -> None:
     sets = ("--samples", "s", "--reference", "r")
-    code, out, err = bench("eval", *sets, "--intervals", "--also", "kid", width=width)
+    code, out, err = bench("eval", *sets, "--intervals", "--kid", "--fid-infinity", width=width)
     assert (code, err) == (0, "") and max(map(len, out.splitlines())) <= width
-    for title in ("FID", "sFID", "Inception score", "Precision", "Recall", "KID", "95% interval"):
+    for title in ("FID", "sFID", "Inception score", "Precision", "Recall", "KID·10³", "FID∞", "95% interval"):
         assert title in out
     text = " ".join(out.split())
     digest = create("digits").digest
@@ -135,6 +136,30 @@ def test_statistics_alone_give_fid_and_sfid_and_say_why_no_more(bench, tmp_path)
     assert code == 2 and "r.npz holds statistics alone, which can be a reference but not samples" in err
 
 
+def test_scores_are_chosen_by_name_or_by_flag(bench, tmp_path) -> None:
+    def chosen(*options):
+        return scores(bench, "--samples", "s", "--reference", "r", *options)["scores"]
+
+    usual = chosen()
+    assert list(usual) == list(FIVE)
+    assert list(chosen("--density", "--coverage")) == [*FIVE, "density", "coverage"]
+    assert list(chosen("--score", "kid", "--score", "fid")) == ["fid", "kid"]
+    assert list(chosen("--score", "fid", "--kid")) == ["fid", "kid"]
+    only = chosen("--score", "density")
+    assert list(only) == ["density"] and 0 < only["density"] < 3
+    out = bench("eval", "--samples", "s", "--reference", "r", "--score", "density")[1]
+    assert f"{only['density']:.3f}" in out and "Density" in out and "sFID " not in out.splitlines()[3]
+    out = bench("eval", "--help", width=160)[1]
+    assert all(f"--{name.replace('_', '-')} " in out for name in set(SCORES) - set(FIVE))
+
+
+def test_without_a_cache_it_goes_on_and_says_so(bench, tmp_path, monkeypatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    code, out, err = bench("eval", "--samples", "s", "--reference", "r")
+    assert (code, err) == (0, "") and out.count("Features were not stored: ") == 1
+
+
 def refused(bench, *args) -> str:
     code, out, err = bench(*args)
     assert (code, out) == (2, "") and err.startswith("error: ") and len(err.splitlines()) == 1
@@ -152,7 +177,13 @@ def test_what_cannot_be_scored_is_one_line(bench, sets, tmp_path) -> None:
     assert "one.npz: " in said and "too few" in said
     np.savez(tmp_path / "small.npz", arr_0=np.zeros((9, 1, 1, 3), np.uint8))
     assert "scores compare images of one size" in refused(bench, *args, tmp_path / "small.npz")
+    bench("features", "--images", tmp_path / "small.npz", "--out", tmp_path / "features.npz")
+    said = refused(bench, *args, tmp_path / "features.npz")
+    assert "s holds images of 16×16 and " in said and "features.npz of 1×1" in said
+    np.savez(tmp_path / "small.npz", arr_0=np.zeros((9, 3, 16, 3), np.uint8))  # of either layout
+    assert "of 3×16: scores compare images of one size" in refused(bench, *args, tmp_path / "small.npz")
     (tmp_path / "small.npz").unlink()
+    (tmp_path / "features.npz").unlink()
     np.savez(tmp_path / "mu.npz", mu=np.zeros(64), sigma=np.eye(64))  # whose, the file does not tell
     said = refused(bench, *args, tmp_path / "mu.npz", "--extractor", "digits")
     assert "mu.npz holds statistics of inception, not of digits" in said
@@ -173,17 +204,46 @@ def test_an_extractor_from_a_file_of_the_users(bench, tmp_path) -> None:
         "    def __call__(self, images): return {'pool': images.float().mean((2, 3))}\n"
         "@extractors.register('nothing')\n"
         "class Nothing: pass\n"
+        "@extractors.register('misspelt')\n"
+        "class Misspelt(Brightness):\n"
+        "    digest = '1'\n"
+        "    def __call__(self, images): return imges\n"
     )
     args = ("--samples", "s", "--reference", "r", "--plugin", tmp_path / "brightness.py", "--extractor")
     try:
         found = scores(bench, *args, "brightness")
         assert found["extractor"] == "brightness" and found["scores"]["precision"] > 0
         assert "spatial" in found["missing"]["sfid"] and "logits" in found["missing"]["inception_score"]
-        said = refused(bench, "eval", *args, "nothing")
-        assert "the extractor 'nothing' lacks name, digest, outputs, to" in said
+        code, _, err = bench("eval", *args, "nothing")
+        assert code == 1 and "the extractor 'nothing' lacks name, digest, outputs, to" in err
+        assert f"({tmp_path / 'brightness.py'}, line 7)" in err
+        code, _, err = bench("eval", *args, "misspelt")
+        assert code == 1 and "NameError: name 'imges' is not defined" in err
+        assert f"{tmp_path / 'brightness.py'}, line 12" in err
     finally:
-        for name in ("brightness", "nothing"):
+        for name in ("brightness", "nothing", "misspelt"):
             del extractors._entries[name]
+
+
+def test_features_of_code_that_has_changed_are_made_anew(bench, tmp_path) -> None:
+    args = ("--samples", "s", "--reference", "r", "--extractor", "levels", "--score", "fid", "--plugin")
+    found = []
+    for place, factor in enumerate((1, 2, 2)):  # a module is imported once, so each has a place of its own
+        plugin = tmp_path / f"levels_{place}.py"
+        plugin.write_text(
+            "from bench.metrics.extractors import extractors\n"
+            "@extractors.register('levels')\n"
+            "class Levels:\n"
+            "    name, digest, outputs = 'levels', '0', {'pool': 3}\n"
+            "    def to(self, device): return self\n"
+            f"    def __call__(self, images): return {{'pool': {factor} * images.float().mean((2, 3))}}\n"
+        )
+        try:
+            found.append(scores(bench, *args, plugin)["scores"]["fid"])
+        finally:
+            del extractors._entries["levels"]
+    assert found[1] == found[2] == pytest.approx(4 * found[0])
+    assert len(list((tmp_path / "cache").glob("**/levels-0-*"))) == 4  # two sets, two codes
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -193,8 +253,9 @@ def test_help_imports_nothing_heavy() -> None:
         "sys.argv = ['bench', {command!r}, '--help']\n"
         "try: cli.main()\n"
         "except SystemExit as stop: assert not stop.code\n"
-        "heavy = {{'torch', 'numpy', 'PIL', 'sklearn', 'bench.metrics.evaluation'}} & set(sys.modules)\n"
-        "assert not heavy, heavy"
+        "heavy = {{'torch', 'PIL', 'sklearn', 'scipy', 'bench.metrics.evaluation'}} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "assert ('numpy' in sys.modules) == ({command!r} == 'eval')"  # whose flags are in the table of scores
     )
     for command in ("eval", "features"):
         subprocess.run([sys.executable, "-c", code.format(command=command)], check=True, capture_output=True)

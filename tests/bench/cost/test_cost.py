@@ -1,5 +1,6 @@
 """Counts against the original programs' counts, other counters, and direct formulas."""
 
+import json
 import subprocess
 import sys
 
@@ -10,7 +11,11 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import registry
-from bench import cost
+from bench import cost, records
+from bench.cost.memory import LiveTensors
+from bench.cost.stages import around
+from registry.errors import CodeError
+from tests.conftest import ROOT
 
 _DOT = {"cosine": False, "rope": False, "ffn": "mlp"}
 # Operations that torchprofile counts on the released programs (the source of the paper's figures).
@@ -197,16 +202,86 @@ def test_what_may_cost_and_is_not_counted_is_named():
     assert found.uncounted == {"aten::_fft_c2c": 2}
 
 
-def test_a_network_that_fails_is_one_line():
-    with pytest.raises(registry.UsageError, match=r"^Odd fails on its example inputs: KeyError") as error:
-        cost.measure(registry.backbone.adopt("", Odd, {"fail": True}))
-    assert "\n" not in str(error.value)
+def adopted(network, **overrides):
+    return registry.backbone.adopt("", network, overrides)
 
 
-def test_frame_has_shares_of_the_whole():
-    frame = cost.measure("tiny-unet").frame("stage")
-    assert frame["macs_share"].sum() == pytest.approx(1) and frame["paper_share"].sum() == pytest.approx(1)
-    assert list(frame.index[:2]) == ["time", "down1"]
+def test_a_mistake_in_a_network_is_shown_as_it_is():
+    with pytest.raises(KeyError, match="no such") as error:
+        cost.measure(adopted(Odd, fail=True))
+    assert error.traceback[-1].path.name == "test_cost.py" and error.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (lambda x: None, "Wrong: forward returns NoneType, not a tensor"),
+        (lambda x: [x], "Wrong: forward returns list"),
+        (lambda x: x[:, :2], r"Wrong: the output is \(1, 2, 8, 8\), not .*\(1, 4, 8, 8\)"),
+    ],
+)
+@pytest.mark.parametrize("looks", [False, True])  # at values, which fake tensors do not have
+def test_what_no_network_may_return_is_told_with_its_place(returned, words, looks):
+    class Wrong(registry.Backbone):
+        def forward(self, x, t, y):
+            return returned(x) if not looks or x.sum().item() < 1e9 else x
+
+    with pytest.raises(CodeError, match=words + r".*test_cost\.py, line \d+"):
+        cost.measure(Wrong(input_size=8))
+
+
+def test_values_that_zeros_for_weights_give_are_no_mistake():
+    class Ratio(registry.Backbone):
+        def __init__(self):
+            super().__init__(input_size=8)
+            self.weight = nn.Parameter(torch.ones(1))
+
+        def forward(self, x, t, y):
+            return x / self.weight if t.max().item() < 2000 else x
+
+    assert cost.measure(Ratio()).macs == 0
+
+
+def test_a_cost_knows_its_request():
+    assert cost.measure("DiT-S/8", depth=1).request == cost.measure("dit-s-8", depth=1.0).request
+    by_name, built = cost.measure("test-formula").request, cost.measure(Formula()).request
+    assert (by_name.model, built.model, built.config) == ("test-formula", "Formula", {})
+
+
+@pytest.mark.parametrize(
+    "record", sorted((ROOT / "results").glob("cost-udit-[st]-*.json")), ids=lambda p: p.name
+)
+def test_a_committed_record_is_measured_again_digit_for_digit(record, tmp_path):
+    committed = json.loads(record.read_text())
+    found = cost.measure(committed["request"]["model"], **committed["request"]["config"])
+    path = records.write(found, tmp_path)
+    written = json.loads(path.read_text())
+    assert path.name == record.name
+    assert (written["request"], written["result"]) == (committed["request"], committed["result"])
+
+
+def test_live_tensors_are_counted_once_and_until_they_are_freed():
+    weight, other = torch.ones(8), torch.ones(2)
+    memory = LiveTensors(besides=[weight], live=100)
+    for tensor in (weight, weight[:4], other, other.view(1, 2)):
+        memory.add(tensor, "a")
+    assert memory.live == memory.peaks["a"] == 100 + 2 * 4
+    memory.add(torch.ones(3), "b")  # freed at once
+    del tensor, other
+    memory.mark("c")
+    assert memory.peaks == {"a": 108, "b": 120, "c": 100}
+
+
+def test_hooks_around_stages_see_items_of_containers_and_failures_and_go():
+    inner = nn.ModuleDict({"x": nn.Identity(), "y": nn.ModuleList([nn.ReLU()])})
+    last, seen = nn.Linear(1, 1), []
+    with around({"inner": inner, "last": last}, seen.append, lambda name: seen.append(f"/{name}")):
+        assert inner["x"](torch.ones(1)) == 1 and inner["y"][0](-torch.ones(1)) == 0  # the outputs stay
+        with pytest.raises(RuntimeError):
+            last(torch.ones(7))
+    assert seen == ["inner", "/inner"] * 2 + ["last", "/last"]
+    last(torch.ones(1))
+    assert len(seen) == 6
 
 
 def test_a_first_measurement_equals_a_later_one():

@@ -1,6 +1,7 @@
 """Extractors: Inception equals the reference in one pass, digits recognises digits, weights are checked."""
 
 import json
+import os
 import pickle
 import sys
 import urllib.error
@@ -117,6 +118,10 @@ def test_weights_that_do_not_serve_are_named(weights, state, tmp_path: Path) -> 
     bad = tmp_path / "w.pth"
     with pytest.raises(UsageError, match=r"cannot read .*w\.pth: No such file"):
         create("inception", bad)
+    os.mkfifo(bad)
+    with pytest.raises(UsageError, match=r"w\.pth is not a regular file"):
+        create("inception", bad)
+    bad.unlink()
     bad.write_bytes(weights.read_bytes()[:10_000])
     with pytest.raises(UsageError, match=r"w\.pth holds no readable weights"):
         create("inception", bad)
@@ -135,14 +140,14 @@ def test_weights_that_do_not_serve_are_named(weights, state, tmp_path: Path) -> 
 
 
 def test_digits_are_recognised_as_promised() -> None:
-    told = json.loads(files("bench.metrics.extractors").joinpath("digits.json").read_text())
+    report = json.loads(files("bench.metrics.extractors").joinpath("digits.json").read_text())
     x, y, held_x, held_y = train_digits.split()
-    assert len(x) == len(y) == 1437 and len(held_x) == told["held_out"] == 360
+    assert len(x) == len(y) == 1437 and len(held_x) == report["held_out"] == 360
     digits = create("digits")
     with torch.inference_mode():
         made = digits(held_x.expand(-1, 3, -1, -1))
     accuracy = float((made["logits"].argmax(1) == held_y).float().mean())
-    assert accuracy == pytest.approx(told["accuracy"], abs=1e-4) and accuracy >= 0.98
+    assert accuracy == pytest.approx(report["accuracy"], abs=1e-4) and accuracy >= 0.98
     for kind, width in digits.outputs.items():
         assert made[kind].shape == (360, width) and made[kind].dtype == torch.float32
     assert (made["pool"] >= 0).all() and made["pool"].std(0).count_nonzero() >= 60
@@ -172,8 +177,8 @@ def test_the_training_script_trains(monkeypatch, tmp_path: Path, capsys) -> None
     monkeypatch.setattr(train_digits, "EPOCHS", 1)
     monkeypatch.setattr(train_digits, "__file__", str(tmp_path / "train_digits.py"))
     train_digits.main()
-    told = json.loads((tmp_path / "digits.json").read_text())
-    assert told["accuracy"] > 0.5 and "of 360 held-out digits" in capsys.readouterr().out
+    report = json.loads((tmp_path / "digits.json").read_text())
+    assert report["accuracy"] > 0.5 and "of 360 held-out digits" in capsys.readouterr().out
     size = len(files("bench.metrics.extractors").joinpath("digits.safetensors").read_bytes())
     assert (tmp_path / "digits.safetensors").stat().st_size == size < 300_000
 
@@ -182,7 +187,7 @@ def test_the_training_script_trains(monkeypatch, tmp_path: Path, capsys) -> None
 
 
 def test_names_and_what_is_refused(tmp_path: Path) -> None:
-    assert sorted(extractors.names()) == ["digits", "inception"]
+    assert extractors.names() == ["digits", "inception"]
     with pytest.raises(UsageError, match=r"unknown extractor 'incepton'. Did you mean 'inception'"):
         create("incepton")
     with pytest.raises(UsageError, match="'digits' takes no weights"):

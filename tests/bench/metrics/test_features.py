@@ -1,6 +1,9 @@
 """Features: made once, continued after a kill, the same by any number of processes, written for others."""
 
+import functools
+import inspect
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +17,7 @@ from PIL import Image
 from bench.metrics.extractors import create
 from bench.metrics.features import (
     check_fits,
+    feature_folder,
     features_of,
     fitting_extractor,
     make_file,
@@ -58,7 +62,7 @@ def images(tmp_path: Path) -> ImageSet:
 
 
 def of(images, extractor, tmp_path: Path, batch_size: int = 5, **options):
-    return features_of(images, extractor, batch_size=batch_size, cache=tmp_path / "cache", **options)
+    return features_of(images, extractor, tmp_path / "cache", batch_size=batch_size, **options)
 
 
 # ---- making and keeping ----
@@ -115,12 +119,16 @@ def test_a_killed_run_goes_on(images, tmp_path: Path) -> None:
 
 def test_any_number_of_processes_fills_the_same_rows(images, tmp_path: Path, monkeypatch) -> None:
     digits = create("digits")
-    alone = features_of(images, digits, batch_size=4, cache=tmp_path / "alone")
+    alone = features_of(images, digits, tmp_path / "alone", batch_size=4)
     monkeypatch.setattr(distributed, "count", lambda: 3)
     monkeypatch.setattr(distributed, "wait", lambda: None)
     for index in (2, 0, 1):
         monkeypatch.setattr(distributed, "index", lambda index=index: index)
-        shared = features_of(images, digits, batch_size=4, cache=tmp_path / "shared")
+        call = functools.partial(features_of, images, digits, tmp_path / "shared", batch_size=4)
+        if index != 1:  # nobody waits here for those whose turn comes later
+            with pytest.raises(UsageError, match="give --cache a folder that all processes share"):
+                call()
+    shared = call()
     for kind in ("pool", "spatial", "logits"):
         assert np.array_equal(getattr(alone, kind), getattr(shared, kind))
 
@@ -147,24 +155,86 @@ def test_features_that_are_no_numbers_are_not_kept(images, tmp_path: Path) -> No
                 made["pool"][1, 1] = torch.nan
             return made
 
-    with pytest.raises(CodeError, match=r"s\.npz: of images 5 to 9 means makes pool features that are not"):
+    with pytest.raises(
+        CodeError, match=r"'means' returned NaN or infinity in 'pool' of images 5 to 9 \(.*test_f"
+    ):
         of(images, Broken(), tmp_path)
     rest = Means()
     np.testing.assert_allclose(of(images, rest, tmp_path).pool, MEANS, rtol=1e-6)
     assert rest.seen == 18
-    wide = Means()
-    wide.outputs, wide.digest = {"pool": 4}, "1"
-    with pytest.raises(CodeError, match="not 4 finite numbers"):
-        of(images, wide, tmp_path)
 
 
-def test_where_features_are_kept(images, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    features_of(images, Means())
-    (made,) = (tmp_path / "cache/denoiser-bench/features").iterdir()
-    assert made.name.startswith("means-0123456789ab-")
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (None, "returned NoneType, not features by name"),
+        (
+            {"pool": torch.zeros(5, 4), "logits": torch.zeros(5, 2)},
+            r"returned 'pool' of shape \(5, 4\), not \(5, 3\)",
+        ),
+        ({"pool": torch.zeros(5, 3)}, "returned no tensor of 'logits' features"),
+        ({"pool": torch.zeros(5, 3), "logits": [0]}, "returned no tensor of 'logits' features"),
+    ],
+)
+def test_what_an_extractor_must_not_return_names_its_line(images, tmp_path: Path, made, message) -> None:
+    class Wrong(Means):
+        def __call__(self, images):
+            return made
+
+    line = inspect.getsourcelines(Wrong)[1]
+    with pytest.raises(CodeError, match=rf"{message} \({re.escape(__file__)}, line {line}\)"):
+        of(images, Wrong(), tmp_path)
+
+
+def test_errors_of_an_extractor_come_out_as_they_are(images, tmp_path: Path) -> None:
+    class Failing(Means):
+        def __call__(self, images):
+            return undefined  # noqa: F821
+
+    with pytest.raises(NameError, match="undefined"):
+        of(images, Failing(), tmp_path)
+
+
+def test_where_features_are_stored(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with feature_folder(None) as (folder, notes):
+        assert (folder, notes) == (tmp_path / "denoiser-bench" / "features", [])
+    with feature_folder(Path("/elsewhere")) as (folder, notes):
+        assert (folder, notes) == (Path("/elsewhere"), [])
+
+
+def test_without_a_cache_features_go_to_a_temporary_folder(images, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")  # where nobody can write
-    np.testing.assert_allclose(features_of(images, Means()).pool, MEANS, rtol=1e-6)
+    with feature_folder(None) as (folder, notes):
+        made = features_of(images, Means(), folder)
+        assert folder.is_dir() and notes == [
+            "Features were not stored: no cache of this user can be written to. Give --cache."
+        ]
+    assert not folder.exists()
+    np.testing.assert_allclose(made.pool, MEANS, rtol=1e-6)
+    lines = make_file(images.path, tmp_path / "f.npz")
+    assert lines is not None and lines[-1] == notes[0]
+    monkeypatch.setattr(distributed, "count", lambda: 2)
+    with pytest.raises(UsageError, match="several processes need a folder"), feature_folder(None):
+        pass
+
+
+def test_a_disk_that_is_full_is_one_line(images, tmp_path: Path) -> None:
+    # Too little for the rows of the cache, then enough for these but not for the file.
+    code = (
+        "import resource, sys; from pathlib import Path; from registry.errors import UsageError\n"
+        "from bench.metrics.features import make_file\n"
+        "folder = Path(sys.argv[1])\n"
+        "for size in (20_000, 100_000):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))\n"
+        "    try: make_file(folder / 's.npz', folder / 'f.npz', cache=folder / 'cache')\n"
+        "    except UsageError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second = done.stdout.splitlines()
+    assert first.startswith("cannot make room for") and second.startswith("cannot write")
+    assert not (tmp_path / "f.npz").exists()
 
 
 def test_a_device_that_is_not_here(images, tmp_path: Path) -> None:
@@ -191,7 +261,8 @@ def test_a_feature_file_is_what_bench_and_the_adm_suite_read(images, tmp_path: P
     read = open_set(out)
     assert isinstance(read, FeatureSet)
     assert (read.count, read.extractor, read.digest) == (23, "digits", digits.digest)
-    again = features_of(read, digits)
+    assert read.size == (8, 8)
+    again = features_of(read, digits, tmp_path)
     for kind in ("pool", "spatial", "logits"):
         assert np.array_equal(getattr(again, kind), getattr(made, kind))
     assert again.statistics is not None and again.spatial_statistics is not None

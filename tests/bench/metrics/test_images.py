@@ -3,8 +3,11 @@
 import io
 import json
 import os
+import socket
+import struct
 import tracemalloc
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -272,21 +275,56 @@ def test_arrays_are_read_in_either_order_and_in_blocks(tmp_path: Path) -> None:
     ]
 
 
-def test_16_bit_grey_is_not_white(tmp_path: Path) -> None:
-    grey = np.arange(0, 65536, 257 * 3, dtype=np.uint16)[:64].reshape(8, 8)
-    Image.fromarray(grey).save(tmp_path / "a.png")
-    (read,) = everything(open_set(tmp_path))
-    assert np.array_equal(read[..., 0], grey / 257) and np.array_equal(read[..., 0], read[..., 2])
+def png(levels: np.ndarray, colour_type: int) -> bytes:
+    """A PNG of 16 bits a channel, chunk by chunk: Pillow writes grey ones only."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    height, width = levels.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)  # 0: unfiltered
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    )
 
 
-def test_a_pipe_among_images_is_refused_without_waiting(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("colour_type", "channels", "mode"), [(0, 1, "mode I"), (2, 3, "mode RGB"), (6, 4, "mode RGBA")]
+)
+def test_16_bits_become_8_by_rounding(tmp_path: Path, colour_type: int, channels: int, mode: str) -> None:
+    levels = np.random.default_rng(0).integers(0, 65536, (8, 9, channels), dtype=np.uint16)
+    levels[0, :4] = np.array([0, 128, 129, 65535])[:, None]
+    (tmp_path / "a.png").write_bytes(png(levels, colour_type))
+    images = open_set(tmp_path)
+    (read,) = everything(images)
+    expected = np.round(levels[..., :3] / 257).astype(np.uint8)  # alpha is dropped, grey repeated
+    assert np.array_equal(read, np.broadcast_to(expected, (8, 9, 3)))
+    assert f"1 in {mode} of 16 bits of 1 images, converted to 8-bit RGB" in images.notes[0]
+
+
+def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> None:
     Image.fromarray(IMAGES[0]).save(tmp_path / "a.png")
-    os.mkfifo(tmp_path / "b.png")
-    with pytest.raises(UsageError, match=r"b\.png is no regular file"):
+    other = tmp_path / "b.png"
+    os.mkfifo(other)
+    with pytest.raises(UsageError, match=r"b\.png is not a regular file: take it out of"):
         open_set(tmp_path)
+    other.unlink()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(other))
+        with pytest.raises(UsageError, match=r"b\.png is not a regular file"):
+            open_set(tmp_path)
+    other.unlink()
+    other.symlink_to("/dev/zero")
+    with pytest.raises(UsageError, match=r"b\.png is not a regular file"):
+        open_set(tmp_path)
+    os.mkfifo(tmp_path / "s.npz")
+    with pytest.raises(UsageError, match=r"s\.npz is neither a regular file nor a folder"):
+        open_set(tmp_path / "s.npz")
 
 
-def test_channels_before_height_and_width_are_refused(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", arr_0=np.zeros((4, 3, 16, 16), np.uint8))
-    with pytest.raises(UsageError, match=r"channels before height and width.*transpose"):
+@pytest.mark.parametrize("shape", [(4, 3, 16, 16), (4, 3, 16, 32), (4, 3, 3, 16)])
+def test_channels_before_height_and_width_are_refused(tmp_path: Path, shape) -> None:
+    np.savez(tmp_path / "a.npz", arr_0=np.zeros(shape, np.uint8))
+    with pytest.raises(UsageError, match=r"channels before height and width.*transpose the array"):
         open_set(tmp_path / "a.npz")

@@ -54,11 +54,19 @@ def test_the_error_of_kid_is_its_spread_over_draws() -> None:
 
 
 def test_the_interval_of_a_share_is_wilsons() -> None:
-    from scipy.stats import binomtest
-
+    z = 1.959963984540054
     for hits, count in ((0, 50), (13, 50), (50, 50)):
-        expected = binomtest(hits, count).proportion_ci(method="wilson")
-        assert resampling.share_interval(hits / count, count) == pytest.approx(tuple(expected), abs=1e-6)
+        share = hits / count
+        centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+        reach = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+        expected = (centre - reach, centre + reach)
+        assert resampling.share_interval(share, count) == pytest.approx(expected, abs=1e-12)
+
+
+def test_intervals_by_the_normal_and_students_quantiles() -> None:
+    assert resampling.normal_interval(3, 2) == pytest.approx((3 - 3.919928, 3 + 3.919928), abs=1e-6)
+    low, high = resampling.jackknife_interval(5, [4, 5, 6, 5, 5])  # a variance of 4/5 · 2, 4 degrees
+    assert (5 - low, high - 5) == pytest.approx((2.776445 * 1.6**0.5,) * 2, abs=1e-5)
 
 
 def test_leaving_out_a_group_is_scoring_the_rest() -> None:
@@ -105,8 +113,8 @@ def test_evaluate_gives_an_interval_of_every_score() -> None:
     assert sorted(found.intervals) == sorted(names)
     for name in names:
         low, high = found.intervals[name]
-        assert low < found.scores[name] < high
-    assert found.scores["fid_infinity"] < found.scores["fid"]
+        assert low < found.values[name] < high
+    assert found.values["fid_infinity"] < found.values["fid"]
 
 
 def test_given_statistics_have_no_interval() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,10 @@ import pytest
 import scipy.linalg
 import torch
 
-from bench.metrics import Features, evaluate, neighbours
+from bench.metrics import Features, evaluate, neighbours, scores
 from bench.metrics.neighbours import precision_recall
 from bench.metrics.resampling import fid_infinity
 from bench.metrics.scores import SCORES
-from bench.metrics.scores.density_coverage import density_coverage
 from bench.metrics.scores.fid import fid
 from bench.metrics.scores.inception_score import inception_score
 from bench.metrics.scores.kid import kid
@@ -50,12 +50,12 @@ def adm(request: Any) -> tuple[dict[str, Any], Features, Features]:
 def test_scores_equal_the_adm_suites(adm: Any) -> None:
     case, samples, reference = adm
     found = evaluate(samples, reference)
-    assert found.scores["fid"] == pytest.approx(case["fid"], rel=1e-6)
-    assert found.scores["sfid"] == pytest.approx(case["sfid"], rel=1e-6)
-    assert found.scores["inception_score"] == pytest.approx(case["inception_score"], rel=1e-5)
+    assert found.values["fid"] == pytest.approx(case["fid"], rel=1e-6)
+    assert found.values["sfid"] == pytest.approx(case["sfid"], rel=1e-6)
+    assert found.values["inception_score"] == pytest.approx(case["inception_score"], rel=1e-5)
     for share, stored, count in (
-        (found.scores["precision"], case["full"]["precision"], case["samples"]),
-        (found.scores["recall"], case["full"]["recall"], case["reference"]),
+        (found.values["precision"], case["full"]["precision"], case["samples"]),
+        (found.values["recall"], case["full"]["recall"], case["reference"]),
     ):
         assert share == round(stored * count) / count  # they were stored in float32
     assert not found.missing and not found.intervals
@@ -229,7 +229,7 @@ def test_kid_is_torch_fidelitys() -> None:
 def test_kid_takes_subsets_of_the_smaller_set_where_that_is_small() -> None:
     samples, reference = numbers(120, 8, 1), numbers(90, 8, 2)
     found = evaluate(Features(samples), Features(reference), scores=["kid"])
-    assert found.scores["kid"] == pytest.approx(kid(samples, reference, size=90)[0])
+    assert found.values["kid"] == pytest.approx(kid(samples, reference, size=90)[0])
 
 
 # What is missing, and what is refused
@@ -238,18 +238,17 @@ def test_kid_takes_subsets_of_the_smaller_set_where_that_is_small() -> None:
 def test_a_reference_of_statistics_only() -> None:
     samples, images = numbers(300, 10, 1), numbers(400, 10, 2)
     found = evaluate(Features(samples), Features(None, statistics=Statistics.of(images)), scores=[*SCORES])
-    assert found.scores["fid"] == pytest.approx(fid(samples, images))
-    assert found.scores["fid_infinity"] is not None
-    absent = {name for name, value in found.scores.items() if value is None}
-    assert absent == set(found.missing) == set(SCORES) - {"fid", "fid_infinity"}
+    assert found.values["fid"] == pytest.approx(fid(samples, images))
+    assert "fid_infinity" in found.values
+    assert set(found.values) == {"fid", "fid_infinity"} == set(SCORES) - set(found.missing)
     assert "statistics only" in found.missing["precision"]
 
 
 def test_statistics_take_the_place_of_the_features() -> None:
     samples, images, all_images = numbers(300, 10, 1), numbers(100, 10, 2), numbers(900, 10, 3)
     found = evaluate(Features(samples), Features(images, statistics=Statistics.of(all_images)))
-    assert found.scores["fid"] == pytest.approx(fid(samples, all_images))
-    assert (found.scores["precision"], found.scores["recall"]) == precision_recall(samples, images)
+    assert found.values["fid"] == pytest.approx(fid(samples, all_images))
+    assert (found.values["precision"], found.values["recall"]) == precision_recall(samples, images)
 
 
 def spoiled(row: int, value: float) -> np.ndarray:
@@ -317,35 +316,29 @@ def test_bad_settings_are_refused() -> None:
             call()
 
 
-@pytest.mark.parametrize("k", [1, 5])
-def test_density_and_coverage_by_definition(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Equations 3 and 4 of the paper, one pair of images at a time."""
-    monkeypatch.setattr(neighbours, "_BLOCK", 17)
-    samples, reference = numbers(60, 3, 1) * 0.8, numbers(45, 3, 2)
-    between = np.linalg.norm(reference[:, None] - reference[None], axis=-1)
-    radii = np.sort(between, axis=1)[:, k]  # the image itself comes first
-    balls = list(zip(reference, radii, strict=True))
-    inside = np.array([[np.linalg.norm(y - x) <= radius for x, radius in balls] for y in samples])
-    density, coverage = density_coverage(samples, reference, k)
-    assert density == pytest.approx(inside.sum() / (k * 60))
-    assert coverage == inside.any(axis=0).sum() / 45
-    assert density > 0 and (coverage < 1 or k == 5)
-
-
-def test_density_sees_crowding_and_coverage_lost_modes() -> None:
-    reference = np.concatenate([numbers(50, 4, 1), numbers(50, 4, 2) + 20])
-    crowd = np.repeat(reference[:1], 40, axis=0)
-    assert density_coverage(crowd, reference)[1] < 0.2
-    density, coverage = density_coverage(reference[:50], reference)
-    assert density >= 1 and coverage == 0.5
-
-
 def test_the_table_of_scores_is_whole() -> None:
-    assert list(SCORES)[:5] == ["fid", "sfid", "inception_score", "precision", "recall"]
-    assert {name for name, score in SCORES.items() if score.higher_is_better} == {
-        "inception_score", "precision", "recall", "density", "coverage"
-    }  # fmt: skip
-    assert SCORES["fid"].title == "FID↓" and SCORES["precision"].title == "Prec.↑"
+    assert list(SCORES)[:6] == ["fid", "sfid", "inception_score", "precision", "recall", "kid"]
+    assert [score.name for score in SCORES.values() if score.default] == list(SCORES)[:5]
+    titles = [score.title for score in list(SCORES.values())[:6]]
+    assert titles == ["FID↓", "sFID↓", "IS↑", "Prec.↑", "Rec.↑", "KID·10³↓"]
     assert SCORES["kid"].text(0.00123) == "1.23" and SCORES["fid"].text(0.0012) == "0.0012"
     with pytest.raises(UsageError, match=r"unknown score 'densty'. Did you mean 'density'"):
         evaluate(Features(GOOD), Features(GOOD), scores=["densty"])
+
+
+def test_every_entry_of_every_file_is_in_the_table() -> None:
+    files = Path(scores.__file__).parent.glob("*.py")
+    named = [name for file in files for name in re.findall(r'^    name="(\w+)",$', file.read_text(), re.M)]
+    assert sorted(named) == sorted(SCORES) and len(named) >= 9
+
+
+def test_what_scores_share_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def counted_calls(*args: Any, **options: Any) -> tuple[float, float]:
+        calls.append(1)
+        return precision_recall(*args, **options)
+
+    monkeypatch.setattr(neighbours, "precision_recall", counted_calls)
+    found = evaluate(Features(GOOD), Features(GOOD), intervals=5)
+    assert found.values["precision"] == found.values["recall"] == 1 and len(calls) == 1

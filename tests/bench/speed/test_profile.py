@@ -1,9 +1,6 @@
-"""Profiles: shares, their agreement with `bench.cost`, the picture, the trace, the command."""
+"""Profiles: shares, and their agreement with `bench.cost`."""
 
-import json
-import re
 import time
-import xml.etree.ElementTree as ElementTree
 
 import pytest
 import torch
@@ -12,8 +9,11 @@ from torch.nn import functional as F
 
 import registry
 from bench import cost
+from bench.reports.profile_figure import finding
 from bench.speed import device
 from bench.speed import profile as profiling
+from bench.speed.operators import convolution_class
+from bench.speed.profile import measure
 
 
 class Sleep(nn.Module):
@@ -52,12 +52,7 @@ class Net(registry.Backbone):
         return self.head(tokens[:, 0].transpose(1, 2).reshape(x.shape))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -70,7 +65,7 @@ def _short():
 @pytest.fixture(scope="module")
 def small():
     network = registry.create("udit-t", depth=[1, 1, 1, 1, 1], input_size=16)
-    return profiling.profile(network, batch_size=2, repeats=2)
+    return measure(network, batch_size=2, repeats=2)
 
 
 def test_shares_add_up_to_one_and_stages_to_the_whole(small):
@@ -101,36 +96,11 @@ def test_every_operator_with_macs_is_timed(small):
 
 
 def test_a_stage_that_sleeps_is_the_slowest():
-    found = profiling.profile(Net(seconds=0.05), batch_size=1, repeats=2)
+    found = measure(Net(seconds=0.05), batch_size=1, repeats=2)
     stage = max(found.stages, key=lambda row: row.time_share)
     assert stage.name == "slow" and stage.seconds >= 0.05 and stage.time_share > 0.8
-    assert found.finding.startswith("slow takes ")
+    assert finding(found).startswith("slow takes ")
     assert found.seconds >= 0.05
-
-
-def rows(*shares):
-    return [profiling.Row(name, time, time, 1, macs, None) for name, time, macs in shares]
-
-
-@pytest.mark.parametrize(
-    ("stages", "operators", "finding"),
-    [
-        (
-            rows(("a", 0.7, 0.2), ("b", 0.3, 0.8)),
-            rows(("norm", 0.6, 0.0), ("linear", 0.4, 1.0)),
-            "a takes 70% of the time for 20% of the multiply-accumulates; of the operators, norm takes 60% "
-            "for 0%.",
-        ),
-        (
-            rows(("all", 0.996, 1.0), ("(between)", 0.004, 0.0)),
-            rows(("linear", 1.0, 1.0)),
-            "No stage takes more than its share of the time; of the operators, none does.",
-        ),
-    ],
-)
-def test_finding_names_what_is_slow_or_says_that_nothing_is(stages, operators, finding):
-    found = profiling.Profile("m", {}, 8, 1, "cpu", "fp32", 1.0, 0.0, stages, operators, None)
-    assert found.finding == finding
 
 
 @pytest.mark.parametrize("functional", [False, True])
@@ -140,7 +110,7 @@ def test_depthwise_convolutions_alone(monkeypatch, functional):
     if functional:
         forward = network.slow.forward
         network.slow.forward = lambda x: F.conv2d(forward(x), network.slow[0].weight, padding=2, groups=16)
-    alone = profiling.profile(network, batch_size=2, repeats=1).depthwise
+    alone = measure(network, batch_size=2, repeats=1).depthwise
     # Input and output of 2 samples, 16 channels, 8 x 8; a 5 x 5 kernel for each channel; a bias.
     moved = 4 * (2 * 2 * 16 * 64 + 16 * 25)
     assert alone.count == 1 + functional
@@ -150,7 +120,7 @@ def test_depthwise_convolutions_alone(monkeypatch, functional):
 
 def test_what_has_no_depthwise_convolution_has_none_alone():
     network = registry.create("tiny-unet", input_size=8)
-    assert profiling.profile(network, batch_size=1, repeats=1).depthwise is None
+    assert measure(network, batch_size=1, repeats=1).depthwise is None
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
@@ -158,14 +128,14 @@ def test_weights_and_inputs_have_the_dtype_asked_for(dtype):
     network, seen = Net(), set()
     network.register_forward_pre_hook(lambda module, args: seen.update(a.dtype for a in args[:1]))
     network.stem.register_forward_hook(lambda module, args, out: seen.add(out.dtype))
-    assert profiling.profile(network, dtype=dtype, batch_size=1, repeats=1).dtype == dtype
+    assert measure(network, dtype=dtype, batch_size=1, repeats=1).request.dtype == dtype
     # The cost is counted on the network as it is; the passes that are timed are not.
     assert seen == {torch.float32, device.TORCH_DTYPES[dtype]}
     assert {p.dtype for p in network.parameters()} == {torch.float32}
 
 
 def test_convolutions_are_told_apart_by_kind():
-    rows = {row.name: row for row in profiling.profile(Net(), batch_size=1, repeats=1).operators}
+    rows = {row.name: row for row in measure(Net(), batch_size=1, repeats=1).operators}
     assert rows["depthwise convolution"].macs == 64 * 16 * 25
     assert rows["1×1 convolution"].macs == 2 * 64 * 16 * 16
     assert rows["other convolution"].macs == 2 * 64 * 4 * 16 * 9
@@ -184,11 +154,11 @@ def test_convolutions_are_told_apart_by_kind():
     ],
 )
 def test_kind_of_a_convolution(channels, weight, kind):
-    assert profiling._convolution(channels, weight) == f"{kind} convolution"
+    assert convolution_class(channels, weight) == f"{kind} convolution"
 
 
 def test_a_functional_convolution_leaves_convolutions_together():
-    found = profiling.profile(Net(functional=True), batch_size=1, repeats=1)
+    found = measure(Net(functional=True), batch_size=1, repeats=1)
     rows = {row.name: row for row in found.operators if row.name.endswith("convolution")}
     assert list(rows) == ["convolution"] and rows["convolution"].seconds > 0
     assert rows["convolution"].macs == 64 * (16 * 25 + 3 * 16 * 16 + 2 * 4 * 16 * 9)
@@ -196,86 +166,6 @@ def test_a_functional_convolution_leaves_convolutions_together():
 
 def test_the_network_is_left_as_it_was():
     network = registry.create("udit-t", depth=[1, 0, 0, 0, 0], input_size=16)
-    profiling.profile(network, batch_size=1, repeats=1)
+    measure(network, batch_size=1, repeats=1)
     hooks = [m for m in network.modules() if m._forward_hooks or m._forward_pre_hooks]
     assert network.training and not hooks and all(p.requires_grad for p in network.parameters())
-
-
-def test_pictures_are_valid_and_the_same_each_time(small, tmp_path):
-    png, svg = profiling.draw([small, small], tmp_path / "new" / "folder")
-    assert png.stem == svg.stem and png.stem.count("udit-t") == 2
-    assert png.read_bytes().startswith(b"\x89PNG\r\n\x1a\n") and png.stat().st_size > 20_000
-    assert ElementTree.parse(svg).getroot().tag.endswith("svg")
-    again = profiling.draw([small, small], tmp_path)
-    assert [path.read_bytes() for path in again] == [png.read_bytes(), svg.read_bytes()]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", png.name, svg.name]
-
-
-def test_small_parts_are_drawn_as_one(small):
-    rows = small.stages
-    names = profiling._drawn([rows])
-    shares = profiling._shares(rows, names)
-    assert "decoder1" in names and "condition3" not in names and list(shares)[-1] == "other parts"
-    assert [sum(both) for both in zip(*shares.values(), strict=True)] == pytest.approx([1, 1])
-
-
-def test_command_prints_tables_and_writes_pictures_and_trace(run_bench, tmp_path):
-    trace = tmp_path / "trace.json"
-    args = ("-m", "tiny-unet", "--input-size", 16, "--batch-size", 1, "--repeats", 1)
-    code, out, err = run_bench("profile", *args, "--out", tmp_path, "--trace", trace)
-    assert (code, err) == (0, "")
-    assert (
-        "Depthwise" not in out
-        and "by stage" in out
-        and "by operator" in out
-        and "of the multiply-accumulates" in out
-    )
-    events = json.loads(trace.read_text())["traceEvents"]
-    assert {"aten::conv2d"} < {event.get("name") for event in events}
-    assert {p.name for p in tmp_path.iterdir()} == {
-        "trace.json",
-        "profile-tiny-unet.png",
-        "profile-tiny-unet.svg",
-    }
-
-
-def test_command_tells_of_depthwise_convolutions(run_bench):
-    args = ("-m", "udit-t depth=1,0,0,0,0 input_size=16", "--batch-size", 1, "--repeats", 1)
-    code, out, err = run_bench("profile", *args, "--dtype", "bf16")
-    assert (code, err) == (0, "") and "batch 1, bf16" in out
-    share = r"Depthwise convolutions \(\d+\): [\d.]+% of the time for [\d.]+% of the multiply-accumulates; "
-    assert re.search(share + r"alone, in \S+ memory, they take \S+ ms \([\d.]+%\); a copy moves", out)
-
-
-def test_command_prints_json(run_bench):
-    args = ("--set", "depth=1,0,0,0,0", "--input-size", 16, "--batch-size", 2, "--repeats", 1, "--json")
-    code, out, err = run_bench("profile", "-m", "udit-t", "-m", "dit-unet", *args)
-    first, second = json.loads(out)
-    assert (code, err) == (0, "") and (first["model"], second["model"]) == ("udit-t", "dit-unet")
-    assert first["batch_size"] == 2 and first["dtype"] == "fp32" and first["input_size"] == 16
-    assert sum(row["time_share"] for row in first["stages"]) == pytest.approx(1)
-    assert {"name", "seconds", "time_share", "macs", "macs_share", "ratio"} == set(first["operators"][0])
-
-
-@pytest.mark.parametrize(
-    ("args", "named"),
-    [
-        (("-m", "udit-z"), "udit-z"),
-        (("-m", "tiny-unet", "--device", "cuda:99"), "cuda:99"),
-        (("-m", "tiny-unet", "--device", "nowhere"), "nowhere"),
-        (("-m", "tiny-unet", "--device", "meta"), "meta"),
-        (("-m", "tiny-unet", "--dtype", "tf32"), "the cpu has no tf32"),
-        (("-m", "tiny-unet", "--repeats", 0), "repeats"),
-        (("-m", "tiny-unet", "-m", "dit-unet", "--trace", "t.json"), "--trace takes one model"),
-    ],
-)
-def test_errors_are_one_line(run_bench, args, named):
-    code, out, err = run_bench("profile", *args)
-    assert code == 2 and not out
-    assert err.startswith("error: ") and err.count("\n") == 1 and named in err
-
-
-def test_an_unwritable_folder_is_one_line(small, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(registry.UsageError, match=r"cannot write .*profile-udit-t.*\.png"):
-        profiling.draw([small], tmp_path / "file")

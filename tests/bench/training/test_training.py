@@ -376,6 +376,28 @@ def test_a_run_is_continued_by_the_same_code_alone(
     refused("begun with other code of udit-t", "udit-t", protocol(steps=30), out, seed=3, resume=True)
 
 
+def test_a_run_on_a_dataset_of_one_s_own_is_continued_with_its_code_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = np.full((16, 8, 8, 1), 200, np.uint8)
+    data.register("own-set")(lambda: MemoryDataset(images, np.zeros(16, int), ["only"]))
+    out = tmp_path / "run"
+    train("dit-s-2", protocol(), out, data="own-set", overrides={"input_size": 4}, until=4)
+    assert Run(out).manifest.request.plugins.keys() == {"dataset"}
+    original = type(data.datasets).fingerprint
+    monkeypatch.setattr(
+        type(data.datasets), "fingerprint",
+        lambda self, name: "0123456789ab" if self is data.datasets else original(self, name),
+    )  # fmt: skip
+    refused("begun with other code of the dataset", "dit-s-2", protocol(), out, data="own-set", resume=True)
+    monkeypatch.undo()
+    assert train("dit-s-2", protocol(), out, data="own-set", resume=True).step == 8
+
+
+def test_float16_is_for_cuda(tmp_path: Path) -> None:
+    refused("fp16 needs a CUDA device", "udit-t", protocol(precision="fp16"), tmp_path / "run")
+
+
 def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
     out = tmp_path / "run"
     script = tmp_path / "holds.py"

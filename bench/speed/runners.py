@@ -1,0 +1,393 @@
+"""One backbone on a device, being timed: `InferenceRunner` calls its deployed form, `TrainingRunner` takes
+the step that `bench train` takes.
+
+The step is forward pass, mean-square loss, backward pass and `bench.training.step.Update` (gradient norm,
+fused AdamW, average of the weights) as under the papers' protocol, in train mode with the label dropout that
+the network has. The objective's own arithmetic on its inputs is left out: it is that of the data. `Update` is
+the one thing that this room takes from `bench.training`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import math
+import statistics
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench import cost
+from bench.diffusion import objective, sampler
+from bench.diffusion.guidance import guided
+from bench.records.schema import SamplingSpeed, SpeedRequest, TrainingTime
+from bench.speed.device import TORCH_DTYPES, between, mark, no_room, out_of_memory, seconds
+from bench.speed.traffic import Traffic
+from bench.training.step import Update
+from bench.utils.device import on_cuda
+from registry.backbone import is_denoiser
+from registry.errors import UsageError, reason
+
+TURN_SECONDS = 0.05  # a turn repeats the call until it lasts this long, far beyond the clock's steps
+LATENCY_CALLS = 3  # at batch 1, in each turn
+DISTINCT_INPUTS = 4
+LEARNING_RATE = 1e-4  # of the papers' protocol, like the other arguments of `Update`
+
+
+class Runner(ABC):
+    """One backbone on the device: `prepare` once, then `turn` in every round.
+
+    Args:
+        network: honours the contract of `registry.Backbone`; it is changed.
+        request: what is measured of it.
+        device: on which.
+
+    Attributes:
+        macs: multiply-accumulates of one deployed forward pass at batch 1.
+        batch_size, batch_reason: images a call, and why so many.
+        calls: in one turn.
+        moved: bytes that one eager call moves.
+        peak_bytes: most memory in use during a call.
+        compiled: `no`, `yes`, or why it is timed eager.
+        compile_seconds: of the first compiled call; None if eager.
+
+    Raises:
+        UsageError: the weights do not fit.
+    """
+
+    flops_per_mac: int  # of a call, over the multiply-accumulates of a forward pass
+    latency_ms: tuple[float, float] | None = None
+    training_time: TrainingTime | None = None
+
+    def __init__(self, network: Any, request: SpeedRequest, device: torch.device) -> None:
+        self.name, self.request, self.device = request.model, request, device
+        counted = cost.measure(network)
+        self.macs, self.activation_bytes = counted.macs, counted.activation_bytes
+        _open_branches(network)
+        with out_of_memory(f"the weights of {self.name} do not fit on {device}"):
+            self.network = self._placed(network)
+            if request.channels_last:
+                self.network.to(memory_format=torch.channels_last)
+        self.total = torch.zeros((), device=device)  # what every output goes into, so that none is idle
+        self.compiled = "no"
+        self.compile_seconds: float | None = None
+        self.inputs: dict[int, Iterator[tuple[Tensor, ...]]] = {}
+
+    @abstractmethod
+    def _placed(self, network: Any) -> Any:
+        """The network in the form that is timed, on the device."""
+
+    @abstractmethod
+    def call(self, n: int) -> None:
+        """What is timed, with the next of the prepared batches of n images."""
+
+    @abstractmethod
+    def own_tensors(self) -> list[Tensor]:
+        """Weights, buffers, and what else stays in memory between calls."""
+
+    @abstractmethod
+    def bytes_needed(self, n: int) -> float:
+        """Bytes that a call of n images will take at most."""
+
+    @abstractmethod
+    def _batch(self, n: int) -> tuple[Tensor, ...]:
+        """Random arguments of a call with n images."""
+
+    def batch_sizes(self) -> set[int]:
+        """Of all calls that are timed."""
+        return {self.batch_size}
+
+    def make_inputs(self, n: int) -> None:
+        """Prepare distinct batches of n images, which are used over and over."""
+        self.inputs[n] = cycle([self._batch(n) for _ in range(DISTINCT_INPUTS)])
+
+    def prepare(self, batch_size: int, batch_reason: str) -> None:
+        """Count what a call moves and needs, compile, warm up.
+
+        Raises:
+            UsageError: the batch does not fit.
+            Exception: whatever the network raises.
+        """
+        self.batch_size, self.batch_reason = batch_size, batch_reason
+        with self._room():
+            for n in self.batch_sizes():
+                self.make_inputs(n)
+            self.call(batch_size)  # an optimizer's state is made by the first
+            with Traffic(self.own_bytes()) as traffic:
+                self._eager()
+            self.moved = traffic.moved
+            if self.request.compile:
+                self._compile()
+            self.peak_bytes = self._cuda_peak() if on_cuda(self.device) else traffic.peak
+            for n in self.inputs:
+                self.call(n)
+            one = seconds(lambda: self.call(batch_size), 1, self.device)
+        self.calls = min(max(math.ceil(TURN_SECONDS / one), 1), 1000)
+
+    def turn(self) -> float:
+        """Seconds an image in one round; an untimed call before brings the network back into the caches.
+
+        Raises:
+            UsageError: the batch does not fit any more.
+        """
+        with self._room():
+            self.call(self.batch_size)
+            spent = seconds(lambda: self.call(self.batch_size), self.calls, self.device)
+            self._turn_more()
+        return spent / self.calls / self.batch_size
+
+    @abstractmethod
+    def _turn_more(self) -> None:
+        """What a round times besides."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Sum up what the rounds timed besides, in `latency_ms` or `training_time`."""
+
+    def own_bytes(self) -> int:
+        """Bytes of `own_tensors`."""
+        storages = (tensor.untyped_storage() for tensor in self.own_tensors())
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+    def release(self) -> None:
+        """Free the inputs, and what a failed call may have left."""
+        self.inputs = {}
+        gc.collect()
+        torch.cuda.empty_cache()
+
+    def layout(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Inputs in the memory format that was requested."""
+        if not self.request.channels_last:
+            return tuple(inputs)
+        return tuple(a.to(memory_format=torch.channels_last) if a.dim() == 4 else a for a in inputs)
+
+    def _room(self) -> contextlib.AbstractContextManager[None]:
+        return out_of_memory(no_room(self.name, self.batch_size, self.device))
+
+    def _eager(self) -> None:
+        """A call whose operators the dispatcher shows."""
+        self.call(self.batch_size)
+
+    def _compile(self) -> None:
+        """Compile, and time the first call; back to eager where that fails."""
+        try:
+            # In place, so that guidance, which calls the network, runs compiled too.
+            self.network.compile(dynamic=False)
+            self.compile_seconds = seconds(lambda: self.call(self.batch_size), 1, self.device)
+            for n in self.inputs:  # every shape is compiled on its own
+                self.call(n)
+            self.compiled = "yes"
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # of the compiler: the same call went well without it
+            self.compiled = f"compile failed: {reason(error)}; timed eager"
+            self.compile_seconds = None
+            self.network._compiled_call_impl = None
+
+    def _cuda_peak(self) -> int:
+        """The allocator's peak during one call, without what other networks hold."""
+        torch.cuda.synchronize(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        self.call(self.batch_size)
+        torch.cuda.synchronize(self.device)
+        return torch.cuda.max_memory_allocated(self.device) - before + self.own_bytes()
+
+
+class InferenceRunner(Runner):
+    """Calls the deployed network under `torch.inference_mode`; for bf16 and fp16 it is cast, inputs too.
+
+    Attributes:
+        latency_ms: p50 and p95 of single images, after `finish`.
+
+    Raises:
+        UsageError: whole denoising loops are requested of a network that cannot be sampled from.
+    """
+
+    flops_per_mac = 2
+
+    def __init__(self, network: Any, request: SpeedRequest, device: torch.device) -> None:
+        if request.num_inference_steps is not None:
+            _check_samples(network)
+        super().__init__(network, request, device)
+        self._latencies: list[float] = []
+
+    def _placed(self, network: Any) -> Any:
+        return network.deploy().to(self.device, TORCH_DTYPES[self.request.dtype])
+
+    def call(self, n: int) -> None:
+        """One forward pass."""
+        with torch.inference_mode():
+            self.total = self.total + self.network(*next(self.inputs[n])).sum(dtype=torch.float32)
+
+    def _batch(self, n: int) -> tuple[Tensor, ...]:
+        return self.layout(self.network.example_inputs(n))
+
+    def batch_sizes(self) -> set[int]:
+        """The batch, and the single image whose latency is told."""
+        return {self.batch_size, 1}
+
+    def own_tensors(self) -> list[Tensor]:
+        """Weights and buffers."""
+        return [*self.network.parameters(), *self.network.buffers()]
+
+    def bytes_needed(self, n: int) -> float:
+        """Weights and activations in the dtype that is timed."""
+        share = TORCH_DTYPES[self.request.dtype].itemsize / torch.float32.itemsize
+        return self.own_bytes() + n * self.activation_bytes * share
+
+    def _eager(self) -> None:
+        # Under inference mode the dispatcher shows composite operators whole, their inner ones not.
+        with torch.no_grad():
+            self.network(*next(self.inputs[self.batch_size]))
+
+    def _turn_more(self) -> None:
+        self.call(1)
+        self._latencies += [seconds(lambda: self.call(1), 1, self.device) for _ in range(LATENCY_CALLS)]
+
+    def finish(self) -> None:
+        """Sum up the latencies."""
+        p50, p95 = (1e3 * np.quantile(self._latencies, (0.5, 0.95))).tolist()
+        self.latency_ms = p50, p95
+
+    def sampling(self, steps: int) -> SamplingSpeed:
+        """Images per second of whole denoising loops of so many steps, guided where the network can be."""
+        with self._room():
+            return SamplingSpeed(
+                steps=steps,
+                images_per_second=self._sampling_rate(steps, 1.0),
+                guided_images_per_second=None
+                if self.network.null_class is None
+                else self._sampling_rate(steps, 1.5),
+            )
+
+    def _sampling_rate(self, steps: int, cfg_scale: float) -> float:
+        """Images per second: the median of three loops, or one where a loop takes 10 s or more."""
+        ddpm, ancestral = objective("ddpm"), sampler("ancestral")
+        dtype = next(self.network.parameters()).dtype
+        images = self.batch_size if cfg_scale == 1 else max(self.batch_size // 2, 1)
+        x, _, y = self.network.example_inputs(images)
+        noise = torch.randn_like(x, dtype=torch.float32)
+        denoiser = guided(self.network, y, cfg_scale)
+
+        def predict(x: Tensor, t: Tensor) -> Tensor:
+            (x,) = self.layout([x.to(dtype)])
+            return denoiser(x, t).float()
+
+        @torch.inference_mode()
+        def loop() -> None:
+            made = ancestral.sample(ddpm, predict, noise, lambda _: torch.randn_like(noise), str(steps))
+            self.total = self.total + made.sum()
+
+        with torch.inference_mode():
+            predict(noise, torch.zeros(images, device=self.device))  # a doubled batch may need a warm-up
+        spent = [seconds(loop, 1, self.device)]
+        while spent[0] < 10 and len(spent) < 3:
+            spent.append(seconds(loop, 1, self.device))
+        return images / statistics.median(spent)
+
+
+class TrainingRunner(Runner):
+    """Takes training steps; for bf16 and fp16 under autocast with float32 weights, as `bench train` does.
+
+    Attributes:
+        training_time: the parts of a step, after `finish`.
+
+    Raises:
+        UsageError: the network has no weights to train.
+    """
+
+    flops_per_mac = 6  # the backward pass takes two products for each of the forward pass
+
+    def __init__(self, network: Any, request: SpeedRequest, device: torch.device) -> None:
+        if not any(parameter.requires_grad for parameter in network.parameters()):
+            raise UsageError(f"{request.model} cannot be trained: it has no weights that learn")
+        super().__init__(network, request, device)
+        self.scaler = torch.amp.GradScaler(device.type) if request.dtype == "fp16" else None
+        self.update = Update(
+            self.network,
+            learning_rate=LEARNING_RATE,
+            weight_decay=0.0,
+            ema_decay=0.9999,
+            clip=None,
+            scaler=self.scaler,
+        )
+        self._parts: list[list[float]] = []
+
+    def _placed(self, network: Any) -> Any:
+        return network.train().to(self.device)
+
+    def call(self, n: int) -> None:
+        """One training step."""
+        self._step(n)
+
+    def _step(self, n: int, at_part: Callable[[], object] = lambda: None) -> None:
+        """One training step; `at_part` is called before, between and after its three parts."""
+        *inputs, target = next(self.inputs[n])
+        at_part()
+        with self._autocast():
+            out = self.network(*inputs)
+        loss = F.mse_loss(out.float(), target)
+        at_part()
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        at_part()
+        self.update.step(LEARNING_RATE)
+        self.total = self.total + loss.detach()
+        at_part()
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        dtype = TORCH_DTYPES[self.request.dtype]
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+    def _batch(self, n: int) -> tuple[Tensor, ...]:
+        inputs = self.layout(self.network.example_inputs(n))
+        with torch.no_grad(), self._autocast():
+            target = torch.randn_like(self.network(*inputs), dtype=torch.float32)
+        return *inputs, target
+
+    def own_tensors(self) -> list[Tensor]:
+        """Weights, buffers, AdamW's moments, and the average of the weights."""
+        states = [value for state in self.update.optimizer.state.values() for value in state.values()]
+        tensors = [value for value in states if isinstance(value, Tensor)]
+        return [*self.network.parameters(), *self.network.buffers(), *self.update.ema.values(), *tensors]
+
+    def bytes_needed(self, n: int) -> float:
+        """Weights, their average, gradients and AdamW's two moments, and what waits for the backward pass."""
+        weights = sum(tensor.nbytes for tensor in (*self.network.parameters(), *self.network.buffers()))
+        return 5 * weights + 4 * n * self.activation_bytes
+
+    def release(self) -> None:
+        """Free the inputs and the gradients."""
+        self.update.optimizer.zero_grad()
+        super().release()
+
+    def _turn_more(self) -> None:
+        marks: list[Any] = []
+        self._step(self.batch_size, lambda: marks.append(mark(self.device)))
+        self._parts.append(between(marks))
+
+    def finish(self) -> None:
+        """Sum up the parts of the steps."""
+        forward, backward, optimizer = np.median(self._parts, axis=0).tolist()
+        self.training_time = TrainingTime(forward=forward, backward=backward, optimizer=optimizer)
+
+
+@torch.no_grad()
+def _open_branches(network: nn.Module) -> None:
+    """Give closed branches (adaLN-Zero) some weight: products with zeros draw less power, and run faster."""
+    for parameter in network.parameters():
+        if parameter.is_floating_point() and not parameter.any():
+            parameter.normal_(std=0.02)
+
+
+def _check_samples(network: Any) -> None:
+    """Refuse networks that no loop here can sample from."""
+    if not is_denoiser(network, network.example_inputs(1)):
+        name = network.name or type(network).__name__
+        raise UsageError(f"{name} cannot be sampled from: its inputs are not x (N, C, H, W), t, y")

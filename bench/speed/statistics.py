@@ -1,0 +1,69 @@
+"""Fair comparison of timings: turns that alternate, and a paired ratio with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from scipy.stats import binom
+
+from bench.utils.progress import Progress, silent
+
+T = TypeVar("T")
+
+LEAST_ROUNDS = 6  # with fewer no interval of a median holds with 95%
+
+
+def interleave(turns: Sequence[Callable[[], T]], rounds: int, progress: Progress = silent) -> list[list[T]]:
+    """What every turn returns in every round; each round begins one turn further than the last."""
+    results: list[list[T]] = [[] for _ in turns]
+    for round_ in range(rounds):
+        progress("timing", round_, rounds)
+        for i in range(len(turns)):
+            place = (round_ + i) % len(turns)
+            results[place].append(turns[place]())
+    return results
+
+
+def paired_ratio(
+    first: Sequence[float], other: Sequence[float], turn: int
+) -> tuple[float, tuple[float, float]]:
+    """How many times as fast `other` is as `first`, with an interval that holds with 95%.
+
+    Rounds are paired, and the geometric mean is taken over blocks of `turn` rounds, in which each network
+    stood in each place. The ratio is the median over the blocks. Its interval spans the bootstrap's, and
+    the sign test's, which assumes nothing of the distribution; and, because neighbouring rounds of a
+    busy machine are alike, the sign test's over blocks twice as long, four times, and so on.
+
+    Args:
+        first, other: seconds of the same number of rounds, at least 6.
+        turn: rounds until the order repeats; shorter blocks are taken where there would be too few.
+    """
+    logs = np.log(np.asarray(first, float) / np.asarray(other, float))
+    length = max(1, min(turn, len(logs) // LEAST_ROUNDS))
+    blocks = _means(logs, length)
+    resampled = np.random.default_rng(0).choice(blocks, (4000, len(blocks)))
+    bounds = [tuple(np.quantile(np.median(resampled, axis=1), (0.025, 0.975)))]
+    while len(logs) // length >= LEAST_ROUNDS:
+        bounds.append(sign_interval(_means(logs, length)))
+        length *= 2
+    low, high = min(b[0] for b in bounds), max(b[1] for b in bounds)
+    return float(np.exp(np.median(blocks))), (float(np.exp(low)), float(np.exp(high)))
+
+
+def _means(values: Any, length: int) -> Any:
+    """Means of consecutive blocks; the rounds that fill no block are left out at the start."""
+    return values[len(values) % length :].reshape(-1, length).mean(axis=1)
+
+
+def sign_interval(values: Any) -> tuple[float, float]:
+    """The k-th smallest and k-th largest, with the largest k that holds the median with 95%.
+
+    Args:
+        values: at least 6.
+    """
+    # With probability P(B < k), B ~ Binomial(n, 1/2), the median is below the k-th smallest.
+    k = int(binom.ppf(0.025, len(values), 0.5))
+    ordered = np.sort(values)
+    return float(ordered[k - 1]), float(ordered[-k])

@@ -1,0 +1,120 @@
+"""`bench throughput`: models and tables, the printed table, records, what is refused."""
+
+import functools
+import json
+import re
+
+import pytest
+
+from bench import cli
+from bench.cli import options
+from bench.speed import device, runners
+from bench.studies import published
+from registry.errors import UsageError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(runners, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(device, "LIMIT_SECONDS", 0.0)
+
+
+@pytest.fixture
+def bench(run_bench, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # where records go
+    return functools.partial(run_bench, "throughput")
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["U-DiT-T"], [("udit-t", {"rope": True})]),
+        (["DiT XL/2", "dit-xl-2"], [("dit-xl-2", {"rope": True})]),
+        (["udit-t rope=false depth=1,1,2,1,1"], [("udit-t", {"rope": False, "depth": [1, 1, 2, 1, 1]})]),
+        (["dit-unet*  ffn=mlp"], [(n, {"rope": True, "ffn": "mlp"}) for n in ("dit-unet", "dit-unet-slim")]),
+    ],
+)
+def test_overrides_of_one_model_come_before_those_of_all(texts, expected):
+    assert options.parse_models(texts, {"rope": True}) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "--model takes a name"),
+        ("rope=false", "--model takes a name"),
+        ("udit-t ffn=mlp rope", "--model takes KEY=VALUE, not 'rope'"),
+        ("udit-t rope", "unknown backbone 'udit-t rope'"),
+        ("nothing* ffn=mlp", "no backbone matches 'nothing*'"),
+    ],
+)
+def test_bad_models_are_one_line(text, words):
+    with pytest.raises(UsageError, match=re.escape(words)):
+        options.parse_models([text], {})
+
+
+def test_networks_of_tables_are_timed_once_after_those_named():
+    named, tables = ["dit-s-4", "dit-s-2", "udit-s", "dit-s-2"], [1, 5, 6, 5]
+    found = cli.throughput._networks(named, tables, {})
+    assert [name for name, _ in found[:4]] == named
+    expected = {(r.model, repr(r.overrides)) for t in (1, 5, 6) for r in published.rows(t)}
+    rest = [(name, repr(overrides)) for name, overrides in found[4:]]
+    assert len(rest) == len(set(rest)) and set(rest) == expected - {("dit-s-4", "{}")}
+    # Quoted and replicated rows are one network.
+    assert len(cli.throughput._networks([], [2], {})) == 8
+    assert cli.throughput._networks([], [4], {"num_classes": 9})[0] == ("dit-xl-2", {"num_classes": 9})
+
+
+def test_networks_that_differ_by_overrides_are_timed_in_one_call(bench):
+    args = ("-m", "tiny-unet", "-m", "tiny-unet time_width=8", "--input-size", "8", "--batch-size", "1")
+    code, out, err = bench(*args, "--repeats", "6", "--json")
+    first, second = json.loads(out)
+    assert (code, err) == (0, "") and first["request"]["config"]["time_width"] == 64
+    assert second["request"]["config"]["time_width"] == 8 and second["interval"]
+    assert first["request"]["config"]["input_size"] == second["request"]["config"]["input_size"] == 8
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_table_shows_every_number(bench, width):
+    args = ("-m", "tiny-unet", "-m", "tiny-unet", "--input-size", "8", "--batch-size", "2", "--repeats", "6")
+    code, out, err = bench(*args, width=width)
+    assert (code, err) == (0, "") and "…" not in out
+    assert all(len(line) <= width for line in out.splitlines())
+    rows = [line for line in out.splitlines() if re.match(r"tiny-unet input_size=8 +2 ", line)]
+    assert len(rows) == 2  # one network twice is a control, and stays twice
+    assert re.search(r"\d\.\d{3}–\d\.\d{3}$", rows[1].strip())
+    assert out.count("bound.") + out.count("bound;") == 2
+
+
+def test_json_and_records(bench, tmp_path):
+    args = ("-m", "tiny-unet", "--input-size", "8", "--batch-size", "2", "--repeats", "6", "--json")
+    code, out, _ = bench(*args, "--out", str(tmp_path))
+    (printed,) = json.loads(out)
+    (path,) = tmp_path.iterdir()
+    record = json.loads(path.read_text())
+    assert code == 0 and path.name.startswith("speed-tiny-unet-")
+    assert {"request": record["request"], **record["result"]} == printed
+    assert record["request"]["batch_size"] == 2 and record["context"] == {"repeats": 6}
+    assert record["request"]["device_name"] == printed["device"]["name"]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--batch-size", "many"], "--batch-size takes a whole number or auto, not 'many'"),
+        (["--batch-size", "0"], "batch size must be at least 1"),
+        (["--dtype", "tf32"], "the cpu has no tf32"),
+        (["--device", "cuda:99"], "no device 'cuda:99' here"),
+    ],
+)
+def test_errors_are_one_line(bench, args, words):
+    code, out, err = bench("-m", "tiny-unet", *args)
+    assert code == 2 and not out and err.startswith("error: ") and words in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("args", "words"), [([], "--model"), (["--table", "7"], "there is no table 7")])
+def test_something_must_be_named(bench, args, words):
+    code, out, err = bench(*args)
+    assert code == 2 and not out and err.startswith("error: ") and words in err and err.count("\n") == 1

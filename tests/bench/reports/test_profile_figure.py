@@ -1,0 +1,105 @@
+"""Profiles in words and as pictures."""
+
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+import registry
+from bench.records.schema import DEPTHWISE, Depthwise, Profile, ProfileRequest, Share
+from bench.reports import profile_figure
+from bench.reports.profile_figure import conditions, draw, finding, floor, title
+
+
+def shares(*parts):
+    return tuple(
+        Share(name=name, seconds=time, time_share=time, macs=1, macs_share=macs, ratio=None)
+        for name, time, macs in parts
+    )
+
+
+def profile(stages, operators, **overrides):
+    request = ProfileRequest(
+        model="udit-t",
+        config=registry.canonical("udit-t", overrides),
+        device_name="a processor",
+        batch_size=2,
+    )
+    return Profile(
+        request=request,
+        input_size=32,
+        threads=1,
+        seconds=1.0,
+        overhead=0.0,
+        stages=stages,
+        operators=operators,
+        depthwise=None,
+    )
+
+
+@pytest.fixture
+def small():
+    """Two large stages and many small ones, and one operator."""
+    many = [(f"stage{i}", 0.01, 0.015) for i in range(20)]
+    return profile(shares(("slow", 0.6, 0.2), ("fast", 0.2, 0.5), *many), shares(("linear", 1.0, 1.0)))
+
+
+@pytest.mark.parametrize(
+    ("stages", "operators", "words"),
+    [
+        (
+            shares(("a", 0.7, 0.2), ("b", 0.3, 0.8)),
+            shares(("norm", 0.6, 0.0), ("linear", 0.4, 1.0)),
+            "a takes 70% of the time for 20% of the multiply-accumulates; of the operators, norm takes 60% "
+            "for 0%.",
+        ),
+        (
+            shares(("all", 0.996, 1.0), ("(between)", 0.004, 0.0)),
+            shares(("linear", 1.0, 1.0)),
+            "No stage takes more than its share of the time; of the operators, none does.",
+        ),
+    ],
+)
+def test_finding_names_what_is_slow_or_says_that_nothing_is(stages, operators, words):
+    assert finding(profile(stages, operators)) == words
+
+
+def test_a_profile_is_titled_by_what_differs_from_the_defaults():
+    made = profile((), (), rope=False)
+    assert title(made) == "udit-t rope=false"
+    assert conditions(made) == "a processor, 1 threads, batch 2, fp32"
+    assert conditions(made.model_copy(update={"threads": None})) == "a processor, batch 2, fp32"
+
+
+def test_depthwise_convolutions_in_words():
+    operators = shares((DEPTHWISE, 0.25, 0.125), ("linear", 0.75, 0.875))
+    alone = Depthwise(count=3, memory_format="contiguous", seconds=0.1, copy_seconds=0.05)
+    made = profile(shares(("all", 1, 1)), operators)
+    assert floor(made) == ""
+    assert floor(made.model_copy(update={"depthwise": alone})) == (
+        "Depthwise convolutions (3): 25.0% of the time for 12.5% of the multiply-accumulates; alone, in "
+        "contiguous memory, they take 100.00 ms (10.0%); a copy moves their bytes in 50.00 ms."
+    )
+
+
+def test_pictures_are_valid_and_the_same_each_time(small, tmp_path):
+    png, svg = draw([small, small], tmp_path / "new" / "folder")
+    assert png.stem == svg.stem and png.stem.count("udit-t") == 2
+    assert png.read_bytes().startswith(b"\x89PNG\r\n\x1a\n") and png.stat().st_size > 20_000
+    assert ElementTree.parse(svg).getroot().tag.endswith("svg")
+    again = draw([small, small], tmp_path)
+    assert [path.read_bytes() for path in again] == [png.read_bytes(), svg.read_bytes()]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", png.name, svg.name]
+
+
+def test_small_parts_are_drawn_as_one(small):
+    rows = small.stages
+    names = profile_figure._drawn([rows])
+    found = profile_figure._shares(rows, names)
+    assert names == ["slow", "fast"] and list(found) == ["slow", "fast", "other parts"]
+    assert [sum(both) for both in zip(*found.values(), strict=True)] == pytest.approx([1, 1])
+
+
+def test_an_unwritable_folder_is_one_line(small, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(registry.UsageError, match=r"cannot write .*profile-udit-t.*\.png"):
+        draw([small], tmp_path / "file")

@@ -1,0 +1,58 @@
+"""The update of a step beside PyTorch's plain parts, with and without a scaled loss."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from bench.training.step import Update
+
+SETTINGS = {"learning_rate": 1.0, "weight_decay": 0.01, "ema_decay": 0.9, "clip": 0.5}
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+
+
+def loss(model: nn.Module, step: int) -> torch.Tensor:
+    return model(torch.linspace(-1, 1, 15).view(5, 3) * (step + 1)).square().mean()
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_it_is_adamw_with_clipping_and_an_average(scaled: bool) -> None:
+    ours, theirs = network(), network()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12) if scaled else None
+    update = Update(ours, **SETTINGS, scaler=scaler)
+    optimizer = torch.optim.AdamW(theirs.parameters(), lr=1.0, weight_decay=0.01, foreach=False)
+    average = copy.deepcopy(theirs.state_dict())
+    for step, rate in enumerate((1e-2, 3e-2, 2e-2)):
+        value = loss(ours, step)
+        (value if scaler is None else scaler.scale(value)).backward()
+        norm = update.step(rate)
+        optimizer.zero_grad()
+        loss(theirs, step).backward()
+        assert torch.allclose(norm, nn.utils.clip_grad_norm_(theirs.parameters(), 0.5))
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        for name, weight in theirs.state_dict().items():
+            if weight.is_floating_point():
+                average[name] = 0.9 * average[name] + 0.1 * weight
+    for name, weight in theirs.state_dict().items():
+        assert torch.allclose(ours.state_dict()[name], weight, atol=1e-5)
+        assert torch.allclose(update.ema[name], average[name], atol=1e-5)
+    again = Update(network(), **SETTINGS)
+    again.load(update.state(), update.ema)
+    assert all(torch.equal(value, again.state()[name]) for name, value in update.state().items())
+
+
+def test_gradients_that_overflow_change_no_weight() -> None:
+    model = network()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+    update = Update(model, **SETTINGS, scaler=scaler)
+    before = [p.detach().clone() for p in model.parameters()]
+    scaler.scale(loss(model, 0) * 1e38).backward()
+    assert not update.step(1e-2).isfinite()
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert scaler.get_scale() == 2.0**11
