@@ -58,7 +58,7 @@ def write(
     request = getattr(result, "request")  # noqa: B009, every kind of result has one, of its own type
     record = Record(
         request=request,
-        result=result,  # type: ignore[arg-type]
+        result=result,
         context=context or Context(),
         fingerprints=fingerprints or Fingerprints(),
         environment=environment(device),
