@@ -307,7 +307,6 @@ def test_a_protocol_is_found_beside_the_study_that_names_it(tmp_path: Path) -> N
         ("overrides = { fnn = 1 }", r"row 'a': .*takes no override 'fnn'\. Did you mean 'ffn'"),
         ("overrides = { hidden_size = 'x' }", r"row 'a': .*hidden_size must be int"),
         ("training = { batch_size = 2000 }", r"row 'a': .*batches of 2000, but digits has 1797 images"),
-        ("training = { flip = true }", r"row 'a': .*mirrors images"),
         ("sampling = { sampler = 'euler' }", r"row 'a': sampler euler is for objective flow, not ddpm"),
         ("overrides = { input_size = 16 }", r"row 'a': .*takes grids of \(4, 16, 16\)"),
         ("overrides = { num_heads = 5 }", r"row 'a': .*5"),
