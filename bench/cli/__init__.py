@@ -24,6 +24,7 @@ from bench.cli import (
     flops,
     profile,
     report,
+    runs,
     sample,
     show,
     tables,
@@ -50,6 +51,7 @@ app.command("features")(features.features)
 app.command("flops")(flops.flops)
 app.command("profile")(profile.profile)
 app.command("report")(report.report)
+app.command("runs")(runs.runs)
 app.command("sample")(sample.sample)
 app.command("show")(show.show)
 app.command("tables")(tables.tables)

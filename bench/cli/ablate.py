@@ -45,6 +45,13 @@ def ablate(
         list[str],
         typer.Option("--data-option", metavar="KEY=VALUE", help="Option of the dataset, such as `root=DIR`."),
     ] = [],  # noqa: B006
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="What samples are compared with, such as the ADM suite's .npz; see the protocol.",
+        ),
+    ] = None,
     results: Annotated[Path, typer.Option(metavar="DIR", help="Folder of records.")] = Path("results"),
     work: Annotated[Path, typer.Option(metavar="DIR", help="Folder of training runs.")] = Path("runs"),
     plugins: Plugins = [],  # noqa: B006
@@ -58,7 +65,7 @@ def ablate(
     load_plugins(plugins)
     from bench import studies
     from bench.studies import executors
-    from bench.studies.cells import cells, known, missing, missing_costs
+    from bench.studies.cells import cells, known, missing, missing_costs, reference_digest
     from bench.studies.staleness import of_another_time
     from bench.training import protocols
 
@@ -66,7 +73,10 @@ def ablate(
     folder = Path(study).parent if study.endswith(".toml") else None
     settings = protocols.load(protocol or chosen.protocol, folder)
     labels = {chosen.row(label).label for label in only}
-    every = cells(chosen, settings, _seeds(seeds) if seeds is not None else chosen.seeds)
+    if reference is None and settings.evaluation.reference:
+        reference = Path(settings.evaluation.reference)
+    digest = reference_digest(reference) if reference else None
+    every = cells(chosen, settings, _seeds(seeds) if seeds is not None else chosen.seeds, digest)
     wanted = [cell for cell in every if not labels or cell.row.label in labels]
     options = parse_overrides(data_options, "--data-option")
     records = known(results)
@@ -94,7 +104,14 @@ def ablate(
 
         local.make_folders(work, results)  # or hours of work could not be written down
         lists = executors.jobs(
-            todo, costs, results=results, work=work, data_options=options, force=force, again=set(outdated)
+            todo,
+            costs,
+            results=results,
+            work=work,
+            data_options=options,
+            reference=reference,
+            force=force,
+            again=set(outdated),
         )
         try:
             with _view(sum(map(len, lists)), min(jobs, len(lists))) as progress:

@@ -33,7 +33,7 @@ def environment(device: str = "cpu") -> Environment:
         python=platform.python_version(),
         torch=torch.__version__,
         diffusers=_version("diffusers"),
-        version=__version__,
+        version=__version__,  # the field's name beside its alias
         commit=commit,
         clean=clean,
         date=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -441,6 +441,7 @@ class QualityRequest(Request):
         step: of the training run, the checkpoint whose averaged weights are measured.
         seed: of training and of sampling.
         extractor: of features.
+        reference: digest of the file that samples are compared with; None: the dataset trained on.
     """
 
     kind: Literal["quality"] = "quality"
@@ -450,6 +451,7 @@ class QualityRequest(Request):
     step: int = Field(ge=1)
     seed: int = Field(ge=0)
     extractor: str
+    reference: str | None = None
 
 
 class Network(Model):
@@ -482,7 +484,8 @@ class Quality(Result):
     Attributes:
         scores: by the names of `bench.metrics`; None where one could not be computed.
         loss: of training, mean of the last steps logged.
-        sample_count, reference_count: images scored, and those they are compared with.
+        sample_count, reference_count: images scored, and those they are compared with; None where the
+            reference has statistics alone.
         network: what the network costs as it was trained.
     """
 
@@ -490,7 +493,7 @@ class Quality(Result):
     scores: dict[str, float | None]
     loss: float
     sample_count: int
-    reference_count: int
+    reference_count: int | None
     network: Network
     seconds: Seconds
     images_per_second: Rates

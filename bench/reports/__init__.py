@@ -3,172 +3,23 @@
     bench.reports.write("reports", "results", ["md", "csv"])
     bench.reports.check("reports", "results", ["md", "csv"])      # [] where the files are current
 
-A page for each built-in study: table-1 … table-6 and backbones, or for those of one's own. `records.csv`
-names every record with a hash of its file, so that a report is known to be stale once any digit of any
-record changes.
+A row and its records become a `Line` (`select`), lines a `Table` (`tables`), and a table is rendered in many
+ways (`render`). Names are imported when they are asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import zip_longest
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import bench.studies
-from bench.reports import figures, tables
-from bench.reports.page import Page
-from bench.reports.render import csv, html, latex, markdown
-from bench.reports.select import Line, Selection, lines, settings
-from bench.utils.files import write_text
-from registry.errors import UsageError, suggest
+if TYPE_CHECKING:
+    from bench.reports.report import check, files, write
 
-RENDERERS: dict[str, tuple[str, Callable[[Page], str]]] = {
-    "md": ("md", markdown.page),
-    "html": ("html", html.page),
-    "latex": ("tex", latex.page),
-}
-FORMATS = (*RENDERERS, "csv")
-LEDGER = "records.csv"
+__all__ = ["check", "files", "write"]
 
 
-def files(results: str | Path, formats: Sequence[str], studies: Sequence[str] = ()) -> dict[str, str]:
-    """Every file of a report: its name and its content.
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from bench.reports import report
 
-    Args:
-        results: folder of records.
-        formats: some of `FORMATS`; pictures are always SVG.
-        studies: names or TOML files, a page for each; all that are built in, and the ledger, where none
-            are given.
-
-    Raises:
-        UsageError: no such folder, or an unknown format.
-    """
-    for name in formats:
-        if name not in FORMATS:
-            known = list(FORMATS)
-            raise UsageError(
-                f"unknown format {name!r}.{suggest(name, known)} It is one of {', '.join(known)}."
-            )
-    selection = Selection(Path(results))
-    chosen = {study.name: study for study in map(bench.studies.load, studies or bench.studies.names())}
-    found = {name: lines(study, selection) for name, study in chosen.items()}
-    made, shown = _pictures(found, selection)
-    if not studies:
-        made[LEDGER] = _ledger(selection)
-    for name, study in chosen.items():
-        page = tables.page(study, found[name], selection, shown.get(name, {}))
-        for ending, render in (RENDERERS[f] for f in formats if f in RENDERERS):
-            made[f"{page.file}.{ending}"] = render(page)
-        if "csv" in formats:
-            made[f"{page.file}.csv"] = csv.frame(tables.frame(found[name], selection))
-    return made
-
-
-def _ledger(selection: Selection) -> str:
-    import pandas as pd
-
-    rows = selection.ledger()
-    return csv.frame(pd.DataFrame(rows).astype({"seed": "Int64"}) if rows else pd.DataFrame(columns=["file"]))
-
-
-def _pictures(
-    found: dict[str, list[Line]], selection: Selection
-) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """Pictures by file name, and for each study those on its page with their titles."""
-    made: dict[str, str] = {}
-    shown: dict[str, dict[str, str]] = {}
-    if "scaling" in found:
-        data = figures.fid_against_cost(found)
-        size = (6.6 + 8.6 * len(data["measured"]), 5.2)
-        made["fid-gflops.svg"] = figures.svg(figures.draw_fid_against_cost, data, size)
-        shown["scaling"] = {"fid-gflops.svg": "FID against GFLOPs"}
-    if "training-steps" in found:
-        data = figures.fid_against_steps(found["training-steps"])
-        size = (6 * (1 + len(data["measured"])), 4.6)
-        made["fid-steps.svg"] = figures.svg(figures.draw_fid_against_steps, data, size)
-        shown["training-steps"] = {"fid-steps.svg": "FID against training steps"}
-    for name in found:
-        if name in tables.NUMBERS and name != "components":  # it says as much as all of them
-            continue
-        if data := figures.cost_by_stage(found[name]):
-            size = (11, 1.8 + 0.42 * len(data))
-            made[f"cost-{name}.svg"] = figures.svg(figures.draw_cost_by_stage, data, size)
-            shown[name] = {f"cost-{name}.svg": "Cost by stage"}
-    for name, rows in found.items():
-        for setting in settings(rows):
-            if picture := figures.samples(rows, setting, selection.folder):
-                file = f"samples-{name}-{setting.protocol}.svg"
-                made[file] = picture
-                shown.setdefault(name, {})[file] = (
-                    f"Samples under {setting.protocol}, the same noise and class one below the other"
-                )
-    return made, shown
-
-
-def write(
-    folder: str | Path, results: str | Path, formats: Sequence[str], studies: Sequence[str] = ()
-) -> list[Path]:
-    """Write a report, each file whole or not at all; see `files`.
-
-    Raises:
-        UsageError: also where the folder cannot be written to.
-    """
-    paths = []
-    for name, text in files(results, formats, studies).items():
-        paths.append(Path(folder) / name)
-        write_text(paths[-1], text)
-    return paths
-
-
-def check(
-    folder: str | Path, results: str | Path, formats: Sequence[str], studies: Sequence[str] = ()
-) -> list[str]:
-    """How the files of a report differ from what the records make: a line for each file that does.
-
-    Raises:
-        UsageError: see `files`.
-    """
-    complaints = []
-    for name, wanted in files(results, formats, studies).items():
-        path = Path(folder) / name
-        try:
-            found = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            complaints.append(f"{path} is missing")
-            continue
-        except (OSError, UnicodeDecodeError) as error:
-            complaints.append(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}")
-            continue
-        if found != wanted and not (path.suffix == ".svg" and _shows_the_same(found, wanted)):
-            complaints.append(f"{path}, {_first_difference(found, wanted)}")
-    return complaints
-
-
-def _shows_the_same(found: str, wanted: str) -> bool:
-    """Whether two pictures, drawn by different versions of matplotlib, hold the same numbers."""
-    (by, shown), (here, shows) = figures.described(found), figures.described(wanted)
-    return by != here and shown == shows
-
-
-def _first_difference(found: str, wanted: str) -> str:
-    pairs = zip_longest(found.split("\n"), wanted.split("\n"))
-    for number, (is_there, should_be) in enumerate(pairs, 1):
-        if is_there != should_be:
-            return f"line {number}: {_near(is_there, should_be)}"
-    raise AssertionError("there is no difference")
-
-
-def _near(is_there: str | None, should_be: str | None) -> str:
-    """Both lines from a little before where they part."""
-    if is_there is None:
-        return f"is not there, should be {_cut(should_be or '', 0)!r}"
-    if should_be is None:
-        return f"is {_cut(is_there, 0)!r}, should not be there"
-    pairs = enumerate(zip(is_there, should_be, strict=False))
-    part = next((i for i, (a, b) in pairs if a != b), min(len(is_there), len(should_be)))
-    return f"is {_cut(is_there, part)!r}, should be {_cut(should_be, part)!r}"
-
-
-def _cut(line: str, part: int, width: int = 160) -> str:
-    start = max(0, part - width // 2)
-    return ("…" if start else "") + line[start : start + width] + ("…" if len(line) > start + width else "")
+        return getattr(report, name)
+    raise AttributeError(f"module 'bench.reports' has no attribute {name!r}")

@@ -32,7 +32,31 @@ class Setting(NamedTuple):
     weights: str | None  # digest of the extractor's
     data: str | None  # digest
     sample_count: int
-    reference_count: int
+    reference_count: int | None  # None of statistics alone
+    reference: str | None  # digest of the file; None: the dataset trained on
+    sampler: str  # and its steps
+    cfg_scale: float
+    ema_decay: float
+
+    @classmethod
+    def of(cls, record: Record, protocol: Protocol) -> Setting:
+        """That of a record of quality."""
+        result = record.result
+        assert isinstance(result, Quality)
+        request = result.request
+        return cls(
+            protocol.name,
+            protocol.title,
+            request.extractor,
+            record.fingerprints.extractor,
+            record.fingerprints.data,
+            result.sample_count,
+            result.reference_count,
+            request.reference,
+            f"{request.sampling.sampler}, {request.sampling.steps} steps",
+            request.sampling.cfg_scale,
+            request.training.ema_decay,
+        )
 
 
 class Measured(NamedTuple):
@@ -139,25 +163,19 @@ class Selection:
             protocol: whose cells; by default all built-in ones and the study's, as far as they have records.
         """
         found: dict[str, dict[Setting, list[Record]]] = {}
-        seeds = sorted({r.result.request.seed for r in self.records if isinstance(r.result, Quality)})
+        requests = [r.result.request for r in self.records if isinstance(r.result, Quality)]
+        seeds = sorted({request.seed for request in requests})
+        references = sorted({request.reference for request in requests}, key=str)
         measured = {record.context.protocol for record in self.records}
         names = dict.fromkeys((*protocols.names(), study.protocol))
         for each in [protocol] if protocol else [protocols.load(name, study.folder) for name in names]:
             if each.name not in measured:
                 continue
-            for cell in cells(study, each, seeds):
+            for cell in (cell for file in references for cell in cells(study, each, seeds, file)):
                 record = self._by_file.get(cell.file)
                 if record is None or not isinstance(record.result, Quality):
                     continue
-                setting = Setting(
-                    each.name,
-                    each.title,
-                    record.result.request.extractor,
-                    record.fingerprints.extractor,
-                    record.fingerprints.data,
-                    record.result.sample_count,
-                    record.result.reference_count,
-                )
+                setting = Setting.of(record, each)
                 found.setdefault(cell.row.label, {}).setdefault(setting, []).append(record)
         return found
 

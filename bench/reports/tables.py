@@ -236,7 +236,13 @@ def shown_speeds(rows: Sequence[Line], selection: Selection | None) -> list[Spee
 
 
 def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
-    """Scores measured in one setting, and what they show."""
+    """Scores measured in one setting, and what they show; rows that have another one are left out."""
+    others = settings(rows)
+    rows = [
+        line
+        for line in rows
+        if setting in line.quality or all(other.protocol != setting.protocol for other in line.quality)
+    ]
     printed = published_columns(rows)
     costs = [line.trained_gflops(setting) for line in rows]
     trained = Column("GFLOPs, as trained")
@@ -253,15 +259,35 @@ def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
         reduced(setting.protocol),
         f"Mean ± standard deviation over training seeds; the best mean is bold.{missing}",
         f"Extractor {setting.extractor}, weights {setting.weights} (SHA-256); {setting.sample_count:,} "
-        f"samples beside {setting.reference_count:,} reference images. Scores of other extractors do not "
-        "compare with these.",
+        f"samples, {setting.sampler}, guidance {setting.cfg_scale:g}, beside {_reference(setting)}. Scores "
+        "of other extractors, samplers, guidance or numbers of images do not compare with these.",
         _environments([record.environment for record in known], "Measured"),
         *findings(rows, setting),
     ]
-    title = f"Quality, protocol {setting.protocol}, extractor {setting.extractor}"
+    title = quality_title(setting, others)
     return Section(
         title, table(rows, columns, footnotes=[*_changes(rows, setting), *_outdated(rows)], remarks=remarks)
     )
+
+
+def quality_title(setting: Setting, others: Sequence[Setting]) -> str:
+    """Title of a table of scores, with whatever tells its setting from the others of its page."""
+    parts = [f"Quality, protocol {setting.protocol}", f"extractor {setting.extractor}"]
+    if len({other.sampler for other in others}) > 1:
+        parts.append(setting.sampler)
+    if len({other.cfg_scale for other in others}) > 1:
+        parts.append(f"guidance {setting.cfg_scale:g}" if setting.cfg_scale != 1 else "no guidance")
+    if len({other.reference for other in others}) > 1 and setting.reference:
+        parts.append(f"reference {setting.reference}")
+    return ", ".join(parts)
+
+
+def _reference(setting: Setting) -> str:
+    """The reference in words."""
+    images = (
+        "statistics" if setting.reference_count is None else f"{setting.reference_count:,} reference images"
+    )
+    return f"{images} of the file {setting.reference}" if setting.reference else images
 
 
 def reduced(protocol: str) -> str:

@@ -54,7 +54,8 @@ class StudyRow:
         extra: whether it is added to a published table without standing for one of its rows.
         protocols: those it is measured under; all where it is empty.
         scale: overrides more, by the name of the protocol that they belong to.
-        training, sampling: what the row changes in those tables of the protocol.
+        training, sampling: what the row, or the study for all of its rows, changes in those tables of the
+            protocol.
     """
 
     label: str
@@ -137,6 +138,8 @@ class _WrittenStudy(_Table):
     title: str
     protocol: str = "micro"
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    training: dict[str, Any] = {}
+    sampling: dict[str, Any] = {}
     columns: tuple[str, ...] = Field(
         default=("params", "gflops", *(score.name for score in SCORES.values() if score.default)),
         min_length=1,
@@ -184,7 +187,7 @@ def _study(name: str, folder: Path | None, written: _WrittenStudy) -> Study:
     rows = []
     for number, row in enumerate(written.rows, 1):
         try:
-            rows.append(_row(row))
+            rows.append(_row(row, written))
         except UsageError as error:
             label = f" ({row.label})" if row.label else ""
             raise UsageError(f"[[rows]] {number}{label}: {error}") from None
@@ -202,7 +205,7 @@ def _study(name: str, folder: Path | None, written: _WrittenStudy) -> Study:
     )
 
 
-def _row(written: _WrittenRow) -> StudyRow:
+def _row(written: _WrittenRow, study: _WrittenStudy) -> StudyRow:
     stands_for = None
     if written.published is not None:
         if written.extra:
@@ -236,8 +239,8 @@ def _row(written: _WrittenRow) -> StudyRow:
         extra=written.extra,
         protocols=tuple(written.protocols),
         scale=written.scale,
-        training=written.training,
-        sampling=written.sampling,
+        training=study.training | written.training,
+        sampling=study.sampling | written.sampling,
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ from typing import Any
 
 import registry
 from bench import data, records
+from bench.data import digests
 from bench.records.schema import (
     CostRequest,
     Quality,
@@ -39,11 +41,13 @@ class Cell:
         row: of the study.
         protocol: with what the row changes about it.
         seed: of training and of sampling.
+        reference: digest of the file that samples are compared with; None: the dataset trained on.
     """
 
     row: StudyRow
     protocol: Protocol
     seed: int
+    reference: str | None = None
 
     @property
     def title(self) -> str:
@@ -74,6 +78,7 @@ class Cell:
             step=self.step,
             seed=self.seed,
             extractor=self.protocol.extractor,
+            reference=self.reference,
         )
 
     @property
@@ -93,17 +98,32 @@ class Cell:
         return f"{self.row.model}-{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def cells(study: Study, protocol: Protocol, seeds: Sequence[int]) -> list[Cell]:
+def cells(study: Study, protocol: Protocol, seeds: Sequence[int], reference: str | None = None) -> list[Cell]:
     """All cells of a study under a protocol, seed by seed, so that an interrupted study has all rows.
 
     Rows that are not for this protocol have none.
+
+    Args:
+        study, protocol, seeds: what is measured.
+        reference: digest of the file that samples are compared with; see `reference_digest`.
 
     Raises:
         UsageError: a row changes something of the protocol that is not there, or to a value that is not
             right.
     """
     changed = [(row, _changed(row, protocol)) for row in study.rows if row.measured_under(protocol.name)]
-    return [Cell(row, own, seed) for seed in seeds for row, own in changed]
+    return [Cell(row, own, seed, reference) for seed in seeds for row, own in changed]
+
+
+def reference_digest(path: Path) -> str:
+    """12 hexadecimal digits of a reference file's content; cheap on a second look.
+
+    Raises:
+        UsageError: no such file.
+    """
+    if not path.is_file():
+        raise UsageError(f"no reference file {path}: it is an .npz such as the ADM suite's")
+    return digests.files_digest(path.parent, [os.fsencode(path.name)])[:12]
 
 
 def cost_request(row: StudyRow) -> CostRequest:

@@ -91,6 +91,7 @@ def measure_quality(
     run: Path,
     results: Path,
     data_options: dict[str, Any],
+    reference: str | None,
     force: bool,
     fresh: bool,
     last: bool,
@@ -105,6 +106,7 @@ def measure_quality(
         run: folder of its training run.
         results: folder of records.
         data_options: of the dataset.
+        reference: file that samples are compared with; None: the dataset trained on.
         force: measure although there is a record.
         fresh: delete what the folder holds before.
         last: no cell needs the run's folder any more: only its newest checkpoint and its pictures are left.
@@ -118,7 +120,9 @@ def measure_quality(
         if fresh:
             _delete(run)
         if force or not (results / request.file).exists():
-            _Measurement(request, overrides, protocol, run, results, data_options, progress).measure()
+            _Measurement(
+                request, overrides, protocol, run, results, data_options, reference, progress
+            ).measure()
         for left in run.glob(".bench-*"):  # of processes that were killed while writing
             shutil.rmtree(left, ignore_errors=True)
         for old in Run(run).checkpoints()[:-1] if last else []:
@@ -136,8 +140,10 @@ class _Measurement:
         run: Path,
         results: Path,
         data_options: dict[str, Any],
+        reference: str | None,
         progress: Progress,
     ) -> None:
+        self.given_reference = reference
         self.request, self.overrides, self.protocol = request, overrides, protocol
         self.run, self.results, self.data_options = run, results, data_options
         self.progress = progress
@@ -154,7 +160,7 @@ class _Measurement:
         if not self.images.exists():  # else killed while it was scored
             self.train()
             per_second = self.sample()
-        reference = self.reference(dataset)
+        reference = Path(self.given_reference) if self.given_reference else self.reference(dataset)
         self.progress("scoring", 0, 0)
         began = time.perf_counter()
         features = self.run / "features"
@@ -167,7 +173,7 @@ class _Measurement:
             cache=features,
             progress=self.progress,
         )
-        assert found is not None and found.reference_count is not None
+        assert found is not None
         log = self.log()
         network = Run(self.run).manifest.request.build()  # as it was trained, at the protocol's size
         counted = cost.measure(network)

@@ -82,6 +82,19 @@ def locked(lock: Path, waiting: Callable[[str], None] | None = None) -> Iterator
         file.release()
 
 
+def is_locked(lock: Path) -> bool:
+    """Whether a process holds a lock; nothing is made for asking."""
+    from filelock import FileLock, Timeout
+
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
 def _holder(path: Path) -> str:
     """Who holds a lock, for a message."""
     try:

@@ -55,6 +55,7 @@ def jobs(
     results: Path,
     work: Path,
     data_options: Mapping[str, Any],
+    reference: Path | None = None,
     force: bool = False,
     again: Collection[str] = (),
 ) -> list[list[Job]]:
@@ -65,6 +66,7 @@ def jobs(
         results: folder of records.
         work: folder of training runs.
         data_options: of the dataset.
+        reference: file that samples are compared with; by default the dataset trained on.
         force: measure everything again, from the start.
         again: files of records that are measured again although they are there.
     """
@@ -85,6 +87,7 @@ def jobs(
                         "run": str(work / cell.run),
                         "results": str(results),
                         "data_options": dict(data_options),
+                        "reference": str(reference) if reference else None,
                         "force": force or cell.file in again,
                         "fresh": force and cell is group[0],
                         "last": cell is group[-1],

@@ -1,0 +1,65 @@
+"""`bench runs`: the training runs in a folder, and which of them no record needs any more."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli.options import Json, Plugins, load_plugins
+from bench.cli.output import console, print_json, print_table, working
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder of training runs.")] = Path("runs"),
+    results: Annotated[Path, typer.Option(metavar="DIR", help="Folder of records.")] = Path("results"),
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Delete the runs whose scores are in a record.")
+    ] = False,
+    plugins: Plugins = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """List training runs: how far they are, their size, when they were last written, and their state."""
+    load_plugins(plugins)
+    with working("loading torch"):
+        from bench import records
+        from bench.studies import runs as training_runs
+
+        known = records.read(results) if results.is_dir() else []
+        found = training_runs.summaries(folder, known)
+    deleted = [run for run in found if clean and run.state == "recorded"]
+    for run in deleted:
+        training_runs.delete(run)
+    if as_json:
+        print_json([asdict(run) | {"folder": str(run.folder), "deleted": run in deleted} for run in found])
+        return
+    rows = [
+        [
+            run.folder.name,
+            run.title,
+            f"{run.step:,} of {run.steps:,}",
+            f"{run.size / 2**20:.1f}",
+            _age(run.age),
+            "deleted" if run in deleted else run.state,
+        ]
+        for run in found
+    ]
+    total = sum(run.size for run in found if run not in deleted)
+    print_table(
+        f"{len(found)} training runs in {folder}",
+        ["Run", "Network", "Step", "MiB", "Written", "State"],
+        rows,
+        notes=[
+            f"{total / 2**20:,.0f} MiB in all. `recorded`: its scores are in {results}; `--clean` deletes it."
+        ],
+    )
+    console().print()
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"

@@ -1,0 +1,99 @@
+"""Training runs in a folder: how far each is, and whether a record still needs it. Reading imports torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import registry
+from bench.records.schema import Quality, QualityRequest, Record, TrainingSettings
+from bench.studies.cells import FROM_DATA
+from bench.training.run import Run, RunRequest
+from bench.utils.files import is_locked
+from registry.errors import UsageError
+
+State = Literal["in use", "unfinished", "finished", "recorded", "damaged"]
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A training run.
+
+    Attributes:
+        folder: of the run.
+        title: the network, its data and its seed.
+        step, steps: of the newest checkpoint, and of its protocol.
+        size: bytes on disk.
+        age: seconds since something was written.
+        state: `in use` by a process; `unfinished`; `finished`, but of no record; `recorded`: its scores are
+            in a record, so that it can be deleted; `damaged`.
+    """
+
+    folder: Path
+    title: str
+    step: int
+    steps: int
+    size: int
+    age: float
+    state: State
+
+
+def summaries(folder: Path, records: Iterable[Record]) -> list[RunSummary]:
+    """Every run below a folder, or the folder itself if it is one.
+
+    Args:
+        folder: of runs.
+        records: that runs may have been made for.
+
+    Raises:
+        UsageError: no such folder.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"no folder of runs at {folder}")
+    scored = {_key(r.result.request) for r in records if isinstance(r.result, Quality)}
+    found = sorted(path.parent for path in (*folder.glob("run.json"), *folder.glob("*/run.json")))
+    return [_summary(run, scored) for run in found]
+
+
+def delete(run: RunSummary) -> None:
+    """Remove a run's folder, so that it is whole or gone."""
+    gone = run.folder.with_name(f".{run.folder.name}.deleted")
+    run.folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def _summary(folder: Path, scored: set[str]) -> RunSummary:
+    files = [path.stat() for path in folder.rglob("*") if path.is_file()]
+    size = sum(file.st_size for file in files)
+    age = time.time() - max(file.st_mtime for file in files)
+    run = Run(folder)
+    try:
+        manifest = run.manifest
+    except UsageError:
+        return RunSummary(folder, folder.name, 0, 0, size, age, "damaged")
+    request = manifest.request
+    checkpoints = run.checkpoints()
+    step, steps = int(checkpoints[-1].name) if checkpoints else 0, request.training.steps
+    state: State = "unfinished" if step < steps else "finished"
+    if is_locked(folder / "lock"):
+        state = "in use"
+    elif _key(request) in scored and step >= steps:
+        state = "recorded"
+    label = registry.label(request.model, request.config)
+    return RunSummary(
+        folder, f"{label} on {request.data}, seed {request.seed}", step, steps, size, age, state
+    )
+
+
+def _key(request: QualityRequest | RunRequest) -> str:
+    """What a run and the records that it was made for have in common."""
+    config = {option: value for option, value in request.config.items() if option not in FROM_DATA}
+    training: TrainingSettings = request.training
+    return json.dumps(
+        [request.model, config, request.data, request.seed, training.trajectory()], sort_keys=True
+    )
