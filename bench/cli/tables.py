@@ -24,6 +24,7 @@ def tables(
     `bench report` reads cost from records too, adds pictures, and needs no torch.
     """
     from bench import studies
+    from bench.records.quantities import COSTS
     from bench.reports import tables as builder
     from bench.reports.render import markdown, terminal
     from bench.reports.select import Measured, Selection, lines
@@ -41,11 +42,15 @@ def tables(
             lambda label, done, total: status.update(f"counting {label}"),
         )
     if as_json:
+        counted = {quantity.field for quantity in COSTS.values()} | {"flops"}
         print_json(
             [
                 {"table": row.published.table, "row": row.published.label, "model": row.model}
                 | {"overrides": row.overrides, "published": row.published.values}
-                | {"measured": costs[row.label].record_values() | {"stages": None}}
+                | {
+                    "measured": costs[row.label].model_dump(include=counted)
+                    | dict.fromkeys(published.QUALITY)
+                }
                 for study in chosen
                 for row in study.rows
                 if row.published

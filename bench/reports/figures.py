@@ -238,15 +238,17 @@ def draw_cost_by_stage(figure: Figure, data: Data) -> None:
 # ---- samples ----
 
 
-def samples(rows: Sequence[Line], setting: Setting, results: Path) -> str | None:
+def samples(rows: Sequence[Line], protocol: str, results: Path) -> str | None:
     """The pictures kept beside the records of the lowest seed that all measured rows have, line by line.
 
-    The same place in a line has the same class and noise. None where no picture is kept.
+    The same place in a line has the same class and noise, whatever the guidance. None where no picture is
+    kept.
     """
-    measured = {
-        line.label: {seed: result.request.file for seed, result in line.results(setting).items()}
-        for line in rows
-    }
+    measured: dict[str, dict[int, str]] = {line.label: {} for line in rows}
+    for line in rows:
+        for setting in (setting for setting in settings([line]) if setting.protocol == protocol):
+            for seed, result in line.results(setting).items():
+                measured[line.label].setdefault(seed, result.request.file)
     seeds = [set(files) for files in measured.values() if files]
     common = set.intersection(*seeds) if seeds else set()
     if not common:

@@ -92,12 +92,12 @@ def _pictures(
             made[f"cost-{name}.svg"] = figures.svg(figures.draw_cost_by_stage, data, size)
             shown[name] = {f"cost-{name}.svg": "Cost by stage"}
     for name, rows in found.items():
-        for setting in settings(rows):
-            if picture := figures.samples(rows, setting, selection.folder):
-                file = f"samples-{name}-{setting.protocol}.svg"
+        for protocol in dict.fromkeys(setting.protocol for setting in settings(rows)):
+            if picture := figures.samples(rows, protocol, selection.folder):
+                file = f"samples-{name}-{protocol}.svg"
                 made[file] = picture
                 shown.setdefault(name, {})[file] = (
-                    f"Samples under {setting.protocol}, the same noise and class one below the other"
+                    f"Samples under {protocol}, the same noise and class one below the other"
                 )
     return made, shown
 

@@ -273,13 +273,22 @@ def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
 def quality_title(setting: Setting, others: Sequence[Setting]) -> str:
     """Title of a table of scores, with whatever tells its setting from the others of its page."""
     parts = [f"Quality, protocol {setting.protocol}", f"extractor {setting.extractor}"]
-    if len({other.sampler for other in others}) > 1:
-        parts.append(setting.sampler)
-    if len({other.cfg_scale for other in others}) > 1:
-        parts.append(f"guidance {setting.cfg_scale:g}" if setting.cfg_scale != 1 else "no guidance")
-    if len({other.reference for other in others}) > 1 and setting.reference:
-        parts.append(f"reference {setting.reference}")
-    return ", ".join(parts)
+    return ", ".join([*parts, *_distinctions(setting, others)])
+
+
+def _distinctions(setting: Setting, others: Sequence[Setting]) -> list[str]:
+    """What tells a setting from others of its protocol and extractor, in words."""
+    words = {
+        "weights": f"weights {setting.weights}",
+        "data": f"data {setting.data}",
+        "sample_count": f"{setting.sample_count:,} samples",
+        "sampler": setting.sampler,
+        "cfg_scale": f"guidance {setting.cfg_scale:g}" if setting.cfg_scale != 1 else "no guidance",
+        "reference": f"reference {setting.reference}" if setting.reference else "",
+        "ema_decay": f"EMA {setting.ema_decay:g}",
+    }
+    like = [o for o in others if (o.protocol, o.extractor) == (setting.protocol, setting.extractor)]
+    return [text for name, text in words.items() if text and len({getattr(o, name) for o in like}) > 1]
 
 
 def _reference(setting: Setting) -> str:
@@ -421,7 +430,8 @@ def values(rows: Sequence[Line], selection: Selection | None) -> list[dict[str, 
         for speed in shown_speeds(rows, selection):
             entry[f"images per second ({speed.words})"] = speed.figures.get(line.variant)
         for setting in settings(rows):
-            words = ", ".join(filter(None, (setting.protocol, setting.extractor, setting.weights)))
+            parts = (setting.protocol, setting.extractor, setting.weights)
+            words = ", ".join(filter(None, [*parts, *_distinctions(setting, settings(rows))]))
             for name in MEASURED:
                 if any(other.score(setting, name) for other in rows):
                     score = line.score(setting, name)

@@ -79,8 +79,10 @@ def record_costs(results: Path, progress: Progress = silent) -> None:
         UsageError: the folder cannot be written to.
     """
     rows = [row for name in studies.names() for row in studies.load(name).rows]
-    for found in {result.request.file: result for result in count_costs(rows, progress).values()}.values():
-        records.write(found, results, fingerprints=fingerprints(found.request))
+    requests = {request.file: (row.label, request) for row in rows for request in [cost_request(row)]}
+    for i, (label, request) in enumerate(requests.values()):
+        progress(label, i, len(requests))
+        measure_cost(request, results)
 
 
 def measure_quality(

@@ -101,7 +101,7 @@ def test_remarks_tell_protocol_extractor_number_and_environment(results):
     assert protocols.load("micro").title in said
     assert "compare with each other, not with the published ones" in said
     assert "Extractor digits, weights abcdef012345" in said
-    assert "2,000 samples beside 1,797 reference images" in said
+    assert "2,000 samples, ancestral, 50 steps, guidance 1, beside 1,797 reference images" in said
     assert "on Some CPU with torch 2.15.0, denoiser-bench 0.1.0, commit 0123456" in said
 
 
@@ -175,6 +175,26 @@ def test_csv_holds_the_numbers(results):
     assert float(rows[0][f"fid deviation {how}"]) == pytest.approx(np.std(FIDS[0], ddof=1), rel=1e-5)
     assert rows[1]["parameters"] == "2000000" and rows[0]["published fid"] == "96.15"
     assert json.loads(rows[0]["overrides"])["downsampler"] == "pixel-shuffle"
+
+
+def test_guidances_have_tables_and_columns_of_their_own_and_one_picture(tmp_path):
+    scales, study = {1.0: 30.0, 1.5: 20.0, 3.0: 10.0}, bench.studies.load("guidance")
+    for cell in cells(study, protocols.load("micro"), [0, 1]):
+        fid = scales[cell.row.cfg_scale] + cell.seed
+        file = made.put(tmp_path, made.quality(cell.request, fid=fid), "micro")
+        Image.fromarray(np.zeros((8, 40), np.uint8)).save(file.with_suffix(".png"))
+    tables = page_of("guidance", tmp_path).sections[1:4]
+    titles = ["no guidance", "guidance 1.5", "guidance 3"]
+    assert [section.title for section in tables] == [
+        f"Quality, protocol micro, extractor digits, {title}" for title in titles
+    ]
+    files = bench.reports.files(tmp_path, ["csv"], ["guidance"])
+    rows = [row for row in csv.DictReader(io.StringIO(files["table-3.csv"])) if row["extra"] == "True"]
+    for (scale, fid), title in zip(scales.items(), titles, strict=True):
+        column = f"fid mean (micro, digits, abcdef012345, {title})"
+        found = {row["label"]: row[column] for row in rows}
+        assert found == {label: str(fid + 0.5) if label.endswith(f"cfg {scale}") else "" for label in found}
+    assert files["samples-guidance-micro.svg"].count("<image") == 6
 
 
 # ---- the formats ----
@@ -364,14 +384,14 @@ def test_pictures_hold_their_numbers_and_come_out_the_same(results):
 def test_samples_are_the_pictures_beside_the_records_of_one_seed(results):
     rows = lines(bench.studies.load("downsampler"), Selection(results))
     (setting,) = settings(rows)
-    assert figures.samples(rows, setting, results) is None  # no picture is kept
+    assert figures.samples(rows, "micro", results) is None  # no picture is kept
     pictures = []
     for line in (rows[0], rows[2]):
         file = line.results(setting)[0].request.file
         pixels = np.random.default_rng(len(pictures)).integers(0, 255, (8, 40), np.uint8)
         Image.fromarray(pixels).save((results / file).with_suffix(".png"))
         pictures.append(pixels)
-    drawn = ElementTree.fromstring(figures.samples(rows, setting, results))
+    drawn = ElementTree.fromstring(figures.samples(rows, "micro", results))
     space = "{http://www.w3.org/2000/svg}"
     assert [text.text for text in drawn.iter(f"{space}text")] == [rows[0].label, rows[2].label]
     for image, pixels in zip(drawn.iter(f"{space}image"), pictures, strict=True):

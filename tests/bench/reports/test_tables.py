@@ -116,12 +116,15 @@ def test_without_records_there_are_costs_and_no_speed(costs, tmp_path):
     assert "GFLOPs, measured" in titles and not any("Images/s" in title for title in titles)
 
 
-def test_recorded_costs_are_the_measured_ones(costs, tmp_path, monkeypatch):
-    monkeypatch.setattr(bench.studies, "names", lambda: ["downsampler"])
+def test_recorded_costs_are_those_of_every_row_of_every_study(costs, tmp_path, monkeypatch):
+    # Two networks of one label: that of components, and that of backbones, which has another width.
+    names = ["components", "backbones"]
+    monkeypatch.setattr(bench.studies, "names", lambda: names)
     record_costs(tmp_path)
     found = {record.file: record.result for record in records.read(tmp_path)}
-    assert len(found) == 3
-    for row in bench.studies.load("downsampler").rows:
+    rows = [row for name in names for row in bench.studies.load(name).rows]
+    assert found.keys() == {cost_request(row).file for row in rows}
+    for row in bench.studies.load("components").rows:
         recorded, counted = found[cost_request(row).file], costs[cost_request(row).file]
         assert recorded.parameters == counted.parameters and recorded.macs == counted.macs
         assert recorded.stages == counted.stages
