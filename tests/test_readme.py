@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import registry
 from registry import contract
@@ -51,6 +52,35 @@ def test_the_example_study_of_the_example_network_can_be_measured(tmp_path):
     )
     assert shown.returncode == 0, shown.stderr
     assert "9 of 9 cells are to be measured" in shown.stdout
+
+
+def test_the_example_sampler_samples(tmp_path):
+    from bench.diffusion import objective, sampler, samplers
+
+    code = re.search(r"```python\n# my_sampler\.py\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "my_sampler.py").write_text(code[1])
+    try:
+        runpy.run_path(str(tmp_path / "my_sampler.py"), run_name="my_sampler")
+        noise = torch.ones(2, 4, 8, 8)
+        # A velocity of −1 everywhere leads from 1 to 0.
+        made = sampler("my-euler").sample(
+            objective("flow"), lambda x, t: -torch.ones_like(x), noise, lambda _: noise, "5"
+        )
+    finally:
+        samplers._entries.pop("myeuler", None)
+    torch.testing.assert_close(made, torch.zeros_like(noise))
+
+
+def test_the_python_example_names_what_there_is():
+    import bench
+
+    (code,) = re.findall(r"```python\nimport bench\n\n(.*?)```", README, re.DOTALL)
+    for line in code.strip().splitlines():
+        name = re.match(r"bench\.([\w.]+)\(", line)[1]
+        found = bench
+        for part in name.split("."):
+            found = getattr(found, part)
+        assert callable(found)
 
 
 @pytest.mark.parametrize("name", re.findall(r"--model ([\w*'-]+)", README))

@@ -5,6 +5,7 @@ A command imports what it needs when it runs, so that `bench --help` is instant.
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 import traceback
@@ -94,6 +95,9 @@ def main() -> None:
         received.append(number)
         raise KeyboardInterrupt
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without × or → must not lose what was computed
+            stream.reconfigure(errors="replace")
     before = signal.signal(signal.SIGTERM, stop)
     try:
         app(arguments, prog_name="bench")

@@ -245,9 +245,39 @@ def _print_plan(
         rows,
         notes=[
             f"{len(todo)} of {len(wanted)} cells are to be measured, {total}.",
+            *_power(wanted, records),
             *_left_out(study, protocol),
         ],
     )
+
+
+def _power(wanted: Sequence[Cell], records: Records) -> list[str]:
+    """What difference in FID the plan can see, from the spread between seeds in the records of its cells."""
+    from bench.records.schema import Quality
+    from bench.reports.statistics import detectable, residual_deviation
+
+    of_row: dict[str, dict[int, float]] = {}
+    for cell in wanted:
+        record = records.get(cell.file)
+        fid = record.result.scores.get("fid") if record and isinstance(record.result, Quality) else None
+        of_row.setdefault(cell.row.label, {})
+        if fid is not None:
+            of_row[cell.row.label][cell.seed] = fid
+    deviation = residual_deviation([seeds for seeds in of_row.values() if seeds])
+    count = len({cell.seed for cell in wanted})
+    if len(of_row) < 2:
+        return []
+    if count < 2:
+        return ["One seed tells no two rows apart: take two or more."]
+    if deviation is None:
+        return [
+            "No two of its rows have records of two seeds yet, so what difference it can see is not known."
+        ]
+    least = detectable(deviation, len(of_row), count)
+    return [
+        f"With {count} seeds a true difference in FID of {least:.2g} between two of its {len(of_row)} rows "
+        "is found with probability 0.8, by the spread between seeds in the records of its cells."
+    ]
 
 
 def _time(seconds: float | None) -> str:

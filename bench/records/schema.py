@@ -360,6 +360,8 @@ class TrainingSettings(Model):
         precision: bf16 and fp16 run the network under autocast, weights stay float32; fp16, for CUDA alone,
             scales the loss (PyTorch's GradScaler).
         tf32: on CUDA, TF32 in matrix products and cuDNN, as the released programs train.
+        deterministic: on CUDA, kernels that add up in one order, so that a resumed run equals one never
+            stopped bit for bit; slower.
     """
 
     objective: str | None = None
@@ -380,6 +382,7 @@ class TrainingSettings(Model):
     flip: bool = False
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     tf32: bool = False
+    deterministic: bool = False
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:
@@ -512,11 +515,13 @@ class Context(Model):
 
     Attributes:
         protocol: name of the protocol that training and sampling settings come from.
+        flipped: whether images were mirrored in training, which a protocol wants and a dataset may not allow.
         against: label of the network that ratios are to.
         repeats: rounds.
     """
 
     protocol: str | None = None
+    flipped: bool | None = None
     against: str | None = None
     repeats: int | None = None
 

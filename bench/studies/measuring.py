@@ -203,7 +203,10 @@ class _Measurement:
         records.write(
             result,
             self.results,
-            context=Context(protocol=self.protocol.name),
+            context=Context(
+                protocol=self.protocol.name,
+                flipped=Run(self.run).manifest.request.training.flip if self.request.training.flip else None,
+            ),
             fingerprints=fingerprints(self.request, self.data_options).model_copy(
                 update={"data": dataset.digest, "extractor": found.weights}
             ),

@@ -13,7 +13,7 @@ from typing import Any
 
 import registry
 from bench import data as datasets
-from bench.metrics.extractors import extractors
+from bench.metrics.extractors import extractors, shipped_weights
 from bench.records.schema import Fingerprints, QualityRequest, Record, Request
 from bench.studies import Study
 from bench.studies.cells import Cell, cost_request
@@ -46,7 +46,13 @@ def fingerprints(request: Request, data_options: Mapping[str, Any] | None = None
         reader = "".join([_code("dataset", request.data) or "", *(f" {k}={v}" for k, v in rest.items())])
         if paths:
             content = datasets.load(request.data, **data_options).digest
-    return Fingerprints(code=code, reader=reader, data=content, scorer=_code("extractor", request.extractor))
+    return Fingerprints(
+        code=code,
+        reader=reader,
+        data=content,
+        scorer=_code("extractor", request.extractor),
+        extractor=shipped_weights(request.extractor),
+    )
 
 
 def stale(record: Record, present: Fingerprints) -> str | None:

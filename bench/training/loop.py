@@ -46,7 +46,7 @@ from bench.training.run import (
 from bench.training.schedule import learning_rate
 from bench.training.step import Update
 from bench.utils import distributed, randomness
-from bench.utils.precision import autocast, check_precision, tf32
+from bench.utils.precision import autocast, check_precision, deterministic, tf32
 from bench.utils.progress import Progress, silent
 from registry.backbone import check_output
 from registry.errors import UsageError, reason
@@ -157,7 +157,7 @@ def train(
     )
     manifest = Manifest(request=request, protocol=protocol, data_options=dict(data_options or {}))
     run = Run(out)
-    with run.locked(), tf32(settings.tf32, device):
+    with run.locked(), tf32(settings.tf32, device), deterministic(settings.deterministic):
         begin_or_continue(run, manifest, resume)
         trainer = Trainer(run, network, dataset, request, protocol, accumulation, compiled, tracker)
         return trainer.train(until or settings.steps, progress, log)

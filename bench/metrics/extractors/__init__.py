@@ -81,3 +81,9 @@ def file_digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()[:12]
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def shipped_weights(name: str) -> str | None:
+    """Digest of the weights that an extractor of this package brings with it; None of any other."""
+    path = Path(__file__).with_name(f"{name}.safetensors")
+    return file_digest(path) if path.is_file() else None
