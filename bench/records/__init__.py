@@ -3,12 +3,14 @@
     bench.records.write(bench.flops("udit-b"), "results")
     bench.records.load("results")                       # a DataFrame, one row a record
 
-A file is named by the kind, the model and a hash of the request, so the same request has the same file.
+A file is named by the kind, the model and a hash of the request, so the same request has the same file; it
+ends with a digest of its content, so that a digit that was changed since does not pass for a measurement.
 The shape of a record is `bench.records.schema`. Reading needs no torch.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import warnings
@@ -25,6 +27,7 @@ from registry.errors import UsageError, suggest
 if TYPE_CHECKING:
     import pandas as pd
 
+DIGEST = "digest"  # key of a record for that of all its other content
 DEPTH = 32  # of nested lists and tables that a record may have; ours have 4
 LARGEST = 2**22  # bytes of a record's file; ours have some thousand
 GREATEST = 1e30  # number of a record; ours reach 10¹⁵, and much more would overflow in means
@@ -64,8 +67,14 @@ def write(
         environment=environment(device),
     )
     path = Path(folder) / record.file
-    write_text(path, json.dumps(record.dump(), indent=2, ensure_ascii=False) + "\n")
+    write_text(path, dumps(record))
     return path
+
+
+def dumps(record: Record) -> str:
+    """A record as its file holds it."""
+    table = record.dump()
+    return json.dumps({**table, DIGEST: _digest(table)}, indent=2, ensure_ascii=False) + "\n"
 
 
 def read(folder: str | Path = "results") -> list[Record]:
@@ -124,7 +133,7 @@ def read_file(path: Path) -> Record:
     """One record.
 
     Raises:
-        UsageError: it cannot be read, is no record, or its name is not that of its request.
+        UsageError: it cannot be read, is no record, its name is not that of its request, or it was changed.
     """
     damaged = f"the damaged record {path}"
     try:
@@ -137,6 +146,7 @@ def read_file(path: Path) -> Record:
             raise UsageError(f"{damaged}: {number:g} is no measurement")
         if character := hidden_character(table):
             raise UsageError(f"{damaged}: it holds the control character {character} in a text")
+        digest = table.pop(DIGEST, None) if isinstance(table, dict) else None
         record = Record.model_validate(table)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
@@ -150,6 +160,8 @@ def read_file(path: Path) -> Record:
         raise UsageError(f"{damaged}: {str(error) or type(error).__name__}") from None
     if record.file != path.name:
         raise UsageError(f"{damaged}: its request does not fit its name")
+    if digest != _digest(table):
+        raise UsageError(f"{damaged}: its content is not what was written, by its {DIGEST}")
     return record
 
 
@@ -162,6 +174,12 @@ def load(folder: str | Path = "results") -> pd.DataFrame:
     import pandas as pd
 
     return pd.json_normalize([{"file": record.file, **record.dump()} for record in read(folder)])
+
+
+def _digest(table: object) -> str:
+    """12 hexadecimal digits of a JSON value, in whatever form it is written."""
+    canonical = json.dumps(table, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 def _depth(value: object) -> int:

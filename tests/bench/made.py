@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bench import records
 from bench.records.schema import (
     Context,
     Cost,
@@ -131,7 +132,7 @@ def put(
     )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / record.file
-    path.write_text(json.dumps(record.dump(), indent=2), encoding="utf-8")
+    path.write_text(records.dumps(record), encoding="utf-8")
     return path
 
 
