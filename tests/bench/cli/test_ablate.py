@@ -406,7 +406,12 @@ def test_json_has_the_rows_and_their_scores(whole: Place) -> None:
     rows = {row["label"]: row for row in json.loads(shown.stdout)}
     assert rows.keys() == {"+ Token Downsampling", "guided", "plain"}
     fids = [whole.scores()[cell.file]["fid"] for cell in whole.cells() if cell.row.label == "plain"]
-    (mean,) = [value for name, value in rows["plain"].items() if name.startswith("fid mean (few, digits, ")]
+    found = {
+        name: value for name, value in rows["plain"].items() if name.startswith("fid mean (few, digits, ")
+    }
+    assert len(found) == 2  # with and without guidance
+    (mean,) = [value for name, value in found.items() if name.endswith(", no guidance)")]
+    assert {*found.values()} == {mean, None}
     assert mean == pytest.approx(np.mean(fids))
 
 
