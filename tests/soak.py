@@ -210,7 +210,7 @@ class Soak:
         if twin is not None:
             twin.wait()
         status = finish(process, command, place)
-        if kind == "changed byte":
+        if kind == "changed byte" and command[0] in ("train", "ablate"):  # which notice it and mend it
             self.change_a_byte(place)
         if status == 2:
             self.heal(place, errors(place))

@@ -65,7 +65,7 @@ def ablate(
     load_plugins(plugins)
     from bench import studies
     from bench.studies import executors
-    from bench.studies.cells import cells, known, missing, missing_costs, reference_digest
+    from bench.studies.cells import cells, has_scores, known, missing, missing_costs, reference_digest
     from bench.studies.staleness import of_another_time
     from bench.training import protocols
 
@@ -82,7 +82,9 @@ def ablate(
     records = known(results)
     outdated = of_another_time(records, every, chosen, options)
     usable: Records = {
-        file: record for file, record in records.items() if stale == "accept" or file not in outdated
+        file: record
+        for file, record in records.items()
+        if (stale == "accept" or file not in outdated) and has_scores(record, chosen.columns)
     }
     todo = missing(wanted, {} if force else usable)
     costs = missing_costs(chosen, {} if force else usable)
@@ -113,12 +115,8 @@ def ablate(
             force=force,
             again=set(outdated),
         )
-        try:
-            with _view(sum(map(len, lists)), min(jobs, len(lists))) as progress:
-                failed = local.run(lists, work=work, processes=jobs, plugins=plugins, progress=progress)
-        except KeyboardInterrupt:
-            typer.echo("stopped: the same command goes on where it was", err=True)
-            raise typer.Exit(130) from None
+        with _view(sum(map(len, lists)), min(jobs, len(lists))) as progress:
+            failed = local.run(lists, work=work, processes=jobs, plugins=plugins, progress=progress)
     _print(chosen, settings, results, options, as_json=as_json)
     for title, why in failed.items():
         typer.secho("failed: ", fg="red", bold=True, err=True, nl=False)

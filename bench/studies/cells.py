@@ -18,6 +18,7 @@ from typing import Any
 import registry
 from bench import data, records
 from bench.data import digests
+from bench.metrics.scores import SCORES
 from bench.records.schema import (
     CostRequest,
     Quality,
@@ -157,6 +158,13 @@ def _changed(row: StudyRow, protocol: Protocol) -> Protocol:
 
 
 # ---- what is left to measure, and how long it takes ----
+
+
+def has_scores(record: Record, columns: Iterable[str]) -> bool:
+    """Whether a record of quality tells the scores that a study shows, which older ones may not."""
+    if not isinstance(record.result, Quality):
+        return True
+    return all(name in record.result.scores for name in columns if name in SCORES)
 
 
 def missing(cells: Iterable[Cell], known: Records) -> list[Cell]:

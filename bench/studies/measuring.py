@@ -23,6 +23,7 @@ from bench import cost, records, sampling, studies
 from bench import data as datasets
 from bench.data.export import export
 from bench.metrics.evaluation import compare
+from bench.metrics.extractors import extractors
 from bench.metrics.features import make_file
 from bench.metrics.scores import SCORES
 from bench.records.schema import (
@@ -275,7 +276,8 @@ class _Measurement:
     def reference(self, dataset: datasets.Dataset) -> Path:
         """Features of the images trained on, made once for all cells."""
         folder = self.run.parent / "references"
-        path = folder / f"{self.request.data}-{dataset.digest}-{self.request.extractor}.npz"
+        code = extractors.fingerprint(self.request.extractor)
+        path = folder / f"{self.request.data}-{dataset.digest}-{self.request.extractor}-{code}.npz"
         with _alone(path, self.progress):
             if not path.exists():
                 images = path.with_name(f"{path.stem}-images.npz")

@@ -49,8 +49,8 @@ def run(
 
     Raises:
         UsageError: the work folder cannot be written to.
-        KeyboardInterrupt: Ctrl-C or SIGTERM came; every process has stopped, with a checkpoint where it
-            was training.
+        KeyboardInterrupt: Ctrl-C came, or SIGTERM where the caller has it raise this; every process has
+            stopped, with a checkpoint where it was training.
     """
     queue = deque(deque(jobs) for jobs in todo)
     failed: dict[str, str] = {}
@@ -59,7 +59,7 @@ def run(
     for worker in workers:
         worker.log.unlink(missing_ok=True)
     try:
-        with _sigterm_as_ctrl_c(), selectors.DefaultSelector() as waiting:
+        with selectors.DefaultSelector() as waiting:
             for worker in workers:
                 worker.next(queue, waiting)
             while any(worker.job for worker in workers):
@@ -185,17 +185,3 @@ class _Worker:
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
                 env=threads | os.environ, start_new_session=True,
             )  # fmt: skip
-
-
-@contextlib.contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Within it SIGTERM raises KeyboardInterrupt, where this is the main thread."""
-    try:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError:
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
