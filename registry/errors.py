@@ -60,7 +60,8 @@ def suggest(word: str, known: list[str]) -> str:
 def user_frame(error: BaseException) -> traceback.FrameSummary | None:
     """The deepest frame of an error that is in a user's file, or None where no such file is involved.
 
-    Of a syntax error in a user's file, the place in that file.
+    Of a syntax error in a user's file, the place in that file; of a network that cannot be called as it is
+    called, the line of its `forward`.
     """
     if isinstance(error, SyntaxError) and error.filename and is_user_file(error.filename):
         line = (error.text or "").strip()
@@ -70,6 +71,11 @@ def user_frame(error: BaseException) -> traceback.FrameSummary | None:
         code = frame.f_code
         if is_user_file(code.co_filename, frame.f_globals.get("__name__") or ""):
             found = traceback.FrameSummary(code.co_filename, line_number, code.co_name)
+        elif code.co_name == "_call_impl":  # PyTorch's, which calls the forward of a module
+            forward = getattr(type(frame.f_locals.get("self")), "forward", None)
+            called = getattr(forward, "__code__", None)
+            if called is not None and is_user_file(called.co_filename, getattr(forward, "__module__", "")):
+                found = traceback.FrameSummary(called.co_filename, called.co_firstlineno, "forward")
     return found
 
 

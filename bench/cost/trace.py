@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -59,6 +60,8 @@ class Analysis(JitModelAnalysis):
 
     def _observe_fake(self) -> _Observer | None:
         """The forward pass on fake tensors; None if it fails on them, as where it looks at values."""
+        log = logging.getLogger("torch._subclasses.fake_tensor")
+        disabled, log.disabled = log.disabled, True  # what fails here is tried again
         try:
             with FakeTensorMode(allow_non_fake_inputs=True):
                 return self._observe()
@@ -66,6 +69,8 @@ class Analysis(JitModelAnalysis):
             raise
         except Exception:  # on zeros it goes well, or shows a mistake as itself
             return None
+        finally:
+            log.disabled = disabled
 
     def _observe(self) -> _Observer:
         """The forward pass with zeros for weights, real ones unless tensors are fake."""

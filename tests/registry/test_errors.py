@@ -37,6 +37,10 @@ def shallow():
 def refused():
     import registry
     return registry.create("udit-t", depth=(-1, 0, 0, 0, 0))
+
+class Other(torch.nn.Module):
+    def forward(self, x):
+        return x
 """
 
 
@@ -54,6 +58,15 @@ def test_the_deepest_frame_of_the_users(mine):
     assert frame.line == "torch.zeros(2) + torch.zeros(3)"
     frame = user_frame(caught(functions["refused"]))  # below it, files of this program and of torch
     assert (frame.lineno, frame.name) == (12, "refused")
+
+
+def test_a_forward_with_another_signature_is_where_it_begins(mine):
+    path, functions = mine
+    error = caught(functions["Other"](), 1, 2, 3)
+    while error.__traceback__.tb_frame.f_code.co_filename == __file__:  # without this test's own frames
+        error.__traceback__ = error.__traceback__.tb_next
+    frame = user_frame(error)
+    assert (frame.filename, frame.lineno, frame.name) == (str(path), 15, "forward")
 
 
 def test_no_frame_of_the_users():
