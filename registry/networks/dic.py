@@ -16,6 +16,7 @@ from registry.backbone import Backbone, LongSkip, Size, require_positive
 from registry.checkpoints import Rule
 from registry.errors import UsageError
 from registry.layers.embeddings import Conditions
+from registry.layers.initial import init_convolutions
 from registry.layers.modulation import ConvHead, Modulation, run_stage
 from registry.layers.resampling import Downsample, Upsample
 
@@ -91,19 +92,10 @@ class DiC(Backbone):
         self.decoder1 = _stage(c1, depth[4], skips=True)
         self.output = nn.Conv2d(c1, c1, 3, padding=1)
         self.head = ConvHead(c1, self.out_channels)
-        self.init_weights()
-
-    def init_weights(self) -> None:
-        """Xavier-uniform convolutions and modulations, the stem as if it were linear; zero output."""
+        init_convolutions(self)
         for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.xavier_uniform_(layer.weight)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
-            elif isinstance(layer, DiCBlock):  # its modulation is open from the start
+            if isinstance(layer, DiCBlock):  # its modulation is open from the start
                 nn.init.xavier_uniform_(layer.modulation.weight)
-        nn.init.xavier_uniform_(self.stem.weight.flatten(1))  # a view: fills the convolution
-        nn.init.zeros_(self.head.project.weight)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         self.check_input(x)

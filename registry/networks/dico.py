@@ -17,6 +17,7 @@ from registry.backbone import Backbone, LongSkip, Size, require_positive
 from registry.checkpoints import Rule
 from registry.errors import UsageError
 from registry.layers.embeddings import Conditions
+from registry.layers.initial import init_convolutions
 from registry.layers.modulation import ConvHead, Modulation, norm_modulate_2d, run_stage
 from registry.layers.resampling import Downsample, Upsample
 
@@ -99,17 +100,7 @@ class DiCo(Backbone):
         self.fuse1 = nn.Conv2d(2 * c1, c2, 1)  # to 2C: the last stage is wide at full resolution
         self.decoder1 = stage(c2, depth[4])
         self.head = ConvHead(c2, self.out_channels)
-        self.init_weights()
-
-    def init_weights(self) -> None:
-        """Xavier-uniform convolutions, the stem as if it were linear; closed branches; zero output."""
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.xavier_uniform_(layer.weight)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
-        nn.init.xavier_uniform_(self.stem.weight.flatten(1))  # a view: fills the convolution
-        nn.init.zeros_(self.head.project.weight)
+        init_convolutions(self)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         self.check_input(x)

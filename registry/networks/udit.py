@@ -25,6 +25,7 @@ from registry.errors import UsageError
 from registry.layers.attention import check_heads, rope_2d, rotate
 from registry.layers.embeddings import Condition
 from registry.layers.feed_forward import ConvMlp, DepthwiseFeedForward, ReparamFeedForward
+from registry.layers.initial import init_convolutions
 from registry.layers.modulation import ConvHead, Modulation, norm_modulate_2d, run_stage
 from registry.layers.resampling import (
     ConvShortcut,
@@ -151,17 +152,7 @@ class UDiT(Backbone):
         self.decoder1 = stage(c2, depth[4])
         self.output = nn.Conv2d(c2, c2, 3, padding=1)
         self.head = ConvHead(c2, self.out_channels)
-        self.init_weights()
-
-    def init_weights(self) -> None:
-        """Xavier-uniform convolutions, the stem as if it were linear; closed branches; zero output."""
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.xavier_uniform_(layer.weight)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
-        nn.init.xavier_uniform_(self.stem.weight.flatten(1))  # a view: fills the convolution
-        nn.init.zeros_(self.head.project.weight)
+        init_convolutions(self)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         self.check_input(x)
