@@ -53,7 +53,9 @@ def sample(
     """
     out, settings = Path(out), plan.settings
     plan.check(network, device)
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    partial = out.with_name(f".{out.name}.partial")
+    there = out.exists() and not (out.is_dir() and not any(out.iterdir()))
+    if there and not partial.exists():  # else a call ended between writing the images and removing this
         raise UsageError(f"{out} exists: delete it or choose another place")
     network = network.deploy().to(device)
     if compiled:
@@ -68,7 +70,7 @@ def sample(
         "precision": plan.precision,
     }
     arrays = {"images": (side, "uint8"), "labels": ((), "int64")}
-    rows = ResumableArrays(out.with_name(f".{out.name}.partial"), request, num, arrays)
+    rows = ResumableArrays(partial, request, num, arrays)
     progress("sampling", num - rows.missing(), num)
     for batch in distributed.share(batches(num, settings.batch_size)):
         if rows.missing(batch):
@@ -79,7 +81,8 @@ def sample(
     distributed.wait()
     sheet = out.with_name(f"{out.stem if out.suffix == '.npz' else out.name}.grid.png")
     if distributed.is_main():
-        write_images(out, rows["images"], rows["labels"], progress)
+        if not there:
+            write_images(out, rows["images"], rows["labels"], progress)
         write_sheet(sheet, rows["images"][:100], columns(len(plan.classes) or network.num_classes))
         rows.delete()
     distributed.wait()

@@ -140,7 +140,9 @@ out = {str(tmp_path / "a.npz")!r}
 sample(source.network, source.to_images, plan("ancestral", "4", 10, batch_size=3), out, identity={{}},
        progress=progress)
 """)
-    killed = subprocess.run([sys.executable, str(script)], env=dict(os.environ), cwd=ROOT, check=False)
+    killed = subprocess.run(
+        [sys.executable, str(script)], env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=ROOT, check=False
+    )
     assert killed.returncode == -signal.SIGKILL and not (tmp_path / "a.npz").exists()
     network, progress = open_run(run).network, []
     with pytest.raises(registry.UsageError, match="another request"):
@@ -150,6 +152,25 @@ sample(source.network, source.to_images, plan("ancestral", "4", 10, batch_size=3
     assert progress[0] == ("sampling", 6, 10)
     made(network, same, tmp_path / "b.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_a_call_killed_between_its_images_and_its_sheet_goes_on(
+    tmp_path: Path, network: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "a.npz"
+    with monkeypatch.context() as patched:
+        patched.setattr("bench.sampling.images.write_sheet", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            made(network, plan("ddim", "2", 4), out)
+    written = out.read_bytes()
+    made(network, plan("ddim", "2", 4), out)
+    assert out.read_bytes() == written
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.grid.png", "a.npz"]
+    with pytest.raises(registry.UsageError, match="exists: delete it"):
+        made(network, plan("ddim", "2", 4), out)
 
 
 def test_the_averaged_weights_are_what_samples(run: Path, tmp_path: Path) -> None:
