@@ -24,7 +24,7 @@ ALLOWED = {
         "bench.sampling": "bench.diffusion bench.data bench.records bench.utils registry",
         "bench.training": "bench.sampling bench.diffusion bench.data bench.records bench.utils registry",
         "bench.speed": "bench.cost bench.training bench.diffusion bench.records bench.utils registry",
-        "bench.metrics": "bench.data bench.records bench.utils registry",
+        "bench.metrics": "bench.diffusion bench.data bench.records bench.utils registry",
         "bench.studies": "bench.cost bench.sampling bench.training bench.metrics bench.diffusion bench.data "
         "bench.records bench.utils registry",
         "bench.reports": "bench.studies bench.training bench.metrics bench.records bench.utils registry",

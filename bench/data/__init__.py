@@ -17,13 +17,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from registry.errors import CodeError
+from registry.errors import CodeError, UsageError
 from registry.plugins import Registry
 
 if TYPE_CHECKING:
     from bench.data.dataset import Dataset, ImageDataset, MemoryDataset
 
-__all__ = ["Dataset", "ImageDataset", "MemoryDataset", "datasets", "describe", "load", "names", "register"]
+__all__ = [
+    "Dataset",
+    "ImageDataset",
+    "MemoryDataset",
+    "datasets",
+    "describe",
+    "held_out",
+    "load",
+    "names",
+    "register",
+]
 
 datasets = Registry("dataset", group="bench.datasets")
 datasets.discover("bench.data")
@@ -52,6 +62,26 @@ def load(name: str, /, **options: Any) -> Dataset:
         raise CodeError(f"dataset {entry.name!r} is a {made}, not a bench.data.Dataset", factory)
     dataset.name = entry.name
     return dataset
+
+
+def held_out(name: str, /, **options: Any) -> Dataset:
+    """The images of a dataset that are not trained on: its split `test`.
+
+    Args:
+        name: any registered name.
+        **options: those that it is trained with, `split` being `train` among them or by default.
+
+    Raises:
+        UsageError: the dataset has no such split, or all of it is trained on; and what `load` raises.
+    """
+    known = datasets.check(name, options)
+    split = known.get("split", getattr(datasets.options(name).get("split"), "default", None))
+    title = datasets.find(name).name
+    if split is None:
+        raise UsageError(f"dataset {title} has no held-out images: it takes no option split")
+    if split != "train":
+        raise UsageError(f"dataset {title} holds nothing out with split = {split}: train with split = train")
+    return load(name, **options | {"split": "test"})
 
 
 def __getattr__(attribute: str) -> Any:

@@ -53,6 +53,13 @@ def decimals(value: float, digits: int) -> str:
     return f"{value:.{digits}f}"
 
 
+def _span(low: float | None, high: float | None) -> str:
+    """A band of ln SNR in words."""
+    if low is None or high is None:
+        return f"> {low:g}" if high is None else f"< {high:g}".replace("-", "−")
+    return f"{low:g}…{high:g}".replace("-", "−")
+
+
 COSTS: dict[str, Quantity] = {
     quantity.name: quantity
     for quantity in (
@@ -71,3 +78,21 @@ SPEEDS: dict[str, Quantity] = {
     )
 }
 LOSS = Quantity("loss", "Loss↓", False, digits=4)
+BANDS = (
+    (4.0, None),
+    (2.0, 4.0),
+    (0.0, 2.0),
+    (-2.0, 0.0),
+    (-4.0, -2.0),
+    (None, -4.0),
+)  # of ln SNR, (from, to)
+HELD_OUT: dict[str, Quantity] = {
+    quantity.name: quantity
+    for quantity in (
+        Quantity("held_out", "Held-out loss↓", False, digits=5),
+        *(
+            Quantity(f"held_out_{number}", f"ln SNR {_span(*band)}↓", False, digits=5)
+            for number, band in enumerate(BANDS, 1)
+        ),
+    )
+}

@@ -435,26 +435,44 @@ class SamplingSettings(Model):
         return table
 
 
+GROUPS = 64  # of held-out images, whose mean losses are recorded
+
+
+class HeldOutSettings(Model):
+    """How the loss on images that were not trained on is measured; see `bench.metrics.held_out`.
+
+    Attributes:
+        images: how many, the first of the dataset's split `test`; a multiple of 64.
+    """
+
+    images: int = Field(ge=GROUPS, multiple_of=GROUPS, lt=2**31)
+
+
 class QualityRequest(Request):
-    """How good the images of a network are that was trained with one seed.
+    """How good a network is that was trained with one seed: its images, its loss on held-out ones, or both.
 
     Attributes:
         config: what the data decides (`input_size`, `in_channels`, `num_classes`) is left out.
         data: name of the dataset.
+        data_options: that the protocol gives it.
         step: of the training run, the checkpoint whose averaged weights are measured.
         seed: of training and of sampling.
-        extractor: of features.
+        sampling: how images are made; None: none are.
+        extractor: of their features; None without images.
         reference: digest of the file that samples are compared with; None: the dataset trained on.
+        held_out: how the held-out loss is measured; None: it is not.
     """
 
     kind: Literal["quality"] = "quality"
     data: str
+    data_options: dict[str, Any] = {}
     training: TrainingSettings
-    sampling: SamplingSettings
+    sampling: SamplingSettings | None = None
     step: int = Field(ge=1)
     seed: int = Field(ge=0)
-    extractor: str
+    extractor: str | None = None
     reference: str | None = None
+    held_out: HeldOutSettings | None = None
 
 
 class Network(Model):
@@ -481,25 +499,79 @@ class Rates(Model):
     sample: float | None
 
 
+class BandLoss(Model):
+    """Held-out loss in a band of noise levels.
+
+    Attributes:
+        log_snr: (lowest, highest) ln SNR of the band; None where it is open.
+        share: of the DDPM training steps under the linear schedule, whose levels lie in the band.
+        loss: mean over images.
+        groups: means over 64 groups of images, the same ones for every network.
+    """
+
+    log_snr: tuple[Finite | None, Finite | None]
+    share: float
+    loss: float
+    groups: tuple[float, ...] = Field(repr=False)
+
+
+class HeldOutLoss(Model):
+    """Mean squared error of the noise prediction on held-out images, averaged weights.
+
+    Attributes:
+        step: of the training run.
+        bands: from the least noise to the most.
+        seconds: of training until then, as logged.
+        eval_seconds: of the measurement.
+    """
+
+    step: int
+    bands: tuple[BandLoss, ...]
+    seconds: float
+    eval_seconds: float
+
+    @property
+    def loss(self) -> float:
+        """Over all bands, each with its share: the expectation over DDPM's training steps."""
+        return sum(band.share * band.loss for band in self.bands)
+
+    def value(self, name: str) -> float | None:
+        """The whole as `held_out`, a band as `held_out_1`, `held_out_2`, …"""
+        number = name.removeprefix("held_out").removeprefix("_")
+        if not number:
+            return self.loss
+        return self.bands[int(number) - 1].loss if int(number) <= len(self.bands) else None
+
+
 class Quality(Result):
     """Scores of one cell.
 
     Attributes:
-        scores: by the names of `bench.metrics`; None where one could not be computed.
+        scores: by the names of `bench.metrics`; None where one could not be computed; empty without images.
         loss: of training, mean of the last steps logged.
         sample_count, reference_count: images scored, and those they are compared with; None where the
-            reference has statistics alone.
+            reference has statistics alone, or without images.
+        held_out: at each checkpoint until the step that is asked for; empty where it is not measured.
         network: what the network costs as it was trained.
     """
 
     request: QualityRequest
     scores: dict[str, float | None]
     loss: float
-    sample_count: int
+    sample_count: int | None
     reference_count: int | None
+    held_out: tuple[HeldOutLoss, ...] = ()
     network: Network
     seconds: Seconds
     images_per_second: Rates
+
+    def value(self, name: str) -> float | None:
+        """A score, the training loss, or a held-out loss (see `bench.records.quantities`), by its name."""
+        if name == "loss":
+            return self.loss
+        if name.startswith("held_out"):
+            return self.held_out[-1].value(name) if self.held_out else None
+        return self.scores.get(name)
 
 
 # ---- a record ----

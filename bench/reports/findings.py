@@ -1,33 +1,47 @@
-"""What the numbers of a table show, in sentences: its order beside the published one, what is separable."""
+"""What the numbers of a table show, in sentences: its order beside the published one, what is separable.
+
+By FID, and by held-out loss, where they were measured.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from bench.metrics.scores import SCORES
+from bench.records.quantities import HELD_OUT, Quantity
 from bench.reports.select import Line, Setting
 from bench.reports.statistics import LEVEL, BySeed, Comparison, compare_rows, detectable, rank_correlation
 
 
 def findings(rows: Sequence[Line], setting: Setting) -> list[str]:
-    """The order by FID found here beside the published one, and which rows cannot be told apart."""
-    found = [(line, fids) for line in rows if (fids := line.by_seed(setting, "fid"))]
+    """The orders found here beside that by published FID, and which rows cannot be told apart."""
+    return [
+        text for quantity in (SCORES["fid"], HELD_OUT["held_out"]) for text in _by(quantity, rows, setting)
+    ]
+
+
+def _by(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> list[str]:
+    """Findings by one score; none where it was not measured."""
+    found = [(line, values) for line in rows if (values := line.by_seed(setting, quantity.name))]
     labels = [line.row.label for line, _ in found]
     printed = {
         i: float(line.row.published.printed["fid"]) for i, (line, _) in enumerate(found) if line.row.published
     }
     texts = []
     if len(printed) > 1:
-        texts = _ranking([found[i][1] for i in printed], [*printed.values()])
-    comparison = compare_rows([fids for _, fids in found])
+        texts = _ranking(quantity, [found[i][1] for i in printed], [*printed.values()])
+    comparison = compare_rows([values for _, values in found])
     if comparison.pairs:
-        texts += _separable(comparison, labels, printed)
+        texts += _separable(quantity, comparison, labels, printed)
     if comparison.left_out:
         names = ", ".join(labels[i] for i in comparison.left_out)
         texts.append(f"Undecided, without two seeds in common with the other rows: {names}.")
     return texts
 
 
-def _separable(comparison: Comparison, labels: Sequence[str], printed: Mapping[int, float]) -> list[str]:
+def _separable(
+    quantity: Quantity, comparison: Comparison, labels: Sequence[str], printed: Mapping[int, float]
+) -> list[str]:
     """Which rows can be told apart, how far apart that is, and what the claim rests on."""
     apart = [pair for pair, separable in comparison.pairs.items() if separable]
     agree = [
@@ -35,24 +49,24 @@ def _separable(comparison: Comparison, labels: Sequence[str], printed: Mapping[i
         for i, j in apart
         if {i, j} <= printed.keys() and printed[i] != printed[j]
     ]
-    text = f"{len(apart)} of {len(comparison.pairs)} pairs of rows are separable in FID"
+    text = f"{len(apart)} of {len(comparison.pairs)} pairs of rows are separable in {_name(quantity)}"
     if agree:
         of = "these" if len(agree) == len(apart) else f"the {len(agree)} whose published figures differ"
         text += f", {sum(agree)} of {of} as published"
     seeds = len(comparison.seeds)
     visible = detectable(comparison.deviation, len(labels) - len(comparison.left_out), seeds)
     texts = [
-        f"{text}: their means over {seeds} common seeds lie more than {comparison.critical:.2f} apart "
-        f"(Tukey's range test; residual deviation {comparison.deviation:.2f}, degrees of freedom "
-        f"{comparison.degrees}). The error of the whole table is 5%: were all its rows equal, 95 of 100 such "
-        "tables would show no separable pair. With that deviation a true difference of "
-        f"{visible:.2f} is found with probability 0.8.",
+        f"{text}: their means over {seeds} common seeds lie more than "
+        f"{quantity.text(comparison.critical)} apart (Tukey's range test; residual deviation "
+        f"{quantity.text(comparison.deviation)}, degrees of freedom {comparison.degrees}). The error of the "
+        "whole table is 5%: were all its rows equal, 95 of 100 such tables would show no separable pair. "
+        f"With that deviation a true difference of {quantity.text(visible)} is found with probability 0.8.",
     ]
     if comparison.outlier is not None:
         texts.append(
-            f"Scores of {labels[comparison.outlier]} spread further between seeds than one deviation for all "
-            "rows allows (Cochran's test), so that the error of the table is larger than 5%: in simulation "
-            "12% with three times the deviation of the others, 18% with six times."
+            f"By {_name(quantity)} {labels[comparison.outlier]} spreads further between seeds than one "
+            "deviation for all rows allows (Cochran's test), so that the error of the table is larger than "
+            "5%: in simulation 12% with three times the deviation of the others, 18% with six times."
         )
     groups = [" and ".join(labels[i] for i in group) for group in comparison.groups() if len(group) > 1]
     if groups:
@@ -60,7 +74,12 @@ def _separable(comparison: Comparison, labels: Sequence[str], printed: Mapping[i
     return texts
 
 
-def _ranking(found: Sequence[BySeed], printed: Sequence[float]) -> list[str]:
+def _name(quantity: Quantity) -> str:
+    """Within a sentence."""
+    return {"fid": "FID"}.get(quantity.name, "held-out loss")
+
+
+def _ranking(quantity: Quantity, found: Sequence[BySeed], printed: Sequence[float]) -> list[str]:
     correlation = rank_correlation(found, printed)
     if correlation is None:
         return ["No rank correlation with the published order: it takes three measured rows that differ."]
@@ -80,8 +99,8 @@ def _ranking(found: Sequence[BySeed], printed: Sequence[float]) -> list[str]:
             negated = "" if correlation.chance <= LEVEL else "not "
             chance += f", which is {negated}significant at {LEVEL}."
     return [
-        f"Order by mean FID here against the published order: Spearman's ρ = {_signed(correlation.rho)} over "
-        f"{count} rows; {interval}.{chance}",
+        f"Order by mean {_name(quantity)} here against the published order by FID: Spearman's "
+        f"ρ = {_signed(correlation.rho)} over {count} rows; {interval}.{chance}",
         "This shows how far the changes rank small networks under this protocol as they rank the published "
         "ones. It confirms no published score or gap, and the interval knows of seeds only, not of other "
         "protocols, data or sizes.",

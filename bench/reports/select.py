@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import registry
 from bench import records
-from bench.records.quantities import LOSS
 from bench.records.schema import Config, Cost, Environment, Quality, Record, Speed
 from bench.reports.statistics import Summary, summary
 from bench.studies import Study, StudyRow
@@ -28,14 +27,15 @@ class Setting(NamedTuple):
 
     protocol: str
     words: str  # the protocol's title
-    extractor: str
+    extractor: str | None  # None, like all about samples, where the held-out loss alone is measured
     weights: str | None  # digest of the extractor's
     data: str | None  # digest
-    sample_count: int
+    sample_count: int | None
     reference_count: int | None  # None of statistics alone
     reference: str | None  # digest of the file; None: the dataset trained on
-    sampler: str  # and its steps
-    cfg_scale: float
+    sampler: str | None  # and its steps
+    cfg_scale: float | None
+    held_out: int | None  # images
     ema_decay: float
 
     @classmethod
@@ -44,6 +44,7 @@ class Setting(NamedTuple):
         result = record.result
         assert isinstance(result, Quality)
         request = result.request
+        images = request.sampling
         return cls(
             protocol.name,
             protocol.title,
@@ -53,8 +54,9 @@ class Setting(NamedTuple):
             result.sample_count,
             result.reference_count,
             request.reference,
-            f"{request.sampling.sampler}, {request.sampling.steps} steps",
-            request.sampling.cfg_scale,
+            f"{images.sampler}, {images.steps} steps" if images else None,
+            images.cfg_scale if images else None,
+            request.held_out.images if request.held_out else None,
             request.training.ema_decay,
         )
 
@@ -98,10 +100,7 @@ class Line:
 
     def by_seed(self, setting: Setting, score: str) -> dict[int, float]:
         """Finite values of the seeds measured in that setting."""
-        values = {
-            seed: result.loss if score == LOSS.name else result.scores.get(score)
-            for seed, result in self.results(setting).items()
-        }
+        values = {seed: result.value(score) for seed, result in self.results(setting).items()}
         return {seed: value for seed, value in values.items() if value is not None and math.isfinite(value)}
 
     def score(self, setting: Setting, score: str) -> Summary | None:

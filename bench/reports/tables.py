@@ -9,7 +9,7 @@ from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from bench.metrics.scores import SCORES
-from bench.records.quantities import COSTS, LOSS, Quantity, decimals
+from bench.records.quantities import COSTS, HELD_OUT, LOSS, Quantity, decimals
 from bench.records.schema import Environment
 from bench.reports.findings import findings
 from bench.reports.page import Column, Entry, Page, Section, Table
@@ -24,7 +24,7 @@ NUMBERS = {
     name: number
     for number, name in enumerate("toy scaling guidance training-steps downsampler components".split(), 1)
 }  # of the paper's tables
-MEASURED: dict[str, Quantity] = {**SCORES, LOSS.name: LOSS}
+MEASURED: dict[str, Quantity] = {**SCORES, LOSS.name: LOSS, **HELD_OUT}
 # What a published table prints besides scores.
 _PRINTED = {"training_steps": "Steps", "cfg_scale": "CFG", "gflops": "GFLOPs"}
 
@@ -85,11 +85,14 @@ def cost_columns(study: Study, rows: Sequence[Line]) -> dict[str, Filled]:
 def score_columns(
     study: Study, rows: Sequence[Line], setting: Setting, group: Literal["", "measured"] = ""
 ) -> dict[str, Filled]:
-    """Mean ± standard deviation over seeds of the scores that the study asks for; the best mean is marked."""
+    """Mean ± standard deviation over seeds of the scores that the study asks for; the best mean is marked.
+
+    The held-out loss is shown wherever it was measured.
+    """
     columns = {}
     for name, quantity in MEASURED.items():
         found = [line.score(setting, name) for line in rows]
-        if name not in study.columns or not any(found):
+        if name not in (*study.columns, "held_out") or not any(found):
             continue
         best = _best([one.mean if one else None for one in found], max if quantity.higher_is_better else min)
         entries = [Entry(spread(quantity, one), mark) for one, mark in zip(found, best, strict=True)]
@@ -258,9 +261,8 @@ def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
         f"Protocol {setting.protocol}: {setting.words}.",
         reduced(setting.protocol),
         f"Mean ± standard deviation over training seeds; the best mean is bold.{missing}",
-        f"Extractor {setting.extractor}, weights {setting.weights} (SHA-256); {setting.sample_count:,} "
-        f"samples, {setting.sampler}, guidance {setting.cfg_scale:g}, beside {_reference(setting)}. Scores "
-        "of other extractors, samplers, guidance or numbers of images do not compare with these.",
+        _samples(setting),
+        _held_out(setting),
         _environments([record.environment for record in known], "Measured"),
         *findings(rows, setting),
     ]
@@ -272,7 +274,8 @@ def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
 
 def quality_title(setting: Setting, others: Sequence[Setting]) -> str:
     """Title of a table of scores, with whatever tells its setting from the others of its page."""
-    parts = [f"Quality, protocol {setting.protocol}", f"extractor {setting.extractor}"]
+    parts = [f"Quality, protocol {setting.protocol}"]
+    parts += [f"extractor {setting.extractor}"] if setting.extractor else []
     return ", ".join([*parts, *_distinctions(setting, others)])
 
 
@@ -281,14 +284,38 @@ def _distinctions(setting: Setting, others: Sequence[Setting]) -> list[str]:
     words = {
         "weights": f"weights {setting.weights}",
         "data": f"data {setting.data}",
-        "sample_count": f"{setting.sample_count:,} samples",
+        "sample_count": f"{setting.sample_count or 0:,} samples",
         "sampler": setting.sampler,
-        "cfg_scale": f"guidance {setting.cfg_scale:g}" if setting.cfg_scale != 1 else "no guidance",
+        "cfg_scale": "no guidance" if setting.cfg_scale in (None, 1) else f"guidance {setting.cfg_scale:g}",
+        "held_out": f"{setting.held_out} held-out images" if setting.held_out else "",
         "reference": f"reference {setting.reference}" if setting.reference else "",
         "ema_decay": f"EMA {setting.ema_decay:g}",
     }
     like = [o for o in others if (o.protocol, o.extractor) == (setting.protocol, setting.extractor)]
     return [text for name, text in words.items() if text and len({getattr(o, name) for o in like}) > 1]
+
+
+def _samples(setting: Setting) -> str:
+    """How samples were scored, in words; "" where none were."""
+    if setting.extractor is None:
+        return ""
+    return (
+        f"Extractor {setting.extractor}, weights {setting.weights} (SHA-256); {setting.sample_count:,} "
+        f"samples, {setting.sampler}, guidance {setting.cfg_scale:g}, beside {_reference(setting)}. Scores "
+        "of other extractors, samplers, guidance or numbers of images do not compare with these."
+    )
+
+
+def _held_out(setting: Setting) -> str:
+    """How the held-out loss was measured, in words; "" where it was not."""
+    if setting.held_out is None:
+        return ""
+    return (
+        f"Held-out loss: mean squared error of the predicted noise on {setting.held_out} images that were "
+        "not trained on, averaged weights, the same noise for every row and seed, levels as DDPM's linear "
+        "schedule has them; a velocity counts as the noise that it amounts to. It cannot reach 0: how far "
+        "the noised image leaves the noise open belongs to the data, the same for all rows."
+    )
 
 
 def _reference(setting: Setting) -> str:

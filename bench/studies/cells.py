@@ -70,16 +70,21 @@ class Cell:
     def request(self) -> QualityRequest:
         """What its record answers."""
         config = registry.canonical(self.row.model, self.overrides)
+        images: dict[str, Any] = {
+            "sampling": self.protocol.sampling,
+            "extractor": self.protocol.extractor,
+            "reference": self.reference,
+        }
         return QualityRequest(
             model=self.row.model,
             config={option: value for option, value in config.items() if option not in FROM_DATA},
             data=data.datasets.find(self.protocol.data).name,
+            data_options=self.protocol.data_options,
             training=self.protocol.training.settings(self.row.model),
-            sampling=self.protocol.sampling,
             step=self.step,
             seed=self.seed,
-            extractor=self.protocol.extractor,
-            reference=self.reference,
+            held_out=self.protocol.evaluation.held_out,
+            **(images if self.protocol.evaluation.samples else {}),
         )
 
     @property
@@ -92,7 +97,7 @@ class Cell:
         """Name of the folder of its training run: cells that differ in nothing that trains share it."""
         request = self.request
         deciding = {
-            **request.model_dump(mode="json", include={"model", "config", "data", "seed"}),
+            **request.model_dump(mode="json", include={"model", "config", "data", "data_options", "seed"}),
             "training": request.training.trajectory(),
         }
         text = json.dumps(deciding, sort_keys=True, separators=(",", ":"))
@@ -162,7 +167,7 @@ def _changed(row: StudyRow, protocol: Protocol) -> Protocol:
 
 def has_scores(record: Record, columns: Iterable[str]) -> bool:
     """Whether a record of quality tells the scores that a study shows, which older ones may not."""
-    if not isinstance(record.result, Quality):
+    if not isinstance(record.result, Quality) or record.result.request.sampling is None:
         return True
     return all(name in record.result.scores for name in columns if name in SCORES)
 
@@ -219,7 +224,9 @@ def expected_seconds(cells: Iterable[Cell], known: Records) -> dict[str, float |
 def _alike(request: QualityRequest) -> Iterator[str]:
     """Keys of measurements that take about as long, the closest first."""
     table = request.model_dump(mode="json")
-    del table["training"]["objective"], table["sampling"]["cfg_scale"]
-    protocol = [table[key] for key in ("training", "sampling", "data", "extractor")]
+    del table["training"]["objective"]
+    if table["sampling"]:
+        del table["sampling"]["cfg_scale"]
+    protocol = [table[key] for key in ("training", "sampling", "held_out", "data", "extractor")]
     for key in ([request.model, request.config, protocol], protocol):
         yield json.dumps(key, sort_keys=True)

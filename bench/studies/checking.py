@@ -12,8 +12,10 @@ from bench import data as datasets
 from bench.data import Dataset
 from bench.diffusion import check_sampler
 from bench.metrics.extractors import extractors
+from bench.metrics.held_out import check_images
 from bench.studies import Study
 from bench.studies.cells import Cell
+from bench.training.protocols import Protocol
 from bench.training.run import build
 from registry.errors import UsageError
 
@@ -38,11 +40,19 @@ def check(study: Study, cells: Iterable[Cell], data_options: Mapping[str, Any]) 
             continue
         seen.add(cell.row.label)
         if cell.protocol.data not in known:
-            known[cell.protocol.data] = datasets.load(cell.protocol.data, **data_options)
+            options = cell.protocol.dataset_options(data_options)
+            known[cell.protocol.data] = datasets.load(cell.protocol.data, **options)
+            _check_held_out(cell.protocol, options)
         try:
             _check(cell, known[cell.protocol.data])
         except UsageError as error:
             raise UsageError(f"row {cell.row.label!r}: {error}") from None
+
+
+def _check_held_out(protocol: Protocol, options: Mapping[str, Any]) -> None:
+    """See that the dataset holds out as many images as the protocol measures on."""
+    if (settings := protocol.evaluation.held_out) is not None:
+        check_images(datasets.held_out(protocol.data, **options), settings)
 
 
 def _check(cell: Cell, dataset: Dataset) -> None:
@@ -54,8 +64,9 @@ def _check(cell: Cell, dataset: Dataset) -> None:
         )
     objective = training.settings(cell.row.model).objective
     assert objective is not None
-    check_sampler(objective, images.sampler, images.steps)
-    extractors.find(cell.protocol.extractor)
+    if cell.protocol.evaluation.samples:
+        check_sampler(objective, images.sampler, images.steps)
+        extractors.find(cell.protocol.extractor)
     network = (cell.row.model, cell.overrides, dataset.shape, dataset.num_classes, dataset.name)
     try:
         with torch.device("meta"):

@@ -1,6 +1,7 @@
 """One cell, from nothing to its record: train, sample, score. Killed at any moment, it goes on where it was.
 
     WORK/<model>-<seed>-<hash>/              a training run, shared by cells that train alike
+        held-out/<step>-<images>.json        held-out loss at a checkpoint
         images-<hash>.npz, .grid.png         of one cell; the images are deleted once they are scored
     WORK/references/<data>-….npz             features of the images trained on, to compare with
 
@@ -22,14 +23,16 @@ import registry
 from bench import cost, records, sampling, studies
 from bench import data as datasets
 from bench.data.export import export
-from bench.metrics.evaluation import compare
+from bench.metrics.evaluation import Comparison, compare
 from bench.metrics.extractors import extractors
 from bench.metrics.features import make_file
+from bench.metrics.held_out import held_out_loss
 from bench.metrics.scores import SCORES
 from bench.records.schema import (
     Context,
     Cost,
     CostRequest,
+    HeldOutLoss,
     Network,
     Quality,
     QualityRequest,
@@ -43,9 +46,10 @@ from bench.training.loop import train
 from bench.training.protocols import Protocol
 from bench.training.run import Run, open_run
 from bench.utils import distributed
-from bench.utils.files import locked, write_whole
+from bench.utils.files import locked, write_text, write_whole
+from bench.utils.precision import tf32
 from bench.utils.progress import Progress, silent
-from registry.errors import UsageError
+from registry.errors import UsageError, reason
 
 MEASURED = [score.name for score in SCORES.values() if score.recorded]  # what every cell is scored by
 
@@ -151,56 +155,51 @@ class _Measurement:
         self.run, self.results, self.data_options = run, results, data_options
         self.progress = progress
         self.device = distributed.device()
+        self.options = protocol.dataset_options(data_options)
+        self.features = run / "features"
         self.images = run / f"images-{Path(request.file).stem[-12:]}.npz"
 
     def measure(self) -> None:
         """Train, sample, score, and write the record."""
-        dataset = datasets.load(self.request.data, **self.data_options)
+        dataset = datasets.load(self.request.data, **self.options)
         if self.foreign(dataset):
             self.progress("code or data have changed: training anew", 0, 0)
             _delete(self.run)
-        per_second = None
+        per_second, found, began = None, None, time.perf_counter()
         if not self.images.exists():  # else killed while it was scored
             self.train()
-            per_second = self.sample()
-        reference = Path(self.given_reference) if self.given_reference else self.reference(dataset)
-        self.progress("scoring", 0, 0)
-        began = time.perf_counter()
-        features = self.run / "features"
-        found = compare(
-            self.images,
-            reference,
-            scores=MEASURED,
-            extractor=self.request.extractor,
-            device=self.device,
-            cache=features,
-            progress=self.progress,
-        )
-        assert found is not None
+            per_second = self.sample() if self.request.sampling else None
+        if self.request.sampling:
+            began = time.perf_counter()
+            found = self.score(dataset)
+        scored = time.perf_counter() - began if found else 0.0
+        held_out = self.held_out()
         log = self.log()
         network = Run(self.run).manifest.request.build()  # as it was trained, at the protocol's size
         counted = cost.measure(network)
         result = Quality(
             request=self.request,
-            scores=found.scores,
+            scores=found.scores if found else {},
             loss=log[-1]["loss"],
-            sample_count=found.sample_count,
-            reference_count=found.reference_count,
+            sample_count=found.sample_count if found else None,
+            reference_count=found.reference_count if found else None,
+            held_out=held_out,
             network=Network(**{key: getattr(counted, key) for key in Network.model_fields}),
             seconds=Seconds(
                 train=_seconds(log, self.request.training.batch_size),
-                sample=per_second and found.sample_count / per_second,
-                eval=time.perf_counter() - began,
+                sample=found.sample_count / per_second if found and per_second else None,
+                eval=scored + sum(loss.eval_seconds for loss in held_out),
             ),
             images_per_second=Rates(
                 train=statistics.median(entry["images_per_second"] for entry in log), sample=per_second
             ),
         )
-        keep_samples(
-            self.images.with_name(f"{self.images.stem}.grid.png"),
-            sampling.columns(network.num_classes),
-            self.results / self.request.file,
-        )
+        if found:
+            keep_samples(
+                self.images.with_name(f"{self.images.stem}.grid.png"),
+                sampling.columns(network.num_classes),
+                self.results / self.request.file,
+            )
         records.write(
             result,
             self.results,
@@ -209,12 +208,32 @@ class _Measurement:
                 flipped=Run(self.run).manifest.request.training.flip if self.request.training.flip else None,
             ),
             fingerprints=fingerprints(self.request, self.data_options).model_copy(
-                update={"data": dataset.digest, "extractor": found.weights}
+                update={"data": dataset.digest, "extractor": found.weights if found else None}
             ),
             device=self.device,
         )
-        self.images.unlink()
-        shutil.rmtree(features, ignore_errors=True)
+        if found:
+            self.images.unlink()
+            shutil.rmtree(self.features, ignore_errors=True)
+
+    def score(self, dataset: datasets.Dataset) -> Comparison:
+        """Scores of the images."""
+        extractor = self.request.extractor
+        assert extractor is not None
+        given = self.given_reference
+        reference = Path(given) if given else self.reference(dataset, extractor)
+        self.progress("scoring", 0, 0)
+        found = compare(
+            self.images,
+            reference,
+            scores=MEASURED,
+            extractor=extractor,
+            device=self.device,
+            cache=self.features,
+            progress=self.progress,
+        )
+        assert found is not None, "one process measures a cell"
+        return found
 
     def foreign(self, dataset: datasets.Dataset) -> bool:
         """Whether the folder holds a run of another code of the backbone, or on other data."""
@@ -225,13 +244,35 @@ class _Measurement:
         return (begun.fingerprint, begun.data_digest) != (code, dataset.digest)
 
     def train(self) -> None:
-        """Train to the step that is requested: a leg of the run, which may go on to others later."""
+        """Train to the step that is requested, by way of the checkpoints whose held-out loss is wanted.
+
+        A leg of the run, which may go on to others later.
+        """
         step = self.request.step
         saved = [int(path.name) for path in Run(self.run).checkpoints()]
-        if step in saved:
-            return
-        if saved and saved[-1] > step:  # it is kept no longer; trained again it comes out the same
+        wanted = [each for each in self.legs if not self.held_out_file(each).exists()]
+        wanted += [step] * (step not in wanted)
+        # One that is kept no longer is trained again; it comes out the same.
+        if saved and saved[-1] > wanted[0] and wanted[0] not in saved:
             _delete(self.run)
+            wanted = [*self.legs, *[step] * (step not in self.legs)]
+        for leg in wanted:
+            self.train_until(leg)
+            if leg in self.legs:
+                self.measure_held_out(leg)
+
+    @property
+    def legs(self) -> list[int]:
+        """Steps at which the held-out loss is measured."""
+        if self.request.held_out is None:
+            return []
+        every = range(0, self.request.step, self.protocol.training.checkpoint_every)
+        return [*every[1:], self.request.step]
+
+    def train_until(self, step: int) -> None:
+        """Train to a checkpoint, unless it is there."""
+        if step in [int(path.name) for path in Run(self.run).checkpoints()]:
+            return
         self.progress("training", 0, step)
         trained = train(
             self.request.model,
@@ -239,19 +280,60 @@ class _Measurement:
             self.run,
             until=step,
             overrides=self.overrides,
-            data=self.request.data,
             data_options=self.data_options,
             seed=self.request.seed,
             resume=True,
             progress=self.progress,
         )
-        if trained.interrupted:
+        if trained.signal:  # even at the leg's last step, for others follow
             raise Stopped
+
+    def held_out_file(self, step: int) -> Path:
+        """Where the held-out loss at a checkpoint is kept."""
+        assert self.request.held_out is not None
+        return self.run / "held-out" / f"{step:08d}-{self.request.held_out.images}.json"
+
+    def measure_held_out(self, step: int) -> None:
+        """Measure the averaged weights of a checkpoint on images that were not trained on."""
+        if self.held_out_file(step).exists():
+            return
+        assert self.request.held_out is not None
+        source = open_run(Run(self.run).checkpoint(step))
+        training = self.request.training
+        with tf32(training.tf32, self.device):
+            found = held_out_loss(
+                source.network.to(self.device).deploy(),
+                source.objective,
+                datasets.held_out(self.request.data, **self.options),
+                self.request.held_out,
+                step=step,
+                seconds=_seconds(self.log(step), training.batch_size),
+                precision=training.precision,
+                device=self.device,
+                progress=self.progress,
+            )
+        write_text(self.held_out_file(step), found.model_dump_json())
+
+    def held_out(self) -> tuple[HeldOutLoss, ...]:
+        """The held-out loss at each checkpoint.
+
+        Raises:
+            UsageError: a file is damaged.
+        """
+        found = []
+        for step in self.legs:
+            path = self.held_out_file(step)
+            try:
+                found.append(HeldOutLoss.model_validate_json(path.read_text(encoding="utf-8")))
+            except (OSError, ValueError) as error:
+                raise UsageError(f"{path} is damaged ({reason(error)}): delete it to measure again") from None
+        return tuple(found)
 
     def sample(self) -> float | None:
         """Make the images; how many a second, None where all were there already."""
         source = open_run(Run(self.run).checkpoint(self.request.step))
         settings = self.request.sampling
+        assert settings is not None
         precision = self.request.training.precision
         plan = sampling.Plan(source.objective, settings, seed=self.request.seed, precision=precision)
         before: list[int] = []
@@ -273,11 +355,11 @@ class _Measurement:
         made = settings.num - before[0]
         return made / (time.perf_counter() - began) if made else None
 
-    def reference(self, dataset: datasets.Dataset) -> Path:
+    def reference(self, dataset: datasets.Dataset, extractor: str) -> Path:
         """Features of the images trained on, made once for all cells."""
         folder = self.run.parent / "references"
-        code = extractors.fingerprint(self.request.extractor)
-        path = folder / f"{self.request.data}-{dataset.digest}-{self.request.extractor}-{code}.npz"
+        code = extractors.fingerprint(extractor)
+        path = folder / f"{self.request.data}-{dataset.digest}-{extractor}-{code}.npz"
         with _alone(path, self.progress):
             if not path.exists():
                 images = path.with_name(f"{path.stem}-images.npz")
@@ -289,7 +371,7 @@ class _Measurement:
                     lambda made: make_file(
                         images,
                         made,
-                        extractor=self.request.extractor,
+                        extractor=extractor,
                         device=self.device,
                         cache=cache,
                         progress=self.progress,
@@ -299,10 +381,11 @@ class _Measurement:
                 shutil.rmtree(cache, ignore_errors=True)
         return path
 
-    def log(self) -> list[dict[str, Any]]:
-        """Lines of the run's log up to the requested step."""
+    def log(self, step: int | None = None) -> list[dict[str, Any]]:
+        """Lines of the run's log up to a step, by default the requested one."""
         lines = (self.run / "log.jsonl").read_text(encoding="utf-8").splitlines()
-        found = [entry for entry in map(json.loads, lines) if entry["step"] <= self.request.step]
+        last = step or self.request.step
+        found = [entry for entry in map(json.loads, lines) if entry["step"] <= last]
         if not found:
             raise UsageError(f"{self.run} has lost its log: delete the folder to train again")
         return found

@@ -40,18 +40,19 @@ def fingerprints(request: Request, data_options: Mapping[str, Any] | None = None
         return Fingerprints(code=code)
     reader = content = None
     if data_options is not None:
-        options = datasets.datasets.check(request.data, dict(data_options))
+        given = request.data_options | dict(data_options)
+        options = datasets.datasets.check(request.data, given)
         paths = {key: value for key, value in options.items() if _names_a_place(value)}
         rest = {key: str(value) for key, value in sorted(options.items()) if key not in paths}
         reader = "".join([_code("dataset", request.data) or "", *(f" {k}={v}" for k, v in rest.items())])
         if paths:
-            content = datasets.load(request.data, **data_options).digest
+            content = datasets.load(request.data, **given).digest
     return Fingerprints(
         code=code,
         reader=reader,
         data=content,
-        scorer=_code("extractor", request.extractor),
-        extractor=shipped_weights(request.extractor),
+        scorer=_code("extractor", request.extractor) if request.extractor else None,
+        extractor=shipped_weights(request.extractor) if request.extractor else None,
     )
 
 

@@ -66,15 +66,17 @@ class TrainingResult:
 
     Attributes:
         folder: of the run.
-        step: steps done; fewer than were to be done when it was interrupted.
+        step: steps done; fewer than `end` when it was interrupted.
+        end: steps that were to be done.
         taken: those of them that this call took.
-        signal: number of the signal that ended it, with a checkpoint written; 0 for none.
+        signal: number of a signal that came, after which a checkpoint was written; 0 for none.
         loss: mean of the last steps logged.
         images_per_second: median over what was logged since it began or resumed.
     """
 
     folder: Path
     step: int
+    end: int
     taken: int
     signal: int
     loss: float
@@ -83,7 +85,7 @@ class TrainingResult:
     @property
     def interrupted(self) -> bool:
         """Whether a signal ended it."""
-        return self.signal != 0
+        return self.signal != 0 and self.step < self.end
 
 
 def train(
@@ -126,7 +128,8 @@ def train(
     randomness.check_seed(seed)
     device = distributed.device()
     check_precision(settings.precision, device)
-    dataset = datasets.load(data or protocol.data, **(data_options or {}))
+    options = protocol.dataset_options(data_options or {}, data)
+    dataset = datasets.load(data or protocol.data, **options)
     dataset.check()
     # Recorded as done: `dataset.flip_note` says why some data are not mirrored.
     settings = settings.model_copy(update={"flip": settings.flip and dataset.flippable})
@@ -155,7 +158,7 @@ def train(
         training=settings,
         seed=seed,
     )
-    manifest = Manifest(request=request, protocol=protocol, data_options=dict(data_options or {}))
+    manifest = Manifest(request=request, protocol=protocol, data_options=options)
     run = Run(out)
     with run.locked(), tf32(settings.tf32, device), deterministic(settings.deterministic):
         begin_or_continue(run, manifest, resume)
@@ -296,8 +299,8 @@ class Trainer:
         if self.tracker is not None:
             self.accelerator.end_training()
         rate = float(np.median(rates)) if rates else math.nan
-        stopped = received if self.step < end else 0
-        return TrainingResult(self.run.folder, self.step, self.step - self.first_step, stopped, loss, rate)
+        taken = self.step - self.first_step
+        return TrainingResult(self.run.folder, self.step, end, taken, received, loss, rate)
 
     def take_step(self) -> dict[str, Tensor]:
         """Forward, backward and update: terms of the loss (means over this process's part), gradient norm."""

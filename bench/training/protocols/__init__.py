@@ -9,15 +9,17 @@ network and the seed it decides every number that follows.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 import registry
+from bench.data import datasets
 from bench.diffusion import objectives, sampler
-from bench.records.schema import Model, SamplingSettings, TrainingSettings
+from bench.records.schema import HeldOutSettings, Model, SamplingSettings, TrainingSettings
 from bench.utils import toml
 from registry.errors import UsageError, suggest
 
@@ -45,16 +47,26 @@ class Training(TrainingSettings):
 
 
 class Evaluation(Model):
-    """How images are scored.
+    """What a trained network is judged by.
 
     Attributes:
+        samples: whether images are made and scored.
+        held_out: how the loss on images that were not trained on is measured; None: it is not.
         reference: file that samples are compared with, such as the ADM suite's .npz; a path that is not
             absolute begins at the protocol's folder. None: the dataset itself.
         extractor: see `bench.metrics`; by default `digits` for the dataset of that name, else `inception`.
     """
 
+    samples: bool = True
+    held_out: HeldOutSettings | None = None
     reference: str | None = None
     extractor: str | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.samples and self.held_out is None:
+            raise ValueError("samples = false leaves nothing to judge by: add [evaluation.held_out]")
+        return self
 
 
 class Protocol(Model):
@@ -64,6 +76,7 @@ class Protocol(Model):
         name: of the file, without its ending.
         title: in words, as reports print it.
         data: the dataset that it is meant for.
+        data_options: of the dataset, such as `split`, which decide the numbers and are not to be given again.
         scale: overrides by wildcard of backbone names, for runs that cannot afford the published sizes;
             every pattern that fits adds its overrides, later ones over earlier.
     """
@@ -71,6 +84,7 @@ class Protocol(Model):
     name: str
     title: str
     data: str
+    data_options: dict[str, Any] = Field(default={})
     training: Training
     sampling: SamplingSettings
     evaluation: Evaluation = Evaluation()
@@ -89,6 +103,25 @@ class Protocol(Model):
     def extractor(self) -> str:
         """The feature extractor that images are scored with."""
         return self.evaluation.extractor or ("digits" if self.data == "digits" else "inception")
+
+    def dataset_options(self, given: Mapping[str, Any], data: str | None = None) -> dict[str, Any]:
+        """Options of the dataset: the protocol's, and those that are given besides, such as where files lie.
+
+        Args:
+            data: the dataset where it is not the protocol's; it gets what is given alone.
+
+        Raises:
+            UsageError: an option is given that the protocol has fixed to something else.
+        """
+        if data is not None and datasets.find(data).name != datasets.find(self.data).name:
+            return dict(given)
+        for option in self.data_options.keys() & given.keys():
+            if given[option] != self.data_options[option]:
+                raise UsageError(
+                    f"protocol {self.name} takes {self.data} with {option} = {self.data_options[option]}, "
+                    f"not {given[option]}: leave the option out, or write a protocol of your own"
+                )
+        return self.data_options | dict(given)
 
     def overrides(self, model: str) -> dict[str, Any]:
         """What the protocol changes about a backbone, by its registered name."""

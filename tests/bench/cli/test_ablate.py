@@ -18,17 +18,20 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from bench import studies
+from bench import data, studies
 from bench.cli import app
-from bench.records.schema import Quality
+from bench.metrics.held_out import held_out_loss
+from bench.records.schema import HeldOutSettings, Quality
 from bench.studies.cells import cells, cost_request, known
 from bench.studies.staleness import fingerprints
 from bench.training import protocols
+from bench.training.run import open_run
 from tests.bench import made
 
 PROTOCOL = """
 title = "a few steps"
 data = "digits"
+data_options = { split = "train" }
 [training]
 steps = 12
 batch_size = 8
@@ -42,13 +45,15 @@ steps = 3
 num = 20
 batch_size = 4
 labels = "balanced"
+[evaluation]
+held_out = { images = 64 }
 [scale]
 "udit-*" = { hidden_size = 16, depth = [1, 1, 1, 1, 1], num_heads = 2 }
 "dit-?-*" = { hidden_size = 48, depth = 2, num_heads = 2 }
 """
 STUDY = """
 title = "Two networks, one of them twice"
-columns = ["params", "gflops", "fid", "kid"]
+columns = ["params", "gflops", "fid", "kid", "held_out", "held_out_3"]
 seeds = [0, 1]
 [[rows]]
 label = "token downsampling"
@@ -90,7 +95,13 @@ class Place:
         """By record, what does not depend on the clock."""
         found = {file: record.result for file, record in known(self.results).items()}
         return {
-            file: {**r.scores, "loss": r.loss, "samples": r.sample_count, "reference": r.reference_count}
+            file: {
+                **r.scores,
+                "loss": r.loss,
+                "samples": r.sample_count,
+                "reference": r.reference_count,
+                "held out": [(each.step, each.bands) for each in r.held_out],
+            }
             for file, r in found.items()
             if isinstance(r, Quality)
         }
@@ -144,8 +155,10 @@ def test_every_cell_has_its_record_and_little_else_is_kept(whole: Place) -> None
     record = known(whole.results)[every[0].file]
     one = record.result
     assert isinstance(one, Quality)
-    assert one.sample_count == 20 and one.reference_count == 1797 and one.request.extractor == "digits"
+    assert one.sample_count == 20 and one.reference_count == 1437 and one.request.extractor == "digits"
     assert all(value > 0 for model in (one.seconds, one.images_per_second) for _, value in model)
+    assert [each.step for each in one.held_out] == [4, 8, 12]
+    assert 0 < one.held_out[0].seconds < one.held_out[1].seconds < one.held_out[2].seconds
     assert 0 < one.network.parameters < 1e6 and record.context.protocol == "few"
     assert record.fingerprints.code == fingerprints(one.request).code and record.fingerprints.data
 
@@ -160,7 +173,7 @@ def test_scores_are_those_of_the_commands_one_by_one(whole: Place, tmp_path: Pat
     for command in (
         ["train", "--model", "dit-s-2", "--protocol", str(how), "--out", run],
         ["sample", "--checkpoint", run, "--cfg-scale", scale, "--out", images],
-        ["export", "--data", "digits", "--out", reference],
+        ["export", "--data", "digits", "--data-option", "split=train", "--out", reference],
     ):
         assert CliRunner().invoke(app, command).exit_code == 0
     scored = CliRunner().invoke(
@@ -180,6 +193,14 @@ def test_scores_are_those_of_the_commands_one_by_one(whole: Place, tmp_path: Pat
     alone, here = json.loads(scored.stdout)["scores"], whole.scores()[cell.file]
     for score in ("fid", "sfid", "inception_score", "precision", "recall", "kid"):
         assert here[score] == pytest.approx(alone[score], rel=1e-6, abs=1e-9), score
+    source = open_run(run)
+    held_out = held_out_loss(
+        source.network.deploy(),
+        source.objective,
+        data.held_out("digits", split="train"),
+        HeldOutSettings(images=64),
+    )
+    assert here["held out"][-1] == (cell.step, held_out.bands)
 
 
 def test_the_table_shows_paper_and_here(whole: Place) -> None:

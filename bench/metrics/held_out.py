@@ -1,0 +1,143 @@
+"""Loss on images that were not trained on, with the same images, noise and noise levels for every network.
+
+The error of the noise prediction is measured in bands of ln SNR, at levels spread evenly over the steps of
+DDPM's linear schedule that lie in each band. Whatever a network predicts is turned into the noise at that
+SNR, so that noise, velocity and v-prediction are told in one unit. Nothing is drawn anew between the rows of
+a table, so that their differences can be told to a paired standard error over images.
+
+No network reaches 0: the least possible loss is the variance of the noise given the noised image, which
+belongs to the data and to the band. It is the same for all rows, so that differences are free of it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.data import Dataset
+from bench.diffusion.base import Objective
+from bench.diffusion.schedules import NUM_TRAIN_TIMESTEPS, betas
+from bench.records.quantities import BANDS
+from bench.records.schema import GROUPS, BandLoss, HeldOutLoss, HeldOutSettings
+from bench.utils import randomness
+from bench.utils.precision import Precision, autocast
+from bench.utils.progress import Progress, silent
+from registry.errors import UsageError
+
+BATCH = 64  # images at once
+SEED = 0  # of the noise, whatever seed a network was trained with
+GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, modulo 1, lie evenly for any number of images
+
+
+@dataclass(frozen=True)
+class Band:
+    """A band of noise levels.
+
+    Attributes:
+        log_snr: (lowest, highest) ln SNR; None where it is open.
+        snr: of the steps of DDPM's linear schedule that lie in it, (steps,) descending.
+    """
+
+    log_snr: tuple[float | None, float | None]
+    snr: Tensor
+
+    @property
+    def share(self) -> float:
+        """Of all training steps."""
+        return len(self.snr) / NUM_TRAIN_TIMESTEPS
+
+    def levels(self, indices: Tensor) -> Tensor:
+        """SNR at which images are noised, by their numbers: (N,) -> (N,)."""
+        spread = (indices.double() + 1) * GOLDEN % 1
+        return self.snr[(spread * len(self.snr)).long()]
+
+
+def bands() -> list[Band]:
+    """The bands of `bench.records.quantities.BANDS`, from the least noise to the most."""
+    alphas_cumprod = np.cumprod(1 - betas("linear"))
+    snr = torch.from_numpy(alphas_cumprod / (1 - alphas_cumprod))
+    found = []
+    for low, high in BANDS:
+        inside = (snr.log() >= (-math.inf if low is None else low)) & (
+            snr.log() < (math.inf if high is None else high)
+        )
+        found.append(Band((low, high), snr[inside].float()))
+    return found
+
+
+def check_images(dataset: Dataset, settings: HeldOutSettings) -> None:
+    """Nothing, if a dataset has as many images as are measured on.
+
+    Raises:
+        UsageError: it has fewer.
+    """
+    if settings.images > len(dataset):
+        raise UsageError(
+            f"{dataset.name} holds out {len(dataset)} images, fewer than the {settings.images} of the "
+            "protocol's [evaluation.held_out]: choose a smaller number"
+        )
+
+
+@torch.inference_mode()
+def held_out_loss(
+    network: Any,
+    objective: Objective,
+    dataset: Dataset,
+    settings: HeldOutSettings,
+    *,
+    step: int = 0,
+    seconds: float = 0.0,
+    precision: Precision = "fp32",
+    device: torch.device | str = "cpu",
+    progress: Progress = silent,
+) -> HeldOutLoss:
+    """Measure a trained network.
+
+    Args:
+        network: deployed, on the device.
+        objective: that it was trained with.
+        dataset: of held-out images; see `bench.data.held_out`.
+        settings: how many images.
+        step, seconds: of the training until now, for the result.
+        precision: bf16 and fp16 run the network under autocast.
+
+    Raises:
+        UsageError: the dataset has fewer images.
+    """
+    check_images(dataset, settings)
+    began = time.perf_counter()
+    levels = bands()
+    errors = torch.empty(len(levels), settings.images, dtype=torch.float64)
+    for start in range(0, settings.images, BATCH):
+        indices = np.arange(start, min(start + BATCH, settings.images))
+        x0, y = dataset.grids(indices).to(device), dataset.labels(indices).to(device)
+        places = torch.from_numpy(indices).to(device)
+        for number, band in enumerate(levels):
+            noise = randomness.normal(SEED, "held-out noise", places, dataset.shape, number)
+            t = objective.timesteps_at_snr(band.levels(places.cpu()).to(device))
+            x_t = objective.add_noise(x0, noise, t)
+            with autocast(precision, device):
+                output = network(x_t, t, y)
+            error = objective.to_epsilon(output.float(), x_t, t) - noise
+            errors[number, start : start + len(indices)] = error.square().flatten(1).mean(1).double().cpu()
+        progress("held-out loss", int(indices[-1]) + 1, settings.images)
+    return HeldOutLoss(
+        step=step,
+        bands=tuple(
+            BandLoss(
+                log_snr=band.log_snr,
+                share=band.share,
+                loss=float(of_band.mean()),
+                groups=tuple(float(f"{mean:.7g}") for mean in of_band.view(GROUPS, -1).mean(1)),
+            )
+            for band, of_band in zip(levels, errors, strict=True)
+        ),
+        seconds=seconds,
+        eval_seconds=time.perf_counter() - began,
+    )
