@@ -24,6 +24,7 @@ from bench.cli import (
     features,
     flops,
     profile,
+    proxy,
     report,
     runs,
     sample,
@@ -51,6 +52,7 @@ app.command("export")(export.export_dataset)
 app.command("features")(features.features)
 app.command("flops")(flops.flops)
 app.command("profile")(profile.profile)
+app.command("proxy")(proxy.proxy)
 app.command("report")(report.report)
 app.command("runs")(runs.runs)
 app.command("sample")(sample.sample)

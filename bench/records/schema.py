@@ -14,6 +14,7 @@ import hashlib
 import json
 import re
 from functools import cached_property
+from operator import mul
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -541,6 +542,15 @@ class HeldOutLoss(Model):
         if not number:
             return self.loss
         return self.bands[int(number) - 1].loss if int(number) <= len(self.bands) else None
+
+    def groups(self, name: str) -> tuple[float, ...]:
+        """Means over groups of images of the loss of that name."""
+        number = name.removeprefix("held_out").removeprefix("_")
+        if number:
+            return self.bands[int(number) - 1].groups
+        whole = zip(*(band.groups for band in self.bands), strict=True)
+        shares = [band.share for band in self.bands]
+        return tuple(sum(map(mul, shares, group)) for group in whole)
 
 
 class Quality(Result):

@@ -10,12 +10,14 @@ import base64
 import html
 import io
 import json
+import math
 import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.reports.predictors import Agreement
 from bench.reports.select import Line, Setting, settings
 from bench.studies import published
 
@@ -182,6 +184,47 @@ def draw_fid_against_steps(figure: Figure, data: Data) -> None:
         axes.set_ylabel("FID (lower is better)")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
+
+
+# ---- rank correlation against computing ----
+
+
+def correlation_against_computing(found: Sequence[Agreement]) -> Data:
+    """Spearman's ρ of each predictor at each checkpoint, by protocol; costs, which take none, apart."""
+    panels: dict[str, dict[str, list[list[float | None]]]] = {}
+    baselines = {}
+    for each in found:
+        if not math.isfinite(each.rho):
+            continue
+        title = each.quantity.title.rstrip("↓↑")
+        if each.protocol:
+            point = _rounded([each.seconds / 60, each.rho])
+            panels.setdefault(each.protocol, {}).setdefault(title, []).append(point)
+        else:
+            baselines[title] = float(f"{each.rho:.6g}")
+    return {"measured": panels, "baselines": baselines}
+
+
+def draw_correlation_against_computing(figure: Figure, data: Data) -> None:
+    """One panel for each protocol: curves over checkpoints, single points for scores of samples."""
+    first: Axes | None = None
+    for i, (protocol, curves) in enumerate(data["measured"].items(), 1):
+        axes = figure.add_subplot(1, len(data["measured"]), i, sharey=first)
+        first = first or axes
+        for k, (title, points) in enumerate(curves.items()):
+            style: Any = {"color": COLOURS[k % len(COLOURS)], "marker": _MARKERS[k % len(_MARKERS)]}
+            minutes, rho = zip(*sorted(points), strict=True)
+            axes.plot(minutes, rho, label=title, markeredgecolor="0.3", linewidth=1.5, **style)
+        for (title, value), dash in zip(data["baselines"].items(), ("--", ":"), strict=False):
+            axes.axhline(value, color="0.4", ls=dash, label=f"{title} alone")
+        axes.set_title(f"protocol {protocol}", fontsize=10)
+        axes.set_xlabel("Minutes of one core a row and seed")
+        axes.set_xlim(left=0)
+        axes.set_ylim(-1.05, 1.05)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+    if first:
+        first.set_ylabel("Spearman's ρ with the published FID")
 
 
 # ---- cost by stage ----

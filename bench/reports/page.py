@@ -63,10 +63,12 @@ class Section:
 
     Attributes:
         title: `""` for the first, which stands under the page's own.
+        text: paragraphs before the table.
         picture: file name and description.
     """
 
     title: str = ""
+    text: Sequence[str] = ()
     table: Table | None = None
     remarks: Sequence[str] = ()
     picture: tuple[str, str] | None = None

@@ -7,12 +7,12 @@ record changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
 import bench.studies
-from bench.reports import figures, tables
+from bench.reports import figures, predictors, proxy, tables
 from bench.reports.page import Page
 from bench.reports.render import csv, html, latex, markdown
 from bench.reports.select import Line, Selection, lines, settings
@@ -52,12 +52,34 @@ def files(results: str | Path, formats: Sequence[str], studies: Sequence[str] = 
     made, shown = _pictures(found, selection)
     if not studies:
         made[LEDGER] = _ledger(selection)
+        made |= _proxy(found, formats)
     for name, study in chosen.items():
         page = tables.page(study, found[name], selection, shown.get(name, {}))
         for ending, render in (RENDERERS[f] for f in formats if f in RENDERERS):
             made[f"{page.file}.{ending}"] = render(page)
         if "csv" in formats:
             made[f"{page.file}.csv"] = csv.frame(tables.frame(found[name], selection))
+    return made
+
+
+def _proxy(found: Mapping[str, Sequence[Line]], formats: Sequence[str]) -> dict[str, str]:
+    """The page on small protocols, its picture, and all its numbers."""
+    compared = {name: predictors.agreements(name, found[name]) for name in proxy.STUDIES}
+    made, picture = {}, None
+    first = compared[proxy.STUDIES[0]]
+    if (data := figures.correlation_against_computing(first))["measured"]:
+        size = (6.4 * len(data["measured"]), 4.8)
+        file = f"{proxy.FILE}.svg"
+        made[file] = figures.svg(figures.draw_correlation_against_computing, data, size)
+        picture = file, "Rank correlation against computing, on the study that was chosen on"
+    titles = {name: tables.page_title(bench.studies.load(name)) for name in compared}
+    page = proxy.page({titles[name]: each for name, each in compared.items()}, picture)
+    for ending, render in (RENDERERS[f] for f in formats if f in RENDERERS):
+        made[f"{page.file}.{ending}"] = render(page)
+    if "csv" in formats:
+        made[f"{page.file}.csv"] = csv.frame(
+            proxy.frame(each for found in compared.values() for each in found)
+        )
     return made
 
 

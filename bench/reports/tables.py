@@ -266,9 +266,9 @@ def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
         _environments([record.environment for record in known], "Measured"),
         *findings(rows, setting),
     ]
-    title = quality_title(setting, others)
+    footnotes = [*_changes(rows, setting), *_outdated(rows)]
     return Section(
-        title, table(rows, columns, footnotes=[*_changes(rows, setting), *_outdated(rows)], remarks=remarks)
+        quality_title(setting, others), table=table(rows, columns, footnotes=footnotes, remarks=remarks)
     )
 
 

@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ class StudyRow:
         published: the published row that this one stands for.
         cfg_scale: of sampling, in place of the protocol's.
         step: of the training run, the checkpoint that is measured; None is the protocol's last.
+        known: scores that are known of it from elsewhere, by name; see `bench proxy`.
         extra: whether it is added to a published table without standing for one of its rows.
         protocols: those it is measured under; all where it is empty.
         scale: overrides more, by the name of the protocol that they belong to.
@@ -64,6 +66,7 @@ class StudyRow:
     published: PublishedRow | None = None
     cfg_scale: float | None = None
     step: int | None = None
+    known: Mapping[str, float] = field(default_factory=dict)
     extra: bool = False
     protocols: tuple[str, ...] = ()
     scale: dict[str, dict[str, Any]] | None = None
@@ -125,6 +128,7 @@ class _WrittenRow(_Table):
     published: str | None = None
     cfg_scale: float | None = Field(default=None, ge=0)
     step: int | None = Field(default=None, ge=1)
+    known: dict[str, float] = {}
     extra: bool = False
     protocols: tuple[str, ...] = ()
     scale: dict[str, dict[str, Any]] = {}
@@ -223,6 +227,12 @@ def _row(written: _WrittenRow, study: _WrittenStudy) -> StudyRow:
         for option, value in table.items():
             if not _is_plain(value):
                 raise UsageError(f"{place}: {option} = {value} is no number, text, true, false or list")
+    for score in written.known:
+        if score not in published.QUALITY:
+            told = list(published.QUALITY)
+            raise UsageError(
+                f"known: there is no score {score!r}.{suggest(score, told)} It is one of {', '.join(told)}."
+            )
     for name in (*written.protocols, *written.scale):
         if not name.endswith(".toml") and name not in protocols.names():
             known = protocols.names()
@@ -236,6 +246,7 @@ def _row(written: _WrittenRow, study: _WrittenStudy) -> StudyRow:
         published=stands_for,
         cfg_scale=written.cfg_scale,
         step=written.step,
+        known=written.known,
         extra=written.extra,
         protocols=tuple(written.protocols),
         scale=written.scale,

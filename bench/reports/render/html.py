@@ -30,6 +30,7 @@ def page(page: Page) -> str:
 
 def _section(section: Section) -> list[str]:
     parts = [f"<h2>{escape(section.title)}</h2>"] if section.title else []
+    parts += [f"<p>{escape(text)}</p>" for text in section.text]
     remarks = list(section.remarks)
     if section.table:
         parts += [table(section.table), *_list("ol", section.table.footnotes)]

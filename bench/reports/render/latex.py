@@ -19,6 +19,7 @@ _CHARACTERS = {
     "↓": r"$\downarrow$",
     "↑": r"$\uparrow$",
     "ρ": r"$\rho$",
+    "τ": r"$\tau$",
     "³": r"$^3$",
     "∞": r"$\infty$",
     "–": "--",

@@ -17,6 +17,7 @@ def page(page: Page) -> str:
 
 def _section(section: Section) -> list[str]:
     parts = [f"## {escape(section.title)}"] if section.title else []
+    parts += map(_item, section.text)
     remarks = list(section.remarks)
     if section.table:
         parts.append(table(section.table))
@@ -56,7 +57,7 @@ def escape(text: str) -> str:
 
 
 def _item(text: str) -> str:
-    """Text of an item of a list, in which no other list or line begins."""
+    """Text of a paragraph or of an item of a list, in which no other list or line begins."""
     return re.sub(r"^(\d*)([-+=.)](?=[-=\s]|$))", r"\1\\\2", escape(text))
 
 

@@ -299,21 +299,22 @@ HOSTILE = [
 def test_whatever_a_label_says_it_is_shown_and_does_nothing(text):
     columns = [Column("Model", number=False), Column(text)]
     one = Table(columns, [[Entry(text), Entry(text)]], footnotes=[text], remarks=[text])
-    odd = Page("odd", text, [Section(text, one, picture=("p.svg", text))])
+    odd = Page("odd", text, [Section(text, [text], one, picture=("p.svg", text))])
     shown = rendered(markdown.page(odd))
+    # No list or heading comes of the paragraph.
     assert len(re.findall("<(?:h[1-6]|li|ol|ul|tr|td|th|img)[ >]", shown)) == 2 + 2 + 2 + 2 + 2 + 2 + 1
     for tag in ("<a ", "<script", "<code", "<blockquote", "<em", "<strong", "<s>", "<h3", "<pre"):
         assert tag not in shown
     (alt,) = re.findall('<img src="p.svg" alt="(.*?)"', shown)
-    found = re.findall(r"<(?:h1|h2|td|th|li)[^>]*>(.*?)</(?:h1|h2|td|th|li)>", shown)
-    assert len(found) == 8
+    found = re.findall(r"<(?:h1|h2|p|td|th|li)[^>]*>([^<]*?)</(?:h1|h2|p|td|th|li)>", shown)
+    assert len(found) == 9
     assert {unescape(x) for x in (alt, *found)} == {"Model", text}
 
     words = []
     parser = HTMLParser()
     parser.handle_data = words.append
     parser.feed(html.page(odd))
-    assert words.count(text) == 8
+    assert words.count(text) == 9
 
     row = next(csv.reader(io.StringIO(csv_form.frame(pd.DataFrame([{"label": text}]))).readlines()[1:]))
     assert row[0].removeprefix("'") == text and not row[0].startswith(("=", "@", "+", "-"))

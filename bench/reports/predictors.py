@@ -1,0 +1,316 @@
+"""Which cheap measurement orders networks as full training does.
+
+A **target** is a figure that is known of the rows of a study from elsewhere, such as the published FID after
+400K steps. A **predictor** is a number measured here (a score of samples, a held-out loss in one band of
+noise levels at one checkpoint, or a cost) of which a better value should mean a better target. Their
+agreement is told by Spearman's ρ and Kendall's τ between predictor and target, positive where the better is
+the better, and by the pairs of rows that are decided rightly, beside the computing that a row took.
+
+Two intervals say how far an agreement can be trusted. **By seeds**: over all orders of the rows that keep the
+pairs told apart by Tukey's range test (`bench.reports.statistics`); it takes two seeds. **By images**:
+resampled groups of held-out images, the same for all rows, with the seeds as they are; it knows nothing of
+other seeds and is the narrower by far.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from bench.metrics.scores import SCORES
+from bench.records.quantities import COSTS, HELD_OUT, LOSS, Quantity
+from bench.records.schema import Quality, Record
+from bench.reports.select import Line, Setting, settings
+from bench.reports.statistics import compare_rows, rank_correlation
+from bench.studies import published
+from registry.errors import UsageError, suggest
+
+RESAMPLES = 1000  # of the groups of images
+Interval = tuple[float, float]
+# What costs more is better: a guess that takes no training, which a protocol must beat.
+BASELINES = {name: COSTS[name] for name in ("gflops", "params")}
+
+
+class Point(NamedTuple):
+    """A predictor's values on one row.
+
+    Attributes:
+        target: of the row.
+        by_seed: its values.
+        groups: means over groups of held-out images by seed; empty of other predictors.
+        seconds: of one core's computing for one seed; 0 of a cost.
+    """
+
+    target: float
+    by_seed: Mapping[int, float]
+    groups: Mapping[int, Sequence[float]]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How one predictor orders the rows of a study, beside the target.
+
+    Attributes:
+        study: its name.
+        protocol: by which the predictor was measured; "" of a cost.
+        predictor: name of the quantity.
+        step: checkpoint; None of a cost.
+        rows: how many have the target and the predictor.
+        seeds: those that all of them have.
+        rho, tau: Spearman's and Kendall's; NaN where all values are equal or fewer than three rows.
+        rho_by_seeds, tau_by_seeds, rho_by_images, tau_by_images: 95% intervals, None where there is none.
+        right, pairs: pairs decided as the target decides them, of those with different targets.
+        right_apart, apart: likewise, of pairs that seeds tell apart.
+        seconds: of one core's computing for a row and a seed, mean over the rows.
+    """
+
+    study: str
+    protocol: str
+    predictor: str
+    step: int | None
+    rows: int
+    seeds: tuple[int, ...]
+    rho: float
+    tau: float
+    rho_by_seeds: Interval | None
+    tau_by_seeds: Interval | None
+    rho_by_images: Interval | None
+    tau_by_images: Interval | None
+    right: int
+    pairs: int
+    right_apart: int
+    apart: int
+    seconds: float
+
+    @property
+    def quantity(self) -> Quantity:
+        """The predictor's."""
+        return PREDICTORS[self.predictor]
+
+
+PREDICTORS: dict[str, Quantity] = {
+    **HELD_OUT,
+    **{name: score for name, score in SCORES.items() if score.recorded},
+    LOSS.name: LOSS,
+    **BASELINES,
+}
+
+
+def agreements(study: str, rows: Sequence[Line], target: str = "fid") -> list[Agreement]:
+    """Every predictor on the rows of a study, protocol by protocol and checkpoint by checkpoint.
+
+    Args:
+        study: its name.
+        rows: its lines.
+        target: the published figure that is to be predicted.
+
+    Raises:
+        UsageError: no such figure is published, or fewer than three rows have it.
+    """
+    if target not in published.QUALITY:
+        known = list(published.QUALITY)
+        raise UsageError(
+            f"unknown target {target!r}.{suggest(target, known)} It is one of {', '.join(known)}."
+        )
+    known_rows = [line for line in rows if _target(line, target) is not None and not line.row.extra]
+    if len(known_rows) < 3:
+        raise UsageError(
+            f"study {study} has {len(known_rows)} rows with a published {SCORES[target].heading}; an order "
+            'takes three: give rows published = "TABLE/LABEL" or known = { fid = … }'
+        )
+    sign = -1 if SCORES[target].higher_is_better else 1  # lower is better from here on
+    found = []
+    for setting in settings(known_rows):
+        for name, step, points in _measured(known_rows, setting, target):
+            found.append(_agreement(study, setting.protocol, name, step, points, sign))
+    for name, quantity in BASELINES.items():
+        points = [
+            Point(_target(line, target) or 0.0, {0: float(getattr(line.cost.cost, quantity.field))}, {}, 0.0)
+            for line in known_rows
+            if line.cost
+        ]
+        if len(points) == len(known_rows):
+            found.append(_agreement(study, "", name, None, points, sign))
+    return found
+
+
+def _target(line: Line, target: str) -> float | None:
+    """What is known of a row from elsewhere."""
+    if target in line.row.known:
+        return line.row.known[target]
+    text = line.row.published.printed[target] if line.row.published else ""
+    return float(text) if text else None
+
+
+def _measured(rows: Sequence[Line], setting: Setting, target: str) -> Iterable[tuple[str, int, list[Point]]]:
+    """Predictors that rows have in a setting: name, checkpoint and values, row by row."""
+    found = [
+        (_target(line, target) or 0.0, line.quality[setting]) for line in rows if setting in line.quality
+    ]
+    if len(found) < 3:
+        return
+    steps = sorted(set.intersection(*(_steps(record) for _, records in found for record in records)))
+    for step in steps:
+        last = step == steps[-1]
+        for name, quantity in PREDICTORS.items():
+            if name in BASELINES or (name not in HELD_OUT and not last):
+                continue
+            points = [_point(known, records, name, step) for known, records in found]
+            if all(point.by_seed for point in points):
+                yield quantity.name, step, points
+
+
+def _steps(record: Record) -> set[int]:
+    """Checkpoints at which something was measured."""
+    result = record.result
+    assert isinstance(result, Quality)
+    return {each.step for each in result.held_out} | {result.request.step}
+
+
+def _point(target: float, records: Sequence[Record], name: str, step: int) -> Point:
+    by_seed: dict[int, float] = {}
+    groups: dict[int, Sequence[float]] = {}
+    seconds = []
+    for record in records:
+        result = record.result
+        assert isinstance(result, Quality)
+        seed, spent = result.request.seed, result.seconds
+        if name in HELD_OUT:
+            loss = next((each for each in result.held_out if each.step == step), None)
+            value = loss.value(name) if loss else None
+            took = loss.seconds + loss.eval_seconds if loss else 0.0
+            if loss is not None and value is not None:
+                groups[seed] = loss.groups(name)
+        else:
+            value = result.value(name)
+            took = spent.train + (0.0 if name == LOSS.name else (spent.sample or 0.0) + spent.eval)
+        if value is not None and math.isfinite(value):
+            by_seed[seed] = value
+            seconds.append(took * record.environment.threads)
+    return Point(target, by_seed, groups, float(np.mean(seconds)) if seconds else 0.0)
+
+
+def _agreement(
+    study: str, protocol: str, name: str, step: int | None, points: Sequence[Point], sign: int
+) -> Agreement:
+    """Compare values over the seeds that all rows have with the targets."""
+    # A cost predicts that more is better; a score says itself which way it goes.
+    higher = PREDICTORS[name].higher_is_better or name in BASELINES
+    towards = -1 if higher else 1
+    seeds = sorted(set.intersection(*(set(point.by_seed) for point in points)))
+    by_seed = [{seed: towards * point.by_seed[seed] for seed in seeds} for point in points]
+    means = [float(np.mean([*each.values()])) if each else math.nan for each in by_seed]
+    targets = [sign * point.target for point in points]
+    comparison = compare_rows(by_seed)
+    different = [(i, j) for i, j in combinations(range(len(points)), 2) if targets[i] != targets[j]]
+    right = {pair for pair in different if _decided(means, targets, pair)}
+    apart = {pair for pair in different if comparison.pairs.get(pair)}
+    ranks = rank_correlation(by_seed, targets) if seeds else None
+    undecided = len(different) - len(apart)
+    bounds = (
+        2 * len(right & apart) - len(apart) - undecided,
+        2 * len(right & apart) - len(apart) + undecided,
+    )
+    images = _by_images(points, seeds, targets) if all(point.groups for point in points) and seeds else None
+    return Agreement(
+        study=study,
+        protocol=protocol,
+        predictor=name,
+        step=step,
+        rows=len(points),
+        seeds=tuple(seeds),
+        rho=ranks.rho if ranks else math.nan,
+        tau=_tau(np.array(means)[None], np.array(targets))[0] if ranks else math.nan,
+        rho_by_seeds=ranks.interval if ranks else None,
+        tau_by_seeds=(bounds[0] / len(different), bounds[1] / len(different)) if comparison.pairs else None,
+        rho_by_images=images[0] if images else None,
+        tau_by_images=images[1] if images else None,
+        right=len(right),
+        pairs=len(different),
+        right_apart=len(right & apart),
+        apart=len(apart),
+        seconds=float(np.mean([point.seconds for point in points])),
+    )
+
+
+def _decided(values: Sequence[float], targets: Sequence[float], pair: tuple[int, int]) -> bool:
+    """Whether the values order a pair of rows as the targets do."""
+    i, j = pair
+    return (values[i] - values[j]) * (targets[i] - targets[j]) > 0
+
+
+def _by_images(
+    points: Sequence[Point], seeds: Sequence[int], targets: Sequence[float]
+) -> tuple[Interval, Interval]:
+    """95% intervals of ρ and τ over resampled groups of images, drawn alike for all rows."""
+    from scipy.stats import rankdata
+
+    groups = np.array([np.mean([point.groups[seed] for seed in seeds], axis=0) for point in points])
+    drawn = np.random.default_rng(0).integers(groups.shape[1], size=(RESAMPLES, groups.shape[1]))
+    means = groups[:, drawn].mean(axis=2).T  # (resamples, rows)
+    ranks = rankdata(means, axis=1)
+    wanted = rankdata(targets)
+    wanted = wanted - wanted.mean()
+    centred = ranks - ranks.mean(axis=1, keepdims=True)
+    scale = np.sqrt((centred**2).sum(axis=1) * (wanted @ wanted))
+    rho = np.divide(centred @ wanted, scale, out=np.zeros(RESAMPLES), where=scale > 0)
+    tau = _tau(means, np.array(targets))
+    return _middle(rho), _middle(tau)
+
+
+def _middle(values: np.ndarray) -> Interval:
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _tau(values: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Kendall's τ_b of (n, rows) values with (rows,) targets: (n,)."""
+    i, j = np.triu_indices(len(targets), 1)
+    ours, others = np.sign(values[:, i] - values[:, j]), np.sign(targets[i] - targets[j])
+    scale = np.sqrt((ours**2).sum(axis=1) * (others**2).sum())
+    return np.divide(ours @ others, scale, out=np.zeros(len(values)), where=scale > 0)
+
+
+# ---- choosing on one study, judging on others ----
+
+
+class Choice(NamedTuple):
+    """The best of all candidates on one study, and how it fares on others.
+
+    Attributes:
+        best: of the candidates, by ρ, then τ, then the least computing.
+        candidates: how many there were.
+        held_back: the same predictor on the other studies.
+        baselines: costs on the same.
+    """
+
+    best: Agreement
+    candidates: int
+    held_back: list[Agreement]
+    baselines: list[Agreement]
+
+
+def choose(found: Sequence[Sequence[Agreement]]) -> Choice | None:
+    """Choose a predictor on the first study and judge it on the rest; None where nothing is to choose from.
+
+    Args:
+        found: agreements, a list for each study.
+    """
+    candidates = [each for each in found[0] if each.protocol and math.isfinite(each.rho)]
+    if not candidates:
+        return None
+    best = max(candidates, key=lambda each: (round(each.rho, 9), round(each.tau, 9), -each.seconds))
+    others = [each for study in found[1:] for each in study]
+    key = (best.protocol, best.predictor, best.step)
+    return Choice(
+        best,
+        len(candidates),
+        [each for each in others if (each.protocol, each.predictor, each.step) == key],
+        [each for each in others if each.predictor in BASELINES],
+    )

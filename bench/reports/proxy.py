@@ -1,0 +1,199 @@
+"""The page on small protocols: which of them orders networks as full training does, and how sure that is.
+
+The predictor is chosen on the first study and judged on the others, whose rows had no part in choosing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from bench.metrics.scores import SCORES
+from bench.records.quantities import COSTS
+from bench.reports.page import Column, Entry, Page, Section, Table
+from bench.reports.predictors import BASELINES, Agreement, Choice, Interval, choose
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STUDIES = ("components", "downsampler", "toy")  # chosen on the first
+FILE = "proxy"
+WANTED = 0.9, 0.7  # ρ, and the lower end of its interval, of a protocol to rely on
+
+
+def agreement_table(
+    found: Sequence[Agreement], title: str = "", remarks: Sequence[str] = (), *, studies: bool = False
+) -> Table:
+    """One line an agreement; the highest ρ is marked.
+
+    Args:
+        studies: whether the first column tells the study, and not the predictor.
+    """
+    best = max((each.rho for each in found if math.isfinite(each.rho)), default=math.nan)
+    columns = [
+        *([Column("Study", number=False)] if studies else []),
+        Column("Predictor", number=False),
+        Column("Protocol", number=False),
+        Column("Step"),
+        Column("Rows"),
+        Column("Seeds"),
+        Column("Core-minutes a row"),
+        Column("ρ"),
+        Column("95% by seeds"),
+        Column("95% by images"),
+        Column("τ"),
+        Column("Pairs right"),
+        Column("of those apart"),
+    ]
+    entries = [
+        [
+            *([Entry(each.study)] if studies else []),
+            Entry(each.quantity.title),
+            Entry(each.protocol),
+            Entry("" if each.step is None else f"{each.step:,}"),
+            Entry(str(each.rows)),
+            Entry(str(len(each.seeds)) if each.protocol else ""),
+            Entry(f"{each.seconds / 60:.1f}" if each.seconds else ""),
+            Entry(_number(each.rho), each.rho == best and len(found) > 1),
+            Entry(_interval(each.rho_by_seeds)),
+            Entry(_interval(each.rho_by_images)),
+            Entry(_number(each.tau)),
+            Entry(f"{each.right} of {each.pairs}"),
+            Entry(f"{each.right_apart} of {each.apart}" if each.rho_by_seeds else ""),
+        ]
+        for each in found
+    ]
+    return Table(columns, entries, title, remarks=list(remarks))
+
+
+REMARKS = (
+    "ρ (Spearman) and τ (Kendall) between predictor and published figure, 1 where the order is the same. By "
+    "seeds: over all orders that keep every pair of rows told apart by Tukey's range test; it takes two "
+    "seeds. By images: resampled groups of held-out images with the seeds as they are, which says nothing of "
+    "other seeds.",
+    "Pairs right: decided as published, by the means over the seeds; of those apart: of the pairs that seeds "
+    "tell apart. Core-minutes: training until that step and measuring, of one row with one seed, on one core "
+    "of the machine that the records name. More GFLOPs and more parameters count as better.",
+)
+
+
+def last_checkpoints(found: Sequence[Agreement]) -> list[Agreement]:
+    """Of each predictor and protocol the one after the longest training."""
+    latest = {
+        (each.protocol, each.predictor): each for each in sorted(found, key=lambda each: each.step or 0)
+    }
+    return [each for each in found if latest[each.protocol, each.predictor] is each]
+
+
+def page(
+    found: Mapping[str, Sequence[Agreement]], picture: tuple[str, str] | None, target: str = "fid"
+) -> Page:
+    """The page.
+
+    Args:
+        found: agreements by the title of their study, that which is chosen on first.
+        picture: file and description of the figure.
+    """
+    (first, chosen_on), *others = found.items()
+    choice = choose([chosen_on, *(each for _, each in others)])
+    heading = SCORES[target].heading
+    sections = [Section(text=answer(choice, heading))]
+    if picture:
+        sections.append(Section("Rank correlation against computing", picture=picture))
+    sections.append(
+        Section(f"Chosen on: {first}", table=agreement_table(last_checkpoints(chosen_on), remarks=REMARKS))
+    )
+    rest = [each for _, agreements in others for each in agreements]
+    if choice and rest:
+        shown = [*choice.held_back, *choice.baselines]
+        shown.sort(key=lambda each: [*{each.study: 0 for each in rest}].index(each.study))
+        sections.append(
+            Section(
+                "Held back: studies that had no part in choosing", table=agreement_table(shown, studies=True)
+            )
+        )
+    return Page(FILE, f"Small protocols that predict the published {heading}", sections)
+
+
+def answer(choice: Choice | None, heading: str) -> list[str]:
+    """Which protocol to use, how sure one can be, and what an hour buys."""
+    if choice is None:
+        return [
+            "Nothing is measured yet that could predict: run `bench ablate components --protocol "
+            "proxy-fashion`."
+        ]
+    best, (rho, low) = choice.best, WANTED
+    interval = best.rho_by_seeds
+    reliable = best.rho >= rho and interval is not None and interval[0] >= low
+    what = f"{best.quantity.title.rstrip('↓↑')} after {best.step:,} steps of {best.protocol}"
+    sure = (
+        f"95% interval {_interval(interval)} by seeds" if interval else "one seed, hence no interval by seeds"
+    )
+    words = "Use" if reliable else "No protocol measured here can be relied on; the best is"
+    texts = [
+        f"{words} {what}: ρ = {_number(best.rho)} with the published {heading} over {best.rows} rows "
+        f"({sure}), {best.right} of {best.pairs} pairs decided rightly, at {best.seconds / 60:.0f} minutes "
+        f"of one core a row and seed: an hour of one core measures {_times(3600 / best.seconds)}. It is the "
+        f"best of {choice.candidates} candidates (protocol, predictor, checkpoint), so that its own figure "
+        "flatters it; the rows held back are the judge."
+    ]
+    texts += _judged(choice)
+    if not reliable:
+        texts.append(
+            f"To rely on a protocol takes ρ of at least {rho} whose interval by seeds stays above {low}. "
+            "Where the interval is wide, seeds do not tell the rows apart: more seeds or longer training. "
+            "Where pairs that seeds do tell apart are decided wrongly, the task is another one than the "
+            "published: no number of seeds mends that."
+        )
+    return texts
+
+
+def _judged(choice: Choice) -> list[str]:
+    held_back = [each for each in choice.held_back if each.pairs]
+    if not held_back:
+        return ["Of the rows held back none is measured yet."]
+    right, pairs = (sum(getattr(each, key) for each in held_back) for key in ("right", "pairs"))
+    studies = [each.study for each in held_back]
+    words = f"On rows held back ({', '.join(studies)}) it decides {right} of {pairs} pairs"
+    for name in BASELINES:
+        cheap = [each for each in choice.baselines if each.predictor == name and each.study in studies]
+        right, pairs = (sum(getattr(each, key) for each in cheap) for key in ("right", "pairs"))
+        words += f", {COSTS[name].heading} alone {right} of {pairs}" if cheap else ""
+    return [f"{words}."]
+
+
+def _times(rows: float) -> str:
+    return f"{rows:.0f} rows once" if rows >= 2 else "one row once" if rows >= 1 else "less than a row"
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−") if math.isfinite(value) else ""
+
+
+def _interval(interval: Interval | None) -> str:
+    return f"{_number(interval[0])} to {_number(interval[1])}" if interval else ""
+
+
+def frame(found: Iterable[Agreement]) -> pd.DataFrame:
+    """Every agreement as numbers, one row each."""
+    import pandas as pd
+
+    return pd.DataFrame(values(found), dtype=object)
+
+
+def values(found: Iterable[Agreement]) -> list[dict[str, Any]]:
+    """The rows of `frame` as plain values for JSON; an interval is two of them."""
+    rows = []
+    for each in found:
+        row: dict[str, Any] = {}
+        for key, value in asdict(each).items():
+            if key.startswith(("rho_by", "tau_by")):
+                row |= dict(zip((f"{key} low", f"{key} high"), value or (None, None), strict=True))
+            elif key == "seeds":
+                row[key] = " ".join(map(str, value))
+            else:
+                row[key] = None if isinstance(value, float) and not math.isfinite(value) else value
+        rows.append(row)
+    return rows

@@ -1,0 +1,187 @@
+"""Agreement of predictors with a target, against scipy and by hand; records are made up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import kendalltau, spearmanr
+
+from bench import records, studies
+from bench.records.quantities import BANDS
+from bench.records.schema import BandLoss, HeldOutLoss, HeldOutSettings, Quality
+from bench.reports import proxy
+from bench.reports.predictors import Agreement, agreements, choose
+from bench.reports.select import Selection, lines
+from bench.studies.cells import cells, cost_request
+from bench.training import protocols
+from registry.errors import UsageError
+from tests.bench import made
+
+STUDY = studies.load("components")
+PUBLISHED = [107.00, 93.48, 89.43, 86.96, 84.64, 79.30, 75.71]
+PROXY = protocols.load("proxy-fashion")
+
+
+def held_out(step: int, level: float, noise: np.ndarray) -> HeldOutLoss:
+    """A loss at a level in every band; its 64 groups spread about it by (64,) noise."""
+    return HeldOutLoss(
+        step=step,
+        bands=tuple(
+            BandLoss(log_snr=band, share=1 / 6, loss=level, groups=tuple(level + noise - noise.mean()))
+            for band in BANDS
+        ),
+        seconds=step * 0.6,
+        eval_seconds=30.0,
+    )
+
+
+def write(folder: Path, levels: dict[int, list[float]], spread: float = 0.0) -> Path:
+    """Records of all rows of Table 6 under `proxy-fashion`, at checkpoints 250 to 1,000.
+
+    Args:
+        levels: of the held-out loss after the last step, row by row, by seed.
+        spread: of the groups of images, drawn anew for every row.
+    """
+    chance = np.random.default_rng(0)
+    for cell in cells(STUDY, PROXY, list(levels)):
+        level = levels[cell.seed][[row.label for row in STUDY.rows].index(cell.row.label)]
+        curve = tuple(
+            held_out(step, level * (1 + (1000 - step) / 1000), spread * chance.standard_normal(64))
+            for step in (250, 500, 750, 1000)
+        )
+        result = made.quality(cell.request).model_copy(
+            update={"scores": {}, "sample_count": None, "reference_count": None, "held_out": curve}
+        )
+        made.put(folder, result, "proxy-fashion")
+    return folder
+
+
+def found(folder: Path) -> dict[tuple[str, int | None], Agreement]:
+    every = agreements("components", lines(STUDY, Selection(folder)))
+    return {(each.predictor, each.step): each for each in every}
+
+
+def test_agreement_is_that_of_scipy(tmp_path: Path) -> None:
+    levels = [0.9, 0.7, 0.75, 0.5, 0.65, 0.3, 0.3]  # with a tie
+    one = found(write(tmp_path, {0: levels}))["held_out", 1000]
+    assert one.rho == pytest.approx(spearmanr(levels, PUBLISHED).statistic)
+    assert one.tau == pytest.approx(kendalltau(levels, PUBLISHED).statistic)
+    wrong = {(1, 2), (3, 4)}  # and the tie decides nothing
+    assert (one.right, one.pairs) == (21 - len(wrong) - 1, 21)
+    assert one.seeds == (0,) and one.rho_by_seeds is None and one.apart == 0
+
+
+def test_every_band_and_checkpoint_is_a_candidate_with_its_computing(tmp_path: Path) -> None:
+    every = found(write(tmp_path, {0: PUBLISHED}))
+    names = {"held_out", *(f"held_out_{i}" for i in range(1, 7))}
+    assert {key for key in every if key[0].startswith("held_out")} == {
+        (name, step) for name in names for step in (250, 500, 750, 1000)
+    }
+    # 0.6 s a step and 30 s of measuring, on the two threads of a made-up record.
+    seconds = [every["held_out", step].seconds for step in (250, 500, 750, 1000)]
+    assert seconds == pytest.approx([360, 660, 960, 1260])
+    assert all(
+        each.rho == pytest.approx(1) for key, each in every.items() if key in [(n, 1000) for n in names]
+    )
+
+
+def test_seeds_alone_tell_rows_apart(tmp_path: Path) -> None:
+    clear = found(write(tmp_path / "clear", {s: [x + 0.01 * s for x in PUBLISHED] for s in (0, 1, 2)}))
+    one = clear["held_out", 1000]
+    assert one.rho_by_seeds == pytest.approx((1, 1)) and one.tau_by_seeds == pytest.approx((1, 1))
+    assert (one.right_apart, one.apart) == (21, 21)
+    chance = np.random.default_rng(1)
+    noisy = {s: list(np.array(PUBLISHED) + 40 * chance.standard_normal(7)) for s in (0, 1, 2)}
+    other = found(write(tmp_path / "noisy", noisy))["held_out", 1000]
+    assert other.rho_by_seeds is not None and other.rho_by_seeds[0] < 0.5
+    assert other.apart < 21
+
+
+def test_images_give_an_interval_that_grows_with_their_spread(tmp_path: Path) -> None:
+    widths = []
+    for spread in (0.1, 40.0):
+        one = found(write(tmp_path / str(spread), {0: PUBLISHED}, spread))["held_out_3", 1000]
+        assert one.rho_by_images is not None
+        widths.append(one.rho_by_images[1] - one.rho_by_images[0])
+    assert widths[0] == 0 and widths[1] > 0.1
+
+
+def test_a_cost_predicts_that_more_is_better(tmp_path: Path) -> None:
+    for row, size in zip(STUDY.rows, (1, 2, 3, 4, 5, 6, 7), strict=True):
+        cost = made.cost(cost_request(row)).model_copy(update={"parameters": size, "paper_gflops": 1 / size})
+        made.put(tmp_path, cost)
+    every = found(tmp_path)
+    assert every["params", None].rho == pytest.approx(1) and every["gflops", None].rho == pytest.approx(-1)
+
+
+def test_a_row_s_own_figure_is_a_target(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    rows = "".join(
+        f'[[rows]]\nlabel = "{i}"\nbackbone = "udit-t"\noverrides = {{ hidden_size = {48 * i} }}\n'
+        f"known = {{ fid = {10 / i} }}\n"
+        for i in (1, 2, 3)
+    )
+    file.write_text(f'title = "t"\nprotocol = "proxy-fashion"\n{rows}')
+    own = studies.load(file)
+    for cell, level in zip(cells(own, PROXY, [0]), (3.0, 2.0, 1.0), strict=True):
+        curve = (held_out(1000, level, np.zeros(64)),)
+        result = made.quality(cell.request).model_copy(update={"held_out": curve})
+        made.put(tmp_path, result, "proxy-fashion")
+    every = agreements("own", lines(own, Selection(tmp_path)))
+    assert next(each for each in every if each.predictor == "held_out").rho == pytest.approx(1)
+    file.write_text(file.read_text().replace("fid =", "fids ="))
+    with pytest.raises(UsageError, match="known: there is no score 'fids'"):
+        studies.load(file)
+
+
+def test_a_study_without_known_figures_is_refused(tmp_path: Path) -> None:
+    backbones = studies.load("backbones")
+    with pytest.raises(UsageError, match="has 0 rows with a published FID; an order takes three"):
+        agreements("backbones", lines(backbones, Selection(write(tmp_path, {0: PUBLISHED}))))
+    with pytest.raises(UsageError, match="unknown target 'loss'"):
+        agreements("components", lines(STUDY, Selection(tmp_path)), "loss")
+
+
+def agreement(study: str, rho: float, **changes: Any) -> Agreement:
+    values: dict[str, Any] = {
+        "protocol": "p", "predictor": "held_out", "step": 4, "rows": 7, "seeds": (0, 1), "tau": rho,
+        "rho_by_seeds": (0.0, 1.0), "tau_by_seeds": None, "rho_by_images": None, "tau_by_images": None,
+        "right": 2, "pairs": 3, "right_apart": 0, "apart": 0, "seconds": 600.0,
+    }  # fmt: skip
+    return Agreement(study=study, rho=rho, **values | changes)
+
+
+def test_what_is_chosen_on_one_study_is_judged_on_the_others() -> None:
+    first = [agreement("a", 0.5), agreement("a", 0.9, step=2), agreement("a", 0.9, step=3, seconds=60.0)]
+    second = [agreement("b", 0.1, step=3, right=1), agreement("b", 1.0, step=2)]
+    baseline = [agreement("b", 0.2, protocol="", predictor="gflops", step=None, seconds=0.0, right=3)]
+    choice = choose([first, second + baseline])
+    assert choice is not None
+    assert choice.best is first[2] and choice.candidates == 3  # of equals the cheaper
+    assert choice.held_back == [second[0]] and choice.baselines == baseline
+    texts = " ".join(proxy.answer(choice, "FID"))
+    assert "No protocol measured here can be relied on" in texts  # for its interval begins at 0
+    assert "an hour of one core measures 60 rows once" in texts
+    assert "(b) it decides 1 of 3 pairs, GFLOPs alone 3 of 3" in texts
+    sure = choose([[agreement("a", 0.95, rho_by_seeds=(0.8, 1.0))], []])
+    assert proxy.answer(sure, "FID")[0].startswith("Use Held-out loss after 4 steps of p")
+    assert choose([[]]) is None
+
+
+def test_the_last_checkpoint_of_each_predictor_is_shown(tmp_path: Path) -> None:
+    every = agreements("components", lines(STUDY, Selection(write(tmp_path, {0: PUBLISHED}))))
+    shown = proxy.last_checkpoints(every)
+    assert {each.step for each in shown if each.protocol} == {1000}
+    assert len({each.predictor for each in shown}) == len(shown)
+
+
+def test_made_up_quality_is_of_the_kind_that_is_read(tmp_path: Path) -> None:
+    record = records.read(write(tmp_path, {0: PUBLISHED}))[0]
+    assert isinstance(record.result, Quality)
+    assert record.result.request.held_out == HeldOutSettings(images=512)
+    whole = record.result.held_out[-1]
+    assert whole.groups("held_out") == pytest.approx(np.mean([b.groups for b in whole.bands], axis=0))
+    assert whole.loss == pytest.approx(np.mean([b.loss for b in whole.bands]))
