@@ -96,7 +96,12 @@ def ablate(
 
             check(chosen, wanted, options)
     if dry_run:
-        _print_plan(chosen, settings, wanted, todo, records, jobs, outdated)
+        tokens = {}
+        if todo:
+            from bench.studies.checking import attention_tokens
+
+            tokens = attention_tokens(wanted, options)
+        _print_plan(chosen, settings, wanted, todo, records, jobs, outdated, tokens)
         return
     reused = [records[cell.file] for cell in wanted if cell.file in records and cell not in todo]
     typer.echo(_reuse(settings, todo, reused, outdated, results, work), err=True)
@@ -221,6 +226,7 @@ def _print_plan(
     records: Records,
     jobs: int,
     outdated: dict[str, str],
+    tokens: dict[str, dict[str, int]],
 ) -> None:
     from bench.studies.cells import expected_seconds
 
@@ -243,10 +249,26 @@ def _print_plan(
         rows,
         notes=[
             f"{len(todo)} of {len(wanted)} cells are to be measured, {total}.",
+            *_attention(tokens),
             *_power(wanted, records),
             *_left_out(study, protocol),
         ],
     )
+
+
+def _attention(tokens: dict[str, dict[str, int]]) -> list[str]:
+    """How many tokens the attention of each row has to choose from, rows with the same told together."""
+    alike: dict[str, list[str]] = {}
+    for label, stages in tokens.items():
+        told = ", ".join(f"{stage} {count}" for stage, count in stages.items()) or "no attention"
+        alike.setdefault(told, []).append(label)
+    told_of = "Tokens that a token can attend to, by stage"
+    notes = [f"{told_of}: {told} ({'; '.join(labels)})." for told, labels in alike.items()]
+    if any(count == 1 for stages in tokens.values() for count in stages.values()):
+        notes.append(
+            "Where that is 1, attention has nothing to choose from: changes to it cannot show there."
+        )
+    return notes
 
 
 def _power(wanted: Sequence[Cell], records: Records) -> list[str]:

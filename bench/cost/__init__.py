@@ -100,6 +100,20 @@ def measure(model: str | nn.Module, *, input_size: Size | None = None, **overrid
     )
 
 
+def attention_tokens(network: nn.Module) -> dict[str, int]:
+    """How many tokens one token of a stage can attend to, by stage; stages without attention are left out.
+
+    With downsampled attention (U-DiT) these are the tokens of one group. With 1 there is nothing to attend
+    to, so that what a network does in its attention there cannot show.
+
+    Args:
+        network: as of `measure`, built for the grids that it is trained on.
+    """
+    from bench.cost.trace import Analysis
+
+    return Analysis(network).attention_tokens()
+
+
 def identity(network: nn.Module) -> tuple[str, dict[str, Any]]:
     """What a request says of a network: its registered name and whole configuration.
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 import registry
+from bench import cost
 from bench import data as datasets
 from bench.data import Dataset
 from bench.diffusion import check_sampler
@@ -47,6 +48,20 @@ def check(study: Study, cells: Iterable[Cell], data_options: Mapping[str, Any]) 
             _check(cell, known[cell.protocol.data])
         except UsageError as error:
             raise UsageError(f"row {cell.row.label!r}: {error}") from None
+
+
+def attention_tokens(cells: Iterable[Cell], data_options: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Tokens that a token can attend to, by the label of a row and by stage, on the grids of the protocol.
+
+    What has one token alone has nothing to attend to: the protocol cannot tell such parts apart.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for cell in cells:
+        if cell.row.label not in found:
+            dataset = datasets.load(cell.protocol.data, **cell.protocol.dataset_options(data_options))
+            network = build(cell.row.model, cell.overrides, dataset.shape, dataset.num_classes, dataset.name)
+            found[cell.row.label] = cost.attention_tokens(network)
+    return found
 
 
 def _check_held_out(protocol: Protocol, options: Mapping[str, Any]) -> None:

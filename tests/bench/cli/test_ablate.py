@@ -269,6 +269,7 @@ def test_a_dry_run_tells_and_does_nothing(again: Place) -> None:
     assert shown.output.count("to do") == 1 and sorted(again.folder.rglob("*")) == files
     other = Place(again.folder / "work").bench("--dry-run", "--seeds", "7", "--only", "plain")
     assert "unknown" in other.output and "1 of 1 cells" in other.output and "no record" in other.output
+    assert re.search(r"Tokens that a token can attend to, by\s+stage: blocks 16 \(plain\)", other.output)
 
 
 # ---- that it can be stopped ----
