@@ -16,7 +16,7 @@ from diffusers.models.unets.uvit_2d import ConvMlmLayer, UVitBlock
 from torch import Tensor, nn
 
 from registry import register
-from registry.backbone import Backbone, Size, height_width, require_positive
+from registry.backbone import Backbone, LongSkip, Size, height_width, require_positive
 from registry.checkpoints import Rule
 from registry.layers.attention import check_heads
 from registry.layers.embeddings import LabelEmbedding, TimestepEmbedding
@@ -63,6 +63,10 @@ class UVit2DLatent(Backbone):
 
     The latent takes the place of the VQ tokens, step and label that of pooled text and micro-
     conditions, and the two of them that of the text states in cross-attention. Predicts noise.
+
+    Token prediction does without long skips, a denoiser does not: its output holds the noise of every
+    cell, which the halved grid and the norms between would lose. There is one around the transformer and
+    one around both ends, as the U-ViT of "simple diffusion" keeps those of a U-Net.
     """
 
     def __init__(
@@ -143,7 +147,9 @@ class UVit2DLatent(Backbone):
         self.from_hidden = nn.Sequential(
             RMSNorm(hidden_size, eps, affine), nn.Linear(hidden_size, block_out_channels, bias=bias)
         )
+        self.skip2 = LongSkip()
         self.up_block = end(downsample=False)
+        self.skip1 = LongSkip()
         self.head = ConvMlmLayer(block_out_channels, block_out_channels, bias, affine, eps, in_channels)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
@@ -153,14 +159,16 @@ class UVit2DLatent(Backbone):
             context = torch.cat([context, self.label(y)[:, None]], dim=1)  # (N, 2, D)
         pooled = context.sum(dim=1)  # (N, D)
 
-        x = self.down_block(self.embed(x), pooled, context, None)  # (N, C, H/2, W/2)
-        n, channels, height, width = x.shape
-        x = self.to_hidden(x.permute(0, 2, 3, 1).reshape(n, height * width, channels))
+        skip1 = self.embed(x)  # (N, C, H, W)
+        skip2 = self.down_block(skip1, pooled, context, None)  # (N, C, H/2, W/2)
+        n, channels, height, width = skip2.shape
+        x = self.to_hidden(skip2.permute(0, 2, 3, 1).reshape(n, height * width, channels))
         for block in self.transformer:
             x = block(x, encoder_hidden_states=context, added_cond_kwargs={"pooled_text_emb": pooled})
         x = self.from_hidden(x).reshape(n, height, width, channels).permute(0, 3, 1, 2)
         # The ends of diffusers view their input as (N, C, H·W), which takes it contiguous.
-        return self.head(self.up_block(x.contiguous(), pooled, context, None))
+        x = (x + self.skip2(skip2)).contiguous()
+        return self.head(self.up_block(x, pooled, context, None) + self.skip1(skip1))
 
 
 register("uvit2d")(UVit2D)
