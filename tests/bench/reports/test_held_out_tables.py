@@ -1,0 +1,53 @@
+"""Tables of records that tell a held-out loss and no scores of samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from bench import studies
+from bench.reports import tables
+from bench.reports.render import markdown
+from bench.reports.select import Selection, lines, settings
+from bench.studies.cells import cells as cells_of
+from bench.studies.cells import has_scores, known, missing
+from tests.bench.reports.test_predictors import PROXY, PUBLISHED, STUDY, write
+
+
+def test_a_held_out_loss_alone_makes_a_table(tmp_path: Path) -> None:
+    chance = np.random.default_rng(0)
+    levels = {
+        seed: [value / 1000 + 1e-5 * chance.standard_normal() for value in PUBLISHED] for seed in (0, 1)
+    }
+    rows = lines(STUDY, Selection(write(tmp_path, levels)))
+    (setting,) = settings(rows)
+    assert (setting.extractor, setting.sampler, setting.held_out) == (None, None, 512)
+    text = markdown.page(tables.page(STUDY, rows, None))
+    assert "Quality, protocol proxy-fashion" in text and "Held-out loss↓" in text
+    assert "on 512 images that were not trained on" in text
+    assert "Extractor" not in text and "guidance" not in text.split("## Quality")[1]
+    assert f"{np.mean([levels[0][0], levels[1][0]]):.5f}" in text
+    assert "Order by mean held-out loss here against the published order by FID: Spearman's ρ = 1.00" in text
+    assert "21 of 21 pairs of rows are separable in held-out loss, 21 of these as published" in text
+
+
+def test_a_study_s_other_columns_make_nothing_missing(tmp_path: Path) -> None:
+    records = known(write(tmp_path, {0: PUBLISHED}))
+    assert "fid" in STUDY.columns
+    assert all(has_scores(record, STUDY.columns) for record in records.values())
+    assert not missing(cells_of(STUDY, PROXY, [0]), records)
+
+
+def test_a_band_is_a_column_where_a_study_asks_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(
+        'title = "t"\nprotocol = "proxy-fashion"\ncolumns = ["held_out_3"]\n'
+        '[[rows]]\npublished = "6/DiT-UNet"\n[[rows]]\npublished = "6/DiT-UNet (Slim)"\n'
+    )
+    own = studies.load(file)
+    rows = lines(own, Selection(write(tmp_path, {0: PUBLISHED})))
+    (setting,) = settings(rows)
+    columns = tables.score_columns(own, rows, setting)
+    assert [filled.column.heading for filled in columns.values()] == ["Held-out loss↓", "ln SNR 0…2↓"]
+    assert [entry.text for entry in columns["held_out_3"].entries] == ["93.48000", "107.00000"]
