@@ -7,16 +7,46 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from bench.metrics.scores import SCORES
 from bench.records.quantities import HELD_OUT, Quantity
 from bench.reports.select import Line, Setting
-from bench.reports.statistics import LEVEL, BySeed, Comparison, compare_rows, detectable, rank_correlation
+from bench.reports.statistics import (
+    LEVEL,
+    BySeed,
+    Comparison,
+    compare_rows,
+    detectable,
+    paired_errors,
+    rank_correlation,
+)
 
 
 def findings(rows: Sequence[Line], setting: Setting) -> list[str]:
     """The orders found here beside that by published FID, and which rows cannot be told apart."""
+    quantities = (SCORES["fid"], HELD_OUT["held_out"])
+    return [text for quantity in quantities for text in _by(quantity, rows, setting)] + _images(rows, setting)
+
+
+def _images(rows: Sequence[Line], setting: Setting) -> list[str]:
+    """How well the held-out images tell rows apart, whatever other seeds would say."""
+    found = [line.results(setting) for line in rows if line.by_seed(setting, "held_out")]
+    seeds = set.intersection(*map(set, found)) if found else set()
+    if len(found) < 2 or not seeds:
+        return []
+    groups = [
+        np.mean([results[seed].held_out[-1].groups("held_out") for seed in sorted(seeds)], axis=0)
+        for results in found
+    ]
+    errors = paired_errors(groups)
+    apart = sum(abs(groups[i].mean() - groups[j].mean()) > 2 * error for (i, j), error in errors.items())
+    text = HELD_OUT["held_out"].text
     return [
-        text for quantity in (SCORES["fid"], HELD_OUT["held_out"]) for text in _by(quantity, rows, setting)
+        "The difference in held-out loss between two rows has a paired standard error over images of "
+        f"{text(float(np.median([*errors.values()])))} (median over pairs; the largest is "
+        f"{text(max(errors.values()))}), and {apart} of {len(errors)} pairs lie more than two of theirs "
+        "apart. That is for these seeds: other seeds differ by more, so that no claim about networks rests on it."
     ]
 
 
