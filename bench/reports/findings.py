@@ -46,7 +46,7 @@ def _images(rows: Sequence[Line], setting: Setting) -> list[str]:
         "The difference in held-out loss between two rows has a paired standard error over images of "
         f"{text(float(np.median([*errors.values()])))} (median over pairs; the largest is "
         f"{text(max(errors.values()))}), and {apart} of {len(errors)} pairs lie more than two of theirs "
-        "apart. That is for these seeds: other seeds differ by more, so that no claim about networks rests on it."
+        "apart. That is for these seeds: others differ by more, so that no claim about networks rests on it."
     ]
 
 
