@@ -90,7 +90,9 @@ class Line:
 
     @property
     def variant(self) -> str:
-        """What tells its network from others."""
+        """What tells its network from others; `""` of a row without one."""
+        if self.row.model is None:
+            return ""
         return _variant(self.row.model, registry.canonical(self.row.model, self.row.overrides))
 
     def results(self, setting: Setting) -> dict[int, Quality]:
@@ -147,10 +149,10 @@ class Selection:
 
     def cost(self, row: StudyRow) -> Measured | None:
         """What a row's backbone costs at its published size."""
-        record = self._by_file.get(cost_request(row).file)
-        if record is None or not isinstance(record.result, Cost):
-            return None
-        return Measured(record.result, record.environment)
+        for record in self.cost_records(row):
+            if isinstance(record.result, Cost):
+                return Measured(record.result, record.environment)
+        return None
 
     def quality(
         self, study: Study, protocol: Protocol | None = None
@@ -180,7 +182,8 @@ class Selection:
 
     def cost_records(self, row: StudyRow) -> list[Record]:
         """The record of a row's cost, if there is one."""
-        record = self._by_file.get(cost_request(row).file)
+        request = cost_request(row)
+        record = self._by_file.get(request.file) if request else None
         return [record] if record else []
 
     def outdated(self, found: Sequence[Record]) -> tuple[str, ...]:

@@ -29,6 +29,8 @@ def check(study: Study, cells: Iterable[Cell], data_options: Mapping[str, Any]) 
             the objective. The row is named.
     """
     for row in study.rows:
+        if row.model is None:
+            continue
         try:
             registry.backbones.check(row.model, row.overrides)
         except UsageError as error:
@@ -62,12 +64,12 @@ def _check(cell: Cell, dataset: Dataset) -> None:
             f"protocol {cell.protocol.name} takes batches of {training.batch_size}, but {dataset.name} has "
             f"{len(dataset)} images: choose a protocol with a smaller batch_size"
         )
-    objective = training.settings(cell.row.model).objective
+    objective = training.settings(cell.model).objective
     assert objective is not None
     if cell.protocol.evaluation.samples:
         check_sampler(objective, images.sampler, images.steps)
         extractors.find(cell.protocol.extractor)
-    network = (cell.row.model, cell.overrides, dataset.shape, dataset.num_classes, dataset.name)
+    network = (cell.model, cell.overrides, dataset.shape, dataset.num_classes, dataset.name)
     try:
         with torch.device("meta"):
             build(*network)
