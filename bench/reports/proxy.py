@@ -29,8 +29,10 @@ def agreement_table(
     """One line an agreement; the highest ρ is marked.
 
     Args:
-        studies: whether the first column tells the study, and not the predictor.
+        studies: whether the first column tells the study, and not the predictor; it does where there are
+            several.
     """
+    studies = studies or len({each.study for each in found}) > 1
     best = max((each.rho for each in found if math.isfinite(each.rho)), default=math.nan)
     columns = [
         *([Column("Study", number=False)] if studies else []),
@@ -80,11 +82,12 @@ REMARKS = (
 
 
 def last_checkpoints(found: Sequence[Agreement]) -> list[Agreement]:
-    """Of each predictor and protocol the one after the longest training."""
+    """Of each study, predictor and protocol the one after the longest training."""
     latest = {
-        (each.protocol, each.predictor): each for each in sorted(found, key=lambda each: each.step or 0)
+        (each.study, each.protocol, each.predictor): each
+        for each in sorted(found, key=lambda each: each.step or 0)
     }
-    return [each for each in found if latest[each.protocol, each.predictor] is each]
+    return [each for each in found if latest[each.study, each.protocol, each.predictor] is each]
 
 
 def page(

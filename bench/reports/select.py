@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -254,6 +255,17 @@ def lines(
 def settings(rows: Sequence[Line]) -> list[Setting]:
     """All in which some row's quality was measured."""
     return sorted({setting for line in rows for setting in line.quality}, key=str)
+
+
+def published_conditions(rows: Sequence[Line]) -> list[str]:
+    """What tells how each row's published scores came about from how others' of these rows did, in words.
+
+    Objective and guidance, as far as rows differ in them: scores under two conditions never share a column.
+    `""` where all are alike, and of a row that stands for no published one.
+    """
+    found = [line.row.published.conditions if line.row.published else () for line in rows]
+    differ = [len(set(words)) > 1 for words in zip(*filter(None, found), strict=True)]
+    return [", ".join(compress(words, differ)) for words in found]
 
 
 def speed_words(record: Record) -> str:

@@ -156,6 +156,38 @@ def test_a_cost_that_disagrees_with_the_published_one_gets_a_footnote(results):
     assert "Prints 0.91, measured 0.6000." in text
 
 
+def test_guided_published_scores_never_share_a_column_with_others(tmp_path):
+    own = tmp_path / "own.toml"
+    names = ["2/U-DiT-B", "3/U-DiT-L", "leaderboard/SiT-B/2"]
+    own.write_text("title = 't'\n" + "".join(f"[[rows]]\npublished = '{name}'\n" for name in names))
+    results = tmp_path / "results"
+    results.mkdir()
+    rows = cells_of(page_of(own, results).sections[0])
+    titles = ["noise prediction, no guidance", "noise prediction, guidance 1.5", "flow, no guidance"]
+    found = [[row[f"FID↓ ({title}), published"].text for title in titles] for row in rows.values()]
+    assert found == [["16.64", "", ""], ["", "3.37", ""], ["", "", "33.0"]]
+
+
+def test_orders_are_compared_with_published_ones_of_the_same_objective(tmp_path):
+    own = tmp_path / "own.toml"
+    names = ["DiT-S/2", "DiT-B/2", "DiT-L/2", "SiT-S/2", "SiT-B/2", "SiT-L/2"]
+    rows = (f"[[rows]]\npublished = 'leaderboard/{name}'\n" for name in names)
+    own.write_text("title = 't'\n" + "".join(rows))
+    study = bench.studies.load(own)
+    # By FID here as published within each family, but not across them; one setting, for the sampler is one.
+    fids = dict(zip(names, (30.0, 20.0, 10.0, 60.0, 50.0, 40.0), strict=True))
+    for cell in cells(study, protocols.load("smoke"), [0, 1]):
+        request = cell.request
+        made.put(tmp_path, made.quality(request, fid=fids[cell.row.label] + 0.1 * cell.seed), "smoke")
+    (section,) = [s for s in page_of(own, tmp_path).sections if s.title.startswith("Quality")]
+    said = [text for text in section.table.remarks if "Spearman" in text]
+    assert ["(noise prediction)" in said[0], "(flow)" in said[1]] == [True, True]
+    assert all("ρ = 1.00 over 3 rows" in text for text in said)
+    told = " ".join(section.table.remarks)
+    assert "15 of 15 pairs of rows are separable in FID, 6 of the 6 " in told
+    assert told.count("It confirms no published score") == 1
+
+
 def test_rows_of_other_code_carry_a_footnote(results):
     study = bench.studies.load("downsampler")
     other = made.FINGERPRINTS.model_copy(update={"code": "0" * 12})
