@@ -81,7 +81,7 @@ def test_the_families_cost_about_alike(scaled: bool, grid: int | None) -> None:
 
 
 def test_names_are_in_the_order_of_the_tables() -> None:
-    assert studies.names() == [*TABLES, "backbones"]
+    assert studies.names() == [*TABLES, "backbones", "leaderboard"]
 
 
 def test_the_leaderboard_has_its_figures_as_printed() -> None:
@@ -106,6 +106,22 @@ def test_the_leaderboard_has_its_figures_as_printed() -> None:
     trained_for = {row.label: protocols.objective_of(row.model) for row in rows if row.model}
     assert trained_for == {row.label: row.objective for row in rows if row.model}
     assert "ancestral" in found["DiC-S"].sampler and "SDE" in found["SiT-L/2"].sampler
+
+
+def test_the_leaderboard_measures_four_networks_under_small_protocols_and_none_that_is_not_here() -> None:
+    study = studies.load("leaderboard")
+    assert [row.published for row in study.rows] == published.rows("leaderboard")
+    bare = {row.label for row in study.rows if row.model is None}
+    assert bare == {f"DiG-{size}/2" for size in ("S", "B", "L", "XL")}
+    for name in ("proxy-fashion", "proxy-cifar"):
+        found = cells(study, protocols.load(name), [0])
+        assert [cell.row.label for cell in found] == ["DiT-S/2", "U-DiT-S", "DiC-S", "DiCo-S"]
+    assert not cells(study, MICRO, [0])
+    whole = cells(study, protocols.load("paper"), [0])
+    assert {cell.row.label for cell in whole} == {row.label for row in study.rows} - bare
+    samplers = {cell.request.training.objective: cell.request.sampling.sampler for cell in whole}
+    assert samplers == {"ddpm": "ancestral", "flow": "euler-maruyama"}
+    assert missing_costs(study, {}).keys() == {row.label for row in study.rows} - bare
 
 
 # ---- what follows from a file ----
@@ -186,6 +202,12 @@ def test_committed_records_leave_nothing_of_a_built_in_study_to_measure(name: st
     found = cells(study, protocols.load(study.protocol), study.seeds)
     assert not missing(found, records) and not missing_costs(study, records)
     assert not of_another_time(records, found, study, {})
+
+
+def test_committed_records_have_the_cost_of_every_network_of_the_leaderboard() -> None:
+    study, records = studies.load("leaderboard"), known(ROOT / "results")
+    assert not missing_costs(study, records)
+    assert not of_another_time(records, [], study, {})
 
 
 def test_records_are_found_and_damaged_ones_named(tmp_path: Path) -> None:
