@@ -309,7 +309,7 @@ def _time(seconds: float | None) -> str:
 
 
 def _left_out(study: Study, protocol: Protocol) -> list[str]:
-    left = [row.label for row in study.rows if not row.measured_under(protocol.name)]
+    left = [row.label for row in study.rows if row.model and not row.measured_under(protocol.name)]
     return [f"Not measured under {protocol.name}: {'; '.join(left)}."] if left else []
 
 

@@ -95,9 +95,8 @@ def _networks(
     from registry.errors import UsageError
 
     found = [pair for text in models for pair in parse_models([text], shared)]
-    rows = [(row.model, shared | row.overrides) for table in tables for row in published.rows(table)]
-    for pair in rows:
-        if pair not in found:
+    for row in (row for table in tables for row in published.rows(table)):
+        if row.model and (pair := (row.model, shared | row.overrides)) not in found:
             found.append(pair)
     if not found:
         raise UsageError("nothing to time: name a network with --model, or a published table with --table")

@@ -152,9 +152,9 @@ def fid_against_steps(rows: Sequence[Line]) -> Data:
         for setting in settings([line]):
             fid = line.score(setting, "fid")
             if fid is not None:
-                step = next(iter(line.results(setting).values())).request.step
-                point = _rounded([step, fid.mean, fid.deviation])
-                panels.setdefault(_name(setting), {}).setdefault(line.row.model, []).append(point)
+                request = next(iter(line.results(setting).values())).request
+                point = _rounded([request.step, fid.mean, fid.deviation])
+                panels.setdefault(_name(setting), {}).setdefault(request.model, []).append(point)
     return {"published": curves, "measured": panels}
 
 

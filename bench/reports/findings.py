@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.metrics.scores import SCORES
 from bench.records.quantities import HELD_OUT, Quantity
-from bench.reports.select import Line, Setting
+from bench.reports.select import Line, Setting, published_conditions
 from bench.reports.statistics import (
     LEVEL,
     BySeed,
@@ -54,15 +54,18 @@ def _by(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> list[str]
     """Findings by one score; none where it was not measured."""
     found = [(line, values) for line in rows if (values := line.by_seed(setting, quantity.name))]
     labels = [line.row.label for line, _ in found]
-    printed = {
-        i: float(line.row.published.printed["fid"]) for i, (line, _) in enumerate(found) if line.row.published
-    }
-    texts = []
-    if len(printed) > 1:
-        texts = _ranking(quantity, [found[i][1] for i in printed], [*printed.values()])
+    printed: dict[str, dict[int, float]] = {}  # by conditions, for others do not compare
+    for i, conditions in enumerate(published_conditions([line for line, _ in found])):
+        if row := found[i][0].row.published:
+            printed.setdefault(conditions, {})[i] = float(row.printed["fid"])
+    texts: list[str] = []
+    for conditions, fids in printed.items():
+        if len(fids) > 1:
+            texts += _ranking(quantity, [found[i][1] for i in fids], [*fids.values()], conditions)
+    texts = [*dict.fromkeys(texts)]  # a caution that all orders share is said once
     comparison = compare_rows([values for _, values in found])
     if comparison.pairs:
-        texts += _separable(quantity, comparison, labels, printed)
+        texts += _separable(quantity, comparison, labels, [*printed.values()])
     if comparison.left_out:
         names = ", ".join(labels[i] for i in comparison.left_out)
         texts.append(f"Undecided, without two seeds in common with the other rows: {names}.")
@@ -70,18 +73,30 @@ def _by(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> list[str]
 
 
 def _separable(
-    quantity: Quantity, comparison: Comparison, labels: Sequence[str], printed: Mapping[int, float]
+    quantity: Quantity,
+    comparison: Comparison,
+    labels: Sequence[str],
+    printed: Sequence[Mapping[int, float]],
 ) -> list[str]:
-    """Which rows can be told apart, how far apart that is, and what the claim rests on."""
+    """Which rows can be told apart, how far apart that is, and what the claim rests on.
+
+    Args:
+        printed: published FIDs by row, those that compare with each other together.
+    """
     apart = [pair for pair, separable in comparison.pairs.items() if separable]
     agree = [
-        (comparison.means[i] < comparison.means[j]) == (printed[i] < printed[j])
+        (comparison.means[i] < comparison.means[j]) == (fids[i] < fids[j])
+        for fids in printed
         for i, j in apart
-        if {i, j} <= printed.keys() and printed[i] != printed[j]
+        if {i, j} <= fids.keys() and fids[i] != fids[j]
     ]
     text = f"{len(apart)} of {len(comparison.pairs)} pairs of rows are separable in {_name(quantity)}"
     if agree:
-        of = "these" if len(agree) == len(apart) else f"the {len(agree)} whose published figures differ"
+        of = (
+            "these"
+            if len(agree) == len(apart)
+            else f"the {len(agree)} whose published figures compare and differ"
+        )
         text += f", {sum(agree)} of {of} as published"
     seeds = len(comparison.seeds)
     visible = detectable(comparison.deviation, len(labels) - len(comparison.left_out), seeds)
@@ -109,10 +124,13 @@ def _name(quantity: Quantity) -> str:
     return {"fid": "FID"}.get(quantity.name, "held-out loss")
 
 
-def _ranking(quantity: Quantity, found: Sequence[BySeed], printed: Sequence[float]) -> list[str]:
+def _ranking(
+    quantity: Quantity, found: Sequence[BySeed], printed: Sequence[float], conditions: str
+) -> list[str]:
     correlation = rank_correlation(found, printed)
     if correlation is None:
         return ["No rank correlation with the published order: it takes three measured rows that differ."]
+    of = f" ({conditions})" if conditions else ""
     count = correlation.rows
     interval = "no interval, for it takes two seeds in common"
     if correlation.interval:
@@ -129,7 +147,7 @@ def _ranking(quantity: Quantity, found: Sequence[BySeed], printed: Sequence[floa
             negated = "" if correlation.chance <= LEVEL else "not "
             chance += f", which is {negated}significant at {LEVEL}."
     return [
-        f"Order by mean {_name(quantity)} here against the published order by FID: Spearman's "
+        f"Order by mean {_name(quantity)} here against the published order by FID{of}: Spearman's "
         f"ρ = {_signed(correlation.rho)} over {count} rows; {interval}.{chance}",
         "This shows how far the changes rank small networks under this protocol as they rank the published "
         "ones. It confirms no published score or gap, and the interval knows of seeds only, not of other "

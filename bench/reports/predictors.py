@@ -25,7 +25,7 @@ import numpy as np
 from bench.metrics.scores import SCORES
 from bench.records.quantities import COSTS, HELD_OUT, LOSS, Quantity
 from bench.records.schema import Quality, Record
-from bench.reports.select import Line, Setting, settings
+from bench.reports.select import Line, Setting, published_conditions, settings
 from bench.reports.statistics import compare_rows, rank_correlation
 from bench.studies import published
 from registry.errors import UsageError, suggest
@@ -57,7 +57,7 @@ class Agreement:
     """How one predictor orders the rows of a study, beside the target.
 
     Attributes:
-        study: its name.
+        study: its name, with the published conditions where it has several.
         protocol: by which the predictor was measured; "" of a cost.
         predictor: name of the quantity.
         step: checkpoint; None of a cost.
@@ -105,6 +105,10 @@ PREDICTORS: dict[str, Quantity] = {
 def agreements(study: str, rows: Sequence[Line], target: str = "fid") -> list[Agreement]:
     """Every predictor on the rows of a study, protocol by protocol and checkpoint by checkpoint.
 
+    Rows whose published scores do not compare, for objective or guidance, are never put in one order: each
+    such group has agreements of its own, and its conditions stand behind the study's name. Rows without a
+    backbone have no part.
+
     Args:
         study: its name.
         rows: its lines.
@@ -118,17 +122,36 @@ def agreements(study: str, rows: Sequence[Line], target: str = "fid") -> list[Ag
         raise UsageError(
             f"unknown target {target!r}.{suggest(target, known)} It is one of {', '.join(known)}."
         )
-    known_rows = [line for line in rows if _target(line, target) is not None and not line.row.extra]
-    if len(known_rows) < 3:
+    known_rows = [
+        line for line in rows if line.row.model and _target(line, target) is not None and not line.row.extra
+    ]
+    groups: dict[str, list[Line]] = {}
+    for line, conditions in zip(known_rows, published_conditions(known_rows), strict=True):
+        groups.setdefault(conditions, []).append(line)
+    most = max(map(len, groups.values()), default=0)
+    if most < 3:
+        alike = " under the same conditions" if len(groups) > 1 else ""
         raise UsageError(
-            f"study {study} has {len(known_rows)} rows with a published {SCORES[target].heading}; an order "
-            'takes three: give rows published = "TABLE/LABEL" or known = { fid = … }'
+            f"study {study} has {most} rows with a published {SCORES[target].heading}{alike}; an order takes "
+            'three: give rows published = "TABLE/LABEL" or known = { fid = … }'
         )
+    return [
+        agreement
+        for conditions, group in groups.items()
+        if len(group) >= 3
+        for agreement in _agreements(f"{study} ({conditions})" if conditions else study, group, target)
+    ]
+
+
+def _agreements(study: str, known_rows: Sequence[Line], target: str) -> list[Agreement]:
+    """Those of rows that all have the target."""
     sign = -1 if SCORES[target].higher_is_better else 1  # lower is better from here on
     found = []
     for setting in settings(known_rows):
         for name, step, points in _measured(known_rows, setting, target):
             found.append(_agreement(study, setting.protocol, name, step, points, sign))
+    # Beside a predictor the same rows, for of others nothing is predicted.
+    known_rows = [line for line in known_rows if line.quality] or known_rows
     for name, quantity in BASELINES.items():
         points = [
             Point(_target(line, target) or 0.0, {0: float(getattr(line.cost.cost, quantity.field))}, {}, 0.0)
@@ -144,7 +167,7 @@ def _target(line: Line, target: str) -> float | None:
     """What is known of a row from elsewhere."""
     if target in line.row.known:
         return line.row.known[target]
-    text = line.row.published.printed[target] if line.row.published else ""
+    text = line.row.published.printed.get(target) if line.row.published else ""
     return float(text) if text else None
 
 

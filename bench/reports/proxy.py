@@ -18,7 +18,7 @@ from bench.reports.predictors import BASELINES, Agreement, Choice, Interval, cho
 if TYPE_CHECKING:
     import pandas as pd
 
-STUDIES = ("components", "downsampler", "toy")  # chosen on the first
+STUDIES = ("components", "downsampler", "toy", "leaderboard")  # chosen on the first
 FILE = "proxy"
 WANTED = 0.9, 0.7  # ρ, and the lower end of its interval, of a protocol to rely on
 
@@ -29,8 +29,10 @@ def agreement_table(
     """One line an agreement; the highest ρ is marked.
 
     Args:
-        studies: whether the first column tells the study, and not the predictor.
+        studies: whether the first column tells the study, and not the predictor; it does where there are
+            several.
     """
+    studies = studies or len({each.study for each in found}) > 1
     best = max((each.rho for each in found if math.isfinite(each.rho)), default=math.nan)
     columns = [
         *([Column("Study", number=False)] if studies else []),
@@ -80,11 +82,12 @@ REMARKS = (
 
 
 def last_checkpoints(found: Sequence[Agreement]) -> list[Agreement]:
-    """Of each predictor and protocol the one after the longest training."""
+    """Of each study, predictor and protocol the one after the longest training."""
     latest = {
-        (each.protocol, each.predictor): each for each in sorted(found, key=lambda each: each.step or 0)
+        (each.study, each.protocol, each.predictor): each
+        for each in sorted(found, key=lambda each: each.step or 0)
     }
-    return [each for each in found if latest[each.protocol, each.predictor] is each]
+    return [each for each in found if latest[each.study, each.protocol, each.predictor] is each]
 
 
 def page(

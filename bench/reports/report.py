@@ -1,8 +1,8 @@
 """The files of a report: a page for each study, pictures, and a ledger of the records.
 
-A page for each built-in study: table-1 … table-6 and backbones, or for those of one's own. `records.csv`
-names every record with a hash of its file, so that a report is known to be stale once any digit of any
-record changes.
+A page for each built-in study: table-1 … table-6, backbones and leaderboard, or for those of one's own.
+`records.csv` names every record with a hash of its file, so that a report is known to be stale once any digit
+of any record changes.
 """
 
 from __future__ import annotations

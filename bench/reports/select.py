@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,7 +91,9 @@ class Line:
 
     @property
     def variant(self) -> str:
-        """What tells its network from others."""
+        """What tells its network from others; `""` of a row without one."""
+        if self.row.model is None:
+            return ""
         return _variant(self.row.model, registry.canonical(self.row.model, self.row.overrides))
 
     def results(self, setting: Setting) -> dict[int, Quality]:
@@ -147,10 +150,10 @@ class Selection:
 
     def cost(self, row: StudyRow) -> Measured | None:
         """What a row's backbone costs at its published size."""
-        record = self._by_file.get(cost_request(row).file)
-        if record is None or not isinstance(record.result, Cost):
-            return None
-        return Measured(record.result, record.environment)
+        for record in self.cost_records(row):
+            if isinstance(record.result, Cost):
+                return Measured(record.result, record.environment)
+        return None
 
     def quality(
         self, study: Study, protocol: Protocol | None = None
@@ -180,7 +183,8 @@ class Selection:
 
     def cost_records(self, row: StudyRow) -> list[Record]:
         """The record of a row's cost, if there is one."""
-        record = self._by_file.get(cost_request(row).file)
+        request = cost_request(row)
+        record = self._by_file.get(request.file) if request else None
         return [record] if record else []
 
     def outdated(self, found: Sequence[Record]) -> tuple[str, ...]:
@@ -251,6 +255,17 @@ def lines(
 def settings(rows: Sequence[Line]) -> list[Setting]:
     """All in which some row's quality was measured."""
     return sorted({setting for line in rows for setting in line.quality}, key=str)
+
+
+def published_conditions(rows: Sequence[Line]) -> list[str]:
+    """What tells how each row's published scores came about from how others' of these rows did, in words.
+
+    Objective and guidance, as far as rows differ in them: scores under two conditions never share a column.
+    `""` where all are alike, and of a row that stands for no published one.
+    """
+    found = [line.row.published.conditions if line.row.published else () for line in rows]
+    differ = [len(set(words)) > 1 for words in zip(*filter(None, found), strict=True)]
+    return [", ".join(compress(words, differ)) for words in found]
 
 
 def speed_words(record: Record) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from operator import attrgetter
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -13,7 +14,7 @@ from bench.records.quantities import COSTS, HELD_OUT, LOSS, Quantity, decimals
 from bench.records.schema import Environment
 from bench.reports.findings import findings
 from bench.reports.page import Column, Entry, Page, Section, Table
-from bench.reports.select import Line, Selection, Setting, SpeedColumn, settings
+from bench.reports.select import Line, Selection, Setting, SpeedColumn, published_conditions, settings
 from bench.reports.statistics import Summary
 from bench.studies import Study, StudyRow, published
 
@@ -44,11 +45,15 @@ class Filled(NamedTuple):
 # ---- columns ----
 
 
-def published_columns(rows: Sequence[Line]) -> dict[str, Filled]:
-    """Published figures as printed, by name; what the table does not print is left out."""
-    found: dict[str, Filled] = {}
+def published_columns(rows: Sequence[Line]) -> dict[str, list[Filled]]:
+    """Published figures as printed, by name; what the table does not print is left out.
+
+    A score has a column for each of the conditions that it was measured under; see `published_conditions`.
+    """
+    conditions = published_conditions(rows)
+    found: dict[str, list[Filled]] = {}
     for figure in (*_PRINTED, *published.QUALITY):
-        texts = [line.row.published.printed[figure] if line.row.published else "" for line in rows]
+        texts = [line.row.published.printed.get(figure, "") if line.row.published else "" for line in rows]
         if figure == "training_steps":
             texts = [_steps(int(text)) if text else "" for text in texts]
         different = set(filter(None, texts))
@@ -57,8 +62,17 @@ def published_columns(rows: Sequence[Line]) -> dict[str, Filled]:
         if not different or (figure in ("training_steps", "cfg_scale") and different <= plain):
             continue
         heading = _PRINTED.get(figure) or SCORES[figure].title
-        found[figure] = Filled(Column(heading, "published"), [Entry(text) for text in texts])
+        for words in _apart(conditions) if figure in published.QUALITY else [""]:
+            shown = [text if words in ("", own) else "" for text, own in zip(texts, conditions, strict=True)]
+            title = f"{heading} ({words})" if words else heading
+            column = Filled(Column(title, "published"), [Entry(text) for text in shown])
+            found.setdefault(figure, []).extend([] if column.empty else [column])
     return found
+
+
+def _apart(conditions: Sequence[str]) -> list[str]:
+    """The conditions that scores are told apart by, `""` alone where they all compare."""
+    return [*dict.fromkeys(filter(None, conditions))] or [""]
 
 
 def _steps(count: int) -> str:
@@ -194,16 +208,15 @@ def summary_table(
     columns: list[Filled] = []
     first = [name for name in from_paper if name in ("training_steps", "cfg_scale")]
     for name in dict.fromkeys((*first, *here, *study.columns)):
-        columns += [found[name] for found in (from_paper, here) if name in found]
+        columns += from_paper.get(name, []) + ([here[name]] if name in here else [])
     if setting:
         columns.append(seeds_column(rows, setting))
-    footnotes = [*_additions(rows), *_outdated(rows)]
     return table(
         rows,
         columns,
         title=study.title,
-        footnotes=footnotes,
-        remarks=remarks,
+        footnotes=_origins(rows),
+        remarks=[_samplers(rows), *remarks],
         label=attrgetter("row.label"),  # by which rows are chosen
     )
 
@@ -213,15 +226,21 @@ def overview(study: Study, rows: Sequence[Line], selection: Selection | None, *,
     from_paper, costs = published_columns(rows), cost_columns(study, rows)
     shown = shown_speeds(rows, selection)
     speeds = speed_columns(rows, shown)
-    gaps = any(not entry.text for filled in (*costs.values(), *speeds.values()) for entry in filled.entries)
+    gaps = any(
+        line.row.model and not entry.text
+        for filled in (*costs.values(), *speeds.values())
+        for line, entry in zip(rows, filled.entries, strict=True)
+    )
+    of_the_paper = {line.row.published.table for line in rows if line.row.published} - {published.LEADERBOARD}
     return table(
         rows,
-        [*from_paper.values(), *costs.values(), *speeds.values()],
+        [*chain.from_iterable(from_paper.values()), *costs.values(), *speeds.values()],
         title=title,
         footnotes=_footnotes(rows),
         remarks=[
             *(f"[{letter}] {speed.words}." for letter, speed in zip(ascii_lowercase, shown, strict=False)),
-            f"Published: {published.source()}." if from_paper else "",
+            f"Published: {published.source()}." if of_the_paper else "",
+            _samplers(rows),
             "Measured: parameters, trained and (where they differ) deployed, that is merged for inference; "
             "GFLOPs in the U-DiT paper's convention (multiply-accumulates, plus one for each output element "
             "of an elementwise product); one forward pass of the deployed network, batch 1, at its own input "
@@ -239,18 +258,22 @@ def shown_speeds(rows: Sequence[Line], selection: Selection | None) -> list[Spee
 
 
 def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
-    """Scores measured in one setting, and what they show; rows that have another one are left out."""
+    """Scores measured in one setting, and what they show.
+
+    Rows that have another one, or no backbone, are left out.
+    """
     others = settings(rows)
     rows = [
         line
         for line in rows
-        if setting in line.quality or all(other.protocol != setting.protocol for other in line.quality)
+        if setting in line.quality
+        or (line.row.model and all(other.protocol != setting.protocol for other in line.quality))
     ]
     printed = published_columns(rows)
     costs = [line.trained_gflops(setting) for line in rows]
     trained = Column("GFLOPs, as trained")
     columns = [
-        *([printed["fid"]] if "fid" in printed else []),
+        *printed.get("fid", []),
         *score_columns(study, rows, setting).values(),
         Filled(trained, [Entry("" if cost is None else decimals(cost, 4)) for cost in costs]),
         seeds_column(rows, setting),
@@ -365,23 +388,39 @@ def page_title(study: Study) -> str:
 
 
 def _footnotes(rows: Sequence[Line]) -> list[tuple[set[str], str]]:
-    """Footnotes of the paper's table, of costs that print otherwise, and of rows added here."""
-    numbers = sorted({line.row.published.table for line in rows if line.row.published})
-    known = published.footnotes(numbers[0]) if len(numbers) == 1 else []
+    """Footnotes of the published table, of costs that print otherwise, and of where rows come from."""
+    names = {line.row.published.table for line in rows if line.row.published}
+    known = published.footnotes(*names) if len(names) == 1 else []
     notes = [({line.row.label for line in rows if line.label in of}, text) for of, text in known]
     explained = {label for labels, _ in notes for label in labels}
     for line in rows:
         printed = line.row.published.printed["gflops"] if line.row.published else ""
         if line.cost and printed and line.row.label not in explained:
             measured = line.cost.cost.paper_gflops
-            if f"{measured:.2f}" != printed:
+            if f"{measured:.{len(printed.partition('.')[2])}f}" != printed:
                 notes.append(({line.row.label}, f"Prints {printed}, measured {measured:.4f}."))
-    return notes + _additions(rows) + _outdated(rows)
+    return notes + _origins(rows)
 
 
-def _additions(rows: Sequence[Line]) -> list[tuple[set[str], str]]:
+def _origins(rows: Sequence[Line]) -> list[tuple[set[str], str]]:
+    """Rows of other publications than the paper, without a backbone, added here, or of another time."""
+    sources: dict[str, set[str]] = {}
+    for line in rows:
+        if (row := line.row.published) and row.table == published.LEADERBOARD:
+            sources.setdefault(row.source, set()).add(line.row.label)
+    notes = [(labels, f"Published in {source}.") for source, labels in sources.items()]
+    bare = {line.row.label for line in rows if line.row.model is None}
+    notes += [(bare, "Published figures alone: no backbone here stands for this row.")] if bare else []
     added = {line.row.label for line in rows if line.row.extra}
-    return [(added, "Added here; the paper has no such row.")] if added else []
+    notes += [(added, "Added here; the paper has no such row.")] if added else []
+    return notes + _outdated(rows)
+
+
+def _samplers(rows: Sequence[Line]) -> str:
+    """What samples of the leaderboard's rows were made with, in words; "" where there are none of them."""
+    found = [line.row.published for line in rows if line.row.published]
+    words = [", ".join((*row.conditions, row.sampler)) for row in found if row.table == published.LEADERBOARD]
+    return f"Published scores: {'; '.join(dict.fromkeys(words))}." if words else ""
 
 
 def _outdated(rows: Sequence[Line]) -> list[tuple[set[str], str]]:
@@ -442,7 +481,8 @@ def frame(rows: Sequence[Line], selection: Selection | None) -> pd.DataFrame:
 def values(rows: Sequence[Line], selection: Selection | None) -> list[dict[str, Any]]:
     """The rows of `frame` as plain values for JSON."""
     found = []
-    for line in rows:
+    conditions = published_conditions(rows)
+    for line, own in zip(rows, conditions, strict=True):
         row = line.row
         entry: dict[str, Any] = {
             "label": line.label,
@@ -451,7 +491,11 @@ def values(rows: Sequence[Line], selection: Selection | None) -> list[dict[str, 
             "extra": row.extra,
         }
         for figure, value in (row.published.values if row.published else {}).items():
-            entry[f"published {figure}"] = value
+            for words in _apart(conditions) if figure in published.QUALITY else [""]:
+                name = f"published {figure} ({words})" if words else f"published {figure}"
+                entry[name] = value if words in ("", own) else None
+        if row.published and own:
+            entry["published sampler"] = row.published.sampler
         for quantity in COSTS.values():
             entry[quantity.field] = getattr(line.cost.cost, quantity.field) if line.cost else None
         for speed in shown_speeds(rows, selection):

@@ -11,7 +11,7 @@
     overrides = { ffn = "mlp" }
 
     [[rows]]                                           # label, backbone and overrides are the paper's
-    published = "6/U-DiT-T (+DWconv FFN)"
+    published = "6/U-DiT-T (+DWconv FFN)"              # or "leaderboard/DiC-S"
 
 Rows unfold into cells (`bench.studies.cells`), which an executor (`bench.studies.executors`) measures.
 Nothing here imports torch, so a report can be drawn from a study and its records alone.
@@ -47,7 +47,8 @@ class StudyRow:
 
     Attributes:
         label: what the row is called; no two rows of a study share it.
-        model: the registered backbone.
+        model: the registered backbone; None of a published row whose network is not here, of which nothing
+            is measured.
         overrides: of the network, over those of the protocol's `scale`.
         published: the published row that this one stands for.
         cfg_scale: of sampling, in place of the protocol's.
@@ -61,7 +62,7 @@ class StudyRow:
     """
 
     label: str
-    model: str
+    model: str | None
     overrides: dict[str, Any]
     published: PublishedRow | None = None
     cfg_scale: float | None = None
@@ -75,7 +76,7 @@ class StudyRow:
 
     def measured_under(self, protocol: str) -> bool:
         """Whether quality is measured under the protocol of that name."""
-        return not self.protocols or protocol in self.protocols
+        return self.model is not None and (not self.protocols or protocol in self.protocols)
 
 
 @dataclass(frozen=True)
@@ -218,9 +219,11 @@ def _row(written: _WrittenRow, study: _WrittenStudy) -> StudyRow:
     label = written.label or (stands_for.label if stands_for else None)
     backbone = written.backbone or (stands_for.model if stands_for else None)
     for key, value in (("label", label), ("backbone", backbone)):
-        if value is None:
+        if value is None and stands_for is None:
             raise UsageError(f"it needs the key {key!r}, or a published row to take it from")
-    assert label is not None and backbone is not None
+    assert label is not None
+    if backbone is None and (written.overrides or written.scale):
+        raise UsageError(f"no backbone here stands for {label!r}: overrides need the key 'backbone'")
     # A backbone of one's own does not take on the published one's overrides.
     taken = stands_for.overrides if stands_for and written.backbone is None else {}
     for place, table in (("overrides", written.overrides or {}), *written.scale.items()):
@@ -241,7 +244,7 @@ def _row(written: _WrittenRow, study: _WrittenStudy) -> StudyRow:
             )
     return StudyRow(
         label=label,
-        model=registry.backbones.find(backbone).name,
+        model=registry.backbones.find(backbone).name if backbone else None,
         overrides=taken if written.overrides is None else written.overrides,
         published=stands_for,
         cfg_scale=written.cfg_scale,
@@ -266,21 +269,24 @@ def _is_plain(value: Any) -> bool:
 
 def _published(text: str, step: int | None) -> PublishedRow:
     """The published row "TABLE/LABEL"; of several of that label, the one after so many steps."""
-    number, slash, label = text.partition("/")
-    if not (slash and number.isdecimal()):
-        raise UsageError(f'published = {text!r}: it is written "TABLE/LABEL", such as "5/Pixel Shuffle (PS)"')
-    rows = published.rows(int(number))
+    name, slash, label = text.partition("/")
+    if not (slash and (name.isdecimal() or name == published.LEADERBOARD)):
+        raise UsageError(
+            f'published = {text!r}: it is written "TABLE/LABEL", such as "5/Pixel Shuffle (PS)" or '
+            '"leaderboard/DiC-S"'
+        )
+    rows = published.rows(int(name) if name.isdecimal() else name)
     found = [row for row in rows if row.label == label]
     if not found:
         known = list(dict.fromkeys(row.label for row in rows))
         raise UsageError(
-            f"Table {number} has no row {label!r}.{suggest(label, known)} It has: {'; '.join(known)}."
+            f"Table {name} has no row {label!r}.{suggest(label, known)} It has: {'; '.join(known)}."
         )
     if len(found) > 1:
         steps = [int(row.printed["training_steps"]) for row in found]
         if step not in steps:
             raise UsageError(
-                f"Table {number} has {len(found)} rows {label!r}: give step, one of "
+                f"Table {name} has {len(found)} rows {label!r}: give step, one of "
                 f"{', '.join(map(str, steps))}"
             )
         return found[steps.index(step)]

@@ -56,6 +56,12 @@ class Cell:
         return f"{self.row.label}, seed {self.seed}"
 
     @property
+    def model(self) -> str:
+        """The registered backbone; a row without one has no cells."""
+        assert self.row.model is not None
+        return self.row.model
+
+    @property
     def step(self) -> int:
         """The step of the training run whose averaged weights are measured."""
         return self.row.step or self.protocol.training.steps
@@ -64,23 +70,23 @@ class Cell:
     def overrides(self) -> dict[str, Any]:
         """Of the network: the row's own over those of the protocol's scale."""
         own = (self.row.scale or {}).get(self.protocol.name, {})
-        return self.protocol.overrides(self.row.model) | self.row.overrides | own
+        return self.protocol.overrides(self.model) | self.row.overrides | own
 
     @cached_property
     def request(self) -> QualityRequest:
         """What its record answers."""
-        config = registry.canonical(self.row.model, self.overrides)
+        config = registry.canonical(self.model, self.overrides)
         images: dict[str, Any] = {
             "sampling": self.protocol.sampling,
             "extractor": self.protocol.extractor,
             "reference": self.reference,
         }
         return QualityRequest(
-            model=self.row.model,
+            model=self.model,
             config={option: value for option, value in config.items() if option not in FROM_DATA},
             data=data.datasets.find(self.protocol.data).name,
             data_options=self.protocol.data_options,
-            training=self.protocol.training.settings(self.row.model),
+            training=self.protocol.training.settings(self.model),
             step=self.step,
             seed=self.seed,
             held_out=self.protocol.evaluation.held_out,
@@ -101,7 +107,7 @@ class Cell:
             "training": request.training.trajectory(),
         }
         text = json.dumps(deciding, sort_keys=True, separators=(",", ":"))
-        return f"{self.row.model}-{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        return f"{self.model}-{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def cells(study: Study, protocol: Protocol, seeds: Sequence[int], reference: str | None = None) -> list[Cell]:
@@ -132,8 +138,10 @@ def reference_digest(path: Path) -> str:
     return digests.files_digest(path.parent, [os.fsencode(path.name)])[:12]
 
 
-def cost_request(row: StudyRow) -> CostRequest:
-    """What the record of a row's cost at its published size answers."""
+def cost_request(row: StudyRow) -> CostRequest | None:
+    """What the record of a row's cost at its published size answers; None of a row without a backbone."""
+    if row.model is None:
+        return None
     return CostRequest(model=row.model, config=registry.canonical(row.model, row.overrides))
 
 
@@ -156,6 +164,7 @@ def _changed(row: StudyRow, protocol: Protocol) -> Protocol:
         table["sampling"]["cfg_scale"] = row.cfg_scale
     try:
         changed = protocols.parse(table)
+        assert row.model is not None
         changed.training.settings(row.model)  # with an objective that the backbone can have
     except UsageError as error:
         raise UsageError(f"row {row.label!r}: {error}") from None
@@ -180,7 +189,7 @@ def missing(cells: Iterable[Cell], known: Records) -> list[Cell]:
 
 def missing_costs(study: Study, known: Records) -> dict[str, CostRequest]:
     """Requests for the cost of a study's backbones that have no record, by label."""
-    requests = {row.label: cost_request(row) for row in study.rows}
+    requests = {row.label: request for row in study.rows if (request := cost_request(row))}
     first = {request.file: label for label, request in reversed(requests.items())}
     return {
         label: request

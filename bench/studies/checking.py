@@ -30,6 +30,8 @@ def check(study: Study, cells: Iterable[Cell], data_options: Mapping[str, Any]) 
             the objective. The row is named.
     """
     for row in study.rows:
+        if row.model is None:
+            continue
         try:
             registry.backbones.check(row.model, row.overrides)
         except UsageError as error:
@@ -55,13 +57,16 @@ def attention_tokens(cells: Iterable[Cell], data_options: Mapping[str, Any]) -> 
 
     What has one token alone has nothing to attend to: the protocol cannot tell such parts apart.
     """
-    found: dict[str, dict[str, int]] = {}
-    for cell in cells:
-        if cell.row.label not in found:
-            dataset = datasets.load(cell.protocol.data, **cell.protocol.dataset_options(data_options))
-            network = build(cell.row.model, cell.overrides, dataset.shape, dataset.num_classes, dataset.name)
-            found[cell.row.label] = cost.attention_tokens(network)
-    return found
+    rows = {cell.row.label: cell for cell in cells}
+    known: dict[str, Dataset] = {}
+    for cell in rows.values():
+        if cell.protocol.data not in known:
+            options = cell.protocol.dataset_options(data_options)
+            known[cell.protocol.data] = datasets.load(cell.protocol.data, **options)
+    return {
+        label: cost.attention_tokens(_network(cell, known[cell.protocol.data]))
+        for label, cell in rows.items()
+    }
 
 
 def _check_held_out(protocol: Protocol, options: Mapping[str, Any]) -> None:
@@ -77,14 +82,19 @@ def _check(cell: Cell, dataset: Dataset) -> None:
             f"protocol {cell.protocol.name} takes batches of {training.batch_size}, but {dataset.name} has "
             f"{len(dataset)} images: choose a protocol with a smaller batch_size"
         )
-    objective = training.settings(cell.row.model).objective
+    objective = training.settings(cell.model).objective
     assert objective is not None
     if cell.protocol.evaluation.samples:
         check_sampler(objective, images.sampler, images.steps)
         extractors.find(cell.protocol.extractor)
-    network = (cell.row.model, cell.overrides, dataset.shape, dataset.num_classes, dataset.name)
+    _network(cell, dataset)
+
+
+def _network(cell: Cell, dataset: Dataset) -> Any:
+    """The network of a cell for the grids of its data; without weights where it can be built so."""
+    network = (cell.model, cell.overrides, dataset.shape, dataset.num_classes, dataset.name)
     try:
         with torch.device("meta"):
-            build(*network)
+            return build(*network)
     except Exception:  # a constructor that looks at numbers; if it is something else, it is wrong again
-        build(*network)
+        return build(*network)

@@ -64,12 +64,14 @@ def measure_cost(request: CostRequest, results: Path) -> None:
 
 
 def count_costs(rows: Iterable[StudyRow], progress: Progress = silent) -> dict[str, Cost]:
-    """The cost of rows by label, each network counted once; see `bench.cost.measure`."""
+    """The cost of rows that have a backbone by label, each network counted once; see `bench.cost.measure`."""
     known: dict[str, Cost] = {}
     found = {}
     rows = list(rows)
     for i, row in enumerate(rows):
         request = cost_request(row)
+        if request is None:
+            continue
         if request.file not in known:
             progress(row.label, i, len(rows))
             known[request.file] = cost.measure(request.model, **request.config)
@@ -84,7 +86,7 @@ def record_costs(results: Path, progress: Progress = silent) -> None:
         UsageError: the folder cannot be written to.
     """
     rows = [row for name in studies.names() for row in studies.load(name).rows]
-    requests = {request.file: (row.label, request) for row in rows for request in [cost_request(row)]}
+    requests = {request.file: (row.label, request) for row in rows if (request := cost_request(row))}
     for i, (label, request) in enumerate(requests.values()):
         progress(label, i, len(requests))
         measure_cost(request, results)

@@ -70,7 +70,8 @@ def of_another_time(
 ) -> dict[str, str]:
     """Records of a study's cells and costs that are stale, by file, and why."""
     found: dict[str, str] = {}
-    requests: list[Request] = [*(cell.request for cell in cells), *map(cost_request, study.rows)]
+    costs = filter(None, map(cost_request, study.rows))
+    requests: list[Request] = [*(cell.request for cell in cells), *costs]
     seen: dict[str, Fingerprints] = {}
     for request in requests:
         record = records.get(request.file)

@@ -1,7 +1,8 @@
 """Figures of the papers, as printed, and which backbone each row stands for.
 
 `published.csv` holds the 41 rows of Tables 1 to 6 of the U-DiT paper; `source` says whether its
-authors measured the row (u-dit) or quoted it (dit). Nothing measured here may be put here.
+authors measured the row (u-dit) or quoted it (dit). `leaderboard.csv` holds 22 rows of six families, each
+with the publication that it is from. Nothing measured here may be put here.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from typing import Any
 
 import registry
 
-TABLES = (1, 2, 3, 4, 5, 6)
+LEADERBOARD = "leaderboard"
+TABLES = (1, 2, 3, 4, 5, 6, LEADERBOARD)
 QUALITY = ("fid", "sfid", "inception_score", "precision", "recall")
+_OBJECTIVES = {"ddpm": "noise prediction", "flow": "flow"}
 
 
 @dataclass(frozen=True)
@@ -24,21 +27,32 @@ class PublishedRow:
     """One row of a published table.
 
     Attributes:
-        table: 1 … 6.
+        table: 1 … 6, or `LEADERBOARD`.
         label: the row's label, exactly as printed.
-        source: who measured it: "u-dit" or "dit".
-        model: the registered backbone it stands for.
+        source: who measured it: "u-dit" or "dit"; on the leaderboard, the publication.
+        model: the registered backbone it stands for; None where there is none.
         overrides: with these overrides.
-        printed: the figures as printed, as text (`""` where the table has none): `training_steps`,
-            `cfg_scale`, `gflops`, `fid`, `sfid`, `inception_score`, `precision`, `recall`.
+        objective: what the network was trained for, "ddpm" or "flow".
+        sampler: what its samples were made with, in words.
+        printed: the figures as printed, as text (`""`, or no entry, where the table has none):
+            `training_steps`, `batch_size`, `cfg_scale`, `gflops`, `fid`, `sfid`, `inception_score`,
+            `precision`, `recall`.
     """
 
-    table: int
+    table: int | str
     label: str
     source: str
-    model: str
+    model: str | None
     overrides: dict[str, Any]
+    objective: str
+    sampler: str
     printed: dict[str, str]
+
+    @property
+    def conditions(self) -> tuple[str, str]:
+        """Objective and guidance in words. Scores compare where both are the same."""
+        scale = float(self.printed["cfg_scale"])
+        return _OBJECTIVES[self.objective], "no guidance" if scale == 1 else f"guidance {scale:g}"
 
     @property
     def values(self) -> dict[str, float | int | str | None]:
@@ -55,7 +69,7 @@ def _tables() -> dict[str, Any]:
 
 
 def source() -> str:
-    """The paper the figures were printed in."""
+    """The paper that Tables 1 to 6 were printed in."""
     return _tables()["source"]
 
 
@@ -64,12 +78,12 @@ def title(table: int) -> str:
     return _tables()["titles"][str(table)]
 
 
-def footnotes(table: int) -> list[tuple[tuple[str, ...], str]]:
+def footnotes(table: int | str) -> list[tuple[tuple[str, ...], str]]:
     """Remarks on a table: (labels of the rows concerned, or none for the whole table; text)."""
     return [(tuple(n["rows"]), n["text"]) for n in _tables()["footnotes"] if n["table"] == table]
 
 
-def rows(table: int | None = None) -> list[PublishedRow]:
+def rows(table: int | str | None = None) -> list[PublishedRow]:
     """The published rows in printed order, of one table or of all.
 
     Raises:
@@ -77,12 +91,41 @@ def rows(table: int | None = None) -> list[PublishedRow]:
     """
     if table is not None and table not in TABLES:
         raise registry.UsageError(f"there is no table {table}; the paper has Tables 1 to 6")
-    ablations = _tables()["rows"]
-    found = []
-    with files(__package__).joinpath("published.csv").open(encoding="utf-8") as lines:
-        for record in csv.DictReader(lines):
-            number, label, origin = int(record.pop("table")), record.pop("row"), record.pop("source")
-            if table in (None, number):
-                name = "udit-t" if label in ablations else registry.backbones.find(label).name
-                found.append(PublishedRow(number, label, origin, name, ablations.get(label, {}), record))
+    printed = _read("published.csv")
+    found = [_of_the_paper(record) for record in printed if table in (None, int(record["table"]))]
+    if table in (None, LEADERBOARD):
+        found += [_of_the_leaderboard(record) for record in _read("leaderboard.csv")]
     return found
+
+
+def _read(file: str) -> list[dict[str, str]]:
+    with files(__package__).joinpath(file).open(encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def _of_the_paper(record: dict[str, str]) -> PublishedRow:
+    ablations, label = _tables()["rows"], record["row"]
+    return PublishedRow(
+        table=int(record["table"]),
+        label=label,
+        source=record["source"],
+        model="udit-t" if label in ablations else registry.backbones.find(label).name,
+        overrides=ablations.get(label, {}),
+        objective="ddpm",
+        sampler=_tables()["samplers"]["ddpm"],
+        printed={key: text for key, text in record.items() if key not in ("table", "row", "source")},
+    )
+
+
+def _of_the_leaderboard(record: dict[str, str]) -> PublishedRow:
+    told = ("row", "backbone", "objective", "source")
+    return PublishedRow(
+        table=LEADERBOARD,
+        label=record["row"],
+        source=record["source"],
+        model=record["backbone"] or None,
+        overrides={},
+        objective=record["objective"],
+        sampler=_tables()["samplers"][record["objective"]],
+        printed={key: text for key, text in record.items() if key not in told},
+    )

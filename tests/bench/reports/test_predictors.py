@@ -117,6 +117,33 @@ def test_a_cost_predicts_that_more_is_better(tmp_path: Path) -> None:
     assert every["params", None].rho == pytest.approx(1) and every["gflops", None].rho == pytest.approx(-1)
 
 
+def test_noise_prediction_and_flow_are_never_put_in_one_order(tmp_path: Path) -> None:
+    study = studies.load("leaderboard")
+    networks = [row for row in study.rows if row.model]
+    for size, row in enumerate(networks, 1):
+        if request := cost_request(row):
+            made.put(tmp_path, made.cost(request, parameters=size))
+    for cell in cells(study, PROXY, [0]):
+        result = made.quality(cell.request).model_copy(
+            update={
+                "held_out": (
+                    held_out(1000, {"dit-s-2": 4.0, "dic-s": 3.0}.get(cell.model, 1.0), np.zeros(64)),
+                )
+            }
+        )
+        made.put(tmp_path, result, "proxy-fashion")
+    every = agreements("leaderboard", lines(study, Selection(tmp_path)))
+    sizes = {each.study: each.rows for each in every if each.predictor == "params"}
+    assert sizes == {"leaderboard (noise prediction)": 14, "leaderboard (flow)": 4}  # none of DiG's
+    (one,) = [each for each in every if each.predictor == "held_out"]
+    assert (one.study, one.rows, one.right) == ("leaderboard (noise prediction)", 4, 5)
+    shown = proxy.agreement_table(proxy.last_checkpoints(every))
+    assert shown.columns[0].heading == "Study" and {row[0].text for row in shown.rows} == set(sizes)
+    agreements("leaderboard", lines(study, Selection(tmp_path)), "inception_score")
+    with pytest.raises(UsageError, match="has 0 rows with a published Prec"):
+        agreements("leaderboard", lines(study, Selection(tmp_path)), "precision")
+
+
 def test_a_row_s_own_figure_is_a_target(tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     rows = "".join(

@@ -47,7 +47,7 @@ def keep_quality(folder, name, fids, seeds=(0, 1, 2)):
 
 
 def keep_costs(folder, name):
-    for i, row in enumerate(bench.studies.load(name).rows, 1):
+    for i, row in enumerate((row for row in bench.studies.load(name).rows if row.model), 1):
         stages = [{"name": f"stage{k}", "paper": i * 10**8, "macs": 1} for k in range(3)]
         values = {"parameters": i * 10**6, "parameters_deployed": i * 10**6, "stages": stages}
         made.put(folder, made.cost(cost_request(row), paper_gflops=0.3 * i, **values))
@@ -144,7 +144,8 @@ def test_a_row_without_records_is_empty_and_a_table_without_says_so_once(tmp_pat
 
 def test_every_page_names_its_table_and_footnotes(results):
     made = bench.reports.files(results, ["md"])
-    assert {f"table-{n}.md" for n in range(1, 7)} | {"backbones.md", "records.csv"} <= made.keys()
+    others = {"backbones.md", "leaderboard.md", "records.csv"}
+    assert {f"table-{n}.md" for n in range(1, 7)} | others <= made.keys()
     assert made["table-5.md"].startswith("# Table 5: Choice of downsampler\n")
     assert "+ Token Downsampling [1]" in made["table-1.md"]
     assert "1. Tables 5 and 6 print 0.91 for this same network" in made["table-1.md"]
@@ -154,6 +155,98 @@ def test_every_page_names_its_table_and_footnotes(results):
 def test_a_cost_that_disagrees_with_the_published_one_gets_a_footnote(results):
     text = markdown.page(page_of("downsampler", results))
     assert "Prints 0.91, measured 0.6000." in text
+
+
+def test_published_scores_of_two_objectives_never_share_a_column(tmp_path):
+    keep_costs(tmp_path, "leaderboard")
+    section = page_of("leaderboard", tmp_path).sections[0]
+    rows = {label.partition(" [")[0]: row for label, row in cells_of(section).items()}
+    noise, flow = "FID↓ (noise prediction), published", "FID↓ (flow), published"
+    assert (rows["DiC-S"][noise].text, rows["DiC-S"][flow].text) == ("58.68", "")
+    assert (rows["SiT-S/2"][noise].text, rows["SiT-S/2"][flow].text) == ("", "57.6")
+    assert rows["U-DiT-S"]["IS↑ (noise prediction), published"].text == "51.62"
+    assert not {"FID↓, published", "IS↑, published", "IS↑ (flow), published"} & rows["DiC-S"].keys()
+    said = " ".join(section.table.remarks)
+    assert "noise prediction, no guidance, DDPM's ancestral sampler in 250 steps" in said
+    assert "flow, no guidance, the SDE sampler of SiT" in said
+    text = bench.reports.files(tmp_path, ["csv"], ["leaderboard"])["leaderboard.csv"]
+    found = {row["label"]: row for row in csv.DictReader(io.StringIO(text))}
+    assert found["DiC-S"]["published fid (noise prediction)"] == "58.68"
+    assert found["SiT-S/2"]["published fid (flow)"] == "57.6"
+    assert (
+        found["DiC-S"]["published fid (flow)"] == found["SiT-S/2"]["published fid (noise prediction)"] == ""
+    )
+    assert "ancestral" in found["DiC-S"]["published sampler"] and "published fid" not in found["DiC-S"]
+
+
+def test_guided_published_scores_never_share_a_column_with_others(tmp_path):
+    own = tmp_path / "own.toml"
+    names = ["2/U-DiT-B", "3/U-DiT-L", "leaderboard/SiT-B/2"]
+    own.write_text("title = 't'\n" + "".join(f"[[rows]]\npublished = '{name}'\n" for name in names))
+    results = tmp_path / "results"
+    results.mkdir()
+    rows = cells_of(page_of(own, results).sections[0])
+    titles = ["noise prediction, no guidance", "noise prediction, guidance 1.5", "flow, no guidance"]
+    found = [[row[f"FID↓ ({title}), published"].text for title in titles] for row in rows.values()]
+    assert found == [["16.64", "", ""], ["", "3.37", ""], ["", "", "33.0"]]
+
+
+def test_each_published_row_names_its_source_and_whether_its_network_is_here(tmp_path):
+    keep_costs(tmp_path, "leaderboard")
+    section = page_of("leaderboard", tmp_path).sections[0]
+    notes = dict(enumerate(section.table.footnotes, 1))
+    told = {
+        row[0].text.partition(" [")[0]: [notes[int(n)] for n in re.findall(r"\[(\d+)\]", row[0].text)]
+        for row in section.table.rows
+    }
+    for row in bench.studies.load("leaderboard").rows:
+        assert f"Published in {row.published.source}." in told[row.label]
+        assert any("no backbone here" in note for note in told[row.label]) == (row.model is None)
+    row = next(row for label, row in cells_of(section).items() if label.startswith("DiG-S/2"))
+    assert {entry.text for title, entry in row.items() if title.endswith("measured")} == {""}
+    # Nothing of a row without a network is missing.
+    assert "An empty cell" not in " ".join(section.table.remarks)
+
+
+def test_every_form_shows_rows_without_a_network(run_bench, tmp_path):
+    keep_costs(tmp_path, "leaderboard")
+    where = ("ablate", "leaderboard", "--protocol", "micro", "--results", tmp_path, "--work", tmp_path)
+    code, out, err = run_bench(*where)
+    assert code == 0 and re.search(r"DiG-S/2 .* 62\.06 ", out) and "nothing is measured" in err
+    left_out = out.partition("Not measured under micro: ")[2]
+    assert "SiT-XL/2" in left_out and "DiG" not in left_out
+    code, out, _ = run_bench(*where, "--json")
+    row = next(row for row in json.loads(out) if row["label"] == "DiG-S/2")
+    assert code == 0 and row["model"] is None and row["macs"] is None
+    assert row["published fid (noise prediction)"] == 62.06
+
+
+@pytest.mark.parametrize(("gflops", "differs"), [(5.873889, False), (5.949, False), (5.951, True)])
+def test_a_cost_is_compared_at_the_digits_that_are_printed(tmp_path, gflops, differs):
+    row = bench.studies.load("leaderboard").row("DiC-S")
+    made.put(tmp_path, made.cost(cost_request(row), paper_gflops=gflops))
+    text = markdown.page(page_of("leaderboard", tmp_path))
+    assert (f"Prints 5.9, measured {gflops:.4f}." in text) == differs
+
+
+def test_orders_are_compared_with_published_ones_of_the_same_objective(tmp_path):
+    own = tmp_path / "own.toml"
+    names = ["DiT-S/2", "DiT-B/2", "DiT-L/2", "SiT-S/2", "SiT-B/2", "SiT-L/2"]
+    rows = (f"[[rows]]\npublished = 'leaderboard/{name}'\n" for name in names)
+    own.write_text("title = 't'\n" + "".join(rows))
+    study = bench.studies.load(own)
+    # By FID here as published within each family, but not across them; one setting, for the sampler is one.
+    fids = dict(zip(names, (30.0, 20.0, 10.0, 60.0, 50.0, 40.0), strict=True))
+    for cell in cells(study, protocols.load("smoke"), [0, 1]):
+        request = cell.request
+        made.put(tmp_path, made.quality(request, fid=fids[cell.row.label] + 0.1 * cell.seed), "smoke")
+    (section,) = [s for s in page_of(own, tmp_path).sections if s.title.startswith("Quality")]
+    said = [text for text in section.table.remarks if "Spearman" in text]
+    assert ["(noise prediction)" in said[0], "(flow)" in said[1]] == [True, True]
+    assert all("ρ = 1.00 over 3 rows" in text for text in said)
+    told = " ".join(section.table.remarks)
+    assert "15 of 15 pairs of rows are separable in FID, 6 of the 6 " in told
+    assert told.count("It confirms no published score") == 1
 
 
 def test_rows_of_other_code_carry_a_footnote(results):

@@ -101,6 +101,24 @@ def test_the_committed_costs_are_those_measured_now(rows, cost):
             )
 
 
+def test_networks_of_the_leaderboard_cost_what_is_printed():
+    found = {record.file: record.result for record in records.read(ROOT / "results")}
+    compared = 0
+    for row in bench.studies.load("leaderboard").rows:
+        if row.model is None:
+            continue
+        cost, printed = found[cost_request(row).file], row.published.printed["gflops"]
+        digits = len(printed.partition(".")[2])
+        if row.label.startswith(("DiT", "SiT")):  # as the footnote says
+            assert round(cost.macs / 1e9, digits) <= float(printed) < cost.paper_gflops, row.label
+        else:
+            assert f"{cost.paper_gflops:.{digits}f}" == printed, row.label
+            compared += 1
+    assert compared == 10
+    (explained,) = (labels for labels, _ in published.footnotes("leaderboard"))
+    assert set(explained) == {r.label for r in published.rows("leaderboard") if r.label[:3] in ("DiT", "SiT")}
+
+
 def test_a_page_of_costs_measured_now_is_the_committed_one(costs):
     def figures(page):  # where it was measured may differ
         return [line for line in page.split("\n## ")[0].splitlines() if not line.startswith("- Counted on")]

@@ -81,7 +81,47 @@ def test_the_families_cost_about_alike(scaled: bool, grid: int | None) -> None:
 
 
 def test_names_are_in_the_order_of_the_tables() -> None:
-    assert studies.names() == [*TABLES, "backbones"]
+    assert studies.names() == [*TABLES, "backbones", "leaderboard"]
+
+
+def test_the_leaderboard_has_its_figures_as_printed() -> None:
+    rows = published.rows("leaderboard")
+    assert len(rows) == 22 and {row.printed["cfg_scale"] for row in rows} == {"1.0"}
+    # What the title says of all of them.
+    assert {(row.printed["training_steps"], row.printed["batch_size"]) for row in rows} == {("400000", "256")}
+    found = {row.label: row for row in rows}
+    printed = {
+        "DiC-S": ("dic-s", "ddpm", "5.9", "58.68", "25.82"),
+        "DiCo-XL": ("dico-xl", "ddpm", "87.30", "11.67", "100.42"),
+        "DiG-B/2": (None, "ddpm", "17.07", "39.50", "37.21"),
+        "SiT-L/2": ("sit-l-2", "flow", "80.71", "18.8", ""),
+    }
+    for label, figures in printed.items():
+        row = found[label]
+        texts = [row.printed[name] for name in ("gflops", "fid", "inception_score")]
+        assert (row.model, row.objective, *texts) == figures
+    for row in published.rows(2):
+        if row.label in found:  # also printed there
+            assert all(found[row.label].printed[name] == row.printed[name] for name in ("gflops", "fid"))
+    trained_for = {row.label: protocols.objective_of(row.model) for row in rows if row.model}
+    assert trained_for == {row.label: row.objective for row in rows if row.model}
+    assert "ancestral" in found["DiC-S"].sampler and "SDE" in found["SiT-L/2"].sampler
+
+
+def test_the_leaderboard_measures_four_networks_under_small_protocols_and_none_that_is_not_here() -> None:
+    study = studies.load("leaderboard")
+    assert [row.published for row in study.rows] == published.rows("leaderboard")
+    bare = {row.label for row in study.rows if row.model is None}
+    assert bare == {f"DiG-{size}/2" for size in ("S", "B", "L", "XL")}
+    for name in ("proxy-fashion", "proxy-cifar"):
+        found = cells(study, protocols.load(name), [0])
+        assert [cell.row.label for cell in found] == ["DiT-S/2", "U-DiT-S", "DiC-S", "DiCo-S"]
+    assert not cells(study, MICRO, [0])
+    whole = cells(study, protocols.load("paper"), [0])
+    assert {cell.row.label for cell in whole} == {row.label for row in study.rows} - bare
+    samplers = {cell.request.training.objective: cell.request.sampling.sampler for cell in whole}
+    assert samplers == {"ddpm": "ancestral", "flow": "euler-maruyama"}
+    assert missing_costs(study, {}).keys() == {row.label for row in study.rows} - bare
 
 
 # ---- what follows from a file ----
@@ -162,6 +202,12 @@ def test_committed_records_leave_nothing_of_a_built_in_study_to_measure(name: st
     found = cells(study, protocols.load(study.protocol), study.seeds)
     assert not missing(found, records) and not missing_costs(study, records)
     assert not of_another_time(records, found, study, {})
+
+
+def test_committed_records_have_the_cost_of_every_network_of_the_leaderboard() -> None:
+    study, records = studies.load("leaderboard"), known(ROOT / "results")
+    assert not missing_costs(study, records)
+    assert not of_another_time(records, [], study, {})
 
 
 def test_records_are_found_and_damaged_ones_named(tmp_path: Path) -> None:
@@ -253,6 +299,12 @@ def test_a_cost_is_stale_where_its_network_is_another(tmp_path: Path) -> None:
         ('[[rows]]\nbackbone = "udit-t"', r"\[\[rows\]\] 1: it needs the key 'label'"),
         ('[[rows]]\npublished = "5/Pixel Shufle (PS)"', r"no row .* Did you mean 'Pixel Shuffle \(PS\)'"),
         ('[[rows]]\npublished = "9/x"', r"there is no table 9"),
+        ('[[rows]]\npublished = "leaderboard/DiC-M"', r"no row 'DiC-M'\. Did you mean 'DiC-S'"),
+        ('[[rows]]\npublished = "DiT-S/2"', r'it is written "TABLE/LABEL"'),
+        (
+            '[[rows]]\npublished = "leaderboard/DiG-S/2"\noverrides = { depth = 3 }',
+            r"\[\[rows\]\] 1: no backbone here stands for 'DiG-S/2': overrides need the key 'backbone'",
+        ),
         ('[[rows]]\npublished = "Pixel Shuffle (PS)"', r'it is written "TABLE/LABEL"'),
         ('[[rows]]\npublished = "4/U-DiT-B"', r"Table 4 has 5 rows 'U-DiT-B': give step, one of 200000, "),
         ('[[rows]]\npublished = "1/DiT-UNet"\nextra = true', r"extra = true goes with"),
@@ -319,6 +371,20 @@ def test_what_cannot_run_is_told_before_anything_runs(tmp_path: Path, row: str, 
     with pytest.raises(UsageError, match=told) as raised:
         check(made, cells(made, MICRO, [0]), {})
     assert "\n" not in str(raised.value)
+
+
+def test_a_published_row_without_a_network_is_no_mistake_and_takes_one_of_the_users(tmp_path: Path) -> None:
+    from bench.studies.checking import check
+    from bench.studies.measuring import count_costs
+
+    bare = '[[rows]]\npublished = "leaderboard/DiG-S/2"\n'
+    study = studies.load(written(tmp_path, ROW + bare))
+    found = cells(study, MICRO, [0])
+    check(study, found, {})
+    assert [cell.row.label for cell in found] == ["a"] == list(count_costs(study.rows))
+    own = studies.load(written(tmp_path, bare + 'backbone = "udit-t"\noverrides = { rope = false }\n'))
+    assert own.rows[0].model == "udit-t" and own.rows[0].published is not None
+    assert own.rows[0].published.printed["fid"] == "62.06" and len(cells(own, MICRO, [0])) == 1
 
 
 def test_a_plan_needs_no_torch() -> None:
