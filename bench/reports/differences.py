@@ -10,12 +10,16 @@ from pathlib import Path
 import registry
 from bench import records
 from bench.metrics.scores import SCORES
-from bench.records.quantities import COSTS, SPEEDS, Quantity
+from bench.records.quantities import COSTS, HELD_OUT, SPEEDS, Quantity
 from bench.records.schema import Quality, Record
 from registry.errors import UsageError
 
 # Quantities compared, by kind of record.
-COMPARED: dict[str, dict[str, Quantity]] = {"cost": COSTS, "speed": SPEEDS, "quality": {**SCORES}}
+COMPARED: dict[str, dict[str, Quantity]] = {
+    "cost": COSTS,
+    "speed": SPEEDS,
+    "quality": {**SCORES, **HELD_OUT},
+}
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def _changes(old: Record, new: Record, tolerance: float) -> list[Change]:
 def _number(record: Record, quantity: Quantity) -> float | None:
     result = record.result
     if isinstance(result, Quality):
-        value = result.scores.get(quantity.name)
+        value = result.value(quantity.name)
     else:
         value = getattr(result, quantity.field or quantity.name)
     return value if value is not None and math.isfinite(value) else None

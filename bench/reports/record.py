@@ -7,8 +7,8 @@ from typing import Any
 
 import registry
 from bench.metrics.scores import SCORES
-from bench.records.quantities import COSTS, LOSS, SPEEDS, Quantity
-from bench.records.schema import Record
+from bench.records.quantities import COSTS, HELD_OUT, LOSS, SPEEDS, Quantity
+from bench.records.schema import HeldOutLoss, Quality, Record
 from bench.reports.page import Column, Entry, Table
 
 # Of a result's fields, by the names that they have there.
@@ -28,12 +28,15 @@ def tables(record: Record, outdated: str | None = None) -> list[Table]:
     """
     whole = record.dump()
     result, request = whole["result"], whole["request"]
+    curve = _curve(record.result.held_out) if isinstance(record.result, Quality) else []
+    result.pop("held_out", None)  # a table of its own
     parts = {name: value for name, value in result.items() if _is_breakdown(value)}
     values = {name: value for name, value in result.items() if name not in parts}
     origin = {name: whole[name] for name in ("context", "fingerprints")} | whole["environment"]
     title = f"{registry.label(record.request.model, record.request.config)}: {record.request.kind}"
     return [
         _pairs(title, "Measured", values, [f"Of another time: {outdated} now."] if outdated else []),
+        *curve,
         *(_breakdown(name, entries) for name, entries in parts.items()),
         _pairs("", "Request", request),
         _pairs("", "Where", origin),
@@ -48,6 +51,23 @@ def _pairs(title: str, heading: str, values: dict[str, Any], remarks: Sequence[s
         shown = quantity.text(value) if quantity and value is not None else _text(value)
         rows.append([Entry(quantity.title if quantity else name), Entry(shown)])
     return Table(columns, rows, title, remarks=remarks)
+
+
+def _curve(held_out: Sequence[HeldOutLoss]) -> list[Table]:
+    """Held-out loss, whole and by band, at each checkpoint; no table where it was not measured."""
+    if not held_out:
+        return []
+    quantities = [HELD_OUT[name] for name in HELD_OUT if held_out[0].value(name) is not None]
+    columns = [Column("Step"), *(Column(quantity.title) for quantity in quantities), Column("Seconds")]
+    rows = [
+        [
+            Entry(f"{loss.step:,}"),
+            *(Entry(quantity.text(loss.value(quantity.name))) for quantity in quantities),
+            Entry(f"{loss.seconds:.0f}"),
+        ]
+        for loss in held_out
+    ]
+    return [Table(columns, rows)]
 
 
 def _flat(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from bench import studies
+from bench.records import read
 from bench.reports import tables
+from bench.reports.differences import differences
+from bench.reports.record import tables as record_tables
 from bench.reports.render import markdown
 from bench.reports.select import Selection, lines, settings
 from bench.studies.cells import cells as cells_of
@@ -51,3 +54,22 @@ def test_a_band_is_a_column_where_a_study_asks_for_it(tmp_path: Path) -> None:
     columns = tables.score_columns(own, rows, setting)
     assert [filled.column.heading for filled in columns.values()] == ["Held-out loss↓", "ln SNR 0…2↓"]
     assert [entry.text for entry in columns["held_out_3"].entries] == ["93.48000", "107.00000"]
+
+
+def test_a_record_shows_its_curve(tmp_path: Path) -> None:
+    record = read(write(tmp_path, {0: PUBLISHED}))[0]
+    curve = record_tables(record)[1]
+    assert [column.heading for column in curve.columns][:3] == ["Step", "Held-out loss↓", "ln SNR > 4↓"]
+    assert [row[0].text for row in curve.rows] == ["250", "500", "750", "1,000"]
+    assert not any("held_out" in entry.text for row in record_tables(record)[0].rows for entry in row)
+
+
+def test_a_larger_loss_is_worse(tmp_path: Path) -> None:
+    before = write(tmp_path / "before", {0: PUBLISHED})
+    after = write(tmp_path / "after", {0: [2 * PUBLISHED[0], *PUBLISHED[1:]]})
+    found = differences(before, after)
+    assert found.compared == 7
+    assert [change.value for change in found.regressions] == [
+        "held_out", *(f"held_out_{band}" for band in range(1, 7)),
+    ]  # fmt: skip
+    assert not differences(after, before).regressions
