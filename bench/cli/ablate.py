@@ -250,7 +250,7 @@ def _print_plan(
         notes=[
             f"{len(todo)} of {len(wanted)} cells are to be measured, {total}.",
             *_attention(tokens),
-            *_power(wanted, records),
+            *_power(protocol, wanted, records),
             *_left_out(study, protocol),
         ],
     )
@@ -271,18 +271,22 @@ def _attention(tokens: dict[str, dict[str, int]]) -> list[str]:
     return notes
 
 
-def _power(wanted: Sequence[Cell], records: Records) -> list[str]:
-    """What difference in FID the plan can see, from the spread between seeds in the records of its cells."""
+def _power(protocol: Protocol, wanted: Sequence[Cell], records: Records) -> list[str]:
+    """What difference in FID, or else in held-out loss, the plan can see.
+
+    From the spread between seeds in the records of its cells.
+    """
     from bench.records.schema import Quality
     from bench.reports.statistics import detectable, residual_deviation
 
+    name, words = ("fid", "FID") if protocol.evaluation.samples else ("held_out", "held-out loss")
     of_row: dict[str, dict[int, float]] = {}
     for cell in wanted:
         record = records.get(cell.file)
-        fid = record.result.scores.get("fid") if record and isinstance(record.result, Quality) else None
+        value = record.result.value(name) if record and isinstance(record.result, Quality) else None
         of_row.setdefault(cell.row.label, {})
-        if fid is not None:
-            of_row[cell.row.label][cell.seed] = fid
+        if value is not None:
+            of_row[cell.row.label][cell.seed] = value
     deviation = residual_deviation([seeds for seeds in of_row.values() if seeds])
     count = len({cell.seed for cell in wanted})
     if len(of_row) < 2:
@@ -295,7 +299,7 @@ def _power(wanted: Sequence[Cell], records: Records) -> list[str]:
         ]
     least = detectable(deviation, len(of_row), count)
     return [
-        f"With {count} seeds a true difference in FID of {least:.2g} between two of its {len(of_row)} rows "
+        f"With {count} seeds a true difference in {words} of {least:.2g} between two of its {len(of_row)} rows "
         "is found with probability 0.8, by the spread between seeds in the records of its cells."
     ]
 
