@@ -299,8 +299,8 @@ def _power(protocol: Protocol, wanted: Sequence[Cell], records: Records) -> list
         ]
     least = detectable(deviation, len(of_row), count)
     return [
-        f"With {count} seeds a true difference in {words} of {least:.2g} between two of its {len(of_row)} rows "
-        "is found with probability 0.8, by the spread between seeds in the records of its cells."
+        f"With {count} seeds a true difference in {words} of {least:.2g} between two of its {len(of_row)} "
+        "rows is found with probability 0.8, by the spread between seeds in the records of its cells."
     ]
 
 
