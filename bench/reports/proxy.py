@@ -14,6 +14,7 @@ from bench.metrics.scores import SCORES
 from bench.records.quantities import COSTS
 from bench.reports.page import Column, Entry, Page, Section, Table
 from bench.reports.predictors import BASELINES, Agreement, Choice, Interval, choose
+from bench.training import protocols
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,13 +106,14 @@ def page(
     sections = [Section(text=answer(choice, heading))]
     if picture:
         sections.append(Section("Rank correlation against computing", picture=picture))
+    remarks = [*REMARKS, *_protocols(chosen_on)]
     sections.append(
-        Section(f"Chosen on: {first}", table=agreement_table(last_checkpoints(chosen_on), remarks=REMARKS))
+        Section(f"Chosen on: {first}", table=agreement_table(last_checkpoints(chosen_on), remarks=remarks))
     )
     rest = [each for _, agreements in others for each in agreements]
     if choice and rest:
-        shown = [*choice.held_back, *choice.baselines]
-        shown.sort(key=lambda each: [*{each.study: 0 for each in rest}].index(each.study))
+        order = list(dict.fromkeys(each.study for each in rest))
+        shown = sorted([*choice.held_back, *choice.baselines], key=lambda each: order.index(each.study))
         sections.append(
             Section(
                 "Held back: studies that had no part in choosing", table=agreement_table(shown, studies=True)
@@ -165,6 +167,12 @@ def _judged(choice: Choice) -> list[str]:
         right, pairs = (sum(getattr(each, key) for each in cheap) for key in ("right", "pairs"))
         words += f", {COSTS[name].heading} alone {right} of {pairs}" if cheap else ""
     return [f"{words}."]
+
+
+def _protocols(found: Sequence[Agreement]) -> list[str]:
+    """The built-in protocols that predictors were measured by, in words."""
+    names = dict.fromkeys(each.protocol for each in found)
+    return [f"{name}: {protocols.load(name).title}." for name in names if name in protocols.names()]
 
 
 def _times(rows: float) -> str:
