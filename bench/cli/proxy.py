@@ -44,7 +44,9 @@ def proxy(
 
     chosen = [study_files.load(name) for name in studies or made.STUDIES]
     selection = Selection(results)
-    found = [agreements(study.name, lines(study, selection), target) for study in chosen]
+    first = lines(chosen[0], selection)
+    found = [agreements(chosen[0].name, first, target)]
+    found += [agreements(study.name, lines(study, selection), target, first) for study in chosen[1:]]
     if as_json:
         print_json(made.values(each for study in found for each in study))
         return

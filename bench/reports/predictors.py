@@ -36,17 +36,31 @@ Interval = tuple[float, float]
 BASELINES = {name: COSTS[name] for name in ("gflops", "params")}
 
 
+class KnownRow(NamedTuple):
+    """A row of which the target is known.
+
+    Attributes:
+        line: with its records.
+        target: what is to be predicted.
+        chosen_on: whether the predictor was chosen on it.
+    """
+
+    line: Line
+    target: float
+    chosen_on: bool
+
+
 class Point(NamedTuple):
     """A predictor's values on one row.
 
     Attributes:
-        target: of the row.
+        row: with its target.
         by_seed: its values.
         groups: means over groups of held-out images by seed; empty of other predictors.
         seconds: of one core's computing for one seed; 0 of a cost.
     """
 
-    target: float
+    row: KnownRow
     by_seed: Mapping[int, float]
     groups: Mapping[int, Sequence[float]]
     seconds: float
@@ -65,7 +79,8 @@ class Agreement:
         seeds: those that all of them have.
         rho, tau: Spearman's and Kendall's; NaN where all values are equal or fewer than three rows.
         rho_by_seeds, tau_by_seeds, rho_by_images, tau_by_images: 95% intervals, None where there is none.
-        right, pairs: pairs decided as the target decides them, of those with different targets.
+        right, pairs: pairs decided as the target decides them, of those with different targets; pairs of two
+            rows that were chosen on are left out.
         right_apart, apart: likewise, of pairs that seeds tell apart.
         seconds: of one core's computing for a row and a seed, mean over the rows.
     """
@@ -102,7 +117,9 @@ PREDICTORS: dict[str, Quantity] = {
 }
 
 
-def agreements(study: str, rows: Sequence[Line], target: str = "fid") -> list[Agreement]:
+def agreements(
+    study: str, rows: Sequence[Line], target: str = "fid", chosen_on: Sequence[Line] = ()
+) -> list[Agreement]:
     """Every predictor on the rows of a study, protocol by protocol and checkpoint by checkpoint.
 
     Rows whose published scores do not compare, for objective or guidance, are never put in one order: each
@@ -113,6 +130,7 @@ def agreements(study: str, rows: Sequence[Line], target: str = "fid") -> list[Ag
         study: its name.
         rows: its lines.
         target: the published figure that is to be predicted.
+        chosen_on: rows of the study that a predictor is chosen on, where it is another.
 
     Raises:
         UsageError: no such figure is published, or fewer than three rows have it.
@@ -122,12 +140,17 @@ def agreements(study: str, rows: Sequence[Line], target: str = "fid") -> list[Ag
         raise UsageError(
             f"unknown target {target!r}.{suggest(target, known)} It is one of {', '.join(known)}."
         )
+    before = {line.variant for line in chosen_on}
     known_rows = [
-        line for line in rows if line.row.model and _target(line, target) is not None and not line.row.extra
+        KnownRow(line, value, line.variant in before)
+        for line in rows
+        if line.row.model and not line.row.extra and (value := _target(line, target)) is not None
     ]
-    groups: dict[str, list[Line]] = {}
-    for line, conditions in zip(known_rows, published_conditions(known_rows), strict=True):
-        groups.setdefault(conditions, []).append(line)
+    groups: dict[str, list[KnownRow]] = {}
+    for row, conditions in zip(
+        known_rows, published_conditions([row.line for row in known_rows]), strict=True
+    ):
+        groups.setdefault(conditions, []).append(row)
     most = max(map(len, groups.values()), default=0)
     if most < 3:
         alike = " under the same conditions" if len(groups) > 1 else ""
@@ -135,30 +158,28 @@ def agreements(study: str, rows: Sequence[Line], target: str = "fid") -> list[Ag
             f"study {study} has {most} rows with a published {SCORES[target].heading}{alike}; an order takes "
             'three: give rows published = "TABLE/LABEL" or known = { fid = … }'
         )
+    sign = -1 if SCORES[target].higher_is_better else 1  # lower is better from here on
     return [
         agreement
         for conditions, group in groups.items()
         if len(group) >= 3
-        for agreement in _agreements(f"{study} ({conditions})" if conditions else study, group, target)
+        for agreement in _agreements(f"{study} ({conditions})" if conditions else study, group, sign)
     ]
 
 
-def _agreements(study: str, known_rows: Sequence[Line], target: str) -> list[Agreement]:
-    """Those of rows that all have the target."""
-    sign = -1 if SCORES[target].higher_is_better else 1  # lower is better from here on
+def _agreements(study: str, rows: Sequence[KnownRow], sign: int) -> list[Agreement]:
+    """Those of rows whose targets compare."""
     found = []
-    for setting in settings(known_rows):
-        for name, step, points in _measured(known_rows, setting, target):
+    for setting in settings([row.line for row in rows]):
+        for name, step, points in _measured(rows, setting):
             found.append(_agreement(study, setting.protocol, name, step, points, sign))
     # Beside a predictor the same rows, for of others nothing is predicted.
-    known_rows = [line for line in known_rows if line.quality] or known_rows
+    rows = [row for row in rows if row.line.quality] or rows
     for name, quantity in BASELINES.items():
-        points = [
-            Point(_target(line, target) or 0.0, {0: float(getattr(line.cost.cost, quantity.field))}, {}, 0.0)
-            for line in known_rows
-            if line.cost
-        ]
-        if len(points) == len(known_rows):
+        costs = [row.line.cost.cost for row in rows if row.line.cost]
+        if len(costs) == len(rows):
+            values = [float(getattr(cost, quantity.field)) for cost in costs]
+            points = [Point(row, {0: value}, {}, 0.0) for row, value in zip(rows, values, strict=True)]
             found.append(_agreement(study, "", name, None, points, sign))
     return found
 
@@ -171,11 +192,9 @@ def _target(line: Line, target: str) -> float | None:
     return float(text) if text else None
 
 
-def _measured(rows: Sequence[Line], setting: Setting, target: str) -> Iterable[tuple[str, int, list[Point]]]:
+def _measured(rows: Sequence[KnownRow], setting: Setting) -> Iterable[tuple[str, int, list[Point]]]:
     """Predictors that rows have in a setting: name, checkpoint and values, row by row."""
-    found = [
-        (_target(line, target) or 0.0, line.quality[setting]) for line in rows if setting in line.quality
-    ]
+    found = [(row, row.line.quality[setting]) for row in rows if setting in row.line.quality]
     if len(found) < 3:
         return
     steps = sorted(set.intersection(*(_steps(record) for _, records in found for record in records)))
@@ -184,7 +203,7 @@ def _measured(rows: Sequence[Line], setting: Setting, target: str) -> Iterable[t
         for name, quantity in PREDICTORS.items():
             if name in BASELINES or (name not in HELD_OUT and not last):
                 continue
-            points = [_point(known, records, name, step) for known, records in found]
+            points = [_point(row, records, name, step) for row, records in found]
             if all(point.by_seed for point in points):
                 yield quantity.name, step, points
 
@@ -196,7 +215,7 @@ def _steps(record: Record) -> set[int]:
     return {each.step for each in result.held_out} | {result.request.step}
 
 
-def _point(target: float, records: Sequence[Record], name: str, step: int) -> Point:
+def _point(row: KnownRow, records: Sequence[Record], name: str, step: int) -> Point:
     by_seed: dict[int, float] = {}
     groups: dict[int, Sequence[float]] = {}
     seconds = []
@@ -216,7 +235,7 @@ def _point(target: float, records: Sequence[Record], name: str, step: int) -> Po
         if value is not None and math.isfinite(value):
             by_seed[seed] = value
             seconds.append(took * record.environment.threads)
-    return Point(target, by_seed, groups, float(np.mean(seconds)) if seconds else 0.0)
+    return Point(row, by_seed, groups, float(np.mean(seconds)) if seconds else 0.0)
 
 
 def _agreement(
@@ -229,11 +248,12 @@ def _agreement(
     seeds = sorted(set.intersection(*(set(point.by_seed) for point in points)))
     by_seed = [{seed: towards * point.by_seed[seed] for seed in seeds} for point in points]
     means = [float(np.mean([*each.values()])) if each else math.nan for each in by_seed]
-    targets = [sign * point.target for point in points]
+    targets = [sign * point.row.target for point in points]
     comparison = compare_rows(by_seed)
     different = [(i, j) for i, j in combinations(range(len(points)), 2) if targets[i] != targets[j]]
     right = {pair for pair in different if _decided(means, targets, pair)}
     apart = {pair for pair in different if comparison.pairs.get(pair)}
+    judged = {(i, j) for i, j in different if not (points[i].row.chosen_on and points[j].row.chosen_on)}
     ranks = rank_correlation(by_seed, targets) if seeds else None
     undecided = len(different) - len(apart)
     bounds = (
@@ -254,10 +274,10 @@ def _agreement(
         tau_by_seeds=(bounds[0] / len(different), bounds[1] / len(different)) if comparison.pairs else None,
         rho_by_images=images[0] if images else None,
         tau_by_images=images[1] if images else None,
-        right=len(right),
-        pairs=len(different),
-        right_apart=len(right & apart),
-        apart=len(apart),
+        right=len(right & judged),
+        pairs=len(judged),
+        right_apart=len(right & apart & judged),
+        apart=len(apart & judged),
         seconds=float(np.mean([point.seconds for point in points])),
     )
 

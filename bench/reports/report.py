@@ -64,10 +64,11 @@ def files(results: str | Path, formats: Sequence[str], studies: Sequence[str] = 
 
 def _proxy(found: Mapping[str, Sequence[Line]], formats: Sequence[str]) -> dict[str, str]:
     """The page on small protocols, its picture, and all its numbers."""
-    compared = {name: predictors.agreements(name, found[name]) for name in proxy.STUDIES}
+    first, *others = proxy.STUDIES
+    compared = {first: predictors.agreements(first, found[first])}
+    compared |= {name: predictors.agreements(name, found[name], chosen_on=found[first]) for name in others}
     made, picture = {}, None
-    first = compared[proxy.STUDIES[0]]
-    if (data := figures.correlation_against_computing(first))["measured"]:
+    if (data := figures.correlation_against_computing(compared[first]))["measured"]:
         size = (6.4 * len(data["measured"]), 4.8)
         file = f"{proxy.FILE}.svg"
         made[file] = figures.svg(figures.draw_correlation_against_computing, data, size)

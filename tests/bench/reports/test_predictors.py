@@ -11,7 +11,7 @@ from scipy.stats import kendalltau, spearmanr
 
 from bench import records, studies
 from bench.records.quantities import BANDS
-from bench.records.schema import BandLoss, HeldOutLoss, HeldOutSettings, Quality
+from bench.records.schema import BandLoss, HeldOutLoss, HeldOutSettings, Quality, QualityRequest
 from bench.reports import proxy
 from bench.reports.predictors import Agreement, agreements, choose
 from bench.reports.select import Selection, lines
@@ -38,6 +38,12 @@ def held_out(step: int, level: float, noise: np.ndarray) -> HeldOutLoss:
     )
 
 
+def judged(request: QualityRequest, curve: tuple[HeldOutLoss, ...]) -> Quality:
+    """A network that is judged by its held-out loss alone."""
+    changes = {"scores": {}, "sample_count": None, "reference_count": None, "held_out": curve}
+    return made.quality(request).model_copy(update=changes)
+
+
 def write(folder: Path, levels: dict[int, list[float]], spread: float = 0.0) -> Path:
     """Records of all rows of Table 6 under `proxy-fashion`, at checkpoints 250 to 1,000.
 
@@ -52,10 +58,7 @@ def write(folder: Path, levels: dict[int, list[float]], spread: float = 0.0) -> 
             held_out(step, level * (1 + (1000 - step) / 1000), spread * chance.standard_normal(64))
             for step in (250, 500, 750, 1000)
         )
-        result = made.quality(cell.request).model_copy(
-            update={"scores": {}, "sample_count": None, "reference_count": None, "held_out": curve}
-        )
-        made.put(folder, result, "proxy-fashion")
+        made.put(folder, judged(cell.request, curve), "proxy-fashion")
     return folder
 
 
@@ -174,6 +177,20 @@ def test_a_study_without_known_figures_is_refused(tmp_path: Path) -> None:
         agreements("backbones", lines(backbones, Selection(write(tmp_path, {0: PUBLISHED}))))
     with pytest.raises(UsageError, match="unknown target 'loss'"):
         agreements("components", lines(STUDY, Selection(tmp_path)), "loss")
+
+
+def test_pairs_of_rows_that_were_chosen_on_do_not_count_on_another_study(tmp_path: Path) -> None:
+    folder = write(tmp_path, {0: PUBLISHED})
+    for cell in cells(studies.load("toy"), PROXY, [0]):
+        curve = (held_out(1000, 100.0, np.zeros(64)),)
+        if not (folder / cell.file).exists():  # DiT-S/4 alone: Table 6 has the other two
+            made.put(folder, judged(cell.request, curve), "proxy-fashion")
+    selection = Selection(folder)
+    toy, first = lines(studies.load("toy"), selection), lines(STUDY, selection)
+    for chosen_on, pairs in (([], 3), (first, 2)):
+        every = agreements("toy", toy, chosen_on=chosen_on)
+        (one,) = [each for each in every if (each.predictor, each.step) == ("held_out", 1000)]
+        assert (one.right, one.pairs, one.rows) == (pairs, pairs, 3)
 
 
 def agreement(study: str, rho: float, **changes: Any) -> Agreement:
