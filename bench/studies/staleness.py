@@ -6,6 +6,7 @@ the content of a dataset that lies in files of the user's is looked at where its
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -77,8 +78,8 @@ def of_another_time(
         record = records.get(request.file)
         if record is None:
             continue
-        parts = (request.kind, request.model, getattr(request, "data", ""), getattr(request, "extractor", ""))
-        key = " ".join(parts)
+        deciding = {"kind", "model", "data", "data_options", "extractor"}
+        key = json.dumps(request.model_dump(include=deciding), sort_keys=True)
         if key not in seen:
             seen[key] = fingerprints(request, data_options)
         if reason := stale(record, seen[key]):

@@ -15,6 +15,7 @@ from bench.reports.render import markdown
 from bench.reports.select import Selection, lines, settings
 from bench.studies.cells import cells as cells_of
 from bench.studies.cells import has_scores, known, missing
+from bench.studies.staleness import of_another_time
 from tests.bench.reports.test_predictors import PROXY, PUBLISHED, STUDY, write
 
 
@@ -39,7 +40,9 @@ def test_a_study_s_other_columns_make_nothing_missing(tmp_path: Path) -> None:
     records = known(write(tmp_path, {0: PUBLISHED}))
     assert "fid" in STUDY.columns
     assert all(has_scores(record, STUDY.columns) for record in records.values())
-    assert not missing(cells_of(STUDY, PROXY, [0]), records)
+    cells = cells_of(STUDY, PROXY, [0])
+    assert not missing(cells, records)
+    assert of_another_time(records, cells, STUDY, {}) == {}
 
 
 def test_a_band_is_a_column_where_a_study_asks_for_it(tmp_path: Path) -> None:
