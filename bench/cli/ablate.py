@@ -100,7 +100,8 @@ def ablate(
         if todo:
             from bench.studies.checking import attention_tokens
 
-            tokens = attention_tokens(wanted, options)
+            with working("counting tokens"):
+                tokens = attention_tokens(wanted, options)
         _print_plan(chosen, settings, wanted, todo, records, jobs, outdated, tokens)
         return
     reused = [records[cell.file] for cell in wanted if cell.file in records and cell not in todo]
@@ -260,7 +261,7 @@ def _attention(tokens: dict[str, dict[str, int]]) -> list[str]:
     """How many tokens the attention of each row has to choose from, rows with the same told together."""
     alike: dict[str, list[str]] = {}
     for label, stages in tokens.items():
-        told = ", ".join(f"{stage} {count}" for stage, count in stages.items()) or "no attention"
+        told = ", ".join(f"{stage} {count}" for stage, count in stages.items()) or "no fused attention"
         alike.setdefault(told, []).append(label)
     told_of = "Tokens that a token can attend to, by stage"
     notes = [f"{told_of}: {told} ({'; '.join(labels)})." for told, labels in alike.items()]

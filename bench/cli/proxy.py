@@ -17,7 +17,7 @@ def proxy(
         typer.Argument(
             metavar="[NAME|FILE]…",
             help="Studies; the predictor is chosen on the first and judged on the others. By default "
-            "Tables 6, 5 and 1.",
+            "`components`, `downsampler`, `toy` and `leaderboard`.",
         ),
     ] = None,
     target: Annotated[

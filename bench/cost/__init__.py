@@ -101,7 +101,9 @@ def measure(model: str | nn.Module, *, input_size: Size | None = None, **overrid
 
 
 def attention_tokens(network: nn.Module) -> dict[str, int]:
-    """How many tokens one token of a stage can attend to, by stage; stages without attention are left out.
+    """How many tokens one token of a stage can attend to, by stage, in PyTorch's fused attention.
+
+    Stages without it are left out; attention written as products and a softmax is not seen.
 
     With downsampled attention (U-DiT) these are the tokens of one group. With 1 there is nothing to attend
     to, so that what a network does in its attention there cannot show.
