@@ -296,6 +296,7 @@ class Trainer:
                     progress("writing a checkpoint", self.step, end)
                     self._save()
                 since = time.perf_counter()
+            received = self._most(signals[0] if signals else 0)  # it may have come with the last checkpoint
         if self.tracker is not None:
             self.accelerator.end_training()
         rate = float(np.median(rates)) if rates else math.nan
