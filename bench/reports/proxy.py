@@ -27,7 +27,7 @@ WANTED = 0.9, 0.7  # ρ, and the lower end of its interval, of a protocol to rel
 def agreement_table(
     found: Sequence[Agreement], title: str = "", remarks: Sequence[str] = (), *, studies: bool = False
 ) -> Table:
-    """One line an agreement; the highest ρ is marked.
+    """One line an agreement; the highest ρ of one study is marked.
 
     Args:
         studies: whether the first column tells the study, and not the predictor; it does where there are
@@ -59,7 +59,7 @@ def agreement_table(
             Entry(str(each.rows)),
             Entry(str(len(each.seeds)) if each.protocol else ""),
             Entry(f"{each.seconds / 60:.1f}" if each.seconds else ""),
-            Entry(_number(each.rho), each.rho == best and len(found) > 1),
+            Entry(_number(each.rho), each.rho == best and len(found) > 1 and not studies),
             Entry(_interval(each.rho_by_seeds)),
             Entry(_interval(each.rho_by_images)),
             Entry(_number(each.tau)),

@@ -200,6 +200,17 @@ def test_a_signal_writes_a_checkpoint_and_stops(tmp_path: Path, whole: Path, num
     assert_same_run(whole, out, 24)
 
 
+def test_a_signal_that_comes_with_the_last_checkpoint_is_told(tmp_path: Path) -> None:
+    def progress(description: str, done: int, total: int) -> None:
+        if description == "writing a checkpoint" and done == total:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    result = train("udit-t", protocol(steps=4, checkpoint_every=4), tmp_path / "run", progress=progress)
+    # All is done, so that nothing was interrupted; who goes on to more work must stop.
+    assert (result.step, result.end, result.interrupted) == (4, 4, False)
+    assert result.signal == signal.SIGTERM
+
+
 TWO = """
 import sys
 import torch
