@@ -20,8 +20,8 @@ def digits(split: Literal["all", "train", "test"] = "all") -> MemoryDataset:
     """1,797 handwritten digits in 10 classes, 16×16 grey, as 4×8×8 grids.
 
     Args:
-        split: all of them, the 1,437 to train on, or the 360 held out: a fifth of each class, the same that
-            the `digits` extractor has never seen (scikit-learn's `train_test_split` of all with
+        split: all of them, the 1,437 to train on, or the 360 held out: a fifth of each class, the only ones
+            that the `digits` extractor was trained on (scikit-learn's `train_test_split` of all with
             `test_size=0.2`, stratified, `random_state=0`; the order stays that of the file).
     """
     from sklearn.datasets import load_digits

@@ -82,7 +82,7 @@ def fid_against_cost(studies: Mapping[str, Sequence[Line]]) -> Data:
     seen: set[tuple[Setting, str]] = set()
     for study, line in ((study, line) for study, rows in sorted(studies.items()) for line in rows):
         variant = line.variant
-        plain = not (line.row.cfg_scale or line.row.step)
+        plain = not (line.row.cfg_scale or line.row.step or "steps" in (line.row.training or {}))
         for setting in settings([line]) if plain else []:
             fid, cost = line.score(setting, "fid"), line.trained_gflops(setting)
             if fid is not None and cost is not None and (setting, variant) not in seen:

@@ -86,7 +86,7 @@ class Cell:
             config={option: value for option, value in config.items() if option not in FROM_DATA},
             data=data.datasets.find(self.protocol.data).name,
             data_options=self.protocol.data_options,
-            training=self.protocol.training.settings(self.model),
+            training=self.protocol.training_of(self.model),
             step=self.step,
             seed=self.seed,
             held_out=self.protocol.evaluation.held_out,
@@ -159,13 +159,15 @@ def _changed(row: StudyRow, protocol: Protocol) -> Protocol:
     """The protocol with what a row changes about it."""
     table = protocol.model_dump()
     table["training"] |= row.training or {}
+    if "learning_rate" in (row.training or {}):
+        table["learning_rates"] = {}  # the row's stands above those of the backbones
     table["sampling"] |= row.sampling or {}
     if row.cfg_scale is not None:
         table["sampling"]["cfg_scale"] = row.cfg_scale
     try:
         changed = protocols.parse(table)
         assert row.model is not None
-        changed.training.settings(row.model)  # with an objective that the backbone can have
+        changed.training_of(row.model)  # with an objective that the backbone can have
     except UsageError as error:
         raise UsageError(f"row {row.label!r}: {error}") from None
     return changed

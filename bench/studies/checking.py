@@ -76,16 +76,15 @@ def _check_held_out(protocol: Protocol, options: Mapping[str, Any]) -> None:
 
 
 def _check(cell: Cell, dataset: Dataset) -> None:
-    training, images = cell.protocol.training, cell.protocol.sampling
+    training, images = cell.protocol.training_of(cell.model), cell.protocol.sampling
     if training.batch_size > len(dataset):
         raise UsageError(
             f"protocol {cell.protocol.name} takes batches of {training.batch_size}, but {dataset.name} has "
             f"{len(dataset)} images: choose a protocol with a smaller batch_size"
         )
-    objective = training.settings(cell.model).objective
-    assert objective is not None
+    assert training.objective is not None
     if cell.protocol.evaluation.samples:
-        check_sampler(objective, images.sampler, images.steps)
+        check_sampler(training.objective, images.sampler, images.steps)
         extractors.find(cell.protocol.extractor)
     _network(cell, dataset)
 

@@ -124,7 +124,7 @@ def train(
         CodeError: the network returns something else than a prediction for its input.
     """
     model = registry.backbones.find(model).name
-    settings = protocol.training.settings(model)
+    settings = protocol.training_of(model)
     randomness.check_seed(seed)
     device = distributed.device()
     check_precision(settings.precision, device)

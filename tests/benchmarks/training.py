@@ -34,7 +34,7 @@ MARKS = ("<!-- training benchmark -->", "<!-- end of training benchmark -->")
 def overhead(model: str, repeats: int) -> tuple[float, float, float]:
     """Milliseconds of our step and of the bare one, and the median ratio."""
     micro, digits = protocols.load("micro"), data.load("digits")
-    settings, overrides = micro.training.settings(model), micro.overrides(model)
+    settings, overrides = micro.training_of(model), micro.overrides(model)
     request = RunRequest(
         model=model,
         config=registry.canonical(model, fitted(model, overrides, digits.shape, digits.num_classes)),

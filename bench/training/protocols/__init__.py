@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -35,15 +35,6 @@ class Training(TrainingSettings):
     log_every: int = Field(default=10, ge=1)
     checkpoint_every: int = Field(ge=1)
     keep: int = Field(default=2, ge=0)
-
-    def settings(self, model: str) -> TrainingSettings:
-        """What makes the numbers of a backbone: with its objective, and without what changes none.
-
-        Raises:
-            UsageError: see `objective_of`.
-        """
-        table = self.model_dump(exclude={"log_every", "checkpoint_every", "keep"})
-        return TrainingSettings(**table | {"objective": objective_of(model, self.objective)})
 
 
 class Evaluation(Model):
@@ -79,6 +70,7 @@ class Protocol(Model):
         data_options: of the dataset, such as `split`, which decide the numbers and are not to be given again.
         scale: overrides by wildcard of backbone names, for runs that cannot afford the published sizes;
             every pattern that fits adds its overrides, later ones over earlier.
+        learning_rates: in place of the one in `training`, by wildcard of backbone names, the last that fits.
     """
 
     name: str
@@ -89,6 +81,7 @@ class Protocol(Model):
     sampling: SamplingSettings
     evaluation: Evaluation = Evaluation()
     scale: dict[str, dict[str, Any]] = Field(default={})
+    learning_rates: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
 
     @field_validator("scale")
     @classmethod
@@ -122,6 +115,19 @@ class Protocol(Model):
                     f"not {given[option]}: leave the option out, or write a protocol of your own"
                 )
         return self.data_options | dict(given)
+
+    def training_of(self, model: str) -> TrainingSettings:
+        """What makes the numbers of a backbone: with its objective and rate, without what changes none.
+
+        Raises:
+            UsageError: see `objective_of`.
+        """
+        table = self.training.model_dump(exclude={"log_every", "checkpoint_every", "keep"})
+        table["objective"] = objective_of(model, self.training.objective)
+        for pattern, rate in self.learning_rates.items():
+            if fnmatch(model, pattern):
+                table["learning_rate"] = rate
+        return TrainingSettings(**table)
 
     def overrides(self, model: str) -> dict[str, Any]:
         """What the protocol changes about a backbone, by its registered name."""

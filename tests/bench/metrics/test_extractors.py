@@ -141,15 +141,15 @@ def test_weights_that_do_not_serve_are_named(weights, state, tmp_path: Path) -> 
 
 def test_digits_are_recognised_as_promised() -> None:
     report = json.loads(files("bench.metrics.extractors").joinpath("digits.json").read_text())
-    x, y, held_x, held_y = train_digits.split()
-    assert len(x) == len(y) == 1437 and len(held_x) == report["held_out"] == 360
+    learned, _, x, y = train_digits.split()
+    assert len(learned) == 360 and len(x) == len(y) == report["unseen"] == 1437
     digits = create("digits")
     with torch.inference_mode():
-        made = digits(held_x.expand(-1, 3, -1, -1))
-    accuracy = float((made["logits"].argmax(1) == held_y).float().mean())
+        made = digits(x.expand(-1, 3, -1, -1))
+    accuracy = float((made["logits"].argmax(1) == y).float().mean())
     assert accuracy == pytest.approx(report["accuracy"], abs=1e-4) and accuracy >= 0.98
     for kind, width in digits.outputs.items():
-        assert made[kind].shape == (360, width) and made[kind].dtype == torch.float32
+        assert made[kind].shape == (1437, width) and made[kind].dtype == torch.float32
     assert (made["pool"] >= 0).all() and made["pool"].std(0).count_nonzero() >= 60
 
 
@@ -174,11 +174,11 @@ def test_an_image_has_its_features_in_any_company() -> None:
 
 
 def test_the_training_script_trains(monkeypatch, tmp_path: Path, capsys) -> None:
-    monkeypatch.setattr(train_digits, "EPOCHS", 1)
+    monkeypatch.setattr(train_digits, "EPOCHS", 8)
     monkeypatch.setattr(train_digits, "__file__", str(tmp_path / "train_digits.py"))
     train_digits.main()
     report = json.loads((tmp_path / "digits.json").read_text())
-    assert report["accuracy"] > 0.5 and "of 360 held-out digits" in capsys.readouterr().out
+    assert report["accuracy"] > 0.3 and "of 1437 unseen digits" in capsys.readouterr().out
     size = len(files("bench.metrics.extractors").joinpath("digits.safetensors").read_bytes())
     assert (tmp_path / "digits.safetensors").stat().st_size == size < 300_000
 

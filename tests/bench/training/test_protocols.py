@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 import registry
-from bench import data
+from bench import data, studies
+from bench.studies.cells import cells
 from bench.training import protocols
 from bench.training.run import build
+from registry.errors import UsageError
 
 VALID = """
 title = "t"
@@ -53,7 +55,7 @@ def test_the_paper_s_protocol_is_that_of_the_facts() -> None:
 def test_built_in_protocols_are_whole(name: str) -> None:
     protocol = protocols.load(name)
     assert protocol.name == name and protocol.data in data.names()
-    for pattern in protocol.scale:
+    for pattern in (*protocol.scale, *protocol.learning_rates):
         assert registry.names(pattern), f"{pattern} fits no backbone"
 
 
@@ -77,6 +79,25 @@ def test_later_patterns_win(tmp_path: Path) -> None:
     assert protocol.overrides("udit-t") == {"hidden_size": 8, "depth": [1]}
     assert protocol.overrides("udit-s") == {"hidden_size": 16, "depth": [1]}
     assert protocol.overrides("dit-s-4") == {}
+
+
+def test_backbones_have_their_learning_rate_and_what_a_row_says_stands_above(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(VALID + '[learning_rates]\n"dit-*" = 3e-3\n"dit-b-*" = 5e-4\n')
+    protocol = protocols.load(file)
+    rates = {name: protocol.training_of(name).learning_rate for name in ("dit-s-4", "dit-b-2", "udit-t")}
+    assert rates == {"dit-s-4": 3e-3, "dit-b-2": 5e-4, "udit-t": protocol.training.learning_rate}
+    study = tmp_path / "study.toml"
+    study.write_text(
+        'title = "t"\n[[rows]]\nlabel = "a"\nbackbone = "dit-s-4"\n'
+        '[[rows]]\nlabel = "b"\nbackbone = "dit-s-4"\ntraining = { learning_rate = 7e-4 }\n'
+    )
+    a, b = cells(studies.load(study), protocol, [0])
+    assert (a.request.training.learning_rate, b.request.training.learning_rate) == (3e-3, 7e-4)
+    assert a.run != b.run
+    file.write_text(VALID + '[learning_rates]\n"dit-*" = 0\n')
+    with pytest.raises(UsageError, match=r"\[learning_rates\] dit-\* = 0: "):
+        protocols.load(file)
 
 
 @pytest.mark.parametrize(
@@ -114,19 +135,22 @@ def test_no_such_protocol(name: str, says: str) -> None:
         protocols.load(name)
 
 
-def test_the_objective_is_the_backbone_s_own(tmp_path: Path) -> None:
-    smoke = protocols.load("smoke").training
-    assert [smoke.settings(model).objective for model in ("udit-t", "sit-s-2")] == ["ddpm", "flow"]
-    settings = smoke.model_copy(update={"objective": "flow"})
-    assert settings.settings("SiT-S/2").objective == "flow"
+def smoke(**training: object) -> protocols.Protocol:
+    whole = protocols.load("smoke")
+    return whole.model_copy(update={"training": whole.training.model_copy(update=training)})
+
+
+def test_the_objective_is_the_backbone_s_own() -> None:
+    assert [smoke().training_of(model).objective for model in ("udit-t", "sit-s-2")] == ["ddpm", "flow"]
+    flow = smoke(objective="flow")
+    assert flow.training_of("SiT-S/2").objective == "flow"
     with pytest.raises(registry.UsageError, match="udit-t is trained with objective 'ddpm', not 'flow'"):
-        settings.settings("udit-t")
+        flow.training_of("udit-t")
 
 
 def test_what_changes_no_number_is_no_part_of_the_settings() -> None:
-    smoke = protocols.load("smoke").training
-    other = smoke.model_copy(update={"log_every": 7, "checkpoint_every": 7, "keep": 7})
-    assert smoke.settings("udit-t") == other.settings("udit-t")
+    other = smoke(log_every=7, checkpoint_every=7, keep=7)
+    assert smoke().training_of("udit-t") == other.training_of("udit-t")
 
 
 def test_a_protocol_beside_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
