@@ -271,6 +271,9 @@ class Trainer:
         self.first_step = self.step
         self.called = self.accelerator.prepare(network)  # wrapped for several processes
         self.batches = batches(dataset, self.settings, self.seed, accumulation, self.step)
+        # The same at every step: on the device once, for a copy would stop a GPU.
+        parts = (places(self.settings, accumulation, part) for part in range(accumulation))
+        self.places = [torch.from_numpy(part).to(self.device) for part in parts]
 
     def train(self, end: int, progress: Progress, log: Callable[[Entry], None]) -> TrainingResult:
         """Take the steps until `end`."""
@@ -321,7 +324,7 @@ class Trainer:
 
     def _losses(self, x0: Tensor, y: Tensor, part: int) -> dict[str, Tensor]:
         """Mean loss terms of one part of the batch."""
-        indices = torch.from_numpy(places(self.settings, self.accumulation, part)).to(self.device)
+        indices = self.places[part]
         x0, y = x0.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
         drawn = randomness.uniform(self.seed, "time", indices, 2, self.step)
         noise = randomness.normal(self.seed, "training noise", indices, tuple(x0.shape[1:]), self.step)

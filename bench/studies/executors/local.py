@@ -40,7 +40,7 @@ def run(
         todo: lists of jobs; the jobs of one list are done one after the other.
         work: folder for what the processes print, `worker-N.log`.
         processes: how many jobs are done at once. They share the cores evenly, whatever is left to do, so
-            that a study that was interrupted goes on with as many threads.
+            that a study that was interrupted goes on with as many threads; of several GPUs each has one.
         plugins: files and modules that each process imports.
         progress: called with what happens.
 
@@ -175,13 +175,34 @@ class _Worker:
         return self.process.stdout.fileno()
 
     def _start(self) -> None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        # Before torch is imported, or it has no effect.
-        threads = {"OMP_NUM_THREADS": str(max(1, cores // self.processes))} if self.processes > 1 else {}
         command = [sys.executable, "-m", "bench.cli.worker", *self.plugins]
         with self.log.open("ab") as log:
             # In a session of its own, Ctrl-C comes to it from here alone.
             self.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                env=threads | os.environ, start_new_session=True,
+                env=_environment(self.number, self.processes), start_new_session=True,
             )  # fmt: skip
+
+
+def _environment(number: int, processes: int) -> dict[str, str]:
+    """That of one of several processes: its threads and its GPU, told before torch is imported."""
+    environment = dict(os.environ)
+    if processes == 1:
+        return environment
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    if gpus := _gpus():
+        environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+    return environment
+
+
+def _gpus() -> list[str]:
+    """The GPUs that are there, as CUDA_VISIBLE_DEVICES names them, without loading CUDA here."""
+    if (told := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name.strip() for name in told.split(",") if name.strip()]
+    query = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return found.stdout.split()

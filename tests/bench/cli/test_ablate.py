@@ -441,6 +441,7 @@ def test_threads_follow_from_jobs_and_not_from_what_is_left(tmp_path: Path, monk
     from bench.studies.executors import Job, local
 
     monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
     begun = []
 
@@ -453,6 +454,36 @@ def test_threads_follow_from_jobs_and_not_from_what_is_left(tmp_path: Path, monk
         with pytest.raises(InterruptedError):
             local.run([[Job("a", {})]] * lists, work=tmp_path, processes=processes)
     assert begun == ["2", "2", "4", None]
+
+
+@pytest.mark.parametrize("visible", [None, "GPU-a, GPU-b", ""])
+def test_of_several_gpus_each_process_has_one(tmp_path: Path, monkeypatch: Any, visible: str | None) -> None:
+    from bench.studies.executors import Job, local
+
+    driver = tmp_path / "bin" / "nvidia-smi"
+    driver.parent.mkdir()
+    driver.write_text("#!/bin/sh\necho GPU-a\necho GPU-b\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", str(driver.parent), prepend=os.pathsep)
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    begun, popen = [], subprocess.Popen
+
+    def begin(command: list[str], **options: Any) -> Any:
+        if command[0] == "nvidia-smi":
+            return popen(command, **options)
+        begun.append(options["env"].get("CUDA_VISIBLE_DEVICES"))
+        return popen(["false"], **options)
+
+    monkeypatch.setattr(subprocess, "Popen", begin)
+    lists = [[Job(name, {})] for name in "abc"]
+    assert set(local.run(lists, work=tmp_path, processes=3)) == {"a", "b", "c"}
+    assert begun[:3] == (["GPU-a", "GPU-b", "GPU-a"] if visible != "" else ["", "", ""])
+    begun.clear()
+    local.run(lists[:1], work=tmp_path, processes=1)
+    assert begun == [visible]
 
 
 # ---- mistakes ----

@@ -63,7 +63,7 @@ def test_a_record_holds_request_result_and_environment(tmp_path):
     assert record["result"]["macs"] == 7 and "operators" not in record["result"]
     assert record["context"] == {"repeats": 3} and record["fingerprints"] == {
         "data": "d1",
-        "extractor": "161f7fe73981",
+        "extractor": "d63e10104591",
     }
     promised = "device cpu cores threads python torch diffusers denoiser-bench commit clean date".split()
     assert list(record["environment"]) == promised

@@ -100,7 +100,7 @@ def test_remarks_tell_protocol_extractor_number_and_environment(results):
     said = " ".join(section.table.remarks)
     assert protocols.load("micro").title in said
     assert "compare with each other, not with the published ones" in said
-    assert "Extractor digits, weights 161f7fe73981" in said
+    assert "Extractor digits, weights d63e10104591" in said
     assert "2,000 samples, ancestral, 50 steps, guidance 1, beside 1,797 reference images" in said
     assert "on Some CPU with torch 2.15.0, denoiser-bench 0.1.0, commit 0123456" in said
 
@@ -122,7 +122,7 @@ def test_scores_by_other_weights_get_a_table_of_their_own(results):
     for cell in cells(study, protocols.load("micro"), [2]):
         made.put(results, made.quality(cell.request, fid=999.0), "micro", other)
     first, second = page_of("downsampler", results).sections[1:]
-    assert "weights 161f7fe73981" in " ".join(first.table.remarks)
+    assert "weights d63e10104591" in " ".join(first.table.remarks)
     assert "weights fedcba543210" in " ".join(second.table.remarks)
     assert "999" not in markdown.page(Page("x", "x", [first]))
     assert all(row[-1].text == "2" for row in first.table.rows)
@@ -263,7 +263,7 @@ def test_rows_of_other_code_carry_a_footnote(results):
 def test_csv_holds_the_numbers(results):
     made = bench.reports.files(results, ["csv"])
     rows = list(csv.DictReader(io.StringIO(made["table-5.csv"])))
-    how = "(micro, digits, 161f7fe73981)"
+    how = "(micro, digits, d63e10104591)"
     assert float(rows[0][f"fid mean {how}"]) == pytest.approx(np.mean(FIDS[0]), rel=1e-5)
     assert float(rows[0][f"fid deviation {how}"]) == pytest.approx(np.std(FIDS[0], ddof=1), rel=1e-5)
     assert rows[1]["parameters"] == "2000000" and rows[0]["published fid"] == "96.15"
@@ -284,7 +284,7 @@ def test_guidances_have_tables_and_columns_of_their_own_and_one_picture(tmp_path
     files = bench.reports.files(tmp_path, ["csv"], ["guidance"])
     rows = [row for row in csv.DictReader(io.StringIO(files["table-3.csv"])) if row["extra"] == "True"]
     for (scale, fid), title in zip(scales.items(), titles, strict=True):
-        column = f"fid mean (micro, digits, 161f7fe73981, {title})"
+        column = f"fid mean (micro, digits, d63e10104591, {title})"
         found = {row["label"]: row[column] for row in rows}
         assert found == {label: str(fid + 0.5) if label.endswith(f"cfg {scale}") else "" for label in found}
     assert files["samples-guidance-micro.svg"].count("<image") == 6

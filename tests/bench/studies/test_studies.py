@@ -28,6 +28,12 @@ from tests.bench import made
 from tests.conftest import ROOT
 
 ROW = '[[rows]]\nlabel = "a"\nbackbone = "udit-t"\n'
+# Two networks, each at three checkpoints of its run.
+STEPS = "".join(
+    f'[[rows]]\nlabel = "{model} {step}"\nbackbone = "{model}"\nstep = {step}\n'
+    for model in ("dit-s-4", "udit-t")
+    for step in (400, 800, 1200)
+)
 TABLES = {"toy": 1, "scaling": 2, "guidance": 3, "training-steps": 4, "downsampler": 5, "components": 6}
 MICRO = protocols.load("micro")
 
@@ -166,17 +172,19 @@ def test_a_request_knows_neither_the_study_nor_how_it_is_written(tmp_path: Path)
 
 def test_logging_and_checkpoints_change_no_request() -> None:
     row = studies.load("toy").rows[0]
-    often = MICRO.model_copy(
-        update={"training": MICRO.training.model_copy(update={"log_every": 1, "keep": 9})}
-    )
-    longer = MICRO.model_copy(update={"training": MICRO.training.model_copy(update={"steps": 3000})})
-    default = Cell(row, MICRO, 0)
-    assert Cell(row, often, 0).file == default.file
-    assert Cell(row, longer, 0).file != default.file and Cell(row, longer, 0).run == default.run
+
+    def cell(**training: object) -> Cell:
+        return Cell(row, MICRO.model_copy(update={"training": MICRO.training.model_copy(update=training)}), 0)
+
+    assert cell(log_every=1, keep=9).file == cell().file
+    # A longer run of a constant rate goes on from a shorter one, not so where the rate falls to the end.
+    for schedule, shared in (("constant", True), ("linear", False)):
+        short, longer = (cell(learning_rate_schedule=schedule, steps=steps) for steps in (1200, 3000))
+        assert longer.file != short.file and (longer.run == short.run) is shared
 
 
 def test_time_is_expected_from_the_same_network_first(tmp_path: Path) -> None:
-    found = cells(studies.load("training-steps"), MICRO, [0, 1])
+    found = cells(studies.load(written(tmp_path, STEPS)), MICRO, [0, 1])
     assert set(expected_seconds(found, {}).values()) == {None}
 
     def put(cell: Cell, train: float) -> None:
@@ -225,7 +233,7 @@ def test_records_are_found_and_damaged_ones_named(tmp_path: Path) -> None:
 
 
 def test_no_two_lists_of_jobs_share_a_training_run(tmp_path: Path) -> None:
-    study = studies.load("training-steps")
+    study = studies.load(written(tmp_path, STEPS))
     found = cells(study, MICRO, [0, 1])
     costs = missing_costs(study, {})
     first, *lists = executors.jobs(found, costs, results=tmp_path, work=tmp_path, data_options={})
@@ -358,7 +366,7 @@ def test_a_protocol_is_found_beside_the_study_that_names_it(tmp_path: Path) -> N
     [
         ("overrides = { fnn = 1 }", r"row 'a': .*takes no override 'fnn'\. Did you mean 'ffn'"),
         ("overrides = { hidden_size = 'x' }", r"row 'a': .*hidden_size must be int"),
-        ("training = { batch_size = 2000 }", r"row 'a': .*batches of 2000, but digits has 1797 images"),
+        ("training = { batch_size = 2000 }", r"row 'a': .*batches of 2000, but digits has 1437 images"),
         ("sampling = { sampler = 'euler' }", r"row 'a': sampler euler is for objective flow, not ddpm"),
         ("overrides = { input_size = 16 }", r"row 'a': .*takes grids of \(4, 16, 16\)"),
         ("overrides = { num_heads = 5 }", r"row 'a': .*5"),
