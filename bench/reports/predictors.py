@@ -327,15 +327,18 @@ class Choice(NamedTuple):
     """The best of all candidates on one study, and how it fares on others.
 
     Attributes:
-        best: of the candidates, by ρ, then τ, then the least computing.
+        best: of the candidates, by the lower end of ρ's interval by seeds, as far as there is one, then ρ, τ,
+            and the least computing.
         candidates: how many there were.
         held_back: the same predictor on the other studies.
+        rivals: on the other studies, what is best in the same sense of each other protocol.
         baselines: costs on the same.
     """
 
     best: Agreement
     candidates: int
     held_back: list[Agreement]
+    rivals: list[Agreement]
     baselines: list[Agreement]
 
 
@@ -348,12 +351,24 @@ def choose(found: Sequence[Sequence[Agreement]]) -> Choice | None:
     candidates = [each for each in found[0] if each.protocol and math.isfinite(each.rho)]
     if not candidates:
         return None
-    best = max(candidates, key=lambda each: (round(each.rho, 9), round(each.tau, 9), -each.seconds))
+    candidates.sort(key=_certain, reverse=True)
+    best = candidates[0]
+    of_protocols = {each.protocol: _key(each) for each in reversed(candidates)}  # of each the best
     others = [each for study in found[1:] for each in study]
-    key = (best.protocol, best.predictor, best.step)
     return Choice(
         best,
         len(candidates),
-        [each for each in others if (each.protocol, each.predictor, each.step) == key],
+        [each for each in others if _key(each) == _key(best)],
+        [each for each in others if _key(each) in of_protocols.values() and each.protocol != best.protocol],
         [each for each in others if each.predictor in BASELINES],
     )
+
+
+def _certain(each: Agreement) -> tuple[float, ...]:
+    """What is sure of an agreement first, then what is seen."""
+    sure = each.rho_by_seeds[0] if each.rho_by_seeds else -1.0
+    return round(sure, 9), round(each.rho, 9), round(each.tau, 9), -each.seconds
+
+
+def _key(each: Agreement) -> tuple[str, str, int | None]:
+    return each.protocol, each.predictor, each.step

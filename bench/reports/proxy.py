@@ -114,7 +114,9 @@ def page(
     rest = [each for _, agreements in others for each in agreements]
     if choice and rest:
         order = list(dict.fromkeys(each.study for each in rest))
-        shown = sorted([*choice.held_back, *choice.baselines], key=lambda each: order.index(each.study))
+        shown = sorted(
+            [*choice.held_back, *choice.rivals, *choice.baselines], key=lambda each: order.index(each.study)
+        )
         sections.append(
             Section(
                 "Held back: studies that had no part in choosing", table=agreement_table(shown, studies=True)
@@ -143,7 +145,8 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
         f"({sure}), {best.right} of {best.pairs} pairs decided rightly, at {best.seconds / 60:.0f} minutes "
         f"of one core a row and seed: an hour of one core measures {_times(3600 / best.seconds)}. It is the "
         f"best of {choice.candidates} candidates (protocol, predictor, checkpoint), so that its own figure "
-        "flatters it; the rows held back are the judge."
+        "flatters it; the rows held back are the judge. Chosen is what is surest, by the lower end of its "
+        "interval by seeds; what was measured with one seed has none."
     ]
     texts += _judged(choice)
     if not reliable:

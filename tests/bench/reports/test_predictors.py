@@ -209,7 +209,7 @@ def test_what_is_chosen_on_one_study_is_judged_on_the_others() -> None:
     choice = choose([first, second + baseline])
     assert choice is not None
     assert choice.best is first[2] and choice.candidates == 3  # of equals the cheaper
-    assert choice.held_back == [second[0]] and choice.baselines == baseline
+    assert choice.held_back == [second[0]] and choice.baselines == baseline and choice.rivals == []
     texts = " ".join(proxy.answer(choice, "FID"))
     assert "No protocol measured here can be relied on" in texts  # for its interval begins at 0
     assert "an hour of one core measures 60 rows once" in texts
@@ -217,6 +217,16 @@ def test_what_is_chosen_on_one_study_is_judged_on_the_others() -> None:
     sure = choose([[agreement("a", 0.95, rho_by_seeds=(0.8, 1.0))], []])
     assert proxy.answer(sure, "FID")[0].startswith("Use Held-out loss after 4 steps of p")
     assert choose([[]]) is None
+
+
+def test_the_surest_is_chosen_and_each_other_protocol_stands_beside_it() -> None:
+    one_seed = agreement("a", 0.99, protocol="q", rho_by_seeds=None)
+    first = [agreement("a", 0.9), agreement("a", 0.6, step=2, rho_by_seeds=(0.2, 1.0)), one_seed]
+    worse = agreement("a", 0.1, protocol="q", step=2)  # with an interval from 0 on
+    other = [agreement("b", 0.3, protocol=name, step=step) for name in "pq" for step in (2, 4)]
+    choice = choose([[*first, worse], other])
+    assert choice is not None and choice.best is first[1]
+    assert choice.held_back == [other[0]] and choice.rivals == [other[2]]
 
 
 def test_the_last_checkpoint_of_each_predictor_is_shown(tmp_path: Path) -> None:
