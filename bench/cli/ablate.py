@@ -41,6 +41,10 @@ def ablate(
     only: Annotated[
         list[str], typer.Option(metavar="ROW", help="Measure only the row of this label; repeatable.")
     ] = [],  # noqa: B006
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="PART/PARTS", help="Measure only this machine's part, as in `3/16`."),
+    ] = None,
     data_options: Annotated[
         list[str],
         typer.Option("--data-option", metavar="KEY=VALUE", help="Option of the dataset, such as `root=DIR`."),
@@ -66,6 +70,7 @@ def ablate(
     from bench import studies
     from bench.studies import executors
     from bench.studies.cells import cells, has_scores, known, missing, missing_costs, reference_digest
+    from bench.studies.cells import shard as shard_of
     from bench.studies.staleness import of_another_time
     from bench.training import protocols
 
@@ -78,6 +83,8 @@ def ablate(
     digest = reference_digest(reference) if reference else None
     every = cells(chosen, settings, _seeds(seeds) if seeds is not None else chosen.seeds, digest)
     wanted = [cell for cell in every if not labels or cell.row.label in labels]
+    part, parts = _shard(shard) if shard is not None else (1, 1)
+    wanted = shard_of(wanted, part, parts)
     options = parse_overrides(data_options, "--data-option")
     records = known(results)
     outdated = of_another_time(records, every, chosen, options)
@@ -88,6 +95,8 @@ def ablate(
     }
     todo = missing(wanted, {} if force else usable)
     costs = missing_costs(chosen, {} if force else usable)
+    if part > 1:  # the first machine counts costs
+        costs = {}
     if force and labels:
         costs = {label: request for label, request in costs.items() if label in labels}
     if todo or costs:
@@ -157,6 +166,15 @@ def _seeds(text: str) -> list[int]:
     if not right or len(set(seeds)) < len(seeds):
         raise UsageError(f"--seeds takes different whole numbers below 2⁶³ with commas between, not {text!r}")
     return [int(seed) for seed in seeds]
+
+
+def _shard(text: str) -> tuple[int, int]:
+    from registry.errors import UsageError
+
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise UsageError(f"--shard takes a machine's number and how many there are, as in 3/16, not {text!r}")
+    return int(part), int(parts)
 
 
 # ---- while it runs ----

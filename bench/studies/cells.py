@@ -208,6 +208,22 @@ def by_run(cells: Iterable[Cell]) -> list[list[Cell]]:
     return [sorted(group, key=lambda cell: cell.step) for group in groups.values()]
 
 
+def shard(cells: Sequence[Cell], part: int, parts: int) -> list[Cell]:
+    """The cells that are one machine's of several, which need not know of each other.
+
+    Training runs are dealt out in the order of their hash, each whole. Records have no part in it, so that it
+    is the same whenever a machine begins.
+
+    Args:
+        cells: all of them, the same on every machine.
+        part: the machine's number, from 1.
+        parts: how many there are.
+    """
+    runs = sorted({cell.run for cell in cells}, key=lambda run: (run.rpartition("-")[2], run))
+    own = set(runs[part - 1 :: parts])
+    return [cell for cell in cells if cell.run in own]
+
+
 def expected_seconds(cells: Iterable[Cell], known: Records) -> dict[str, float | None]:
     """How long each cell is likely to take, by file, from records of like cells; None where there are none.
 

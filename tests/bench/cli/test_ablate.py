@@ -269,6 +269,8 @@ def test_a_dry_run_tells_and_does_nothing(again: Place) -> None:
     assert shown.output.count("to do") == 1 and sorted(again.folder.rglob("*")) == files
     other = Place(again.folder / "work").bench("--dry-run", "--seeds", "7", "--only", "plain")
     assert "unknown" in other.output and "1 of 1 cells" in other.output and "no record" in other.output
+    parts = [Place(again.folder / "work").bench("--dry-run", "--shard", f"{i}/2").output for i in (1, 2)]
+    assert [text.count("to do") for text in parts] == [3, 3]
     assert re.search(r"Tokens that a token can attend to, by\s+stage: blocks 16 \(plain\)", other.output)
 
 
@@ -501,6 +503,9 @@ def test_of_several_gpus_each_process_has_one(tmp_path: Path, monkeypatch: Any, 
         (["toy", "--only", "DiT-UNett"], "has no row 'DiT-UNett'. Did you mean 'DiT-UNet'?"),
         (["toy", "--data-option", "root"], "--data-option takes KEY=VALUE"),
         (["toy", "--work", "{file}/x"], "cannot work in"),
+        (["toy", "--shard", "3"], "--shard takes a machine's number and how many there are, as in 3/16"),
+        (["toy", "--shard", "0/2"], "not '0/2'"),
+        (["toy", "--shard", "3/2"], "not '3/2'"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_runs(tmp_path: Path, arguments: list[str], told: str) -> None:

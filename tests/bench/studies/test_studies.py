@@ -20,6 +20,7 @@ from bench.studies.cells import (
     known,
     missing,
     missing_costs,
+    shard,
 )
 from bench.studies.staleness import fingerprints, of_another_time, stale
 from bench.training import protocols
@@ -199,6 +200,17 @@ def test_time_is_expected_from_the_same_network_first(tmp_path: Path) -> None:
     put(found[5], 2.0 * found[5].step)  # and 2 of U-DiT
     both = expected_seconds(found[:1] + found[3:4], known(tmp_path))
     assert list(both.values()) == [first + 5, 2 * first + 5]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 100])
+def test_machines_share_the_cells_evenly_and_no_training_run(parts: int) -> None:
+    found = cells(studies.load("guidance"), MICRO, [0, 1, 2])
+    dealt = [shard(found, part, parts) for part in range(1, parts + 1)]
+    assert sorted(cell.file for each in dealt for cell in each) == sorted(cell.file for cell in found)
+    runs = [{cell.run for cell in each} for each in dealt]
+    assert len(set.union(*runs)) == sum(map(len, runs)) == 6  # rows of other guidance share one
+    assert max(map(len, runs)) - min(map(len, runs)) <= 1
+    assert dealt[0] == shard(list(reversed(found)), 1, parts)[::-1]
 
 
 # ---- what is missing ----
