@@ -17,6 +17,9 @@ def diff(
     tolerance: Annotated[
         float, typer.Option(help="How much worse a value may be: 0.05 is 5% of what it was.")
     ] = 0.0,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print a summary over seeds, for a comment on a pull request.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compare two folders of records; exit status 1 if a cost, speed or score became worse.
@@ -27,12 +30,17 @@ def diff(
     """
     from dataclasses import asdict
 
-    from bench.reports.differences import differences
+    from bench.reports.differences import differences, summary_page
 
     found = differences(before, after, tolerance)
     regressions = found.regressions
     if as_json:
-        print_json(asdict(found) | {"regressions": len(regressions)})
+        judgements = [asdict(each) | {"quantity": each.quantity.name} for each in found.judgements]
+        print_json(asdict(found) | {"judgements": judgements, "regressions": len(regressions)})
+    elif markdown:
+        from bench.reports.render import markdown as renderer
+
+        print(renderer.page(summary_page(found)), end="")
     else:
         if found.changes:
             rows = [

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean, stdev
+from typing import Literal
 
 import registry
 from bench import records
 from bench.metrics.scores import SCORES
 from bench.records.quantities import COSTS, HELD_OUT, SPEEDS, Quantity
-from bench.records.schema import Quality, Record
+from bench.records.schema import Quality, Record, Speed
+from bench.reports.page import Column, Entry, Page, Section, Table
 from registry.errors import UsageError
 
 # Quantities compared, by kind of record.
@@ -43,6 +46,30 @@ class Change:
     regression: bool
 
 
+Verdict = Literal["worse", "better", "not separable", "one seed", "within the tolerance"]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A value of a backbone over all seeds that both folders have, of which some are not what they were.
+
+    Attributes:
+        subject: model, overrides, protocol and step, in words.
+        quantity: what is judged.
+        before, after: means; None where one of the values is no finite number.
+        seeds: how many; 0 of what has none.
+        verdict: of scores, by a paired t test over seeds at 5%, which takes two; of speeds, whether quartiles
+            overlap; of costs, as they are.
+    """
+
+    subject: str
+    quantity: Quantity
+    before: float | None
+    after: float | None
+    seeds: int
+    verdict: Verdict
+
+
 @dataclass(frozen=True)
 class Differences:
     """Of two folders, record by record.
@@ -51,12 +78,14 @@ class Differences:
         compared: records in both.
         removed, added: files of records in one alone.
         changes: by file.
+        judgements: by subject.
     """
 
     compared: int
     removed: Sequence[str]
     added: Sequence[str]
     changes: Sequence[Change]
+    judgements: Sequence[Judgement]
 
     @property
     def regressions(self) -> list[Change]:
@@ -81,7 +110,110 @@ def differences(before: str | Path, after: str | Path, tolerance: float = 0.0) -
     if not common:
         raise UsageError(f"{before} and {after} have no record in common: there is nothing to compare")
     changes = [change for file in common for change in _changes(old[file], new[file], tolerance)]
-    return Differences(len(common), sorted(old.keys() - new), sorted(new.keys() - old), changes)
+    return Differences(
+        len(common),
+        sorted(old.keys() - new),
+        sorted(new.keys() - old),
+        changes,
+        _judgements([(old[file], new[file]) for file in common], tolerance),
+    )
+
+
+def summary_page(found: Differences) -> Page:
+    """What changed, for people who review it: what is worse first, and what cannot be told apart last."""
+    order: Mapping[Verdict, str] = {
+        "worse": "Worse",
+        "better": "Better",
+        "within the tolerance": "Within the tolerance",
+        "one seed": "Changed, with one seed to judge by",
+        "not separable": "Changed, but not separable",
+    }
+    groups = {verdict: [each for each in found.judgements if each.verdict == verdict] for verdict in order}
+    counts = ", ".join(f"{len(each)} {verdict}" for verdict, each in groups.items() if each) or "none changed"
+    text = (
+        f"{found.compared} records compared, {len(found.added)} added, {len(found.removed)} removed. "
+        f"Of their values, over seeds: {counts}."
+    )
+    remarks = [
+        "Scores: worse or better where a paired t test over the seeds that both have says so at 5%, each by "
+        "itself; speeds: where the quartiles do not overlap; costs: as they are."
+    ]
+    sections = [Section(text=[text], remarks=remarks if found.judgements else [])]
+    sections += [Section(order[verdict], table=_table(each)) for verdict, each in groups.items() if each]
+    return Page("differences", "What changed in the records", sections)
+
+
+def _table(judgements: Sequence[Judgement]) -> Table:
+    columns = [Column("Backbone", number=False), Column("Value", number=False)]
+    columns += [Column("Before"), Column("After"), Column("Change"), Column("Seeds")]
+    rows = []
+    for each in judgements:
+        figures = [each.before, each.after]
+        change = ""
+        if each.before and each.after is not None:
+            change = f"{(each.after - each.before) / abs(each.before):+.2%}".replace("-", "−")
+        texts = ["none" if value is None else each.quantity.text(value) for value in figures]
+        rows.append([each.subject, each.quantity.title, *texts, change, str(each.seeds or "")])
+    return Table(columns, [list(map(Entry, row)) for row in rows])
+
+
+def _judgements(pairs: Sequence[tuple[Record, Record]], tolerance: float) -> list[Judgement]:
+    groups: dict[tuple[str, str], list[tuple[Record, Record]]] = {}
+    for old, new in pairs:
+        # Scores that differ in nothing but the seed; of other kinds each record stands alone.
+        score = old.request.kind == "quality"
+        alike = old.request.model_dump_json(exclude={"seed"}) if score else old.file
+        groups.setdefault((_title(old, seed=False), alike), []).append((old, new))
+    found = []
+    for (subject, _), group in sorted(groups.items()):
+        for quantity in COMPARED.get(group[0][0].request.kind, {}).values():
+            values = [(_number(old, quantity), _number(new, quantity)) for old, new in group]
+            known = [pair for pair in values if pair != (None, None)]
+            if any(before != after for before, after in known):
+                found.append(_judge(subject, quantity, group, known, tolerance))
+    return found
+
+
+def _judge(
+    subject: str,
+    quantity: Quantity,
+    group: Sequence[tuple[Record, Record]],
+    values: Sequence[tuple[float | None, float | None]],
+    tolerance: float,
+) -> Judgement:
+    seeds = len(values) if isinstance(group[0][0].result, Quality) else 0
+    befores, afters = ([pair[side] for pair in values if pair[side] is not None] for side in (0, 1))
+    before, after = (
+        mean(each) if len(each) == len(values) else None  # type: ignore[type-var]
+        for each in (befores, afters)
+    )
+    verdict: Verdict
+    if before is None or after is None:
+        verdict = "worse" if after is None else "better"
+    else:
+        gain = (after - before) * (1 if quantity.higher_is_better else -1)
+        verdict = "better" if gain > 0 else "worse"
+        if abs(gain) <= tolerance * abs(before):
+            verdict = "within the tolerance"
+        elif seeds == 1:
+            verdict = "one seed"
+        elif not _apart(group[0], quantity, [b - a for a, b in values if a is not None and b is not None]):
+            verdict = "not separable"
+    return Judgement(subject, quantity, before, after, seeds, verdict)
+
+
+def _apart(records: tuple[Record, Record], quantity: Quantity, differences: Sequence[float]) -> bool:
+    """Whether a change is more than chance."""
+    old, new = (record.result for record in records)
+    if isinstance(old, Speed) and isinstance(new, Speed):
+        low, high = sorted((old.quartiles, new.quartiles))
+        return quantity.name != "images_per_second" or low[1] < high[0]
+    if not isinstance(old, Quality):
+        return True
+    from scipy.stats import t
+
+    error = stdev(differences) / math.sqrt(len(differences))
+    return abs(mean(differences)) > float(t.ppf(0.975, len(differences) - 1)) * error
 
 
 def _changes(old: Record, new: Record, tolerance: float) -> list[Change]:
@@ -109,10 +241,11 @@ def _number(record: Record, quantity: Quantity) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _title(record: Record) -> str:
+def _title(record: Record, seed: bool = True) -> str:
     request = record.request
     words = [registry.label(request.model, request.config)]
     if record.context.protocol:
         words.append(f"protocol {record.context.protocol}")
-    words += [f"{key} {getattr(request, key)}" for key in ("step", "seed") if hasattr(request, key)]
+    keys = ("step", "seed") if seed else ("step",)
+    words += [f"{key} {getattr(request, key)}" for key in keys if hasattr(request, key)]
     return " ".join(words)

@@ -4,7 +4,9 @@ import functools
 import json
 
 import pytest
+from scipy import stats
 
+from bench.records.schema import QualityRequest
 from bench.reports.differences import differences
 from registry.errors import UsageError
 from tests.bench import made
@@ -108,3 +110,60 @@ def test_mistakes_are_one_line(folders, diff, tmp_path):
         assert code == 2 and out == "" and err.count("\n") == 1 and says in err
     with pytest.raises(UsageError):
         differences(*folders, tolerance=-1)
+
+
+# ---- over seeds ----
+
+
+def seeds_of(folder, fids, **changed):
+    for seed, fid in enumerate(fids):
+        request = QualityRequest.model_validate(made.QUALITY_REQUEST.model_dump() | {"seed": seed})
+        made.put(folder, made.quality(request, fid=fid, **changed), "micro")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [
+        ([20.0, 21.0, 22.0], [18.0, 19.1, 19.9], "better"),  # each by about two
+        ([20.0, 21.0, 22.0], [18.0, 23.5, 20.0], "not separable"),
+        ([20.0, 21.0, 22.0], [21.0, 22.1, 23.0], "worse"),
+        ([20.0], [19.0], "one seed"),
+        ([20.0, 21.0], [20.1, 21.1], "within the tolerance"),
+        ([20.0, 21.0], [None, 21.0], "worse"),
+    ],
+)
+def test_seeds_say_whether_a_score_has_changed(tmp_path, before, after, verdict):
+    folders = tmp_path / "before", tmp_path / "after"
+    for folder, fids in zip(folders, (before, after), strict=True):
+        seeds_of(folder, fids)
+    (judged,) = differences(*folders, tolerance=0.01).judgements
+    assert (judged.verdict, judged.quantity.name, judged.seeds) == (verdict, "fid", len(before))
+    if None not in after and len(before) > 2:
+        p = stats.ttest_rel(after, before).pvalue
+        assert (p < 0.05) == (verdict != "not separable")
+
+
+def test_speeds_are_judged_by_quartiles_and_costs_as_they_are(folders):
+    keep(folders[1], "speed", images_per_second=95.0, quartiles=(85.0, 105.0))
+    keep(folders[1], "cost", parameters=10**6 + 1)
+    verdicts = {each.quantity.name: each.verdict for each in differences(*folders).judgements}
+    assert verdicts == {"images_per_second": "not separable", "params": "worse"}
+    keep(folders[1], "speed", images_per_second=80.0, quartiles=(75.0, 85.0))
+    verdicts = {each.quantity.name: each.verdict for each in differences(*folders).judgements}
+    assert verdicts["images_per_second"] == "worse"
+
+
+def test_the_summary_is_markdown_with_what_is_worse_first(tmp_path, diff):
+    folders = tmp_path / "before", tmp_path / "after"
+    seeds_of(folders[0], [20.0, 21.0, 22.0])
+    seeds_of(folders[1], [21.0, 22.0, 23.0], inception_score=8.0)
+    keep(folders[1], "cost")
+    code, out, err = diff(*folders, "--markdown")
+    assert (code, err) == (1, "")
+    assert "3 records compared, 1 added, 0 removed. Of their values, over seeds: 1 worse, 1 better." in out
+    worse, better = out.partition("## Better")[::2]
+    (line,) = [line for line in worse.splitlines() if "FID" in line]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells == ["udit-t ffn=mlp protocol micro step 9", "FID↓", "21.00", "22.00", "+4.76%", "3"]
+    assert "IS↑" in better and out.index("## Worse") < out.index("## Better")
+    assert "none changed" in diff(folders[0], folders[0], "--markdown")[1]
