@@ -82,9 +82,9 @@ def ablate(
         reference = Path(settings.evaluation.reference)
     digest = reference_digest(reference) if reference else None
     every = cells(chosen, settings, _seeds(seeds) if seeds is not None else chosen.seeds, digest)
-    wanted = [cell for cell in every if not labels or cell.row.label in labels]
+    planned = [cell for cell in every if not labels or cell.row.label in labels]
     part, parts = _shard(shard) if shard is not None else (1, 1)
-    wanted = shard_of(wanted, part, parts)
+    wanted = shard_of(planned, part, parts)
     options = parse_overrides(data_options, "--data-option")
     records = known(results)
     outdated = of_another_time(records, every, chosen, options)
@@ -111,7 +111,7 @@ def ablate(
 
             with working("counting tokens"):
                 tokens = attention_tokens(wanted, options)
-        _print_plan(chosen, settings, wanted, todo, records, jobs, outdated, tokens)
+        _print_plan(chosen, settings, planned, wanted, todo, records, jobs, outdated, tokens)
         return
     reused = [records[cell.file] for cell in wanted if cell.file in records and cell not in todo]
     typer.echo(_reuse(settings, todo, reused, outdated, results, work), err=True)
@@ -240,6 +240,7 @@ def _view(count: int, workers: int) -> Iterator[Callable[[Event], None]]:
 def _print_plan(
     study: Study,
     protocol: Protocol,
+    planned: Sequence[Cell],
     wanted: Sequence[Cell],
     todo: Sequence[Cell],
     records: Records,
@@ -269,7 +270,7 @@ def _print_plan(
         notes=[
             f"{len(todo)} of {len(wanted)} cells are to be measured, {total}.",
             *_attention(tokens),
-            *_power(protocol, wanted, records),
+            *_power(protocol, planned, records),
             *_left_out(study, protocol),
         ],
     )
@@ -290,7 +291,7 @@ def _attention(tokens: dict[str, dict[str, int]]) -> list[str]:
     return notes
 
 
-def _power(protocol: Protocol, wanted: Sequence[Cell], records: Records) -> list[str]:
+def _power(protocol: Protocol, planned: Sequence[Cell], records: Records) -> list[str]:
     """What difference in FID, or else in held-out loss, the plan can see.
 
     From the spread between seeds in the records of its cells.
@@ -300,14 +301,14 @@ def _power(protocol: Protocol, wanted: Sequence[Cell], records: Records) -> list
 
     name, words = ("fid", "FID") if protocol.evaluation.samples else ("held_out", "held-out loss")
     of_row: dict[str, dict[int, float]] = {}
-    for cell in wanted:
+    for cell in planned:
         record = records.get(cell.file)
         value = record.result.value(name) if record and isinstance(record.result, Quality) else None
         of_row.setdefault(cell.row.label, {})
         if value is not None:
             of_row[cell.row.label][cell.seed] = value
     deviation = residual_deviation([seeds for seeds in of_row.values() if seeds])
-    count = len({cell.seed for cell in wanted})
+    count = len({cell.seed for cell in planned})
     if len(of_row) < 2:
         return []
     if count < 2:

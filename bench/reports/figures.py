@@ -141,7 +141,7 @@ def _gflops_axis(axes: Axes) -> None:
 
 
 def fid_against_steps(rows: Sequence[Line]) -> Data:
-    """Published FID after so many steps (Table 4), and measured where rows stop a run at a step."""
+    """Published FID after so many steps (Table 4), and measured after those of each row."""
     curves: dict[str, list[list[Any]]] = {}
     for row in published.rows(4):
         curves.setdefault(row.label, []).append(

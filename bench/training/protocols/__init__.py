@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 import registry
 from bench.data import datasets
 from bench.diffusion import objectives, sampler
-from bench.records.schema import HeldOutSettings, Model, SamplingSettings, TrainingSettings
+from bench.records.schema import Finite, HeldOutSettings, Model, SamplingSettings, TrainingSettings
 from bench.utils import toml
 from registry.errors import UsageError, suggest
 
@@ -81,7 +81,7 @@ class Protocol(Model):
     sampling: SamplingSettings
     evaluation: Evaluation = Evaluation()
     scale: dict[str, dict[str, Any]] = Field(default={})
-    learning_rates: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
+    learning_rates: dict[str, Annotated[Finite, Field(gt=0)]] = Field(default={})
 
     @field_validator("scale")
     @classmethod

@@ -98,6 +98,9 @@ def test_backbones_have_their_learning_rate_and_what_a_row_says_stands_above(tmp
     file.write_text(VALID + '[learning_rates]\n"dit-*" = 0\n')
     with pytest.raises(UsageError, match=r"\[learning_rates\] dit-\* = 0: "):
         protocols.load(file)
+    file.write_text(VALID + '[learning_rates]\n"dit-*" = inf\n')
+    with pytest.raises(UsageError, match=r"\[learning_rates\] dit-\* = inf: "):
+        protocols.load(file)
 
 
 @pytest.mark.parametrize(
