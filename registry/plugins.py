@@ -243,7 +243,7 @@ class Registry:
         entry = self.find(name)
         if entry.factory is None and entry.registration:
             try:
-                return entry.registration.signature()
+                return entry.registration.signature
             except UnreadableError:
                 pass
         return _signature(self.factory(name))

@@ -72,6 +72,7 @@ class Registration:
             found |= {keyword.arg: value} if keyword.arg else value
         return found
 
+    @functools.cached_property
     def signature(self) -> Signature:
         """Of the target, with the replaced defaults.
 

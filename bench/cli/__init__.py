@@ -28,6 +28,7 @@ from bench.cli import (
     report,
     runs,
     sample,
+    serve,
     show,
     tables,
     throughput,
@@ -56,6 +57,7 @@ app.command("proxy")(proxy.proxy)
 app.command("report")(report.report)
 app.command("runs")(runs.runs)
 app.command("sample")(sample.sample)
+app.command("serve")(serve.serve)
 app.command("show")(show.show)
 app.command("tables")(tables.tables)
 app.command("throughput")(throughput.throughput)

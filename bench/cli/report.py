@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.options import Json, Plugins, load_plugins
-from bench.cli.output import console, print_json
+from bench.cli.output import console, print_json, working
 
 
 def report(
@@ -20,6 +20,10 @@ def report(
         str, typer.Option("--format", metavar="LIST", help="Some of md, html, latex, csv, with commas.")
     ] = "md,csv",
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("reports"),
+    site: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write a site into this folder instead, to look at in a browser."),
+    ] = None,
     results: Annotated[Path, typer.Option(help="Folder of records.")] = Path("results"),
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; exit status 1 if a file is not what it would be.")
@@ -39,29 +43,38 @@ def report(
 
     wanted = [name.strip() for name in formats.split(",") if name.strip()]
     if costs:
-        from bench.cli.output import working
-
         with working("loading torch") as status:
             from bench.studies.measuring import record_costs
 
             record_costs(results, lambda label, done, total: status.update(f"counting {label}"))
+    folder = site or out
     if not check:
-        paths = made.write(out, results, wanted, studies or [])
+        if site:
+            with working("writing the site"):
+                paths = made.site.write(site, results, studies or [])
+        else:
+            paths = made.write(out, results, wanted, studies or [])
         if as_json:
             print_json({"written": [str(path) for path in paths]})
+        elif site:
+            console().print(f"wrote {len(paths)} files; open {site / 'index.html'}", soft_wrap=True)
         else:
             for path in paths:
                 console().print(f"wrote {path}", soft_wrap=True)
         return
-    complaints = made.check(out, results, wanted, studies or [])
+    if site:
+        complaints = made.site.check(site, results, studies or [])
+    else:
+        complaints = made.check(out, results, wanted, studies or [])
     if as_json:
         print_json({"current": not complaints, "complaints": complaints})
     else:
         for complaint in complaints:
             typer.echo(complaint, err=True)
         if complaints:
-            typer.echo("run `bench report` to bring the report up to date with the records", err=True)
+            again = f"bench report --site {site}" if site else "bench report"
+            typer.echo(f"run `{again}` to bring it up to date with the records", err=True)
         else:
-            console().print(f"{out} is what {results} says", soft_wrap=True)
+            console().print(f"{folder} is what {results} says", soft_wrap=True)
     if complaints:
         raise typer.Exit(1)

@@ -281,12 +281,8 @@ def draw_cost_by_stage(figure: Figure, data: Data) -> None:
 # ---- samples ----
 
 
-def samples(rows: Sequence[Line], protocol: str, results: Path) -> str | None:
-    """The pictures kept beside the records of the lowest seed that all measured rows have, line by line.
-
-    The same place in a line has the same class and noise, whatever the guidance. None where no picture is
-    kept.
-    """
+def kept_samples(rows: Sequence[Line], protocol: str, results: Path) -> dict[str, str]:
+    """Records with a picture beside them, by label: of the lowest seed that all measured rows have."""
     measured: dict[str, dict[int, str]] = {line.label: {} for line in rows}
     for line in rows:
         for setting in (setting for setting in settings([line]) if setting.protocol == protocol):
@@ -295,13 +291,25 @@ def samples(rows: Sequence[Line], protocol: str, results: Path) -> str | None:
     seeds = [set(files) for files in measured.values() if files]
     common = set.intersection(*seeds) if seeds else set()
     if not common:
-        return None
-    paths = {
-        label: (results / files[min(common)]).with_suffix(".png")
-        for label, files in measured.items()
-        if files
+        return {}
+    kept = {label: files[min(common)] for label, files in measured.items() if files}
+    return {label: file for label, file in kept.items() if _picture(results, file).exists()}
+
+
+def _picture(results: Path, file: str) -> Path:
+    return (results / file).with_suffix(".png")
+
+
+def samples(rows: Sequence[Line], protocol: str, results: Path) -> str | None:
+    """The pictures kept beside records, line by line; see `kept_samples`.
+
+    The same place in a line has the same class and noise, whatever the guidance. None where no picture is
+    kept.
+    """
+    kept = {
+        label: _picture(results, file).read_bytes()
+        for label, file in kept_samples(rows, protocol, results).items()
     }
-    kept = {label: path.read_bytes() for label, path in paths.items() if path.exists()}
     if not kept:
         return None
     left, gap, drawn, below = 250, 8, [], 0

@@ -29,6 +29,45 @@ def findings(rows: Sequence[Line], setting: Setting) -> list[str]:
     return [text for quantity in quantities for text in _by(quantity, rows, setting)] + _images(rows, setting)
 
 
+def conclusions(rows: Sequence[Line], setting: Setting) -> list[str]:
+    """What a reader may quote: which row comes first by each score, and from which it cannot be told."""
+    texts = []
+    for quantity in (SCORES["fid"], HELD_OUT["held_out"]):
+        found = [(line, values) for line in rows if (values := line.by_seed(setting, quantity.name))]
+        comparison = compare_rows([values for _, values in found])
+        by = f"By {_name(quantity)}"
+        if len(found) < 2:
+            continue
+        if not comparison.pairs:
+            first = min(found, key=lambda each: sum(each[1].values()) / len(each[1]))[0].row.label
+            texts.append(f"{by} {first} comes first, with no seeds to tell whether that is chance.")
+            continue
+        ties, *_ = comparison.groups()
+        first, *others = (found[i][0].row.label for i in ties)
+        behind = [
+            found[i][0].row.label for i in range(len(found)) if i not in ties and i not in comparison.left_out
+        ]
+        seeds = f"{len(comparison.seeds)} seeds"
+        if not behind:
+            texts.append(f"{by} no two of {len(ties)} rows can be told apart with {seeds}.")
+        elif others:
+            texts.append(
+                f"{by} {first} comes first and is better than {_listed(behind)}; it cannot be told apart "
+                f"from {_listed(others)} with {seeds}."
+            )
+        else:
+            texts.append(f"{by} {first} is better than every other row ({seeds}, Tukey's range test).")
+    return texts
+
+
+def _listed(labels: Sequence[str], most: int = 4) -> str:
+    if len(labels) > most:
+        return f"{len(labels)} others"
+    if any("," in label for label in labels):
+        return "; ".join(labels)
+    return " and ".join([", ".join(labels[:-1]), labels[-1]] if len(labels) > 1 else labels)
+
+
 def _images(rows: Sequence[Line], setting: Setting) -> list[str]:
     """How well the held-out images tell rows apart, whatever other seeds would say."""
     found = [line.results(setting) for line in rows if line.by_seed(setting, "held_out")]

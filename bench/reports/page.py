@@ -8,10 +8,11 @@ from typing import Literal, NamedTuple
 
 
 class Entry(NamedTuple):
-    """One place of a table."""
+    """One place of a table; `records` are the files that its figure is from, one for each seed."""
 
     text: str
     best: bool = False
+    records: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

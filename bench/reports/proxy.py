@@ -10,10 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from bench import studies
 from bench.metrics.scores import SCORES
 from bench.records.quantities import COSTS
 from bench.reports.page import Column, Entry, Page, Section, Table
-from bench.reports.predictors import BASELINES, Agreement, Choice, Interval, choose
+from bench.reports.predictors import BASELINES, Agreement, Choice, Interval, agreements, choose
+from bench.reports.select import Line
+from bench.reports.tables import page_title
 from bench.training import protocols
 
 if TYPE_CHECKING:
@@ -22,6 +25,18 @@ if TYPE_CHECKING:
 STUDIES = ("components", "downsampler", "toy", "leaderboard")  # chosen on the first
 FILE = "proxy"
 WANTED = 0.9, 0.7  # ρ, and the lower end of its interval, of a protocol to rely on
+
+
+def compare(found: Mapping[str, Sequence[Line]]) -> dict[str, list[Agreement]]:
+    """Agreements of each of `STUDIES`, that which is chosen on first, by its page's title.
+
+    Args:
+        found: lines by the name of their study.
+    """
+    first, *others = STUDIES
+    compared = {first: agreements(first, found[first])}
+    compared |= {name: agreements(name, found[name], chosen_on=found[first]) for name in others}
+    return {page_title(studies.load(name)): each for name, each in compared.items()}
 
 
 def agreement_table(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import registry
 from bench.metrics.scores import SCORES
 from bench.records.quantities import COSTS, HELD_OUT, LOSS, SPEEDS, Quantity
-from bench.records.schema import HeldOutLoss, Quality, Record
+from bench.records.schema import HeldOutLoss, Quality, QualityRequest, Record, SpeedRequest
 from bench.reports.page import Column, Entry, Table
 
 # Of a result's fields, by the names that they have there.
@@ -43,6 +44,40 @@ def tables(record: Record, outdated: str | None = None) -> list[Table]:
     ]
 
 
+def command(record: Record, place: tuple[str, str] | None = None) -> str:
+    """What measures a record again, for a shell; "" of quality that no known study asks for.
+
+    Args:
+        record: any.
+        place: study and label of the row that quality belongs to.
+    """
+    request, context = record.request, record.context
+    network = registry.label(request.model, request.config)
+    if isinstance(request, QualityRequest):
+        if place is None:
+            return ""
+        study, row = place
+        words = ["bench", "ablate", study, "--only", row, "--protocol", context.protocol or "", "--seeds"]
+        return shlex.join([*words, str(request.seed)])
+    if isinstance(request, SpeedRequest):
+        words = ["bench", "throughput"]
+        for each in filter(None, (context.against, network)):
+            words += ["--model", each]
+        words += ["--dtype", request.dtype, "--batch-size", str(request.batch_size)]
+        words += ["--train"] * (request.mode == "training") + ["--compile"] * request.compile
+        words += ["--channels-last"] * request.channels_last
+        if request.num_inference_steps:
+            words += ["--sampling", "--steps", str(request.num_inference_steps)]
+        if context.repeats:
+            words += ["--repeats", str(context.repeats)]
+        return shlex.join(words)
+    name, *overrides = shlex.split(network)
+    words = ["bench", "profile" if request.kind == "profile" else "flops", "--model", name]
+    for override in overrides:
+        words += ["--set", override]
+    return shlex.join(words)
+
+
 def _pairs(title: str, heading: str, values: dict[str, Any], remarks: Sequence[str] = ()) -> Table:
     columns = [Column(heading, number=False), Column("", number=False)]
     rows = []
@@ -67,7 +102,7 @@ def _curve(held_out: Sequence[HeldOutLoss]) -> list[Table]:
         ]
         for loss in held_out
     ]
-    return [Table(columns, rows)]
+    return [Table(columns, rows, "Held-out loss at each checkpoint")]
 
 
 def _flat(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

@@ -12,7 +12,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import bench.studies
-from bench.reports import figures, predictors, proxy, tables
+from bench.reports import figures, proxy, tables
 from bench.reports.page import Page
 from bench.reports.render import csv, html, latex, markdown
 from bench.reports.select import Line, Selection, lines, settings
@@ -64,17 +64,15 @@ def files(results: str | Path, formats: Sequence[str], studies: Sequence[str] = 
 
 def _proxy(found: Mapping[str, Sequence[Line]], formats: Sequence[str]) -> dict[str, str]:
     """The page on small protocols, its picture, and all its numbers."""
-    first, *others = proxy.STUDIES
-    compared = {first: predictors.agreements(first, found[first])}
-    compared |= {name: predictors.agreements(name, found[name], chosen_on=found[first]) for name in others}
+    compared = proxy.compare(found)
+    chosen_on, *_ = compared.values()
     made, picture = {}, None
-    if (data := figures.correlation_against_computing(compared[first]))["measured"]:
+    if (data := figures.correlation_against_computing(chosen_on))["measured"]:
         size = (6.4 * len(data["measured"]), 4.8)
         file = f"{proxy.FILE}.svg"
         made[file] = figures.svg(figures.draw_correlation_against_computing, data, size)
         picture = file, "Rank correlation against computing, on the study that was chosen on"
-    titles = {name: tables.page_title(bench.studies.load(name)) for name in compared}
-    page = proxy.page({titles[name]: each for name, each in compared.items()}, picture)
+    page = proxy.page(compared, picture)
     for ending, render in (RENDERERS[f] for f in formats if f in RENDERERS):
         made[f"{page.file}.{ending}"] = render(page)
     if "csv" in formats:

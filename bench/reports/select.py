@@ -106,6 +106,10 @@ class Line:
         values = {seed: result.value(score) for seed, result in self.results(setting).items()}
         return {seed: value for seed, value in values.items() if value is not None and math.isfinite(value)}
 
+    def files(self, setting: Setting) -> tuple[str, ...]:
+        """The records of the seeds measured in that setting."""
+        return tuple(record.file for record in self.quality.get(setting, []))
+
     def score(self, setting: Setting, score: str) -> Summary | None:
         """Over the seeds measured in that setting; None of none."""
         return summary([*self.by_seed(setting, score).values()])
@@ -123,10 +127,12 @@ class SpeedColumn:
     Attributes:
         words: mode, arithmetic, batch and device.
         figures: variant -> images per second.
+        records: variant -> the file that says so.
     """
 
     words: str
     figures: dict[str, float]
+    records: dict[str, str]
 
 
 class Selection:
@@ -195,13 +201,14 @@ class Selection:
     @cached_property
     def speeds(self) -> list[SpeedColumn]:
         """What the records of speed say."""
-        found: dict[str, dict[str, float]] = {}
+        found: dict[str, SpeedColumn] = {}
         for record in self.records:
             if isinstance(result := record.result, Speed):
-                request = result.request
-                variant = _variant(request.model, request.config)
-                found.setdefault(speed_words(record), {})[variant] = result.images_per_second
-        return [SpeedColumn(words, found[words]) for words in sorted(found)]
+                words, variant = speed_words(record), _variant(result.request.model, result.request.config)
+                column = found.setdefault(words, SpeedColumn(words, {}, {}))
+                column.figures[variant] = result.images_per_second
+                column.records[variant] = record.file
+        return [found[words] for words in sorted(found)]
 
     def ledger(self) -> list[dict[str, object]]:
         """Every record with the SHA-256 of its file: a report is current while these are the same."""

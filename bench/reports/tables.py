@@ -87,7 +87,12 @@ def cost_columns(study: Study, rows: Sequence[Line]) -> dict[str, Filled]:
         name: Filled(
             Column(quantity.title, "measured"),
             [
-                Entry(quantity.text(getattr(line.cost.cost, quantity.field)) if line.cost else "")
+                Entry(
+                    quantity.text(getattr(line.cost.cost, quantity.field)),
+                    records=(line.cost.cost.request.file,),
+                )
+                if line.cost
+                else Entry("")
                 for line in rows
             ],
         )
@@ -109,7 +114,10 @@ def score_columns(
         if name not in (*study.columns, "held_out") or not any(found):
             continue
         best = _best([one.mean if one else None for one in found], max if quantity.higher_is_better else min)
-        entries = [Entry(spread(quantity, one), mark) for one, mark in zip(found, best, strict=True)]
+        entries = [
+            Entry(spread(quantity, one), mark, line.files(setting) if one else ())
+            for line, one, mark in zip(rows, found, best, strict=True)
+        ]
         columns[name] = Filled(Column(quantity.title, group), entries)
     return columns
 
@@ -120,8 +128,8 @@ def speed_columns(rows: Sequence[Line], shown: Sequence[SpeedColumn]) -> dict[st
     for letter, speed in zip(ascii_lowercase, shown, strict=False):
         values = [speed.figures.get(line.variant) for line in rows]
         entries = [
-            Entry("" if value is None else significant(value), mark)
-            for value, mark in zip(values, _best(values, max), strict=True)
+            Entry("") if value is None else Entry(significant(value), mark, (speed.records[line.variant],))
+            for line, value, mark in zip(rows, values, _best(values, max), strict=True)
         ]
         columns[letter] = Filled(Column(f"Images/s [{letter}]", "measured"), entries)
     return columns

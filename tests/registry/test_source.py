@@ -46,7 +46,7 @@ def test_what_is_read_equals_what_importing_gives(package, imported, attributes)
         entry = imported.find(read.name)
         assert (entry.name, entry.aliases, entry.module) == (read.name, read.aliases, read.source.name)
         assert getattr(factory, "keywords", {}) == read.defaults
-        assert plugins._signature(factory) == read.signature()
+        assert plugins._signature(factory) == read.signature
         made = factory.func if isinstance(factory, partial) else factory
         for attribute in attributes:
             assert read.attribute(attribute) == getattr(made, attribute)

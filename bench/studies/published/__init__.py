@@ -19,7 +19,7 @@ import registry
 LEADERBOARD = "leaderboard"
 TABLES = (1, 2, 3, 4, 5, 6, LEADERBOARD)
 QUALITY = ("fid", "sfid", "inception_score", "precision", "recall")
-_OBJECTIVES = {"ddpm": "noise prediction", "flow": "flow"}
+OBJECTIVES = {"ddpm": "noise prediction", "flow": "flow"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class PublishedRow:
     def conditions(self) -> tuple[str, str]:
         """Objective and guidance in words. Scores compare where both are the same."""
         scale = float(self.printed["cfg_scale"])
-        return _OBJECTIVES[self.objective], "no guidance" if scale == 1 else f"guidance {scale:g}"
+        return OBJECTIVES[self.objective], "no guidance" if scale == 1 else f"guidance {scale:g}"
 
     @property
     def values(self) -> dict[str, float | int | str | None]:

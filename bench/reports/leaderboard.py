@@ -1,0 +1,237 @@
+"""Every backbone and variant with its figures, in groups whose scores compare, ranked.
+
+A group is one set of published conditions (objective, guidance, training steps) or one setting of a protocol
+measured here. Scores of two groups never compare, so that each has its own ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import registry
+from bench.metrics.scores import SCORES
+from bench.records.quantities import COSTS, HELD_OUT
+from bench.records.schema import Quality
+from bench.reports.page import Column, Entry, Table
+from bench.reports.select import Line, Setting, SpeedColumn, settings
+from bench.reports.statistics import compare_rows
+from bench.reports.tables import MEASURED, quality_title, significant, spread
+from bench.studies import published
+from bench.studies.published import PublishedRow
+
+# By which a group is ranked: the first that was measured.
+RANKED_BY = (SCORES["fid"], HELD_OUT["held_out"])
+TIERS = (3, 12, 50)  # GFLOPs between the tiers of cost: T, S, B, and larger networks of the papers
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A network in a group.
+
+    Attributes:
+        line: its row of a study, with its records.
+        study: name of that study.
+        rank: one more than the rows that are better and can be told apart from it; None where seeds do not
+            tell.
+        images_per_second: in the way of measuring that most networks have.
+        speed_record: the file that says so.
+    """
+
+    line: Line
+    study: str
+    rank: int | None = None
+    images_per_second: float | None = None
+    speed_record: str | None = None
+
+    @property
+    def family(self) -> str:
+        """The module that defines it, or the first word of a label without a network here."""
+        if self.line.row.model is None:
+            return self.line.label.split("-")[0].lower()
+        module = registry.backbones.find(self.line.row.model).origin
+        return module.removesuffix(".py").rpartition(".")[2].replace("_", "-")
+
+    @property
+    def tier(self) -> str:
+        """Cost in GFLOPs, as a span; "" where it was not counted."""
+        if self.line.cost is None:
+            return ""
+        gflops = self.line.cost.cost.paper_gflops
+        place = sum(gflops >= border for border in TIERS)
+        names = (f"under {TIERS[0]}", *(f"{a} to {b}" for a, b in pairwise(TIERS)))
+        return (*names, f"{TIERS[-1]} and more")[place]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Networks whose scores compare.
+
+    Attributes:
+        title: the conditions in words.
+        source: `published`, or the name of the protocol.
+        guided: whether samples were guided; None where there are none.
+        setting: of measured ones.
+    """
+
+    title: str
+    source: str
+    guided: bool | None
+    standings: tuple[Standing, ...]
+    setting: Setting | None = None
+
+
+def groups(found: Mapping[str, Sequence[Line]], speed: SpeedColumn | None = None) -> list[Group]:
+    """Published ones first, the largest before the others; then those measured, by protocol.
+
+    Args:
+        found: lines by the name of their study.
+        speed: of the networks that have one.
+    """
+    return [
+        replace(group, standings=tuple(_timed(each, speed) for each in group.standings))
+        for group in (*_published(found), *_measured(found))
+    ]
+
+
+def _timed(standing: Standing, speed: SpeedColumn | None) -> Standing:
+    variant = standing.line.variant
+    if speed is None or variant not in speed.figures:
+        return standing
+    return replace(standing, images_per_second=speed.figures[variant], speed_record=speed.records[variant])
+
+
+_SOURCES = {"u-dit": "U-DiT paper", "dit": "DiT paper"}  # of Tables 1 to 6
+# Columns that are shown before anyone chooses others.
+SHOWN = (
+    *("Family", "Rank", "Params (M)", "GFLOPs", "Images/s", "Paper FID↓", "Seeds", "Source"),
+    *(MEASURED[name].title for name in (*published.QUALITY, "held_out")),
+)
+
+
+def tables(groups: Sequence[Group]) -> list[Table]:
+    """A table for each group, all with the same columns."""
+    columns = [
+        Column("Model", number=False),
+        Column("Rank"),
+        Column("Family", number=False),
+        Column("Objective", number=False),
+        *(Column(quantity.title) for quantity in COSTS.values()),
+        Column("Images/s"),
+        *(Column(quantity.title) for quantity in MEASURED.values()),
+        Column("Paper FID↓"),
+        Column("Seeds"),
+        Column("Source", number=False),
+    ]
+    return [
+        Table(columns, [_entries(each, group.setting) for each in group.standings], group.title)
+        for group in groups
+    ]
+
+
+def _entries(standing: Standing, setting: Setting | None) -> list[Entry]:
+    line, row = standing.line, standing.line.row.published
+    printed = row.printed if row else {}
+    cost = line.cost.cost if line.cost else None
+    counted = (cost.request.file,) if cost else ()
+    if setting is None:
+        assert row is not None
+        scores = [Entry(printed.get(name, "")) for name in MEASURED]
+        last = [Entry(""), Entry(""), Entry(_SOURCES.get(row.source, row.source))]
+    else:
+        found = {name: line.score(setting, name) for name in MEASURED}
+        files = line.files(setting)
+        scores = [
+            Entry(spread(q, found[name]), False, files if found[name] else ()) for name, q in MEASURED.items()
+        ]
+        last = [Entry(printed.get("fid", "")), Entry(str(len(files))), Entry("measured here")]
+    speed = standing.images_per_second
+    return [
+        Entry(line.label),
+        Entry("" if standing.rank is None else str(standing.rank)),
+        Entry(standing.family),
+        Entry(objective(line)),
+        *(Entry(q.text(getattr(cost, q.field)) if cost else "", False, counted) for q in COSTS.values()),
+        Entry("") if speed is None else Entry(significant(speed), False, (standing.speed_record or "",)),
+        *scores,
+        *last,
+    ]
+
+
+def objective(line: Line) -> str:
+    """What a network is trained for, in words; "" where nothing tells."""
+    if line.row.published:
+        return line.row.published.conditions[0]
+    for records in line.quality.values():
+        for record in records:
+            if isinstance(record.result, Quality) and record.result.request.training.objective:
+                return published.OBJECTIVES.get(record.result.request.training.objective, "")
+    return ""
+
+
+def _published(found: Mapping[str, Sequence[Line]]) -> list[Group]:
+    by_conditions: dict[tuple[str, str, int], dict[tuple[str, float], Standing]] = {}
+    for study, lines in found.items():
+        for line in lines:
+            if (row := line.row.published) and row.printed.get("fid"):
+                place = by_conditions.setdefault((*row.conditions, _steps(row)), {})
+                # A figure that several tables print is shown once, two of one network both.
+                standing = Standing(line, study)
+                place.setdefault((line.variant or line.label, _printed_fid(standing)), standing)
+    groups = []
+    for (words, guidance, steps), standings in by_conditions.items():
+        ordered = sorted(standings.values(), key=_printed_fid)
+        title = f"Published: {words}, {guidance}, {steps // 1000:,}K steps"
+        better = [sum(_printed_fid(other) < _printed_fid(each) for other in ordered) for each in ordered]
+        ranked = tuple(replace(each, rank=1 + n) for each, n in zip(ordered, better, strict=True))
+        groups.append(Group(title, "published", guidance != "no guidance", ranked))
+    return sorted(groups, key=lambda group: -len(group.standings))
+
+
+def _measured(found: Mapping[str, Sequence[Line]]) -> list[Group]:
+    every = settings([line for lines in found.values() for line in lines])
+    groups = []
+    for setting in every:
+        standings: dict[str, Standing] = {}
+        for study, lines in found.items():
+            for line in lines:
+                # A shorter training is no other network.
+                shorter = line.row.step is not None or "steps" in (line.row.training or {})
+                if setting in line.quality and not shorter:
+                    standings.setdefault(line.variant, Standing(line, study))
+        title = quality_title(setting, every).replace("Quality, protocol", "Measured:")
+        guided = None if setting.cfg_scale is None else setting.cfg_scale != 1
+        ranked = _ranked([*standings.values()], setting)
+        groups.append(Group(title, setting.protocol, guided, ranked, setting))
+    return [group for group in groups if group.standings]
+
+
+def _ranked(standings: Sequence[Standing], setting: Setting) -> tuple[Standing, ...]:
+    """By mean, each with its rank."""
+    for quantity in RANKED_BY:
+        values = [each.line.by_seed(setting, quantity.name) for each in standings]
+        if any(values):
+            break
+    compared = compare_rows(values)
+    order = sorted(range(len(standings)), key=lambda i: (not values[i], compared.means[i]))
+    ranks: list[int | None] = []
+    for i in order:
+        apart = [
+            j
+            for pair, separable in compared.pairs.items()
+            if separable and i in pair
+            for j in pair
+            if compared.means[j] < compared.means[i]
+        ]
+        ranks.append(None if i in compared.left_out or not compared.pairs else 1 + len(apart))
+    return tuple(replace(standings[i], rank=rank) for i, rank in zip(order, ranks, strict=True))
+
+
+def _printed_fid(standing: Standing) -> float:
+    assert standing.line.row.published is not None
+    return float(standing.line.row.published.printed["fid"])
+
+
+def _steps(row: PublishedRow) -> int:
+    return int(row.printed["training_steps"])

@@ -1,0 +1,181 @@
+"""A site of the records: a leaderboard, a page for each study, backbone and record, charts.
+
+    bench.reports.site.write("site", "results")
+    bench.reports.site.check("site", "results")      # [] where it is current
+
+It opens from disk: no server, no network. Pages are plain HTML, whole without a script; `site.js` sorts,
+filters and compares. Charts are drawn by Vega-Lite, whose scripts come with vl-convert (898 kB in one file,
+BSD licence): a chart is data here, of which Vega makes SVG that prints and takes the page's colours. Plotly's
+Python package carries 4.8 MB of script, and the table widgets that pip has need IPython or a network.
+Numbers, links and pages come from records alone; the same records give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from importlib.metadata import version
+from importlib.resources import files as resources
+from operator import itemgetter
+from pathlib import Path
+
+import bench.studies
+from bench.records.schema import Quality, QualityRequest, Record
+from bench.reports import leaderboard, proxy
+from bench.reports.leaderboard import Group
+from bench.reports.select import Line, Selection, lines
+from bench.studies import Study
+from bench.utils.cache import cache_folder
+from bench.utils.files import write_text, write_whole
+
+Files = dict[str, str | bytes]
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the pages are made from.
+
+    Attributes:
+        selection: the records.
+        studies: by name.
+        lines: of each study.
+    """
+
+    selection: Selection
+    studies: Mapping[str, Study]
+    lines: Mapping[str, Sequence[Line]]
+
+    @classmethod
+    def load(cls, results: str | Path, studies: Sequence[str] = ()) -> Site:
+        """From a folder of records, with the built-in studies or those given, by name or TOML file."""
+        selection = Selection(Path(results))
+        chosen = {study.name: study for study in map(bench.studies.load, studies or bench.studies.names())}
+        return cls(selection, chosen, {name: lines(study, selection) for name, study in chosen.items()})
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """The leaderboard; speeds are those of the way of measuring that most networks have."""
+        inference = [each for each in self.selection.speeds if each.words.startswith("inference")]
+        return leaderboard.groups(
+            self.lines, max(inference, key=lambda each: len(each.figures), default=None)
+        )
+
+    @cached_property
+    def pictures(self) -> set[str]:
+        """Records of which samples are kept."""
+        folder = self.selection.folder
+        return {
+            record.file
+            for record in self.selection.records
+            if isinstance(record.result, Quality) and (folder / record.file).with_suffix(".png").exists()
+        }
+
+    @cached_property
+    def places(self) -> dict[str, tuple[str, Line]]:
+        """Record of quality -> the study and the row that it belongs to; of several the first."""
+        found: dict[str, tuple[str, Line]] = {}
+        for name, rows in self.lines.items():
+            for line in rows:
+                for record in (record for records in line.quality.values() for record in records):
+                    found.setdefault(record.file, (name, line))
+        return found
+
+    @cached_property
+    def seeds(self) -> dict[str, list[tuple[int, Record]]]:
+        """Record of quality -> those that differ from it in the seed alone, itself among them, by seed."""
+        alike: dict[str, list[tuple[int, Record]]] = {}
+        for record in self.selection.records:
+            if isinstance(request := record.request, QualityRequest):
+                rest = request.model_dump_json(exclude={"seed"})
+                alike.setdefault(rest, []).append((request.seed, record))
+        ordered = (sorted(each, key=itemgetter(0)) for each in alike.values())
+        return {record.file: each for each in ordered for _, record in each}
+
+    @property
+    def has_predictors(self) -> bool:
+        """Whether the studies are there that small protocols are judged on."""
+        return set(proxy.STUDIES) <= self.studies.keys()
+
+    @cached_property
+    def models(self) -> list[str]:
+        """Backbones that a study or a record has, by name."""
+        of_studies = {line.row.model for rows in self.lines.values() for line in rows if line.row.model}
+        return sorted(of_studies | {record.request.model for record in self.selection.records})
+
+
+def files(results: str | Path, studies: Sequence[str] = ()) -> Files:
+    """Every file of the site: its path and its content.
+
+    Args:
+        results: folder of records.
+        studies: names or TOML files; all that are built in where none are given.
+
+    Raises:
+        UsageError: no such folder or study.
+    """
+    from bench.reports.site import pages
+
+    site = Site.load(results, studies)
+    made: Files = {"index.html": pages.index(site)}
+    made |= {f"studies/{name}.html": pages.study(site, name) for name in site.studies}
+    made |= {f"backbones/{name}.html": pages.backbone(site, name) for name in site.models}
+    made |= {
+        f"records/{record.file.removesuffix('.json')}.html": pages.record(site, record)
+        for record in site.selection.records
+    }
+    if site.has_predictors:
+        made["predictors.html"] = pages.predictors(site)
+    made |= {
+        f"samples/{file.removesuffix('.json')}.png": (
+            (site.selection.folder / file).with_suffix(".png").read_bytes()
+        )
+        for file in sorted(site.pictures)
+    }
+    assets = resources(__package__)
+    made |= {f"assets/{name}": assets.joinpath(name).read_text("utf-8") for name in ("style.css", "site.js")}
+    made["assets/vega.js"] = _vega()
+    return made
+
+
+def _vega() -> str:
+    """Vega, Vega-Lite and vega-embed in one script that needs nothing else, as `vegaEmbed`."""
+    folder = cache_folder("vega")  # bundling takes two seconds
+    made = folder / f"{version('vl-convert-python')}.js" if folder else None
+    if made and made.exists():
+        return made.read_text("utf-8")
+    import vl_convert
+
+    script = f"(() => {{{vl_convert.javascript_bundle()}}})();\n"  # type: ignore[call-arg]
+    if made:
+        write_text(made, script)
+    return script
+
+
+def write(folder: str | Path, results: str | Path, studies: Sequence[str] = ()) -> list[Path]:
+    """Write the site, each file whole or not at all; see `files`.
+
+    Raises:
+        UsageError: also where the folder cannot be written to.
+    """
+    paths = []
+    for name, content in files(results, studies).items():
+        paths.append(Path(folder) / name)
+        write_whole(paths[-1], partial(Path.write_bytes, data=_bytes(content)))
+    return paths
+
+
+def check(folder: str | Path, results: str | Path, studies: Sequence[str] = ()) -> list[str]:
+    """How the site differs from what the records make: a line for each file that does."""
+    complaints = []
+    for name, content in files(results, studies).items():
+        path = Path(folder) / name
+        if not path.is_file():
+            complaints.append(f"{path} is missing")
+        elif path.read_bytes() != _bytes(content):
+            complaints.append(f"{path} is not what the records make")
+    return complaints
+
+
+def _bytes(content: str | bytes) -> bytes:
+    return content.encode() if isinstance(content, str) else content

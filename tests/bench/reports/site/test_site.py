@@ -1,0 +1,165 @@
+"""The site: every link leads somewhere, hostile labels stay text, the same records give the same bytes."""
+
+import json
+import re
+import shlex
+from html.parser import HTMLParser
+from pathlib import PurePosixPath
+
+import pytest
+
+import bench.studies
+from bench.records import read_file
+from bench.reports import site
+from bench.reports.record import command
+from bench.studies.cells import cells
+from bench.training import protocols
+from tests.bench import made
+from tests.conftest import ROOT
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & \"quoted\" 'too'"
+
+
+class Links(HTMLParser):
+    """Addresses that a page names, the tags that it has, and the data of its charts."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.addresses, self.tags, self.charts, self.inside = [], [], [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append((tag, tuple(attributes)))
+        self.addresses += [attributes[key] for key in ("href", "src", "data-samples") if key in attributes]
+        self.inside = tag == "script" and attributes.get("type") == "application/json"
+
+    def handle_data(self, data):
+        if self.inside:
+            self.charts.append(json.loads(data))
+            self.inside = False
+
+
+@pytest.fixture(scope="module")
+def files():
+    return site.files(ROOT / "results")
+
+
+def _addresses(value):
+    """Addresses in the data of a chart."""
+    if isinstance(value, dict):
+        yield from (v for k, v in value.items() if k in ("page", "image") and v)
+        for each in value.values():
+            yield from _addresses(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _addresses(each)
+
+
+def test_every_link_of_every_page_leads_to_a_file_of_the_site(files):
+    pages = {name: Links(text) for name, text in files.items() if name.endswith(".html")}
+    assert {"index.html", "studies/components.html", "backbones/udit-t.html", "predictors.html"} <= pages.keys()
+    for name, page in pages.items():
+        for address in [*page.addresses, *_addresses(page.charts)]:
+            if address == "data:,":  # no icon
+                continue
+            parts = []
+            for part in (PurePosixPath(name).parent / address).parts:
+                parts = parts[:-1] if part == ".." else [*parts, part]
+            assert "/".join(parts) in files, (name, address)
+
+
+def test_each_record_has_a_page_and_each_measured_figure_opens_one(files):
+    records = [read_file(path) for path in (ROOT / "results").glob("*-????????????.json")]
+    for record in records:
+        text = files[f"records/{record.file.removesuffix('.json')}.html"]
+        assert record.environment.date in text and (record.environment.commit or "unknown") in text
+    cells = re.findall(r'<td[^>]*data-title="FID↓"[^>]*>(.*?)</td>', files["index.html"])
+    measured = [cell for cell in cells if "±" in cell]
+    assert len(measured) > 10 and all('<a href="records/quality-' in cell for cell in measured)
+
+
+def test_a_page_of_a_record_names_the_other_seeds(files):
+    name, text = next((n, t) for n, t in files.items() if n.startswith("records/quality-udit-s"))
+    assert all(f">seed {seed}</a>" in text for seed in (0, 1, 2)), name
+
+
+def test_the_same_records_give_the_same_bytes_and_check_sees_a_changed_file(files, tmp_path):
+    site.write(tmp_path, ROOT / "results")
+    assert site.check(tmp_path, ROOT / "results") == []
+    (tmp_path / "index.html").write_text("other")
+    (tmp_path / "studies/toy.html").unlink()
+    complaints = site.check(tmp_path, ROOT / "results")
+    assert len(complaints) == 2 and "missing" in complaints[1] and "index.html" in complaints[0]
+
+
+def test_the_front_page_with_all_that_it_loads_is_below_3_megabytes(files):
+    loaded = [files["index.html"], *(text for name, text in files.items() if name.startswith("assets/"))]
+    assert sum(len(text.encode()) for text in loaded) < 3e6
+
+
+def test_nothing_is_loaded_from_elsewhere(files):
+    for name, text in files.items():
+        if name.endswith(".html"):
+            assert not re.search(r'(src|href)="(https?:)?//', text), name
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """Records of a study whose title and label are markup."""
+    written = f"title = {json.dumps(HOSTILE)}\nprotocol = 'smoke'\n[[rows]]\nlabel = {json.dumps(HOSTILE)}\n"
+    written += "backbone = 'udit-t'\n[[rows]]\nlabel = 'plain'\nbackbone = 'dit-s-4'\n"
+    (tmp_path / "hostile.toml").write_text(written)
+    study = bench.studies.load(str(tmp_path / "hostile.toml"))
+    for cell in cells(study, protocols.load("smoke"), (0, 1)):
+        result = made.quality(cell.request, fid=20.0 + cell.seed)
+        made.put(tmp_path / "results", result, "smoke").with_suffix(".png").write_bytes(b"no picture")
+    return tmp_path
+
+
+def test_a_hostile_label_stays_text(hostile):
+    made_files = site.files(hostile / "results", [str(hostile / "hostile.toml")])
+    plain = {"html", "script", "table", "td"}
+    for name, text in made_files.items():
+        if not name.endswith(".html"):
+            continue
+        page = Links(text)
+        assert {tag for tag, _ in page.tags} >= plain - {"table", "td"}
+        assert not any("onerror" in attributes for _, attributes in page.tags), name
+        assert all(tag != "img" or "class" in attributes for tag, attributes in page.tags), name
+    index = Links(made_files["index.html"])
+    labels = {value["label"] for chart in index.charts for value in chart["spec"]["data"]["values"] if "label" in value}
+    assert HOSTILE in labels
+
+
+def test_a_record_of_cost_names_the_command_that_makes_it_again(run_bench):
+    path = next((ROOT / "results").glob("cost-udit-t-*.json"))
+    record = read_file(path)
+    words = shlex.split(command(record))
+    assert words[:2] == ["bench", "flops"]
+    status, out, _ = run_bench(*words[1:], "--json")
+    (cost,) = json.loads(out)
+    assert status == 0 and cost["request"]["config"] == record.request.config
+    assert cost["macs"] == record.result.macs
+
+
+def test_a_record_of_quality_names_the_cell_that_makes_it_again(run_bench, tmp_path):
+    study = bench.studies.load("components")
+    cell = cells(study, protocols.load("smoke"), (3,))[2]
+    path = made.put(tmp_path / "results", made.quality(cell.request), "smoke")
+    words = shlex.split(command(read_file(path), ("components", cell.row.label)))
+    planned = (*words[1:], "--dry-run", "--stale", "accept", "--results", tmp_path / "results")
+    assert "1 of 1 cells" not in run_bench(*planned, width=200)[1]
+    path.unlink()
+    status, out, _ = run_bench(*planned, width=200)
+    assert status == 0 and "1 of 1 cells are to be measured" in out
+
+
+def test_report_writes_and_checks_the_site(run_bench, tmp_path):
+    status, out, _ = run_bench("report", "toy", "--site", tmp_path, "--results", ROOT / "results")
+    assert status == 0 and "index.html" in out
+    status, out, _ = run_bench("report", "toy", "--site", tmp_path, "--results", ROOT / "results", "--check")
+    assert status == 0
+    (tmp_path / "index.html").unlink()
+    status, _, err = run_bench("report", "toy", "--site", tmp_path, "--results", ROOT / "results", "--check")
+    assert status == 1 and "missing" in err and "--site" in err

@@ -1,0 +1,98 @@
+"""The leaderboard: groups whose scores compare, and ranks that say no more than seeds do."""
+
+import csv
+import importlib.resources
+
+import bench.studies
+from bench.records.schema import QualityRequest, TrainingSettings
+from bench.reports import leaderboard
+from bench.reports.select import Selection, lines
+from bench.studies.cells import cells
+from bench.training import protocols
+from tests.bench import made
+from tests.conftest import ROOT
+
+STUDY = """
+title = "Three networks"
+[[rows]]
+label = "near"
+backbone = "udit-t"
+[[rows]]
+label = "nearer"
+backbone = "udit-t"
+overrides = { ffn = "mlp" }
+[[rows]]
+label = "far"
+backbone = "dit-s-4"
+"""
+
+
+def groups_of(study, folder):
+    return leaderboard.groups({study.name: lines(study, Selection(folder))})
+
+
+def test_rows_that_seeds_cannot_tell_apart_share_a_rank(tmp_path):
+    (tmp_path / "three.toml").write_text(STUDY)
+    study = bench.studies.load(str(tmp_path / "three.toml"))
+    fids = {"near": (10, 12, 11), "nearer": (11, 10, 12), "far": (90, 91, 92)}
+    for cell in cells(study, protocols.load("smoke"), (0, 1, 2)):
+        fid = float(fids[cell.row.label][cell.seed])
+        made.put(tmp_path / "results", made.quality(cell.request, fid=fid), "smoke")
+    (group,) = groups_of(study, tmp_path / "results")
+    ranks = {standing.line.label: standing.rank for standing in group.standings}
+    assert ranks == {"near": 1, "nearer": 1, "far": 3}
+    assert (group.source, group.guided) == ("smoke", False)
+
+
+def test_one_seed_gives_no_rank(tmp_path):
+    (tmp_path / "three.toml").write_text(STUDY)
+    study = bench.studies.load(str(tmp_path / "three.toml"))
+    for i, cell in enumerate(cells(study, protocols.load("smoke"), (0,))):
+        made.put(tmp_path / "results", made.quality(cell.request, fid=10.0 + i), "smoke")
+    (group,) = groups_of(study, tmp_path / "results")
+    assert [standing.rank for standing in group.standings] == [None, None, None]
+    assert [standing.line.label for standing in group.standings] == ["near", "nearer", "far"]
+
+
+def test_published_groups_hold_each_figure_of_the_tables_once_in_the_order_of_its_fid():
+    found = {
+        name: lines(bench.studies.load(name), Selection(ROOT / "results")) for name in bench.studies.names()
+    }
+    groups = [group for group in leaderboard.groups(found) if group.source == "published"]
+    printed = set()
+    for file in ("published.csv", "leaderboard.csv"):
+        with importlib.resources.files("bench.studies.published").joinpath(file).open() as text:
+            for row in csv.DictReader(text):
+                if row["fid"]:
+                    flow = row.get("objective") == "flow"
+                    conditions = (flow, float(row["cfg_scale"]), int(row["training_steps"]))
+                    printed.add((conditions, float(row["fid"])))
+    shown = {}
+    for group in groups:
+        rows = [standing.line.row.published for standing in group.standings]
+        (conditions,) = {
+            (row.objective == "flow", float(row.printed["cfg_scale"]), int(row.printed["training_steps"]))
+            for row in rows
+        }
+        fids = [float(row.printed["fid"]) for row in rows]
+        assert conditions not in shown and fids == sorted(fids)
+        assert [standing.rank for standing in group.standings] == [1 + fids.index(fid) for fid in fids]
+        shown[conditions] = fids
+    assert {(conditions, fid) for conditions, fids in shown.items() for fid in fids} == printed
+
+
+def test_guided_and_plain_samples_never_share_a_group():
+    study = bench.studies.load("guidance")
+    measured = [group for group in groups_of(study, ROOT / "results") if group.setting]
+    assert {group.setting.cfg_scale for group in measured} == {1.0, 1.5, 3.0}
+    assert all(group.guided == (group.setting.cfg_scale != 1) for group in measured)
+
+
+def test_objective_is_told_in_words(tmp_path):
+    (tmp_path / "one.toml").write_text('title = "t"\n[[rows]]\nlabel = "sit"\nbackbone = "sit-s-2"\n')
+    study = bench.studies.load(str(tmp_path / "one.toml"))
+    (cell,) = cells(study, protocols.load("smoke"), (0,))
+    assert isinstance(cell.request, QualityRequest) and isinstance(cell.request.training, TrainingSettings)
+    made.put(tmp_path / "results", made.quality(cell.request), "smoke")
+    (line,) = lines(study, Selection(tmp_path / "results"))
+    assert leaderboard.objective(line) == "flow"
