@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -21,7 +22,26 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         UsageError: the folder cannot be made or written to.
     """
-    write_whole(path, lambda made: made.write_text(text, encoding="utf-8"))
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, whole or not at all; folders are made.
+
+    Raises:
+        UsageError: the folder cannot be made or written to.
+    """
+    made = path.with_name(f".bench-{secrets.token_hex(8)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with made.open("xb") as out:
+                out.write(content)
+            made.replace(path)
+        finally:
+            made.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.metadata import version
 from importlib.resources import files as resources
 from operator import itemgetter
@@ -27,7 +27,7 @@ from bench.reports.leaderboard import Group
 from bench.reports.select import Line, Selection, lines
 from bench.studies import Study
 from bench.utils.cache import cache_folder
-from bench.utils.files import write_text, write_whole
+from bench.utils.files import write_bytes, write_text
 
 Files = dict[str, str | bytes]
 
@@ -153,7 +153,7 @@ def _vega() -> str:
 
 
 def write(folder: str | Path, results: str | Path, studies: Sequence[str] = ()) -> list[Path]:
-    """Write the site, each file whole or not at all; see `files`.
+    """Write the site, each file whole or not at all; one that is as it should be is left alone.
 
     Raises:
         UsageError: also where the folder cannot be written to.
@@ -161,20 +161,34 @@ def write(folder: str | Path, results: str | Path, studies: Sequence[str] = ()) 
     paths = []
     for name, content in files(results, studies).items():
         paths.append(Path(folder) / name)
-        write_whole(paths[-1], partial(Path.write_bytes, data=_bytes(content)))
+        if _there(paths[-1]) != _bytes(content):
+            write_bytes(paths[-1], _bytes(content))
     return paths
 
 
 def check(folder: str | Path, results: str | Path, studies: Sequence[str] = ()) -> list[str]:
-    """How the site differs from what the records make: a line for each file that does."""
+    """How the site differs from what the records make: a line for each file that does.
+
+    Raises:
+        UsageError: see `files`.
+    """
+    wanted = files(results, studies)
     complaints = []
-    for name, content in files(results, studies).items():
-        path = Path(folder) / name
-        if not path.is_file():
-            complaints.append(f"{path} is missing")
-        elif path.read_bytes() != _bytes(content):
-            complaints.append(f"{path} is not what the records make")
-    return complaints
+    for name, content in wanted.items():
+        found = _there(Path(folder) / name)
+        if found is None:
+            complaints.append(f"{Path(folder) / name} is missing")
+        elif found != _bytes(content):
+            complaints.append(f"{Path(folder) / name} is not what the records make")
+    left = {path.relative_to(folder).as_posix() for path in Path(folder).glob("*/*.html")} - wanted.keys()
+    return [
+        *complaints,
+        *(f"{Path(folder) / name} is of no record any more: delete it" for name in sorted(left)),
+    ]
+
+
+def _there(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def _bytes(content: str | bytes) -> bytes:

@@ -332,7 +332,7 @@ def test_markdown_renders_to_the_same_cells():
 
 def test_html_escapes_and_closes():
     text = html.page(ODD)
-    assert "<title>A &amp; B &lt;c&gt;</title>" in text and "<td><b>1 ± 2</b></td>" in text
+    assert "<title>A &amp; B &lt;c&gt;</title>" in text and "<b>1 ±\N{NO-BREAK SPACE}2</b></td>" in text
 
     class Balance(HTMLParser):
         def __init__(self):

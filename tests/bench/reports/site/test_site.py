@@ -58,7 +58,12 @@ def _addresses(value):
 
 def test_every_link_of_every_page_leads_to_a_file_of_the_site(files):
     pages = {name: Links(text) for name, text in files.items() if name.endswith(".html")}
-    assert {"index.html", "studies/components.html", "backbones/udit-t.html", "predictors.html"} <= pages.keys()
+    assert {
+        "index.html",
+        "studies/components.html",
+        "backbones/udit-t.html",
+        "predictors.html",
+    } <= pages.keys()
     for name, page in pages.items():
         for address in [*page.addresses, *_addresses(page.charts)]:
             if address == "data:,":  # no icon
@@ -89,8 +94,9 @@ def test_the_same_records_give_the_same_bytes_and_check_sees_a_changed_file(file
     assert site.check(tmp_path, ROOT / "results") == []
     (tmp_path / "index.html").write_text("other")
     (tmp_path / "studies/toy.html").unlink()
-    complaints = site.check(tmp_path, ROOT / "results")
-    assert len(complaints) == 2 and "missing" in complaints[1] and "index.html" in complaints[0]
+    (tmp_path / "records/of-old.html").write_text("")
+    changed, missing, left = site.check(tmp_path, ROOT / "results")
+    assert "index.html" in changed and "missing" in missing and "of-old.html is of no record" in left
 
 
 def test_the_front_page_with_all_that_it_loads_is_below_3_megabytes(files):
@@ -119,16 +125,19 @@ def hostile(tmp_path):
 
 def test_a_hostile_label_stays_text(hostile):
     made_files = site.files(hostile / "results", [str(hostile / "hostile.toml")])
-    plain = {"html", "script", "table", "td"}
     for name, text in made_files.items():
         if not name.endswith(".html"):
             continue
         page = Links(text)
-        assert {tag for tag, _ in page.tags} >= plain - {"table", "td"}
         assert not any("onerror" in attributes for _, attributes in page.tags), name
         assert all(tag != "img" or "class" in attributes for tag, attributes in page.tags), name
     index = Links(made_files["index.html"])
-    labels = {value["label"] for chart in index.charts for value in chart["spec"]["data"]["values"] if "label" in value}
+    labels = {
+        value["label"]
+        for chart in index.charts
+        for value in chart["spec"]["data"]["values"]
+        if "label" in value
+    }
     assert HOSTILE in labels
 
 
