@@ -56,7 +56,8 @@ def conclusions(rows: Sequence[Line], setting: Setting) -> list[str]:
                 f"from {_listed(others)} with {seeds}."
             )
         else:
-            texts.append(f"{by} {first} is better than every other row ({seeds}, Tukey's range test).")
+            rest = behind[0] if len(behind) == 1 else "every other row"
+            texts.append(f"{by} {first} is better than {rest} ({seeds}, Tukey's range test).")
     return texts
 
 

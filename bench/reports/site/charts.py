@@ -5,6 +5,7 @@ A string "{{name}}" in a specification stands for a value of the chosen options 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -15,6 +16,7 @@ import registry
 from bench.records.quantities import BANDS, COSTS, HELD_OUT
 from bench.records.schema import Cost, Quality, Record, Speed
 from bench.reports.leaderboard import RANKED_BY, Group, Standing
+from bench.reports.predictors import Agreement
 from bench.reports.select import Line, Setting, settings, speed_words
 from bench.reports.statistics import summary
 from bench.reports.tables import MEASURED, quality_title
@@ -437,11 +439,60 @@ def cost_by_stage(costs: Mapping[str, Cost]) -> Chart | None:
         }
         spec = {
             "height": 40 + 26 * len(costs),
-            "mark": {"type": "bar", "stroke": "#ffffff", "strokeWidth": 0.6},
+            "mark": {"type": "bar", "stroke": "#888888", "strokeWidth": 0.4},
             "encoding": encoding,
         }
     text = "From the first stage (dark) to the last." if not one else "Memory: peak while the stage runs."
     return Chart("Cost by stage", {"data": {"values": values}, **spec}, {"Cost": options}, text)
+
+
+# ---- what small protocols predict ----
+
+
+def correlation_against_computing(found: Sequence[Agreement]) -> Chart | None:
+    """Spearman's ρ of each predictor at each checkpoint against its computing; None where none is known."""
+    values = [
+        {
+            "protocol": each.protocol,
+            "predictor": each.quantity.title.rstrip("↓↑"),
+            "step": each.step,
+            "minutes": _number(each.seconds / 60),
+            "rho": _number(each.rho),
+        }
+        for each in found
+        if each.protocol and math.isfinite(each.rho)
+    ]
+    if not values:
+        return None
+    tips = [{"field": name} for name in ("predictor", "protocol", "step")]
+    tips += [
+        {"field": "minutes", "title": "core-minutes a row", "type": "quantitative"},
+        {"field": "rho", "title": "ρ", "type": "quantitative"},
+    ]
+    spec = {
+        "data": {"values": values},
+        "transform": [{"filter": {"field": "protocol", "equal": "{{protocol}}"}}],
+        "mark": {"type": "line", "point": {"size": 60}, "strokeWidth": 2},
+        "encoding": {
+            "x": {
+                "field": "minutes",
+                "type": "quantitative",
+                "title": "Minutes of one core a row and seed",
+            },
+            "y": {
+                "field": "rho",
+                "type": "quantitative",
+                "title": "Spearman's ρ with the published FID",
+                "scale": {"domain": [-1, 1]},
+            },
+            "color": {"field": "predictor", "type": "nominal", "title": None, "sort": None},
+            "shape": {"field": "predictor", "type": "nominal", "sort": None, "legend": None},
+            "tooltip": tips,
+        },
+    }
+    names = dict.fromkeys(value["protocol"] for value in values)
+    options = [Option(str(name), {"protocol": name}) for name in names]
+    return Chart("Rank correlation against computing", spec, {"Protocol": options}, "1: the same order.")
 
 
 # ---- speed under the roofline ----

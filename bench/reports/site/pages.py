@@ -331,10 +331,14 @@ def record(site: Site, found: Record) -> str:
 
 def predictors(site: Site) -> str:
     """Which small protocols order networks as full training does."""
-    page = proxy.page(proxy.compare(site.lines), None)
-    body = [f"<h1>{escape(page.title)}</h1>"]
-    for section in page.sections:
-        body += _section(section)
+    compared = proxy.compare(site.lines)
+    page = proxy.page(compared, None)
+    answer, *sections = map(_section, page.sections)
+    body = [f"<h1>{escape(page.title)}</h1>", *answer]
+    if chart := charts.correlation_against_computing(next(iter(compared.values()))):
+        body.append(_charts([chart]))
+    for section in sections:
+        body += section
     return _shell(site, page.title, "\n".join(body), "")
 
 

@@ -144,7 +144,7 @@ const CONFIG = {
   axis: { labelColor: "currentColor", titleColor: "currentColor", domainColor: "currentColor",
     tickColor: "currentColor", gridColor: "currentColor", gridOpacity: 0.12, labelFontSize: 12, titleFontSize: 12,
     titleFontWeight: "normal", labelLimit: 240, labelOverlap: "greedy", labelSeparation: 8 },
-  legend: { labelColor: "currentColor", titleColor: "currentColor", orient: "bottom", columns: 3, labelLimit: 220,
+  legend: { labelColor: "currentColor", titleColor: "currentColor", orient: "bottom", columns: 4, labelLimit: 220,
     labelFontSize: 12, titleFontSize: 12, symbolSize: 90 },
   text: { fill: "currentColor" },
   // Paul Tol's "bright": told apart by colour-blind readers, legible on white and on black.
