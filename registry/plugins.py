@@ -33,6 +33,8 @@ from registry.values import plain
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
+    from pydantic import TypeAdapter
+
 PRIVATE = "bench_plugin_"  # begins the name under which a plugin's file is imported
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
@@ -457,12 +459,26 @@ def _type_text(hint: Any) -> str:
     return str(hint).replace("typing.", "")
 
 
+@functools.cache
+def _cached_adapter(hint: Any) -> TypeAdapter[Any]:
+    from pydantic import ConfigDict, TypeAdapter
+
+    return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    """What checks and converts values of a type; making one takes longer than a hundred uses."""
+    try:
+        return _cached_adapter(hint)
+    except TypeError:  # a type that cannot be hashed
+        return _cached_adapter.__wrapped__(hint)
+
+
 def _convert(subject: str, value: Any, hint: Any) -> Any:
-    from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+    from pydantic import PydanticUserError, ValidationError
 
     try:
-        adapter: TypeAdapter[Any] = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
-        return adapter.validate_python(value)
+        return _adapter(hint).validate_python(value)
     except PydanticUserError:  # a type that pydantic has no schema for checks nothing
         return value
     except ValidationError:
