@@ -3,6 +3,11 @@
 import json
 import re
 import shlex
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
 from html.parser import HTMLParser
 from pathlib import PurePosixPath
 
@@ -172,3 +177,35 @@ def test_report_writes_and_checks_the_site(run_bench, tmp_path):
     (tmp_path / "index.html").unlink()
     status, _, err = run_bench("report", "toy", "--site", tmp_path, "--results", ROOT / "results", "--check")
     assert status == 1 and "missing" in err and "--site" in err
+
+
+def test_serve_shows_the_site_until_it_is_stopped(tmp_path):
+    made.put(tmp_path / "results", made.cost())
+    words = [
+        sys.executable,
+        "-m",
+        "bench.cli",
+        "serve",
+        "toy",
+        "--port",
+        "0",
+        "--results",
+        tmp_path / "results",
+    ]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen(words, cwd=ROOT, **pipes) as serving:
+        try:
+            address = serving.stdout.readline().split()[0]
+            with urllib.request.urlopen(address, timeout=10) as answer:
+                assert "<h1>" in answer.read().decode()
+        finally:
+            serving.send_signal(signal.SIGINT)
+        assert serving.wait(20) == 0
+
+
+def test_a_port_that_is_taken_is_told_in_one_line(run_bench, tmp_path):
+    made.put(tmp_path / "results", made.cost())
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, _, err = run_bench("serve", "toy", "--port", port, "--results", tmp_path / "results")
+    assert status == 2 and f"port {port}" in err and "--port" in err
