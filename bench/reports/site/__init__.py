@@ -115,21 +115,17 @@ def files(results: str | Path, studies: Sequence[str] = ()) -> Files:
         UsageError: no such folder or study.
     """
     from bench.reports.site import pages
+    from bench.reports.site.charts import named_page, record_page, samples_file
 
     site = Site.load(results, studies)
     made: Files = {"index.html": pages.index(site)}
-    made |= {f"studies/{name}.html": pages.study(site, name) for name in site.studies}
-    made |= {f"backbones/{name}.html": pages.backbone(site, name) for name in site.models}
-    made |= {
-        f"records/{record.file.removesuffix('.json')}.html": pages.record(site, record)
-        for record in site.selection.records
-    }
+    made |= {named_page("studies", name): pages.study(site, name) for name in site.studies}
+    made |= {named_page("backbones", name): pages.backbone(site, name) for name in site.models}
+    made |= {record_page(record.file): pages.record(site, record) for record in site.selection.records}
     if site.has_predictors:
         made["predictors.html"] = pages.predictors(site)
     made |= {
-        f"samples/{file.removesuffix('.json')}.png": (
-            (site.selection.folder / file).with_suffix(".png").read_bytes()
-        )
+        samples_file(file): (site.selection.folder / file).with_suffix(".png").read_bytes()
         for file in sorted(site.pictures)
     }
     assets = resources(__package__)

@@ -6,6 +6,7 @@ A string "{{name}}" in a specification stands for a value of the chosen options 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -66,6 +67,12 @@ _SCALES = [
 def record_page(file: str) -> str:
     """Page of a record, from the site's root."""
     return f"records/{file.removesuffix('.json')}.html"
+
+
+def named_page(folder: str, name: str) -> str:
+    """Page of a study or a backbone, whatever characters its name has."""
+    plain = re.sub(r"[^\w-]+", "-", name)
+    return f"{folder}/{plain}.html"
 
 
 def samples_file(file: str) -> str:
@@ -191,7 +198,7 @@ def _used(point: Json, axes: Iterable[str]) -> set[str]:
 def _point(group: Group, standing: Standing, pictures: set[str], root: str) -> Json:
     line = standing.line
     point: Json = {"label": line.label, "family": standing.family, "source": group.title, "image": ""}
-    point["page"] = f"{root}backbones/{line.row.model}.html" if line.row.model else ""
+    point["page"] = root + named_page("backbones", line.row.model) if line.row.model else ""
     if line.cost:
         for name in ("gflops", "params", "memory"):
             quantity = COSTS[name]

@@ -123,7 +123,7 @@ def _standing(
 ) -> str:
     label = escape(standing.line.label)
     model = standing.line.row.model
-    name = f'<a href="backbones/{escape(model)}.html">{label}</a>' if model else label
+    name = f'<a href="{charts.named_page("backbones", model)}">{label}</a>' if model else label
     files = standing.line.files(group.setting) if group.setting else ()
     pictured = [file for file in files if file in site.pictures]
     samples = f' data-samples="{escape(charts.samples_file(pictured[0]))}"' if pictured else ""
@@ -348,7 +348,8 @@ def predictors(site: Site) -> str:
 def _shell(site: Site, title: str, body: str, root: str) -> str:
     studies = "".join(f"<li>{_title_link(site, name, root)}</li>" for name in site.studies)
     backbones = "".join(
-        f'<li><a href="{root}backbones/{escape(name)}.html">{escape(name)}</a></li>' for name in site.models
+        f'<li><a href="{root}{charts.named_page("backbones", name)}">{escape(name)}</a></li>'
+        for name in site.models
     )
     small = (
         f'<a href="{root}predictors.html">Small protocols</a>'
@@ -374,7 +375,7 @@ def _shell(site: Site, title: str, body: str, root: str) -> str:
 
 def _title_link(site: Site, name: str, root: str = "") -> str:
     title = tables.page_title(site.studies[name])
-    return f'<a href="{root}studies/{escape(name)}.html">{escape(title)}</a>'
+    return f'<a href="{root}{charts.named_page("studies", name)}">{escape(title)}</a>'
 
 
 def _charts(made: Iterable[Chart]) -> str:

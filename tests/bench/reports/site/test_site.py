@@ -146,6 +146,12 @@ def test_a_hostile_label_stays_text(hostile):
     assert HOSTILE in labels
 
 
+def test_a_name_with_slashes_stays_within_the_site(tmp_path):
+    made.put(tmp_path / "results", made.cost(made.COST_REQUEST.model_copy(update={"model": "../../up"})))
+    pages = [name for name in site.files(tmp_path / "results", ["toy"]) if "up" in name]
+    assert "backbones/-up.html" in pages and not any("../" in name for name in pages)
+
+
 def test_a_record_of_cost_names_the_command_that_makes_it_again(run_bench):
     path = next((ROOT / "results").glob("cost-udit-t-*.json"))
     record = read_file(path)
