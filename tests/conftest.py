@@ -32,6 +32,23 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "udit-s-cfg": ("udit-s", {}),
 }
 
+# The smallest network of every family that goes by x, t, y.
+SMALLEST: dict[str, dict[str, Any]] = {
+    name: {"input_size": 8, "num_classes": 10, **overrides}
+    for name, overrides in {
+        "dic-s": {"hidden_size": 8, "depth": (1, 1, 1, 1, 1)},
+        "dico-s": {"hidden_size": 8, "depth": (1, 1, 1, 1, 1)},
+        "dit-s-4": {"hidden_size": 48, "depth": 1, "num_heads": 2},
+        "sit-s-2": {"hidden_size": 48, "depth": 1, "num_heads": 2},
+        "tiny-unet": {"widths": (8, 16, 16)},
+        "udit-t": {"hidden_size": 8, "depth": (1, 0, 0, 0, 0), "num_heads": 2},
+        "unet2d": {"block_out_channels": (8, 8), "layers_per_block": 1, "norm_num_groups": 4},
+        "uvit-s-2": {"hidden_size": 48, "depth": 2, "num_heads": 2},
+        "uvit2d-latent": {"block_out_channels": 16, "num_res_blocks": 1, "hidden_size": 48, "depth": 1,
+                          "num_heads": 2},
+    }.items()
+}  # fmt: skip
+
 
 def reference_state(case: str) -> dict[str, torch.Tensor]:
     """The deterministic weights of a case, in the authors' layout; DiT's fixed table left out."""
