@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setattr(runners, "TURN_SECONDS", 0.0)
+    monkeypatch.setitem(runners.TURN_SECONDS, "cpu", 0.0)
     monkeypatch.setattr(device, "LIMIT_SECONDS", 0.0)
 
 
