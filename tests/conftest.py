@@ -66,6 +66,23 @@ def reference_network(case: str) -> Any:
     return registry.load_checkpoint(registry.create(name, **overrides), reference_state(case)).eval()
 
 
+@torch.no_grad()
+def reference_output(network: Any, case: str) -> torch.Tensor:
+    """A network's output for the inputs of a case, in its dtype and on its device."""
+    like = next(network.parameters())
+    x, t, y = (
+        torch.from_numpy(a).to(like.device) for a in recipe.inputs(*MANIFEST[case]["input"][1:3], 1000)
+    )
+    x = x.to(like.dtype)
+    if not (scale := MANIFEST[case]["cfg_scale"]):
+        return network(x, t, y)
+    labels = torch.tensor([5, 999, 1000, 1000], device=like.device)
+    output = network(x.repeat(2, 1, 1, 1), t.repeat(2), labels)
+    cond, uncond = output[:2, :3], output[2:, :3]
+    output[:, :3] = (uncond + scale * (cond - uncond)).repeat(2, 1, 1, 1)  # guided on the first three
+    return output
+
+
 @pytest.fixture
 def run_bench(capsys: Any, monkeypatch: Any) -> Callable[..., tuple[int, str, str]]:
     """Run `bench ARGS` in a terminal of some width; returns exit status, stdout, stderr."""

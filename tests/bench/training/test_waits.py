@@ -6,9 +6,6 @@ it from main memory is seen by the dispatcher.
 
 from __future__ import annotations
 
-import contextlib
-import functools
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,13 +13,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import registry
-from bench import data
 from bench.diffusion import samplers
 from bench.records.schema import SamplingSettings
 from bench.sampling import Plan
-from bench.training import loop, protocols
-from bench.training.run import Run, RunRequest, objective_with
+from bench.training import protocols
+from bench.training.run import objective_with
 from tests.conftest import SMALLEST
+from tests.device.checks import trainer_on
 
 META = torch.device("meta")
 SMOKE = protocols.load("smoke")
@@ -55,43 +52,24 @@ class Copies(TorchDispatchMode):
 
 
 @pytest.fixture
-def on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training as on a GPU, on the meta device."""
-    monkeypatch.setattr(torch.optim, "AdamW", functools.partial(_unfused, torch.optim.AdamW))
-    accelerator = SimpleNamespace(
-        device=META, prepare=lambda network: network, no_sync=lambda _: contextlib.nullcontext()
-    )
-    monkeypatch.setattr(loop, "_accelerator", lambda *_: accelerator)
+def unfused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fused AdamW is for real devices."""
 
+    def make(parameters: Any, *, fused: bool, **options: Any) -> torch.optim.AdamW:
+        return plain(parameters, **options)
 
-def _unfused(make: Any, parameters: Any, *, fused: bool, **options: Any) -> torch.optim.AdamW:
-    return make(parameters, **options)  # fused kernels are for real devices
-
-
-def trainer(model: str, folder: Any, protocol: protocols.Protocol) -> loop.Trainer:
-    digits = data.load("digits")
-    request = RunRequest(
-        model=model,
-        config=registry.canonical(model, SMALLEST[model] | {"in_channels": 4}),
-        fingerprint="",
-        data="digits",
-        data_digest="",
-        shape=digits.shape,
-        num_classes=10,
-        training=protocol.training_of(model),
-        seed=0,
-    )
-    return loop.Trainer(Run(folder), request.build(), digits, request, protocol, accumulation=2)
+    plain = torch.optim.AdamW
+    monkeypatch.setattr(torch.optim, "AdamW", make)
 
 
 @pytest.mark.parametrize(
     ("model", "options"),
     [*((model, {}) for model in SMALLEST), ("udit-t", {"min_snr_gamma": 5.0, "posthoc_ema": (0.1,)})],
 )
-@pytest.mark.usefixtures("on_meta")
+@pytest.mark.usefixtures("unfused")
 def test_a_training_step_copies_its_images_alone(tmp_path: Any, model: str, options: dict[str, Any]) -> None:
     settings = SMOKE.training.model_copy(update={"clip": 1.0, **options})
-    training = trainer(model, tmp_path, SMOKE.model_copy(update={"training": settings}))
+    training = trainer_on(META, model, tmp_path, SMOKE.model_copy(update={"training": settings}), 2)
     for _ in range(2):  # tables are brought to the device once
         training.take_step()
         training.step += 1
