@@ -1,4 +1,4 @@
-"""Wheels and data for a machine that can fetch nothing: `python -m tests.device.carry --out DIR --data CIFAR`.
+"""Wheels and data for a machine without a network: `python -m tests.device.carry --out DIR --data CIFAR`.
 
     DIR/wheels          what this project needs beside PyTorch, torchvision and the usual scientific packages
     DIR/cifar-1, …      CIFAR-10 in parts of some 35 MB, images as lossless WebP
@@ -13,6 +13,7 @@ import argparse
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,9 +63,7 @@ def pack(data: Path, out: Path) -> None:
         mosaic = images.reshape(lines, ACROSS, 3, 32, 32).transpose(0, 3, 1, 4, 2)
         picture = Image.fromarray(np.ascontiguousarray(mosaic).reshape(32 * lines, 32 * ACROSS, 3))
         part = out / f"cifar-{number // 2 + 1}"
-        write_whole(
-            part / f"{name}.webp", lambda path, made=picture: made.save(path, lossless=True, quality=60)
-        )
+        write_whole(part / f"{name}.webp", partial(picture.save, lossless=True, quality=60))
         write_whole(part / f"{name}.labels", records[:, 0].tofile)
 
 

@@ -163,9 +163,8 @@ def _alone(
     for dtype, batch in cases:
         for name, overrides in networks:
             settings = throughput.Settings(device=str(device), dtype=dtype, batch_size=batch, **options)
-            title = " ".join(
-                [registry.label(name, overrides), dtype, str(batch), *sorted(options.keys() - {"mode"})]
-            )
+            way = sorted(options.keys() - {"mode"})
+            title = " ".join([registry.label(name, overrides), dtype, str(batch), *way])
             yield title, partial(_time, [(name, overrides)], settings, out)
 
 
