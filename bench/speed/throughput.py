@@ -134,6 +134,8 @@ def _network(model: Model) -> nn.Module:
 def _conditions(settings: Settings, device: torch.device, count: int) -> Iterator[None]:
     """The device, its arithmetic and fixed random numbers, for so many networks; all is restored."""
     cuda = on_cuda(device)
+    if settings.compile:
+        torch._dynamo.reset()  # what was compiled before would count towards the limit below
     with (
         torch.cuda.device(device) if cuda else contextlib.nullcontext(),
         tf32(settings.dtype == "tf32", device),

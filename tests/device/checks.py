@@ -39,9 +39,11 @@ CPU = torch.device("cpu")
 FP32, BF16, BF16_GRADIENT = 1e-4, 3e-2, 1e-1
 # At the size that counts, for kernels are chosen by size.
 PUBLISHED: dict[str, dict[str, Any]] = {
-    name: {} for name in "udit-s udit-t dit-unet dit-s-2 sit-s-2 uvit-s-2 unet2d uvit2d-latent tiny-unet "
-    "dic-s dico-s".split()
-}  # fmt: skip
+    name: {}
+    for name in """
+        udit-s udit-t dit-unet dit-s-2 sit-s-2 uvit-s-2 unet2d uvit2d-latent tiny-unet dic-s dico-s
+    """.split()
+}
 STEPS = 3  # of training
 MODES_OF, TINY_CASES = ("udit-t", "dit-s-4"), [("tiny-unet", "eager")]
 MODES = ["default", "reduce-overhead", "max-autotune-no-cudagraphs"]  # of torch.compile
@@ -75,9 +77,10 @@ def gradients(device: torch.device, tiny: bool) -> Items:
     def gradient(network: Any, inputs: Iterable[Tensor], place: torch.device, precision: Any) -> Tensor:
         network = network.to(place)
         network.zero_grad()
-        with tf32(False, place), autocast(precision, place):
-            output = network(*(value.to(place) for value in inputs))
-        output.float().square().mean().backward()
+        with tf32(False, place):
+            with autocast(precision, place):
+                output = network(*(value.to(place) for value in inputs))
+            output.float().square().mean().backward()
         found = [p.grad.flatten().cpu() for p in network.parameters() if p.grad is not None]
         return torch.cat(found)
 
@@ -162,7 +165,8 @@ def scores(device: torch.device, tiny: bool) -> Items:
 
     def digits() -> Found:
         images = torch.from_numpy(recipe.images(64, 16))
-        found, expected = (create("digits").to(place)(images.to(place)) for place in (device, CPU))
+        with torch.inference_mode(), tf32(False, device):
+            found, expected = (create("digits").to(place)(images.to(place)) for place in (device, CPU))
         return {"error": worst(distance(found[k].cpu(), expected[k]) for k in expected), "bound": FP32}
 
     def inception() -> Found:
@@ -173,7 +177,7 @@ def scores(device: torch.device, tiny: bool) -> Items:
             if "num_batches" not in name
         }
         expected = np.load(REFERENCE / "inception.npz")
-        with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        with tempfile.TemporaryDirectory() as folder, torch.inference_mode(), tf32(False, device):
             path = Path(folder) / "weights-inception-2015-12-05-6726825d.pth"
             torch.save(state, path)
             made = create("inception", path).to(device)(torch.from_numpy(recipe.images(4, 64)).to(device))
@@ -193,6 +197,7 @@ def compilation(device: torch.device, tiny: bool) -> Items:
         return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
 
     def check(name: str, mode: str) -> Found:
+        torch._dynamo.reset()
         options: dict[str, Any] = {"mode": mode} if mode in MODES else {"backend": mode}
         network = opened(name, SMALLEST[name]).to(device)
         deployed, inputs = network.deploy(), [value.to(device) for value in network.example_inputs(4)]

@@ -75,15 +75,15 @@ class Journal:
         write_text(self.path, json.dumps(self.entries, indent=1) + "\n")
 
     def _tidy(self) -> None:
-        """Free what the last item held."""
-        torch._dynamo.reset()
+        """Free what the last item held of a GPU's memory."""
+        if self.device.type != "cuda":
+            return
         gc.collect()
-        if self.device.type == "cuda":
-            try:
-                torch.cuda.synchronize(self.device)
-                torch.cuda.empty_cache()
-            except RuntimeError as error:
-                raise LostDeviceError(str(error).splitlines()[0]) from None
+        try:
+            torch.cuda.synchronize(self.device)
+            torch.cuda.empty_cache()
+        except RuntimeError as error:
+            raise LostDeviceError(str(error).splitlines()[0]) from None
 
 
 def passed(entry: Mapping[str, Any]) -> bool:
