@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 
 import registry
 from tests.conftest import SMALLEST
@@ -14,17 +16,6 @@ def fresh():
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
-
-
-class Counting:
-    """A backend that runs graphs as they are, and counts them."""
-
-    def __init__(self):
-        self.graphs = 0
-
-    def __call__(self, graph, _inputs):
-        self.graphs += 1
-        return graph.forward
 
 
 @torch.no_grad()
@@ -46,31 +37,35 @@ def test_the_smallest_networks_are_of_every_family():
     assert {family(name) for name in SMALLEST} == {family(name) for name in registry.names()} - {"UVit2D"}
 
 
-@pytest.mark.parametrize("name", SMALLEST)
-def test_deployed_networks_are_one_graph_for_all_batch_sizes(name):
-    network, backend = opened(name).deploy(), Counting()
+@pytest.mark.parametrize(
+    ("name", "deployed"),
+    # Merged for inference, U-DiT's modules are others; those of all other families stay as they are.
+    [*((name, False) for name in SMALLEST), ("udit-t", True)],
+)
+def test_a_family_is_one_graph_for_all_batch_sizes_with_its_gradients(name, deployed):
+    network = opened(name)
+    network = network.deploy().requires_grad_() if deployed else network.train()
+    graphs = []
+
+    def count(graph, _inputs):
+        graphs.append(graph)
+        return make_boxed_func(graph.forward)
+
+    backend = aot_autograd(fw_compiler=count, bw_compiler=count)
     compiled = torch.compile(network, backend=backend, fullgraph=True)  # raises at a graph break
-    found = []
     # From 4 up: below, PyTorch's choice among convolutions depends on the batch on a CPU.
-    for batch in (4, 5, 9):
+    for batch in (4, 9):
         inputs = network.example_inputs(batch)
-        with torch.inference_mode():
-            torch.testing.assert_close(compiled(*inputs), network(*inputs))
-        found.append(backend.graphs)
-    assert found == [1, 2, 2]  # one for the first, one for all others
-
-
-@pytest.mark.parametrize("name", SMALLEST)
-def test_training_is_one_graph_with_its_gradients(name):
-    network = opened(name).train()
-    inputs = network.example_inputs(2)
-    gradients = []
-    for call in (network, torch.compile(network, backend="aot_eager", fullgraph=True)):
-        network.zero_grad()
-        torch.manual_seed(0)  # of the dropped labels
-        call(*inputs).square().mean().backward()
-        gradients.append({k: p.grad for k, p in network.named_parameters() if p.grad is not None})
-    eager, compiled = gradients
-    assert eager and eager.keys() == compiled.keys()
-    for key, gradient in eager.items():
-        torch.testing.assert_close(compiled[key], gradient, msg=key)
+        for tensor in inputs:  # as PyTorch itself does from the second size on
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        gradients = []
+        for call in (network, compiled):
+            network.zero_grad()
+            torch.manual_seed(0)  # of the dropped labels
+            call(*inputs).square().mean().backward()
+            gradients.append({k: p.grad for k, p in network.named_parameters() if p.grad is not None})
+        eager, ours = gradients
+        assert eager and eager.keys() == ours.keys()
+        for key, gradient in eager.items():
+            torch.testing.assert_close(ours[key], gradient, msg=key)
+    assert len(graphs) == 2  # forward and backward
