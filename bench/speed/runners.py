@@ -30,6 +30,7 @@ from bench.records.schema import SamplingSpeed, SpeedRequest, TrainingTime
 from bench.speed.device import TORCH_DTYPES, between, mark, no_room, out_of_memory, seconds
 from bench.speed.traffic import Traffic
 from bench.training.step import Update
+from bench.utils.compilation import compile_network
 from bench.utils.device import on_cuda
 from registry.backbone import is_denoiser
 from registry.errors import UsageError, reason
@@ -180,7 +181,7 @@ class Runner(ABC):
         """Compile, and time the first call; back to eager where that fails."""
         try:
             # In place, so that guidance, which calls the network, runs compiled too.
-            self.network.compile(dynamic=False)
+            compile_network(self.network, dynamic=False)
             self.compile_seconds = seconds(lambda: self.call(self.batch_size), 1, self.device)
             for n in self.inputs:  # every shape is compiled on its own
                 self.call(n)
