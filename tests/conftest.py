@@ -32,6 +32,23 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "udit-s-cfg": ("udit-s", {}),
 }
 
+# The smallest network of every family that goes by x, t, y.
+SMALLEST: dict[str, dict[str, Any]] = {
+    name: {"input_size": 8, "num_classes": 10, **overrides}
+    for name, overrides in {
+        "dic-s": {"hidden_size": 8, "depth": (1, 1, 1, 1, 1)},
+        "dico-s": {"hidden_size": 8, "depth": (1, 1, 1, 1, 1)},
+        "dit-s-4": {"hidden_size": 48, "depth": 1, "num_heads": 2},
+        "sit-s-2": {"hidden_size": 48, "depth": 1, "num_heads": 2},
+        "tiny-unet": {"widths": (8, 16, 16)},
+        "udit-t": {"hidden_size": 8, "depth": (1, 0, 0, 0, 0), "num_heads": 2},
+        "unet2d": {"block_out_channels": (8, 8), "layers_per_block": 1, "norm_num_groups": 4},
+        "uvit-s-2": {"hidden_size": 48, "depth": 2, "num_heads": 2},
+        "uvit2d-latent": {"block_out_channels": 16, "num_res_blocks": 1, "hidden_size": 48, "depth": 1,
+                          "num_heads": 2},
+    }.items()
+}  # fmt: skip
+
 
 def reference_state(case: str) -> dict[str, torch.Tensor]:
     """The deterministic weights of a case, in the authors' layout; DiT's fixed table left out."""
@@ -47,6 +64,23 @@ def reference_network(case: str) -> Any:
     """Our network with the weights of a case."""
     name, overrides = VARIANTS.get(case, (case, {}))
     return registry.load_checkpoint(registry.create(name, **overrides), reference_state(case)).eval()
+
+
+@torch.no_grad()
+def reference_output(network: Any, case: str) -> torch.Tensor:
+    """A network's output for the inputs of a case, in its dtype and on its device."""
+    like = next(network.parameters())
+    x, t, y = (
+        torch.from_numpy(a).to(like.device) for a in recipe.inputs(*MANIFEST[case]["input"][1:3], 1000)
+    )
+    x = x.to(like.dtype)
+    if not (scale := MANIFEST[case]["cfg_scale"]):
+        return network(x, t, y)
+    labels = torch.tensor([5, 999, 1000, 1000], device=like.device)
+    output = network(x.repeat(2, 1, 1, 1), t.repeat(2), labels)
+    cond, uncond = output[:2, :3], output[2:, :3]
+    output[:, :3] = (uncond + scale * (cond - uncond)).repeat(2, 1, 1, 1)  # guided on the first three
+    return output
 
 
 @pytest.fixture

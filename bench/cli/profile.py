@@ -82,6 +82,7 @@ def profile(
 
 def _print(profile: Profile) -> None:
     from bench.reports.profile_figure import conditions, finding, floor, title
+    from bench.utils.load import load_note
 
     network = title(profile)
     _print_shares(f"{network} by stage: {conditions(profile)}", "Stage", profile.stages)
@@ -95,6 +96,8 @@ def _print(profile: Profile) -> None:
     console().print(note, style="dim")
     if depthwise := floor(profile):
         console().print(depthwise, style="dim")
+    if busy := load_note(profile.other_load):
+        console().print(busy)
     if abs(profile.overhead) > 0.1:
         console().print("The two differ by more than 10%: the machine is busy, or the stages are too short.")
     console().print()

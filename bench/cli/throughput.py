@@ -115,6 +115,7 @@ def _batch_size(text: str) -> int | Literal["auto"]:
 
 def _print(results: list[Speed], device: str, repeats: int) -> None:
     from bench.records.quantities import SPEEDS
+    from bench.utils.load import load_note
 
     compared = len(results) > 1
     rate, peak = SPEEDS["images_per_second"], SPEEDS["peak_bytes"]
@@ -134,6 +135,7 @@ def _print(results: list[Speed], device: str, repeats: int) -> None:
             row += ["1", ""] if result.interval is None else [f"{result.ratio:.3f}", _span(result.interval)]
         rows.append(row)
     where, request = results[0].device, results[0].request
+    busy = load_note(where.other_load)
     clock = f", {where.clock_mhz:.0f} MHz" if where.clock_mhz else ""
     print_table(
         f"{request.mode.capitalize()}, {request.dtype}, on {device}",
@@ -145,6 +147,7 @@ def _print(results: list[Speed], device: str, repeats: int) -> None:
             f"product, {where.bandwidth / 1e9:.1f} GB/s in a copy. Median of {repeats} rounds; spread: half "
             "the range of the middle half of them."
             + (" Ratios to the first network, paired by round." if compared else ""),
+            *([busy] if busy else []),
         ],
     )
 

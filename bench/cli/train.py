@@ -50,11 +50,12 @@ def train(
         from bench.training import protocols
         from bench.training.loop import train
         from bench.utils import distributed
+        from bench.utils.load import load_note, other_load
 
         chosen = protocols.load(protocol)
     described = ("[progress.description]{task.description}", "loss {task.fields[loss]:.4f}",
                  "{task.fields[rate]:.0f} images/s")  # fmt: skip
-    with bar(*described) as shown:
+    with bar(*described) as shown, other_load() as others:
         task = shown.add_task("training", total=None, loss=float("nan"), rate=float("nan"))
         result = train(
             model,
@@ -83,6 +84,9 @@ def train(
             )
         else:
             console().print(f"{out} is trained to step {result.step}{last}", markup=False)
+            # Of several processes each would take the others for such.
+            if distributed.count() == 1 and (busy := load_note(others.cores)):
+                console().print(busy)
     if result.interrupted:
         raise typer.Exit(128 + result.signal)
 

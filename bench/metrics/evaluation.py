@@ -14,6 +14,7 @@ from bench.metrics.resampling import check_groups
 from bench.metrics.scores import SCORES, Features, Inputs, select
 from bench.metrics.scores.inception_score import SPLIT
 from bench.utils import distributed
+from bench.utils.precision import tf32
 from bench.utils.progress import Progress, silent
 from registry.errors import UsageError
 
@@ -74,14 +75,15 @@ def evaluate(
         samples, reference, half_distances=half_distances, groups=intervals, device=device, progress=progress
     )
     found = FeatureScores({}, {}, {})
-    for score in entries:
-        reason = inputs.lacking(score.needs)
-        if reason is not None:
-            found.missing[score.name] = reason
-            continue
-        found.values[score.name] = score.function(inputs)
-        if intervals and score.interval and (interval := score.interval(inputs)) is not None:
-            found.intervals[score.name] = interval
+    with tf32(False, device):  # distances of rounded features would move precision and recall
+        for score in entries:
+            reason = inputs.lacking(score.needs)
+            if reason is not None:
+                found.missing[score.name] = reason
+                continue
+            found.values[score.name] = score.function(inputs)
+            if intervals and score.interval and (interval := score.interval(inputs)) is not None:
+                found.intervals[score.name] = interval
     return found
 
 

@@ -27,6 +27,7 @@ from bench.utils.arrays import ResumableArrays
 from bench.utils.cache import cache_folder
 from bench.utils.device import find_device
 from bench.utils.files import write_whole
+from bench.utils.precision import tf32
 from bench.utils.progress import Progress, silent
 from registry.errors import CodeError, UsageError
 
@@ -269,7 +270,7 @@ def _fill(
     done, todo = 0, sum(map(len, parts))
     for part, pixels in zip(parts, images.read(parts), strict=True):
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), tf32(False, where):
                 made = extractor(pixels.to(where))
         except torch.OutOfMemoryError:
             raise UsageError(

@@ -173,6 +173,7 @@ class Device(Model):
         clock_mhz: after the last round, while it is still warm; None where the system does not tell.
         peak_flops: FLOP/s of a square matrix product in the run's dtype, the fastest of many.
         bandwidth: bytes/s read and written by a copy, the fastest of many.
+        other_load: cores that other processes kept busy during the rounds, mean; None where it is not known.
     """
 
     name: str
@@ -180,6 +181,7 @@ class Device(Model):
     clock_mhz: float | None
     peak_flops: float
     bandwidth: float
+    other_load: float | None = None
 
 
 class SamplingSpeed(Model):
@@ -318,6 +320,7 @@ class Profile(Result):
         stages: in order of execution; what runs in no stage is "(between)".
         operators: by time, on the device: what waits for no operator is in none.
         depthwise: its depthwise convolutions alone; None if it has none.
+        other_load: cores that other processes kept busy meanwhile, mean; None where it is not known.
     """
 
     request: ProfileRequest
@@ -328,6 +331,7 @@ class Profile(Result):
     stages: tuple[Share, ...] = Field(repr=False)
     operators: tuple[Share, ...] = Field(repr=False)
     depthwise: Depthwise | None
+    other_load: float | None = None
 
     @property
     def operator_seconds(self) -> float:

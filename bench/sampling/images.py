@@ -15,6 +15,7 @@ from bench.sampling.plan import Plan
 from bench.sampling.sheets import columns, write_sheet
 from bench.utils import distributed
 from bench.utils.arrays import ResumableArrays, batches
+from bench.utils.compilation import compile_network
 from bench.utils.progress import Progress, silent
 from registry.backbone import height_width
 from registry.errors import UsageError
@@ -59,7 +60,7 @@ def sample(
         raise UsageError(f"{out} exists: delete it or choose another place")
     network = network.deploy().to(device)
     if compiled:
-        network.compile()
+        compile_network(network)
     grid = torch.zeros(1, network.in_channels, *height_width(network.input_size), device=device)
     num, side = settings.num, to_images(grid).shape[1:]
     request = {

@@ -37,6 +37,7 @@ from bench.speed.device import (
 from bench.speed.operators import convolution_class, operator_class, operator_macs
 from bench.utils.device import device_name, find_device, on_cuda
 from bench.utils.files import write_whole
+from bench.utils.load import other_load
 from bench.utils.precision import tf32
 from bench.utils.progress import Progress, silent
 from registry.errors import UsageError
@@ -92,9 +93,10 @@ def measure(
         passes.by_operator(parts)  # the first profiled pass waits for the profiler
         # Taking turns, so that a change of the machine's pace meets all alike.
         turns = []
-        for i in range(repeats):
-            progress(f"profiling {model}", i, repeats)
-            turns.append((passes.plain(), passes.by_stage(parts), passes.by_operator(parts)))
+        with other_load() as found:
+            for i in range(repeats):
+                progress(f"profiling {model}", i, repeats)
+                turns.append((passes.plain(), passes.by_stage(parts), passes.by_operator(parts)))
         depthwise = _alone(passes.depthwise(), repeats, place)
     if trace is not None:
         write_whole(trace, lambda path: passes.profiler.export_chrome_trace(str(path)))
@@ -114,6 +116,7 @@ def measure(
         stages=tuple(_shares(by_stage, {part.name: part.macs for part in counted.stages})),
         operators=tuple(sorted(_shares(by_operator, macs), key=lambda share: -share.seconds)),
         depthwise=depthwise,
+        other_load=found.cores,
     )
 
 

@@ -32,6 +32,7 @@ from bench.speed.device import TORCH_DTYPES, Dtype, check_dtype, clock_mhz, limi
 from bench.speed.runners import InferenceRunner, Runner, TrainingRunner
 from bench.speed.statistics import LEAST_ROUNDS, interleave, paired_ratio
 from bench.utils.device import device_name, find_device, on_cuda
+from bench.utils.load import other_load
 from bench.utils.precision import check_precision, tf32
 from bench.utils.progress import Progress, silent
 from registry.errors import UsageError
@@ -95,7 +96,8 @@ def measure(
         for i, runner in enumerate(runners):
             progress(f"first calls of {runner.name}", i, len(models))
             runner.prepare(*choose_batch(runner))
-        rounds = interleave([runner.turn for runner in runners], repeats, progress)
+        with other_load() as found:
+            rounds = interleave([runner.turn for runner in runners], repeats, progress)
         clock = clock_mhz(device)
         # Again, for something else may have been running the first time; the larger is nearer the truth.
         peaks.append(limits(device, TORCH_DTYPES[settings.dtype]))
@@ -113,6 +115,7 @@ def measure(
         clock_mhz=clock,
         peak_flops=peak,
         bandwidth=bandwidth,
+        other_load=found.cores,
     )
     first, *others = rounds
     ratios = [None, *(paired_ratio(first, other, len(models)) for other in others)]
@@ -131,6 +134,8 @@ def _network(model: Model) -> nn.Module:
 def _conditions(settings: Settings, device: torch.device, count: int) -> Iterator[None]:
     """The device, its arithmetic and fixed random numbers, for so many networks; all is restored."""
     cuda = on_cuda(device)
+    if settings.compile:
+        torch._dynamo.reset()  # what was compiled before would count towards the limit below
     with (
         torch.cuda.device(device) if cuda else contextlib.nullcontext(),
         tf32(settings.dtype == "tf32", device),

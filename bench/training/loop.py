@@ -46,6 +46,7 @@ from bench.training.run import (
 from bench.training.schedule import learning_rate
 from bench.training.step import Update
 from bench.utils import distributed, randomness
+from bench.utils.compilation import compile_network
 from bench.utils.precision import autocast, check_precision, deterministic, tf32
 from bench.utils.progress import Progress, silent
 from registry.backbone import check_output
@@ -267,7 +268,7 @@ class Trainer:
         if distributed.is_main():
             run.rewind_log(self.step)
         if compiled:
-            network.compile()
+            compile_network(network)
         self.first_step = self.step
         self.called = self.accelerator.prepare(network)  # wrapped for several processes
         self.batches = batches(dataset, self.settings, self.seed, accumulation, self.step)

@@ -2,10 +2,12 @@
 
 import json
 import re
+from contextlib import nullcontext
 
 import pytest
 
-from bench.speed import device
+from bench.speed import device, profile
+from bench.utils.load import OtherLoad
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -41,6 +43,13 @@ def test_command_tells_of_depthwise_convolutions(run_bench):
     assert (code, err) == (0, "") and "batch 1, bf16" in out
     share = r"Depthwise convolutions \(\d+\): [\d.]+% of the time for [\d.]+% of the multiply-accumulates; "
     assert re.search(share + r"alone, in \S+ memory, they take \S+ ms \([\d.]+%\); a copy moves", out)
+
+
+def test_command_tells_of_a_busy_machine(run_bench, monkeypatch):
+    monkeypatch.setattr(profile, "other_load", lambda: nullcontext(OtherLoad(1.25)))
+    args = ("-m", "tiny-unet", "--input-size", 8, "--batch-size", 1, "--repeats", 1)
+    _, out, _ = run_bench("profile", *args, width=160)
+    assert "Other processes kept 1.2 of" in out
 
 
 def test_command_prints_json(run_bench):

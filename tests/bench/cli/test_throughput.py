@@ -2,14 +2,17 @@
 
 import functools
 import json
+import os
 import re
+from contextlib import nullcontext
 
 import pytest
 
 from bench import cli
 from bench.cli import options
-from bench.speed import device, runners
+from bench.speed import device, runners, throughput
 from bench.studies import published
+from bench.utils.load import OtherLoad
 from registry.errors import UsageError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -17,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setattr(runners, "TURN_SECONDS", 0.0)
+    monkeypatch.setitem(runners.TURN_SECONDS, "cpu", 0.0)
     monkeypatch.setattr(device, "LIMIT_SECONDS", 0.0)
 
 
@@ -86,6 +89,16 @@ def test_the_table_shows_every_number(bench, width):
     assert len(rows) == 2  # one network twice is a control, and stays twice
     assert re.search(r"\d\.\d{3}–\d\.\d{3}$", rows[1].strip())
     assert out.count("bound.") + out.count("bound;") == 2
+
+
+def test_a_busy_machine_is_told_of_and_recorded(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(throughput, "other_load", lambda: nullcontext(OtherLoad(1.25)))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    args = ("-m", "tiny-unet", "--input-size", "8", "--batch-size", "2", "--repeats", "6")
+    _, out, _ = bench(*args, "--out", str(tmp_path), width=160)
+    assert "Other processes kept 1.2 of 2 cores busy meanwhile" in out
+    (path,) = tmp_path.iterdir()
+    assert json.loads(path.read_text())["result"]["device"]["other_load"] == 1.25
 
 
 def test_json_and_records(bench, tmp_path):

@@ -1,5 +1,6 @@
 """Features: made once, continued after a kill, the same by any number of processes, written for others."""
 
+import dataclasses
 import functools
 import inspect
 import json
@@ -14,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from bench.metrics import evaluation, features, scores
 from bench.metrics.extractors import create
 from bench.metrics.features import (
     check_fits,
@@ -24,7 +26,7 @@ from bench.metrics.features import (
     write_features,
 )
 from bench.metrics.images import FeatureSet, ImageSet, open_set
-from bench.utils import distributed
+from bench.utils import distributed, precision
 from registry.errors import CodeError, UsageError
 from tests.conftest import ROOT
 
@@ -235,6 +237,29 @@ def test_a_disk_that_is_full_is_one_line(images, tmp_path: Path) -> None:
     first, second = done.stdout.splitlines()
     assert first.startswith("cannot make room for") and second.startswith("cannot write")
     assert not (tmp_path / "f.npz").exists()
+
+
+def test_neither_features_nor_scores_take_tf32(images, tmp_path: Path, monkeypatch) -> None:
+    """Whatever was switched on before; the CPU stands for a GPU."""
+    seen = []
+
+    def see(*_):
+        seen.append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
+        return 0.0
+
+    class Seeing(Means):
+        def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+            see()
+            return super().__call__(images)
+
+    for module in (evaluation, features):
+        monkeypatch.setattr(module, "tf32", lambda enabled, _: precision.tf32(enabled, "cuda:0"))
+    monkeypatch.setitem(scores.SCORES, "fid", dataclasses.replace(scores.SCORES["fid"], function=see))
+    with precision.tf32(True, "cuda:0"):
+        made = of(images, Seeing(), tmp_path)
+        evaluation.evaluate(made, made, scores=["fid"])
+        assert torch.backends.cuda.matmul.allow_tf32
+    assert len(seen) == 6 and set(seen) == {(False, False)}
 
 
 def test_a_device_that_is_not_here(images, tmp_path: Path) -> None:

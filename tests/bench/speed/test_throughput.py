@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setattr(runners, "TURN_SECONDS", 0.0)
+    monkeypatch.setitem(runners.TURN_SECONDS, "cpu", 0.0)
     monkeypatch.setattr(device, "LIMIT_SECONDS", 0.0)
 
 
@@ -360,6 +360,25 @@ def test_compile_that_fails_on_the_first_call_is_timed_eager(monkeypatch):
     monkeypatch.setattr(torch, "compile", late)
     (result,) = measure([TINY], Settings(batch_size=2, compile=True), repeats=6)
     assert result.compiled.startswith("compile failed: RuntimeError: no kernel")
+
+
+def test_every_call_compiles_whatever_was_compiled_before(monkeypatch):
+    """PyTorch compiles a function eight times and runs it eager from then on, without a word."""
+    graphs = []
+
+    def backend(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = functools.partial(torch.compile, backend=backend)
+    monkeypatch.setattr(torch, "compile", compiled)
+    network = registry.create(TINY[0], **TINY[1]).deploy()
+    call = compiled(network, dynamic=False)
+    for size in range(2, 12):
+        call(*network.example_inputs(size))
+    assert len(graphs) == 8
+    measure([TINY], Settings(batch_size=12, compile=True), repeats=6)
+    assert len(graphs) == 8 + 2  # for this batch and for single images
 
 
 def test_compile_that_works_is_timed_on_its_own(monkeypatch):

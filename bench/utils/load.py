@@ -1,0 +1,65 @@
+"""How busy other processes keep the processor while something is timed. Importing this imports no torch."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+STAT = Path("/proc/stat")
+NOTABLE = 0.05  # of all cores; an idle machine keeps below
+LEAST_SECONDS = 0.5  # the counters go in hundredths
+
+
+@dataclass
+class OtherLoad:
+    """What is known at the end of `other_load`.
+
+    Attributes:
+        cores: that others kept busy, mean; None where the system does not tell, or it was too short.
+    """
+
+    cores: float | None = None
+
+
+@contextmanager
+def other_load() -> Iterator[OtherLoad]:
+    """Watch other processes, and what a hypervisor takes, while something runs in this one.
+
+    Child processes count as others until they have ended: time what has none.
+    """
+    found = OtherLoad()
+    busy, own, began = _busy(), _own(), time.perf_counter()
+    yield found
+    after, spent = _busy(), time.perf_counter() - began
+    if busy is not None and after is not None and spent >= LEAST_SECONDS:
+        found.cores = max(after - busy - (_own() - own), 0.0) / spent
+
+
+def load_note(cores: float | None) -> str | None:
+    """One line on so many busy cores; None where there is nothing to tell."""
+    total = os.cpu_count() or 1
+    if cores is None or cores < NOTABLE * total:
+        return None
+    return (
+        f"Other processes kept {cores:.1f} of {total} cores busy meanwhile: an idle machine is faster, and "
+        "threads that wait for each other suffer most (OMP_NUM_THREADS=1)."
+    )
+
+
+def _busy() -> float | None:
+    """Seconds that all cores have worked since the system was started."""
+    try:
+        user, nice, system, _idle, _wait, *interrupts = STAT.read_text().split("\n", 1)[0].split()[1:9]
+    except (OSError, ValueError):
+        return None
+    return sum(map(int, (user, nice, system, *interrupts))) / os.sysconf("SC_CLK_TCK")
+
+
+def _own() -> float:
+    """Seconds that this process has worked, with children that have ended."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system

@@ -1,0 +1,130 @@
+"""The program for a GPU runs whole on the CPU, goes on where it was, and tells what failed."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from bench.data.cifar10 import CLASSES, FILES, RECORD, cifar10
+from bench.speed import device, runners
+from tests.device import __main__ as program
+from tests.device import carry
+from tests.device.journal import Journal, LostDeviceError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+CPU = torch.device("cpu")
+
+
+def test_every_stage_runs_and_is_not_run_again(tmp_path, monkeypatch, capsys):
+    arguments = ["tests.device", "--out", str(tmp_path), "--device", "cpu", "--tiny"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setitem(runners.TURN_SECONDS, "cpu", 0.0)
+    monkeypatch.setattr(device, "LIMIT_SECONDS", 0.0)
+    assert program.main() == 0, capsys.readouterr().out
+    for stage in program.STAGES:
+        entries = json.loads((tmp_path / f"{stage}.json").read_text())
+        assert entries and all("found" in entry for entry in entries.values()), stage
+    page = (tmp_path / "summary.md").read_text()
+    assert "FAILED" not in page
+    for heading in ("## Stages", "## Inference, batch 1", "## Training, batch 1", "## Quality"):
+        assert heading in page
+    capsys.readouterr()
+    assert program.main() == 0
+    assert capsys.readouterr().out == page + "\n"  # no item was run
+
+
+def test_stages_on_a_gpu_have_items_of_different_names(tmp_path):
+    """Those of the tiny ones are few; a name that came twice would hide an item."""
+    for stage in program.STAGES:
+        made = program.items(stage, CPU, tmp_path, False, None)
+        assert len(made) >= 3
+    speed = program.items("speed", CPU, tmp_path, False, None)
+    assert {"table 6 bf16 64", "families fp32 1", "udit-s bf16 64 compile"} <= set(speed)
+
+
+@pytest.fixture
+def journal(tmp_path):
+    said = []
+    made = Journal(tmp_path / "stage.json", {"device": "d"}, CPU, said.append)
+    made.said = said
+    return made
+
+
+def test_what_failed_is_told_and_tried_last(journal, tmp_path):
+    ran = []
+
+    def fail():
+        ran.append("fail")
+        raise ValueError("no such kernel")
+
+    def work():
+        ran.append("work")
+        return {"error": 0.5, "bound": 1.0}
+
+    assert journal.run({"bad": fail}, math.inf)
+    again = Journal(tmp_path / "stage.json", {}, CPU, journal.said.append)
+    assert again.run({"bad": fail, "good": work, "nan": lambda: {"error": math.nan, "bound": 1.0}}, math.inf)
+    assert ran == ["fail", "work", "fail"]
+    assert "bad: FAILED, ValueError: no such kernel" in journal.said[0]
+    assert "good: ok" in journal.said[1] and "nan: FAILED" in journal.said[2]
+
+
+def test_no_item_is_begun_that_may_not_end(journal):
+    journal.entries["slow"] = {"found": {}, "seconds": 100.0}
+    assert not journal.run({"slow": dict, "next": dict}, time.monotonic() + 99)
+    assert "next" not in journal.entries
+    assert journal.run({"slow": dict, "next": dict}, time.monotonic() + 101)
+
+
+def test_an_item_that_ended_the_process_is_known(journal, tmp_path):
+    def killed():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        journal.run({"item": killed}, math.inf)
+    assert json.loads(journal.path.read_text())["item"]["failure"] == "it ended the process"
+
+
+def test_a_lost_device_ends_the_stage(journal, monkeypatch):
+    def lost(_):
+        raise RuntimeError("CUDA error: an illegal memory access\nmore")
+
+    journal.device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "synchronize", lost)
+    with pytest.raises(LostDeviceError, match=r"illegal memory access$"):
+        journal.run({"item": dict, "next": dict}, math.inf)
+    assert "next" not in journal.entries
+
+
+def test_images_that_are_carried_come_back_as_they_were(tmp_path):
+    random = np.random.default_rng(0)
+    folder = tmp_path / "cifar" / "cifar-10-batches-bin"
+    folder.mkdir(parents=True)
+    for count, name in enumerate((name for split in FILES.values() for name in split), 130):
+        records = random.integers(0, 256, (count, RECORD), dtype=np.uint8)
+        records[:, 0] %= len(CLASSES)
+        records.tofile(folder / name)
+    carry.pack(tmp_path / "cifar", tmp_path / "carried")
+    parts = sorted((tmp_path / "carried").iterdir())
+    assert len(parts) == 3
+    for part in parts:
+        carry.unpack(part, tmp_path / "back")
+    for name in (name for split in FILES.values() for name in split):
+        back = tmp_path / "back" / "cifar-10-batches-bin" / name
+        assert back.read_bytes() == (folder / name).read_bytes()
+    assert len(cifar10(tmp_path / "back", split="test")) == 135
+
+
+def test_every_carried_package_is_pinned(monkeypatch):
+    commands = []
+    monkeypatch.setattr(carry.subprocess, "run", lambda command, **_: commands.append(command))
+    carry.wheels("wheels", "3.12")
+    download, build = commands
+    assert "diffusers==" in " ".join(download) and download[-len(carry.NAMES) - 2] == "-d"
+    assert [name.split("==")[0] for name in build[-2:]] == carry.SOURCES
