@@ -5,7 +5,7 @@
         images-<hash>.npz, .grid.png         of one cell; the images are deleted once they are scored
     WORK/references/<data>-….npz             features of the images trained on, to compare with
 
-A lock on the run's folder keeps a second process away, be it another `bench ablate` or one left over.
+A lease on the run's folder keeps a second process away, be it another `bench ablate` or one left over.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ from bench.studies.staleness import fingerprints
 from bench.training.loop import train
 from bench.training.protocols import Protocol
 from bench.training.run import Run, open_run
-from bench.utils import distributed
-from bench.utils.files import locked, write_text, write_whole
+from bench.utils import distributed, leases
+from bench.utils.files import write_text, write_whole
 from bench.utils.precision import tf32
 from bench.utils.progress import Progress, silent
 from registry.errors import UsageError, reason
@@ -427,7 +427,7 @@ def _delete(folder: Path) -> None:
         shutil.rmtree(gone, ignore_errors=True)
 
 
-def _alone(path: Path, progress: Progress) -> AbstractContextManager[None]:
-    """Alone with a file or folder among all processes of this machine, after waiting for the others."""
-    lock = path.with_name(f".{path.name}.lock")
-    return locked(lock, lambda holder: progress(f"waiting for {holder}", 0, 0))
+def _alone(path: Path, progress: Progress) -> AbstractContextManager[object]:
+    """Alone with a file or folder among all processes that see it, after waiting for the others."""
+    place = path.with_name(f".{path.name}.lease")
+    return leases.held(place, lambda holder: progress(f"waiting for {holder}", 0, 0))

@@ -14,7 +14,7 @@ import registry
 from bench.records.schema import Quality, QualityRequest, Record, TrainingSettings
 from bench.studies.cells import FROM_DATA
 from bench.training.run import Run, RunRequest
-from bench.utils.files import is_locked
+from bench.utils import leases
 from registry.errors import UsageError
 
 State = Literal["in use", "unfinished", "finished", "recorded", "damaged"]
@@ -80,7 +80,7 @@ def _summary(folder: Path, scored: set[str]) -> RunSummary:
     checkpoints = run.checkpoints()
     step, steps = int(checkpoints[-1].name) if checkpoints else 0, request.training.steps
     state: State = "unfinished" if step < steps else "finished"
-    if is_locked(folder / "lock"):
+    if leases.in_use(folder / "lease"):
         state = "in use"
     elif _key(request) in scored and step >= steps:
         state = "recorded"

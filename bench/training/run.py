@@ -5,7 +5,7 @@
     checkpoints/00000500/             model, ema, optimizer (safetensors), and state.json with their checksums
     posthoc/00000500/                 power-function averages, where the protocol asks for them; all are kept
     samples/00000500.png              the same noise at every checkpoint
-    lock, lock.json                   who trains in it
+    lease                             who trains in it; see `bench.utils.leases`
 
 A checkpoint is a folder that appears whole or not at all, so the newest one is always good.
 """
@@ -33,8 +33,8 @@ from bench.diffusion.base import Objective
 from bench.records.schema import Config, Model, TrainingSettings
 from bench.sampling.sources import Source, decoder
 from bench.training.protocols import Protocol
-from bench.utils import distributed
-from bench.utils.files import locked, write_text
+from bench.utils import distributed, leases
+from bench.utils.files import write_text
 from registry.backbone import height_width
 from registry.errors import UsageError, reason
 
@@ -143,13 +143,13 @@ class Run:
         """Write `run.json`."""
         write_text(self.folder / "run.json", manifest.model_dump_json(indent=2) + "\n")
 
-    def locked(self) -> contextlib.AbstractContextManager[None]:
+    def locked(self) -> contextlib.AbstractContextManager[object]:
         """Alone with the folder, among all that train; of several processes at one job the first holds it.
 
         Raises:
             UsageError: another job trains in it, named.
         """
-        return locked(self.folder / "lock") if distributed.is_main() else contextlib.nullcontext()
+        return leases.held(self.folder / "lease") if distributed.is_main() else contextlib.nullcontext()
 
     # ---- checkpoints ----
 
