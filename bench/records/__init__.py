@@ -165,6 +165,14 @@ def read_file(path: Path) -> Record:
     return record
 
 
+def file_digest(path: Path) -> str | None:
+    """SHA-256 of a record's file, as hexadecimal text; None where there is none."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
 def load(folder: str | Path = "results") -> pd.DataFrame:
     """All records of a folder (see `read`), one row each.
 

@@ -80,7 +80,7 @@ def _summary(folder: Path, scored: set[str]) -> RunSummary:
     checkpoints = run.checkpoints()
     step, steps = int(checkpoints[-1].name) if checkpoints else 0, request.training.steps
     state: State = "unfinished" if step < steps else "finished"
-    if leases.in_use(folder / "lease"):
+    if leases.in_use(run.lease):
         state = "in use"
     elif _key(request) in scored and step >= steps:
         state = "recorded"

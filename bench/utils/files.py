@@ -37,3 +37,17 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
             made.replace(path)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def make_folders(*folders: Path) -> None:
+    """Make folders that work is done in.
+
+    Raises:
+        UsageError: one cannot be made or written to.
+    """
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise UsageError(f"cannot work in {folder}: {error.strerror or error}") from None

@@ -1,6 +1,6 @@
 """Leases: holding a place alone among the processes of all machines that see a folder, while one is alive.
 
-    with leases.held(run / "lease"):                       # refused where it is held; `waiting=` waits
+    with leases.held(runs / ".NAME.lease"):                # refused where it is held; `waiting=` waits
         ...
     if lease := leases.claim(results / ".leases" / name):  # None where another process holds it
         with lease:
@@ -79,6 +79,11 @@ class Holder:
         """Whether its process runs on this machine; None where it is that of another machine."""
         machine, pid, start, _ = self.token.split(".")
         return _start(pid) == start if machine == _machine() else None
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is this process."""
+        return self.token.startswith(_process())
 
     def __str__(self) -> str:
         told = self.told
@@ -221,15 +226,19 @@ class Watch:
         self._seen: dict[Path, tuple[Holder, float]] = {}
         self._alive: set[str] = set()  # tokens of which a change was seen
 
+    def silence(self, place: Path, holder: Holder) -> float:
+        """Seconds since a holder, as it was just found, was first found so."""
+        before, since = self._seen.get(place, (None, 0.0))
+        if before == holder:
+            return self.clock() - since
+        if before is not None and before.token == holder.token:
+            self._alive.add(holder.token)
+        self._seen[place] = holder, self.clock()
+        return 0.0
+
     def dead(self, place: Path, holder: Holder) -> bool:
         """Whether a holder, as it was just found, is dead."""
-        before, since = self._seen.get(place, (None, 0.0))
-        if before != holder:
-            self._seen[place] = holder, self.clock()
-            if before is not None and before.token == holder.token:
-                self._alive.add(holder.token)
-            return holder.here is False
-        return holder.here is False or self.clock() - since > self.expiry
+        return self.silence(place, holder) > self.expiry or holder.here is False
 
     def alive(self, holder: Holder) -> bool:
         """Whether a holder is known to live: a process of this machine, or one that has given a sign."""
@@ -258,39 +267,43 @@ class Watch:
 
 
 @contextlib.contextmanager
-def held(
-    place: Path, waiting: Callable[[str], None] | None = None, watch: Watch | None = None
-) -> Iterator[Lease]:
-    """Hold a lease.
+def held(place: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold a lease, or go on under the one that this process holds.
 
     Args:
-        place: of the lease.
+        place: of the lease; that of a folder or file is `.NAME.lease` beside it.
         waiting: told once who holds it, before this call waits for the holder's end. Not given, it waits
             only until the holder shows whether it lives.
-        watch: what was seen of the holder before.
 
     Raises:
         UsageError: another process holds it (named) and `waiting` is not given, or the folder cannot be
             written to.
     """
-    watch, told = watch or Watch(), False
+    watch, told = Watch(), False
     while (lease := claim(place) or watch.take_over(place)) is None:
         if holder := look(place):
+            if holder.ours:
+                yield
+                return
             if waiting is None and watch.alive(holder):
-                raise UsageError(
-                    f"{place.parent} is in use by {holder}: wait for it, or choose another folder"
-                )
+                named = place.with_name(place.name.removeprefix(".").removesuffix(".lease"))
+                raise UsageError(f"{named} is in use by {holder}: wait for it, or choose another folder")
             if waiting is not None and not told:
                 waiting(str(holder))
                 told = True
         time.sleep(POLL)
     with lease:
-        yield lease
+        yield
 
 
 def _token() -> str:
-    """A name for one holder: its machine, its process, when that began, and eight random bytes."""
-    return f"{_machine()}.{os.getpid()}.{_start(str(os.getpid()))}.{secrets.token_hex(8)}"
+    """A name for one holder: its process, and eight random bytes."""
+    return _process() + secrets.token_hex(8)
+
+
+def _process() -> str:
+    """What tells this process from others: its machine, its number, when it began."""
+    return f"{_machine()}.{os.getpid()}.{_start(str(os.getpid()))}."
 
 
 @functools.cache

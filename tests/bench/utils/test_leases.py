@@ -23,7 +23,7 @@ from bench.utils import leases
 leases.BEAT = 0.1
 if machine := sys.argv[2]:
     leases._machine = lambda: machine
-with leases.held(Path(sys.argv[1])) as lease:
+with leases.claim(Path(sys.argv[1])) as lease:
     print("held", flush=True)
     try:
         while True:
@@ -77,10 +77,10 @@ def holder(place: Path, machine: str = "") -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_second_holder_is_refused_or_waits(tmp_path: Path) -> None:
-    place, told = tmp_path / "run" / "lease", []
+    place, told = tmp_path / "runs" / ".run.lease", []
     with holder(place) as process:
         assert in_use(place)
-        with pytest.raises(UsageError, match=f"run is in use by process {process.pid} on "), held(place):
+        with pytest.raises(UsageError, match=f"runs/run is in use by process {process.pid} on "), held(place):
             pass
 
         def waiting(who: str) -> None:
@@ -88,8 +88,8 @@ def test_a_second_holder_is_refused_or_waits(tmp_path: Path) -> None:
             process.kill()
             process.wait()
 
-        with held(place, waiting) as lease:
-            assert look(place).told["pid"] == os.getpid() and lease.token == look(place).token
+        with held(place, waiting), held(place):  # who holds it may hold it again
+            assert look(place).told["pid"] == os.getpid() and look(place).ours
         assert len(told) == 1 and str(process.pid) in told[0]
     assert list(place.parent.iterdir()) == [] and not in_use(place)
 
