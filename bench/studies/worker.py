@@ -101,7 +101,7 @@ def work(
                 return str(leases.look(place) or "another process")
             held.append(stack.enter_context(lease))
         try:
-            for job in group["jobs"]:
+            for job in map(dict, group["jobs"]):
                 title = job.pop("title")
                 ended(title, _do(job, _telling(held, title, job, check)))
         except leases.Lost:

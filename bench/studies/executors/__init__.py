@@ -87,14 +87,19 @@ class Group:
 
 
 class Backlog:
-    """Groups that nobody has begun, or that another process was found at.
+    """Groups that nobody has begun, or that another process was found at, and what became of the others.
 
     Args:
         groups: in the order in which they are wanted.
+        ended: called at the end of each job.
+
+    Attributes:
+        failed: titles of the jobs that failed, and why.
     """
 
-    def __init__(self, groups: Iterable[Group]) -> None:
-        self._groups = deque(groups)
+    def __init__(self, groups: Iterable[Group], ended: Ended = lambda title, failure: None) -> None:
+        self.failed: dict[str, str] = {}
+        self._groups, self._ended = deque(groups), ended
         self._watch = Watch()
 
     def __len__(self) -> int:
@@ -114,6 +119,27 @@ class Backlog:
         """Have a group done later, or what is left of it."""
         if group is not None:
             self._groups.append(group)
+
+    def end(self, title: str, failure: str | None) -> None:
+        """A job has ended: why it failed, or None."""
+        if failure is not None:
+            self.failed[title] = failure
+        self._ended(title, failure)
+
+    def finish(self, group: Group, ended: Sequence[tuple[str, str | None]], held: str | None) -> None:
+        """A group is done as far as these jobs; the rest later, where another process is at it."""
+        for title, failure in ended:
+            self.end(title, failure)
+        if held is not None:
+            self.put_back(group.after(len(ended)))
+
+    def crash(self, group: Group, why: str) -> None:
+        """The process of a group is gone: the first job without a record failed, the rest is done later."""
+        count = sum(job.done for job in group.jobs)
+        self.finish(group, [(job.title, None) for job in group.jobs[:count]], None)
+        for job in group.jobs[count : count + 1]:
+            self.end(job.title, why)
+        self.put_back(group.after(count + 1))
 
 
 class Executor(ABC):

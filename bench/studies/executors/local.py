@@ -13,7 +13,7 @@ import selectors
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -52,8 +52,7 @@ class Local(Executor):
         ended: Ended = lambda title, failure: None,
     ) -> dict[str, str]:
         """As of the base class; what the processes print is in `worker-N.log` in the work folder."""
-        backlog = Backlog(groups)
-        failed: dict[str, str] = {}
+        backlog = Backlog(groups, ended)
         workers = [_Worker(i, work, self.jobs, plugins) for i in range(self.at_once(len(groups)))]
         make_folders(work)
         for worker in workers:
@@ -66,16 +65,13 @@ class Local(Executor):
                     if not (backlog or any(worker.group for worker in workers)):
                         break
                     for key, _ in waiting.select(PATIENCE):
-                        for title, failure in key.data.read(backlog, waiting):
-                            if failure is not None:
-                                failed[title] = failure
-                            ended(title, failure)
+                        key.data.read(backlog, waiting)
         finally:
             for worker in workers:
                 worker.stop()
             for worker in workers:
                 worker.wait()
-        return failed
+        return backlog.failed
 
 
 @dataclass
@@ -108,8 +104,8 @@ class _Worker:
             self._input.write(json.dumps(group.message).encode() + b"\n")
             self._input.flush()
 
-    def read(self, backlog: Backlog, waiting: selectors.BaseSelector) -> Iterator[tuple[str, str | None]]:
-        """Jobs that ended since the last time, and why those failed that did."""
+    def read(self, backlog: Backlog, waiting: selectors.BaseSelector) -> None:
+        """See what has ended since the last time."""
         assert self.process
         data = os.read(self._output, 65536)
         *lines, self.unread = (self.unread + data).split(b"\n")
@@ -117,7 +113,7 @@ class _Worker:
             message = json.loads(line)
             if "title" in message:
                 self.ended += 1
-                yield message["title"], message["failure"]
+                backlog.end(message["title"], message["failure"])
             else:
                 if message["held"] and self.group:
                     backlog.put_back(self.group.after(self.ended))
@@ -129,7 +125,7 @@ class _Worker:
             self.process, self.group, self.unread = None, None, b""
             if group and (rest := group.after(self.ended)):
                 end = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-                yield rest.jobs[0].title, f"its process ended with {end}; see {self.log}"
+                backlog.end(rest.jobs[0].title, f"its process ended with {end}; see {self.log}")
                 backlog.put_back(rest.after(1))
 
     def stop(self) -> None:
