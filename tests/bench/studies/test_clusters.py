@@ -156,13 +156,13 @@ class Raises(registry.Backbone):
 def test_a_dry_run_prints_the_file_of_sbatch(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     place = Place(tmp_path, STUDY)
-    options = ["partition=long", "hours=2.5", "gpus=1", "memory=20", "jobs=3", "cpus=6", "account=me"]
+    options = ["partition=long", "hours=2.5", "gpus=1", "memory=20", "jobs=1", "cpus=6", "account=me"]
     given = [text for option in options for text in ("--executor-option", option)]
     shown = place.bench("--dry-run", "--executor", "slurm", *given)
     assert shown.exit_code == 0, shown.output
     found = dict(line[10:].partition("=")[::2] for line in shown.stdout.splitlines() if "#SBATCH" in line)
     assert found.items() >= {
-        "array": "0-2%3", "time": "150", "partition": "long", "gpus-per-node": "1", "mem": "20GB",
+        "array": "0-1%1", "time": "150", "partition": "long", "gpus-per-node": "1", "mem": "20GB",
         "cpus-per-task": "6", "account": "me",
     }.items()  # fmt: skip
     assert f"-m submitit.core._submit {place.work}" in shown.stdout
