@@ -109,10 +109,12 @@ def ablate(
     measurer = executors.executor(executor, **where)
     records = known(results)
     outdated = of_another_time(records, every, chosen, options)
+    files = {cell.file for cell in every}
     usable: Records = {
         file: record
         for file, record in records.items()
-        if (stale == "accept" or file not in outdated) and has_scores(record, chosen.columns)
+        if (stale == "accept" or file not in outdated)
+        and (file not in files or has_scores(record, chosen.columns))
     }
     todo = missing(wanted, {} if force else usable)
     costs = missing_costs(chosen, {} if force else usable)

@@ -15,10 +15,11 @@ import json
 import math
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from bench.records.index import DIGEST, Index
 from bench.records.schema import Context, Fingerprints, Record, Result
 from bench.utils.files import write_text
 from bench.utils.text import hidden_character
@@ -27,7 +28,6 @@ from registry.errors import UsageError, suggest
 if TYPE_CHECKING:
     import pandas as pd
 
-DIGEST = "digest"  # key of a record for that of all its other content
 DEPTH = 32  # of nested lists and tables that a record may have; ours have 4
 LARGEST = 2**22  # bytes of a record's file; ours have some thousand
 GREATEST = 1e30  # number of a record; ours reach 10¹⁵, and much more would overflow in means
@@ -78,7 +78,7 @@ def dumps(record: Record) -> str:
 
 
 def read(folder: str | Path = "results") -> list[Record]:
-    """All records of a folder, sorted by file.
+    """All records of a folder, sorted by file; see `bench.records.index` for how so many are read.
 
     Raises:
         UsageError: there is no such folder.
@@ -90,12 +90,13 @@ def read(folder: str | Path = "results") -> list[Record]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(f"no folder of records at {folder}")
-    records = []
-    for path in _files(folder):
-        try:
-            records.append(read_file(path))
-        except UsageError as error:
-            warnings.warn(f"skipped {error}", stacklevel=2)
+    records, files = [], _files(folder)
+    with Index(folder, len(files)) as index:
+        for path in files:
+            try:
+                records.append(index.record(path, read_file))
+            except UsageError as error:
+                warnings.warn(f"skipped {error}", stacklevel=2)
     return records
 
 
@@ -181,7 +182,18 @@ def load(folder: str | Path = "results") -> pd.DataFrame:
     """
     import pandas as pd
 
-    return pd.json_normalize([{"file": record.file, **record.dump()} for record in read(folder)])
+    return pd.DataFrame([{"file": record.file, **_flat(record.dump())} for record in read(folder)])
+
+
+def _flat(table: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """Nested tables as one, with a dot for each level."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{path}{key}.")
+        else:
+            found[path + key] = value
+    return found
 
 
 def _digest(table: object) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import registry
-from bench.records.schema import Quality, QualityRequest, Record, TrainingSettings
+from bench.records.schema import QualityRequest, Record, TrainingSettings
 from bench.studies.cells import FROM_DATA
 from bench.training.run import Run, RunRequest
 from bench.utils import leases
@@ -55,7 +55,7 @@ def summaries(folder: Path, records: Iterable[Record]) -> list[RunSummary]:
     """
     if not folder.is_dir():
         raise UsageError(f"no folder of runs at {folder}")
-    scored = {_key(r.result.request) for r in records if isinstance(r.result, Quality)}
+    scored = {_key(r.request) for r in records if isinstance(r.request, QualityRequest)}
     found = sorted(path.parent for path in (*folder.glob("run.json"), *folder.glob("*/run.json")))
     return [_summary(run, scored) for run in found]
 

@@ -106,9 +106,15 @@ class Backlog:
         return len(self._groups)
 
     def take(self) -> Group | None:
-        """The next group that nobody is at, or None; leases of dead holders are freed."""
+        """The next group that nobody is at, or None; leases of dead holders are freed.
+
+        Groups that were done elsewhere since they were planned are ended on the way.
+        """
         for _ in range(len(self._groups)):
             group = self._groups.popleft()
+            if all(job.done for job in group.jobs):
+                self.finish(group, [(job.title, None) for job in group.jobs], None)
+                continue
             free = [self._watch.is_free(place) for place in group.leases]  # each is looked at
             if all(free):
                 return group
