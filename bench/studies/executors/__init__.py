@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,11 @@ class Group:
     def after(self, count: int) -> Group | None:
         """All jobs of it but the first so many; None where those were all."""
         return replace(self, jobs=self.jobs[count:]) if self.jobs[count:] else None
+
+    def only(self, titles: Collection[str]) -> Group | None:
+        """The jobs of it that have these titles; None where none has."""
+        jobs = tuple(job for job in self.jobs if job.title in titles)
+        return replace(self, jobs=jobs) if jobs else None
 
 
 class Backlog:

@@ -22,6 +22,8 @@ from bench.studies.executors import PATIENCE, Backlog, Ended, Executor, Group, e
 from bench.utils.files import make_folders
 from registry.errors import UsageError
 
+# In the reasons of failures: what PyTorch says, and how the system ends a process that takes too much.
+OUT_OF_MEMORY = ("OutOfMemoryError", "can't allocate memory", "not enough memory", "signal SIGKILL")
 STOP_PATIENCE = 60  # seconds that a process gets to write a checkpoint when it is stopped
 
 
@@ -51,12 +53,27 @@ class Local(Executor):
         plugins: Sequence[str] = (),
         ended: Ended = lambda title, failure: None,
     ) -> dict[str, str]:
-        """As of the base class; what the processes print is in `worker-N.log` in the work folder."""
-        backlog = Backlog(groups, ended)
-        workers = [_Worker(i, work, self.jobs, plugins) for i in range(self.at_once(len(groups)))]
+        """As of the base class; what the processes print is in `worker-N.log` in the work folder.
+
+        A job that ran out of memory beside others is done again alone before it fails.
+        """
         make_folders(work)
-        for worker in workers:
-            worker.log.unlink(missing_ok=True)
+        for log in work.glob("worker-*.log"):
+            log.unlink()
+        failed = self._run(groups, self.at_once(len(groups)), work, plugins, ended)
+        short = {title for title, why in failed.items() if any(words in why for words in OUT_OF_MEMORY)}
+        if short and self.jobs > 1:
+            alone = [only for group in groups if (only := group.only(short))]
+            failed = {title: why for title, why in failed.items() if title not in short}
+            failed |= self._run(alone, 1, work, plugins, ended)
+        return failed
+
+    def _run(
+        self, groups: Sequence[Group], at_once: int, work: Path, plugins: Sequence[str], ended: Ended
+    ) -> dict[str, str]:
+        """Do the groups, so many at once; titles of the jobs that failed, and why."""
+        backlog = Backlog(groups, ended)
+        workers = [_Worker(i, work, self.jobs, plugins) for i in range(at_once)]
         try:
             with selectors.DefaultSelector() as waiting:
                 while True:

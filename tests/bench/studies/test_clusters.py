@@ -153,6 +153,30 @@ class Raises(registry.Backbone):
 """
 
 
+def test_a_cell_that_ran_out_of_memory_beside_others_is_done_again_alone(
+    expected: dict[str, Any], tmp_path: Path
+) -> None:
+    text = """
+if not x.is_meta and len(x) == 8 and not Path(__file__).with_name("first").exists():
+            Path(__file__).with_name("first").touch()
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        if not x.is_meta and len(x) == 8:
+            leases = Path(__file__).with_name("results") / ".leases"
+            assert len(list(leases.iterdir())) == 1, "it is not alone"
+"""
+    study = STUDY.replace('"dit-s-2"', '"raises"', 1).replace("cfg_scale = 2.0\n", "")
+    place = Place(tmp_path, study)
+    plugin = tmp_path / "hungry.py"
+    failing = 'if not x.is_meta and len(x) == 8:\n            raise RuntimeError("not today")'
+    plugin.write_text("from pathlib import Path\n" + RAISES.replace(failing, text.strip()))
+    done = place.bench("--jobs", "2", "--plugin", str(plugin))
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "first").exists()
+    found = records(place)
+    assert len([record for record in found.values() if record["request"]["kind"] == "quality"]) == 2
+    assert found.items() >= {n: r for n, r in expected.items() if r["request"].get("step") == 12}.items()
+
+
 def test_a_dry_run_prints_the_file_of_sbatch(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     place = Place(tmp_path, STUDY)
