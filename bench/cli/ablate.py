@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from bench.cli.options import Json, Plugins, load_plugins, parse_overrides
-from bench.cli.output import console, print_json, print_table, working
+from bench.cli.output import console, print_json, print_table, span, working
 
 if TYPE_CHECKING:
     from bench.studies import Study
@@ -382,9 +382,7 @@ def _power(protocol: Protocol, planned: Sequence[Cell], records: Records) -> lis
 def _time(seconds: float | None) -> str:
     if seconds is None:
         return "unknown"
-    if seconds < 90:
-        return f"{seconds:.0f} s" if seconds else ""
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return span(seconds) if seconds else ""
 
 
 def _left_out(study: Study, protocol: Protocol) -> list[str]:

@@ -14,6 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from bench.cli.output import span
+
 if TYPE_CHECKING:
     from bench.studies.watching import Activity, Watcher
 
@@ -96,10 +98,3 @@ def cells(activity: Activity) -> list[str]:
         f"{rate:,.1f}" if rate else "",
         span(left) if left is not None else "",
     ]
-
-
-def span(seconds: float) -> str:
-    """A time in the unit that suits it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

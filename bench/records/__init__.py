@@ -13,13 +13,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
-from bench.records.index import DIGEST, Index
+from bench.records.index import DIGEST, Index, ReadFile
 from bench.records.schema import Context, Fingerprints, Record, Result
 from bench.utils.files import write_text
 from bench.utils.text import hidden_character
@@ -28,6 +30,7 @@ from registry.errors import UsageError, suggest
 if TYPE_CHECKING:
     import pandas as pd
 
+T = TypeVar("T")
 DEPTH = 32  # of nested lists and tables that a record may have; ours have 4
 LARGEST = 2**22  # bytes of a record's file; ours have some thousand
 GREATEST = 1e30  # number of a record; ours reach 10¹⁵, and much more would overflow in means
@@ -87,17 +90,22 @@ def read(folder: str | Path = "results") -> list[Record]:
         UserWarning: names each file that is no whole record, with the reason; it is left out. Other JSON
             files, whose names do not end in a hash, are passed over.
     """
+    return [record for _, record in _all(folder, Index.record)]
+
+
+def _all(folder: str | Path, take: Callable[[Index, Path, ReadFile], T]) -> list[tuple[str, T]]:
+    """What is taken of each record of a folder, by file; see `read`."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(f"no folder of records at {folder}")
-    records, files = [], _files(folder)
+    found, files = [], _files(folder)
     with Index(folder, len(files)) as index:
         for path in files:
             try:
-                records.append(index.record(path, read_file))
+                found.append((path.name, take(index, path, read_file)))
             except UsageError as error:
-                warnings.warn(f"skipped {error}", stacklevel=2)
-    return records
+                warnings.warn(f"skipped {error}", stacklevel=3)
+    return found
 
 
 def find(name: str, folder: str | Path = "results") -> Path:
@@ -182,7 +190,7 @@ def load(folder: str | Path = "results") -> pd.DataFrame:
     """
     import pandas as pd
 
-    return pd.DataFrame([{"file": record.file, **_flat(record.dump())} for record in read(folder)])
+    return pd.DataFrame([{"file": file, **_flat(table)} for file, table in _all(folder, Index.table)])
 
 
 def _flat(table: dict[str, Any], path: str = "") -> dict[str, Any]:
@@ -192,7 +200,7 @@ def _flat(table: dict[str, Any], path: str = "") -> dict[str, Any]:
         if isinstance(value, dict):
             found |= _flat(value, f"{path}{key}.")
         else:
-            found[path + key] = value
+            found[sys.intern(path + key)] = value
     return found
 
 

@@ -49,12 +49,7 @@ class IndexedRecord(Record):
         """As of the base class; of a file that holds just that, without making models of it."""
         if not self._as_written or "result" in self.__dict__:
             return super().dump()
-        try:
-            table: dict[str, Any] = json.loads(self._path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{self._path} was changed while it was read ({reason(error)})") from None
-        del table[DIGEST]
-        return table
+        return _table(self._path)
 
 
 class Index:
@@ -87,6 +82,19 @@ class Index:
             path: of the file.
             read_file: of files that are not known; what it raises is passed on.
         """
+        found = self._row(path, read_file)
+        return found if isinstance(found, Record) else _record(path, read_file, *found)
+
+    def table(self, path: Path, read_file: ReadFile) -> dict[str, Any]:
+        """What the record of a file dumps; arguments as of `record`."""
+        found = self._row(path, read_file)
+        if isinstance(found, Record):
+            return found.dump()
+        head, as_written = found
+        return _table(path) if as_written else _record(path, read_file, head, as_written).dump()
+
+    def _row(self, path: Path, read_file: ReadFile) -> Record | tuple[str, bool]:
+        """The row of a file without its size and time; the record itself of a file that has none."""
         self._seen.add(path.name)
         try:
             state = path.stat()
@@ -94,18 +102,17 @@ class Index:
             return read_file(path)
         size, changed, as_written, head = self._known.get(path.name, (-1, -1, False, ""))
         if (size, changed) == (state.st_size, state.st_mtime_ns):
-            return _record(path, read_file, head, as_written)
+            return head, bool(as_written)
         looked = time.time_ns()
         record = read_file(path)
-        if state.st_mtime_ns < looked - SETTLED:
-            table = record.dump()
-            written = json.loads(path.read_bytes())
-            del written[DIGEST]
-            as_written = written == table
-            del table["result"]
-            row = (path.name, state.st_size, state.st_mtime_ns, as_written, json.dumps(table))
-            self._new.append(row)
-        return record
+        if self._file is None or state.st_mtime_ns >= looked - SETTLED:
+            return record
+        table = record.dump()
+        as_written = _table(path) == table
+        del table["result"]
+        row = json.dumps(table), as_written
+        self._new.append((path.name, state.st_size, state.st_mtime_ns, as_written, row[0]))
+        return row  # and not the record, of which many take much memory
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -144,5 +151,15 @@ def _record(path: Path, read_file: ReadFile, head: str, as_written: bool) -> Rec
         "environment": Environment.model_validate(table["environment"]),
     }
     record = IndexedRecord.model_construct(**known)
-    record._path, record._read_file, record._as_written = path, read_file, bool(as_written)
+    record._path, record._read_file, record._as_written = path, read_file, as_written
     return record
+
+
+def _table(path: Path) -> dict[str, Any]:
+    """What a file holds that was checked before, without its digest."""
+    try:
+        table: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} was changed while it was read ({reason(error)})") from None
+    del table[DIGEST]
+    return table

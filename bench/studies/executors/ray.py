@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import signal
 import socket
 import time
 from collections.abc import Sequence
@@ -65,12 +66,14 @@ class Ray(Executor):
         """As of the base class; what tasks print is in the logs of Ray."""
         ray = _ray()
         make_folders(work)
+        handler = signal.getsignal(signal.SIGTERM)
         try:
             if self.address and (place := re.fullmatch(r"([\w.-]+):(\d+)", self.address)):
                 socket.create_connection((place[1], int(place[2])), timeout=10).close()  # Ray tries for long
             ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # of many kinds, by what is wrong with the address
             raise UsageError(f"no Ray cluster at {self.address or 'this machine'}: {reason(error)}") from None
+        signal.signal(signal.SIGTERM, handler)  # Ray has put its own in the place
         task = ray.remote(worker.work_remotely).options(**self.resources)
         backlog, under_way = Backlog(groups, ended), dict[Any, Group]()
         try:
