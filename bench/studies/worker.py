@@ -122,13 +122,14 @@ def _telling(
         began, before = first.setdefault(description, (time.monotonic(), done))
         spent = time.monotonic() - began
         rate = (done - before) / spent if spent > 0 and done > before else None
+        per_second = rate * images[description] if rate and description in images else None
         note = {
             "title": title,
             "description": description,
             "done": done,
             "total": total,
             "seconds_left": round((total - done) / rate, 1) if rate else None,
-            "images_per_second": round(rate * images.get(description, 0), 2) if rate else None,
+            "images_per_second": round(per_second, 2) if per_second else None,
         }
         for lease in held:
             lease.tell(**note)

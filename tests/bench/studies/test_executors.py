@@ -1,6 +1,7 @@
 """Groups of jobs: who may begin which, and what becomes of those that another process is at."""
 
 import json
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bench import studies
-from bench.cli import app
+from bench.cli import app, watch
 from bench.cli.watch import View
 from bench.studies import worker
 from bench.studies.cells import cells
@@ -91,7 +92,9 @@ def test_a_wrong_executor_is_one_clear_line(name: str, options: dict[str, object
     assert told in str(raised.value)
 
 
-def test_what_is_under_way_is_read_from_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_under_way_is_read_from_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     study = studies.load("downsampler")
     every = cells(study, protocols.load("smoke"), [0])
     made.put(tmp_path, made.quality(every[1].request), "smoke")
@@ -117,6 +120,12 @@ def test_what_is_under_way_is_read_from_the_folder(tmp_path: Path, monkeypatch: 
     assert (cell, doing, counted) == (every[0].title, "training", "3 of 8") and str(one["pid"]) in where
     assert (rate, left) == ("8.0", "10 s")
     assert view.table().title == f"1 of {len(every)} measured, 1 under way"
+    monkeypatch.setattr(watch, "EVERY", 0.05)
+    with view:
+        time.sleep(0.3)
+    first, second, *_ = capsys.readouterr().err.splitlines()
+    assert first == view.table().title
+    assert second == f"  {every[0].title} ({where}): training, 3 of 8, 8.0, 10 s"
     lease.release()
     other.release()
     assert Watcher(tmp_path).look() == []
