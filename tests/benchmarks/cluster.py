@@ -271,8 +271,8 @@ def simulation() -> tuple[list[str], str]:
         "1,000 cells of ten minutes (log-normal, σ = 0.3) on 100 machines, each with a call of its own on "
         "one folder of records: real leases on a local disk, simulated time. At best: the work divided by "
         "the machines, none of which would ever wait. A dead machine is back after two minutes; its cell is "
-        f"taken over after {leases.EXPIRY:.0f} s of silence and goes on from the last of ten checkpoints. Leases: "
-        "what all machines' looks and claims take together, by the clock, for each cell."
+        f"taken over after {leases.EXPIRY:.0f} s of silence and goes on from the last of ten checkpoints. "
+        "Leases: what all machines' looks and claims take together, by the clock, for each cell."
     )
     return lines, words
 
@@ -287,8 +287,9 @@ def main() -> None:
         told = nodes(Path(folder))
     where = environment()
     page = "\n".join(lines) + (
-        f"\n\n{words}\n\nTwo Ray nodes on one machine, a study of two networks and two seeds under `smoke`, of 200 steps: "
-        f"{'; '.join(told)}.\n\nMeasured {where.date[:10]} on {where.cores} cores of {where.cpu}, "
+        f"\n\n{words}\n\nTwo Ray nodes on one machine, a study of two networks and two seeds under `smoke`, "
+        f"of 200 steps: {'; '.join(told)}.\n\n"
+        f"Measured {where.date[:10]} on {where.cores} cores of {where.cpu}, "
         f"Python {where.python}, torch {where.torch}."
     )
     print(page)
