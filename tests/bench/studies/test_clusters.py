@@ -88,7 +88,7 @@ def records(place: Place) -> dict[str, Any]:
 def test_ray_measures_the_same_records(expected: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("ray")
     place = Place(tmp_path, STUDY)
-    process = place.begin("--executor", "ray", "--jobs", "2")
+    process = place.begin("--executor", "ray", "--address", "local", "--jobs", "2")
     told = process.communicate(timeout=240)
     assert process.returncode == 0, told
     assert records(place) == expected
@@ -123,10 +123,10 @@ def test_slurm_goes_on_after_a_preemption(
 
 def test_submitit_does_without_slurm(expected: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("submitit")
-    place = Place(tmp_path, STUDY.replace('"dit-s-2"', '"dit-s-9"', 1).replace("dit-s-9", "raises"))
-    (tmp_path / "raises.py").write_text(RAISES)
+    place = Place(tmp_path, STUDY.replace('"dit-s-2"', '"cannot-train"', 1))
+    (tmp_path / "cannot_train.py").write_text(RAISES)
     arguments = ["--executor", "slurm", "--executor-option", "cluster=debug"]
-    done = place.bench(*arguments, "--plugin", str(tmp_path / "raises.py"))
+    done = place.bench(*arguments, "--plugin", str(tmp_path / "cannot_train.py"))
     assert done.exit_code == 1, done.output
     assert done.stderr.count("failed: ") == 1 and "guided, seed 0: RuntimeError: not today" in done.stderr
     plain = [record for record in records(place).values() if record["request"]["kind"] == "quality"]
@@ -140,7 +140,7 @@ import torch
 import registry
 
 
-@registry.register("raises")
+@registry.register("cannot-train")
 class Raises(registry.Backbone):
     def __init__(self, input_size=32, num_classes=1000, in_channels=4):
         super().__init__(input_size=input_size, num_classes=num_classes, in_channels=in_channels)
@@ -164,11 +164,13 @@ if not x.is_meta and len(x) == 8 and not Path(__file__).with_name("first").exist
             leases = Path(__file__).with_name("results") / ".leases"
             assert len(list(leases.iterdir())) == 1, "it is not alone"
 """
-    study = STUDY.replace('"dit-s-2"', '"raises"', 1).replace("cfg_scale = 2.0\n", "")
+    study = STUDY.replace('"dit-s-2"', '"hungry"', 1).replace("cfg_scale = 2.0\n", "")
     place = Place(tmp_path, study)
     plugin = tmp_path / "hungry.py"
     failing = 'if not x.is_meta and len(x) == 8:\n            raise RuntimeError("not today")'
-    plugin.write_text("from pathlib import Path\n" + RAISES.replace(failing, text.strip()))
+    plugin.write_text(
+        "from pathlib import Path\n" + RAISES.replace(failing, text.strip()).replace("cannot-train", "hungry")
+    )
     done = place.bench("--jobs", "2", "--plugin", str(plugin))
     assert done.exit_code == 0, done.output
     assert (tmp_path / "first").exists()
