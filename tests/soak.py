@@ -65,7 +65,7 @@ cfg_scale = 2.0
 label = "TinyUNet"
 backbone = "tiny-unet"
 """
-TIMES = {"seconds", "images_per_second", "environment", "date", "digest"}
+TIMES = {"seconds", "eval_seconds", "images_per_second", "environment", "date", "digest"}
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from bench.cli.options import Json, Plugins, load_plugins, parse_overrides
-from bench.cli.output import bar, console, print_json, print_table, working
+from bench.cli.output import console, print_json, print_table, span, working
 
 if TYPE_CHECKING:
     from bench.studies import Study
     from bench.studies.cells import Cell, Records
-    from bench.studies.executors import Event
     from bench.training.protocols import Protocol
 
 
@@ -27,7 +25,25 @@ def ablate(
     seeds: Annotated[
         str | None, typer.Option(metavar="0,1,…", help="In place of the study's, with commas.")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Cells measured at once; they share the cores.")] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Cells measured at once; by default 1, or what a cluster has room for."),
+    ] = None,
+    executor: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="`local`, `ray` or `slurm`; see `bench list --kind executor`."),
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Of the Ray cluster, such as `auto` or `HOST:6379`.")
+    ] = None,
+    executor_options: Annotated[
+        list[str],
+        typer.Option(
+            "--executor-option",
+            metavar="KEY=VALUE",
+            help="Option of the executor, such as `gpus=1`; see `bench describe --kind executor NAME`.",
+        ),
+    ] = [],  # noqa: B006
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what is measured and how long the rest takes.")
     ] = False,
@@ -73,6 +89,7 @@ def ablate(
     from bench.studies.cells import shard as shard_of
     from bench.studies.staleness import of_another_time
     from bench.training import protocols
+    from bench.utils.files import make_folders
 
     chosen = studies.load(study)
     folder = Path(study).parent if study.endswith(".toml") else None
@@ -86,12 +103,18 @@ def ablate(
     part, parts = _shard(shard) if shard is not None else (1, 1)
     wanted = shard_of(planned, part, parts)
     options = parse_overrides(data_options, "--data-option")
+    where = parse_overrides(executor_options, "--executor-option")
+    where |= {} if jobs is None else {"jobs": jobs}
+    where |= {} if address is None else {"address": address}
+    measurer = executors.executor(executor, **where)
     records = known(results)
     outdated = of_another_time(records, every, chosen, options)
+    files = {cell.file for cell in every}
     usable: Records = {
         file: record
         for file, record in records.items()
-        if (stale == "accept" or file not in outdated) and has_scores(record, chosen.columns)
+        if (stale == "accept" or file not in outdated)
+        and (file not in files or has_scores(record, chosen.columns))
     }
     todo = missing(wanted, {} if force else usable)
     costs = missing_costs(chosen, {} if force else usable)
@@ -104,6 +127,15 @@ def ablate(
             from bench.studies.checking import check
 
             check(chosen, wanted, options)
+    groups = executors.groups(
+        todo,
+        costs,
+        results=results,
+        work=work,
+        data_options=options,
+        reference=reference,
+        fresh=force,
+    )
     if dry_run:
         tokens = {}
         if todo:
@@ -111,40 +143,56 @@ def ablate(
 
             with working("counting tokens"):
                 tokens = attention_tokens(wanted, options)
-        _print_plan(chosen, settings, planned, wanted, todo, records, jobs, outdated, tokens)
+        at_once = measurer.at_once(len(groups))
+        _print_plan(chosen, settings, planned, wanted, todo, records, at_once, outdated, tokens)
+        if groups and (script := measurer.plan(len(groups), work)):
+            typer.echo(script)
         return
     reused = [records[cell.file] for cell in wanted if cell.file in records and cell not in todo]
     typer.echo(_reuse(settings, todo, reused, outdated, results, work), err=True)
     failed: dict[str, str] = {}
-    if todo or costs:
-        from bench.studies.executors import local
+    if groups:
+        from bench.cli.watch import View
+        from bench.studies.watching import Watcher
 
-        local.make_folders(work, results)  # or hours of work could not be written down
-        lists = executors.jobs(
-            todo,
-            costs,
-            results=results,
-            work=work,
-            data_options=options,
-            reference=reference,
-            force=force,
-            again=set(outdated),
-        )
-        with _view(sum(map(len, lists)), min(jobs, len(lists))) as progress:
-            failed = local.run(lists, work=work, processes=jobs, plugins=plugins, progress=progress)
+        make_folders(work, results)  # or hours of work could not be written down
+        ended: set[str] = set()
+        watcher = Watcher(results, {group.leases[0].name for group in groups})
+        with View(sum(len(group.jobs) for group in groups), lambda: len(ended), watcher):
+            failed = measurer.run(groups, work=work, plugins=plugins, ended=lambda title, _: ended.add(title))
     _print(chosen, settings, results, options, as_json=as_json)
     for title, why in failed.items():
         typer.secho("failed: ", fg="red", bold=True, err=True, nl=False)
         typer.echo(f"{title}: {why}", err=True)
     if failed:
-        typer.echo(f"Output of the processes is in {work}/worker-*.log.", err=True)
+        typer.echo(f"Output of the processes is in {work}.", err=True)
         raise typer.Exit(1)
 
 
-def list_studies(as_json: Json = False) -> None:
-    """The built-in studies."""
+def list_studies(
+    watch: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="Show how far a study is, wherever it is measured."),
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="With --watch, as of `bench ablate`.")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="0,1,…", help="With --watch, as of `bench ablate`.")
+    ] = None,
+    results: Annotated[Path, typer.Option(metavar="DIR", help="With --watch: folder of records.")] = Path(
+        "results"
+    ),
+    plugins: Plugins = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """The built-in studies; with --watch, what of one is measured and what is under way, until all is."""
     from bench import studies
 
+    load_plugins(plugins)
+    if watch is not None:
+        _watch(watch, protocol, seeds, results, as_json=as_json)
+        return
     found = [studies.load(name) for name in studies.names()]
     if as_json:
         print_json(
@@ -156,6 +204,36 @@ def list_studies(as_json: Json = False) -> None:
         return
     rows = [[study.name, study.title, str(len(study.rows)), study.protocol] for study in found]
     print_table("Studies", ["Study", "About", "Rows", "Protocol"], rows, numbers=False)
+
+
+def _watch(study: str, protocol: str | None, seeds: str | None, results: Path, *, as_json: bool) -> None:
+    """Look at the folder of records until all cells of a study are measured; with `as_json` once."""
+    import time
+    from dataclasses import asdict
+
+    from bench.cli.watch import View
+    from bench.studies import load
+    from bench.studies.cells import cells
+    from bench.studies.watching import Watcher
+    from bench.training import protocols
+
+    chosen = load(study)
+    settings = protocols.load(protocol or chosen.protocol, chosen.folder)
+    every = cells(chosen, settings, _seeds(seeds) if seeds is not None else chosen.seeds)
+    files = {cell.file for cell in every}
+    watcher = Watcher(results, {cell.run for cell in every})
+
+    def done() -> int:
+        return sum((results / file).exists() for file in files)
+
+    if as_json:
+        activities = [asdict(each) for each in watcher.look()]
+        print_json({"cells": len(files), "measured": done(), "under_way": activities})
+        return
+    with View(len(files), done, watcher) as view:
+        while done() < len(files):
+            time.sleep(1)
+    console().print(view.summary(watcher.look()))
 
 
 def _seeds(text: str) -> list[int]:
@@ -210,30 +288,6 @@ def _reuse(
     return f"{text}. Stop at any moment: the same command goes on where it was." if todo else f"{text}."
 
 
-@contextmanager
-def _view(count: int, workers: int) -> Iterator[Callable[[Event], None]]:
-    """A bar for the study and one for each cell under way, on stderr."""
-    with bar("{task.description}") as shown:
-        whole = shown.add_task("measured", total=count)
-        rows = [shown.add_task("starting", total=None, visible=False) for _ in range(workers)]
-        stages = [""] * workers
-
-        def progress(event: Event) -> None:
-            row = rows[event.worker]
-            if not event.description:
-                shown.advance(whole)
-                shown.update(row, visible=False)
-                return
-            stage = f"{event.title}: {event.description.partition(',')[0]}"
-            if stage != stages[event.worker]:  # the time left is that of the stage
-                stages[event.worker] = stage
-                shown.reset(row, visible=True)
-            description = f"{event.title}: {event.description}"
-            shown.update(row, description=description, completed=event.done, total=event.total or None)
-
-        yield progress
-
-
 # ---- what is printed ----
 
 
@@ -244,7 +298,7 @@ def _print_plan(
     wanted: Sequence[Cell],
     todo: Sequence[Cell],
     records: Records,
-    jobs: int,
+    at_once: int | None,
     outdated: dict[str, str],
     tokens: dict[str, dict[str, int]],
 ) -> None:
@@ -261,8 +315,9 @@ def _print_plan(
     if None in times:
         total = "for some of them there is no record to expect a time from"
     else:
-        total = f"expected to take {_time(sum(t or 0 for t in times) / jobs) or 'no time'}"
-        total += f" with {jobs} at once" if jobs > 1 else ""
+        total = f"expected to take {_time(sum(t or 0 for t in times) / (at_once or 1)) or 'no time'}"
+        total += f" with {at_once} at once" if at_once != 1 else ""
+        total += " of one process" if at_once is None else ""
     print_table(
         f"{study.title}: cells under {protocol.name}",
         ["Row", "Seed", "State", "Expected"],
@@ -327,9 +382,7 @@ def _power(protocol: Protocol, planned: Sequence[Cell], records: Records) -> lis
 def _time(seconds: float | None) -> str:
     if seconds is None:
         return "unknown"
-    if seconds < 90:
-        return f"{seconds:.0f} s" if seconds else ""
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return span(seconds) if seconds else ""
 
 
 def _left_out(study: Study, protocol: Protocol) -> list[str]:

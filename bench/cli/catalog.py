@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from registry.plugins import Registry
 
 
-Registered = Literal["backbone", "dataset", "extractor", "objective", "sampler"]
+Registered = Literal["backbone", "dataset", "executor", "extractor", "objective", "sampler"]
 # Where the registry of a kind is: module and name.
 REGISTRIES = {
     "backbone": ("registry", "backbones"),
     "dataset": ("bench.data", "datasets"),
+    "executor": ("bench.studies.executors", "executors"),
     "extractor": ("bench.metrics.extractors", "extractors"),
     "objective": ("bench.diffusion", "objectives"),
     "sampler": ("bench.diffusion", "samplers"),
@@ -30,13 +31,14 @@ DECLARED = ("objective", "beta_schedule", "guided_channels")
 USES = {
     "backbone": "bench flops --model {} --set KEY=VALUE",
     "dataset": "bench train --data {} --data-option KEY=VALUE",
+    "executor": "bench ablate STUDY --executor {} --executor-option KEY=VALUE",
 }
 
 
 def list_names(
     pattern: Annotated[str, typer.Argument(help="Wildcard, such as `udit*`.")] = "*",
     kind: Annotated[
-        Literal["backbone", "dataset", "extractor", "objective", "sampler", "protocol"],
+        Literal["backbone", "dataset", "executor", "extractor", "objective", "sampler", "protocol"],
         typer.Option(help="What kind of thing."),
     ] = "backbone",
     plugins: Plugins = [],  # noqa: B006, typer copies it

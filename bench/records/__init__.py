@@ -13,12 +13,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
+from bench.records.index import DIGEST, Index, ReadFile
 from bench.records.schema import Context, Fingerprints, Record, Result
 from bench.utils.files import write_text
 from bench.utils.text import hidden_character
@@ -27,7 +30,7 @@ from registry.errors import UsageError, suggest
 if TYPE_CHECKING:
     import pandas as pd
 
-DIGEST = "digest"  # key of a record for that of all its other content
+T = TypeVar("T")
 DEPTH = 32  # of nested lists and tables that a record may have; ours have 4
 LARGEST = 2**22  # bytes of a record's file; ours have some thousand
 GREATEST = 1e30  # number of a record; ours reach 10¹⁵, and much more would overflow in means
@@ -78,7 +81,7 @@ def dumps(record: Record) -> str:
 
 
 def read(folder: str | Path = "results") -> list[Record]:
-    """All records of a folder, sorted by file.
+    """All records of a folder, sorted by file; see `bench.records.index` for how so many are read.
 
     Raises:
         UsageError: there is no such folder.
@@ -87,16 +90,22 @@ def read(folder: str | Path = "results") -> list[Record]:
         UserWarning: names each file that is no whole record, with the reason; it is left out. Other JSON
             files, whose names do not end in a hash, are passed over.
     """
+    return [record for _, record in _all(folder, Index.record)]
+
+
+def _all(folder: str | Path, take: Callable[[Index, Path, ReadFile], T]) -> list[tuple[str, T]]:
+    """What is taken of each record of a folder, by file; see `read`."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(f"no folder of records at {folder}")
-    records = []
-    for path in _files(folder):
-        try:
-            records.append(read_file(path))
-        except UsageError as error:
-            warnings.warn(f"skipped {error}", stacklevel=2)
-    return records
+    found, files = [], _files(folder)
+    with Index(folder, len(files)) as index:
+        for path in files:
+            try:
+                found.append((path.name, take(index, path, read_file)))
+            except UsageError as error:
+                warnings.warn(f"skipped {error}", stacklevel=3)
+    return found
 
 
 def find(name: str, folder: str | Path = "results") -> Path:
@@ -165,6 +174,14 @@ def read_file(path: Path) -> Record:
     return record
 
 
+def file_digest(path: Path) -> str | None:
+    """SHA-256 of a record's file, as hexadecimal text; None where there is none."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
 def load(folder: str | Path = "results") -> pd.DataFrame:
     """All records of a folder (see `read`), one row each.
 
@@ -173,7 +190,18 @@ def load(folder: str | Path = "results") -> pd.DataFrame:
     """
     import pandas as pd
 
-    return pd.json_normalize([{"file": record.file, **record.dump()} for record in read(folder)])
+    return pd.DataFrame([{"file": file, **_flat(table)} for file, table in _all(folder, Index.table)])
+
+
+def _flat(table: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """Nested tables as one, with a dot for each level."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{path}{key}.")
+        else:
+            found[sys.intern(path + key)] = value
+    return found
 
 
 def _digest(table: object) -> str:

@@ -593,6 +593,12 @@ class Quality(Result):
 AnyRequest = Annotated[
     CostRequest | SpeedRequest | ProfileRequest | QualityRequest, Field(discriminator="kind")
 ]
+REQUESTS: dict[str, type[Request]] = {
+    "cost": CostRequest,
+    "speed": SpeedRequest,
+    "profile": ProfileRequest,
+    "quality": QualityRequest,
+}
 RESULTS: dict[str, type[Result]] = {"cost": Cost, "speed": Speed, "profile": Profile, "quality": Quality}
 
 

@@ -7,19 +7,27 @@ the numbers as JSON, so that a picture can be checked under any version.
 from __future__ import annotations
 
 import base64
+import contextlib
+import hashlib
 import html
+import inspect
 import io
 import json
 import math
 import re
 import struct
+import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.reports.predictors import Agreement
 from bench.reports.select import Line, Setting, settings
 from bench.studies import published
+from bench.utils.cache import cache_folder
+from bench.utils.files import write_text
+from registry.errors import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +36,7 @@ if TYPE_CHECKING:
 # Paul Tol's "light" colours: told apart by colour-blind readers, and black text is legible on all.
 COLOURS = ["#77AADD", "#EE8866", "#EEDD88", "#44BB99", "#FFAABB", "#99DDFF", "#BBCC33", "#AAAA00"]
 _OTHER = "#DDDDDD"
+KEPT = 30 * 86400  # seconds that a picture stays in the cache
 _SMALL = 0.03  # stages below this share in every bar are drawn as one
 _MARKERS = "os^Dv<>pPX*hdH8"
 
@@ -42,6 +51,10 @@ def svg(draw: Callable[[Figure, Data], None], data: Data, size: tuple[float, flo
         data: all that is shown, as JSON can hold it.
         size: inches.
     """
+    description = json.dumps(data, ensure_ascii=False)
+    drawn = _drawn(draw, description, size)
+    if drawn and drawn.is_file():
+        return drawn.read_text(encoding="utf-8")
     import matplotlib.style
     from matplotlib.figure import Figure
 
@@ -51,9 +64,24 @@ def svg(draw: Callable[[Figure, Data], None], data: Data, size: tuple[float, flo
         figure = Figure(figsize=size, layout="constrained")
         draw(figure, data)
         out = io.BytesIO()
-        description = json.dumps(data, ensure_ascii=False)
         figure.savefig(out, format="svg", metadata={"Date": None, "Description": description})
-    return out.getvalue().decode()
+    picture = out.getvalue().decode()
+    if drawn:
+        with contextlib.suppress(UsageError, OSError):
+            write_text(drawn, picture)
+            for old in drawn.parent.glob("*.svg"):
+                if old.stat().st_mtime < time.time() - KEPT:
+                    old.unlink()
+    return picture
+
+
+def _drawn(draw: Callable[[Figure, Data], None], description: str, size: tuple[float, float]) -> Path | None:
+    """Where in the user's cache the picture is, if it was drawn before; None where there is no cache."""
+    code = [Path(file).read_bytes() for file in (__file__, inspect.getfile(draw))]
+    deciding = [description, str(size), draw.__name__, version("matplotlib")]
+    key = hashlib.sha256(b"\0".join([*code, *map(str.encode, deciding)])).hexdigest()[:32]
+    folder = cache_folder("pictures")
+    return folder / f"{key}.svg" if folder else None
 
 
 def described(picture: str) -> tuple[str, str]:

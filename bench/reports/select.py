@@ -14,7 +14,16 @@ from typing import Any, NamedTuple
 
 import registry
 from bench import records
-from bench.records.schema import Config, Cost, Environment, Quality, Record, Speed
+from bench.records.schema import (
+    Config,
+    Cost,
+    Environment,
+    Quality,
+    QualityRequest,
+    Record,
+    Speed,
+    SpeedRequest,
+)
 from bench.reports.statistics import Summary, summary
 from bench.studies import Study, StudyRow
 from bench.studies.cells import cells, cost_request
@@ -171,7 +180,7 @@ class Selection:
             protocol: whose cells; by default all built-in ones and the study's, as far as they have records.
         """
         found: dict[str, dict[Setting, list[Record]]] = {}
-        requests = [r.result.request for r in self.records if isinstance(r.result, Quality)]
+        requests = [r.request for r in self.records if isinstance(r.request, QualityRequest)]
         seeds = sorted({request.seed for request in requests})
         references = sorted({request.reference for request in requests}, key=str)
         measured = {record.context.protocol for record in self.records}
@@ -203,8 +212,10 @@ class Selection:
         """What the records of speed say."""
         found: dict[str, SpeedColumn] = {}
         for record in self.records:
-            if isinstance(result := record.result, Speed):
-                words, variant = speed_words(record), _variant(result.request.model, result.request.config)
+            if isinstance(request := record.request, SpeedRequest):
+                result = record.result
+                assert isinstance(result, Speed)
+                words, variant = speed_words(record), _variant(request.model, request.config)
                 column = found.setdefault(words, SpeedColumn(words, {}, {}))
                 column.figures[variant] = result.images_per_second
                 column.records[variant] = record.file

@@ -5,7 +5,7 @@
         images-<hash>.npz, .grid.png         of one cell; the images are deleted once they are scored
     WORK/references/<data>-….npz             features of the images trained on, to compare with
 
-A lock on the run's folder keeps a second process away, be it another `bench ablate` or one left over.
+Who calls holds the lease of the run's folder (`bench.studies.worker`): no second process is there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import shutil
 import statistics
 import time
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +44,13 @@ from bench.studies.staleness import fingerprints
 from bench.training.loop import train
 from bench.training.protocols import Protocol
 from bench.training.run import Run, open_run
-from bench.utils import distributed
-from bench.utils.files import locked, write_text, write_whole
+from bench.utils import distributed, leases
+from bench.utils.files import write_text, write_whole
 from bench.utils.precision import tf32
-from bench.utils.progress import Progress, silent
+from bench.utils.progress import Progress, Stopped, silent
 from registry.errors import UsageError, reason
 
 MEASURED = [score.name for score in SCORES.values() if score.recorded]  # what every cell is scored by
-
-
-class Stopped(Exception):  # noqa: N818 (no error: somebody asked for it)
-    """A signal has ended training; a checkpoint is written."""
 
 
 def measure_cost(request: CostRequest, results: Path) -> None:
@@ -101,7 +96,7 @@ def measure_quality(
     results: Path,
     data_options: dict[str, Any],
     reference: str | None,
-    force: bool,
+    replaces: str | None,
     fresh: bool,
     last: bool,
     progress: Progress,
@@ -116,7 +111,7 @@ def measure_quality(
         results: folder of records.
         data_options: of the dataset.
         reference: file that samples are compared with; None: the dataset trained on.
-        force: measure although there is a record.
+        replaces: digest of the record's file that is measured anew; None: there is none.
         fresh: delete what the folder holds before.
         last: no cell needs the run's folder any more: only its newest checkpoint and its pictures are left.
         progress: see `bench.utils.progress`.
@@ -125,17 +120,14 @@ def measure_quality(
         UsageError: what the cell fails of.
         Stopped: see there.
     """
-    with _alone(run, progress):
+    if records.file_digest(results / request.file) == replaces:
         if fresh:
             _delete(run)
-        if force or not (results / request.file).exists():
-            _Measurement(
-                request, overrides, protocol, run, results, data_options, reference, progress
-            ).measure()
-        for left in run.glob(".bench-*"):  # of processes that were killed while writing
-            shutil.rmtree(left, ignore_errors=True)
-        for old in Run(run).checkpoints()[:-1] if last else []:
-            shutil.rmtree(old, ignore_errors=True)
+        _Measurement(request, overrides, protocol, run, results, data_options, reference, progress).measure()
+    for left in run.glob(".bench-*"):  # of processes that were killed while writing
+        shutil.rmtree(left, ignore_errors=True)
+    for old in Run(run).checkpoints()[:-1] if last else []:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 class _Measurement:
@@ -362,7 +354,8 @@ class _Measurement:
         folder = self.run.parent / "references"
         code = extractors.fingerprint(extractor)
         path = folder / f"{self.request.data}-{dataset.digest}-{extractor}-{code}.npz"
-        with _alone(path, self.progress):
+        place = path.with_name(f".{path.name}.lease")
+        with leases.held(place, lambda holder: self.progress(f"waiting for {holder}", 0, 0)):
             if not path.exists():
                 images = path.with_name(f"{path.stem}-images.npz")
                 if not images.exists():
@@ -387,7 +380,8 @@ class _Measurement:
         """Lines of the run's log up to a step, by default the requested one."""
         lines = (self.run / "log.jsonl").read_text(encoding="utf-8").splitlines()
         last = step or self.request.step
-        found = [entry for entry in map(json.loads, lines) if entry["step"] <= last]
+        entries = {entry["step"]: entry for entry in map(json.loads, lines)}
+        found = [entry for _, entry in sorted(entries.items()) if entry["step"] <= last]
         if not found:
             raise UsageError(f"{self.run} has lost its log: delete the folder to train again")
         return found
@@ -425,9 +419,3 @@ def _delete(folder: Path) -> None:
     if folder.exists():
         folder.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
-
-
-def _alone(path: Path, progress: Progress) -> AbstractContextManager[None]:
-    """Alone with a file or folder among all processes of this machine, after waiting for the others."""
-    lock = path.with_name(f".{path.name}.lock")
-    return locked(lock, lambda holder: progress(f"waiting for {holder}", 0, 0))

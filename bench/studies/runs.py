@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 import registry
-from bench.records.schema import Quality, QualityRequest, Record, TrainingSettings
+from bench.records.schema import QualityRequest, Record, TrainingSettings
 from bench.studies.cells import FROM_DATA
 from bench.training.run import Run, RunRequest
-from bench.utils.files import is_locked
+from bench.utils import leases
 from registry.errors import UsageError
 
 State = Literal["in use", "unfinished", "finished", "recorded", "damaged"]
@@ -55,7 +55,7 @@ def summaries(folder: Path, records: Iterable[Record]) -> list[RunSummary]:
     """
     if not folder.is_dir():
         raise UsageError(f"no folder of runs at {folder}")
-    scored = {_key(r.result.request) for r in records if isinstance(r.result, Quality)}
+    scored = {_key(r.request) for r in records if isinstance(r.request, QualityRequest)}
     found = sorted(path.parent for path in (*folder.glob("run.json"), *folder.glob("*/run.json")))
     return [_summary(run, scored) for run in found]
 
@@ -80,7 +80,7 @@ def _summary(folder: Path, scored: set[str]) -> RunSummary:
     checkpoints = run.checkpoints()
     step, steps = int(checkpoints[-1].name) if checkpoints else 0, request.training.steps
     state: State = "unfinished" if step < steps else "finished"
-    if is_locked(folder / "lock"):
+    if leases.in_use(run.lease):
         state = "in use"
     elif _key(request) in scored and step >= steps:
         state = "recorded"

@@ -5,7 +5,8 @@
     checkpoints/00000500/             model, ema, optimizer (safetensors), and state.json with their checksums
     posthoc/00000500/                 power-function averages, where the protocol asks for them; all are kept
     samples/00000500.png              the same noise at every checkpoint
-    lock, lock.json                   who trains in it
+
+Who works in it holds a lease (`bench.utils.leases`) beside it, `.NAME.lease`.
 
 A checkpoint is a folder that appears whole or not at all, so the newest one is always good.
 """
@@ -33,8 +34,8 @@ from bench.diffusion.base import Objective
 from bench.records.schema import Config, Model, TrainingSettings
 from bench.sampling.sources import Source, decoder
 from bench.training.protocols import Protocol
-from bench.utils import distributed
-from bench.utils.files import locked, write_text
+from bench.utils import distributed, leases
+from bench.utils.files import write_text
 from registry.backbone import height_width
 from registry.errors import UsageError, reason
 
@@ -143,13 +144,19 @@ class Run:
         """Write `run.json`."""
         write_text(self.folder / "run.json", manifest.model_dump_json(indent=2) + "\n")
 
+    @property
+    def lease(self) -> Path:
+        """Where who works in the folder holds a lease: beside it, for the folder may be made anew."""
+        folder = self.folder.resolve()
+        return folder.with_name(f".{folder.name}.lease")
+
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Alone with the folder, among all that train; of several processes at one job the first holds it.
 
         Raises:
             UsageError: another job trains in it, named.
         """
-        return locked(self.folder / "lock") if distributed.is_main() else contextlib.nullcontext()
+        return leases.held(self.lease) if distributed.is_main() else contextlib.nullcontext()
 
     # ---- checkpoints ----
 

@@ -1,18 +1,35 @@
 """Who measures the cells of a study, and where. Nothing here imports torch.
 
-An executor is a function that does lists of jobs and tells of events; `local` does them in processes of
-this machine.
+    executor = executors.executor("local", jobs=2)
+    failed = executor.run(groups(cells, costs, …), work=Path("runs"))
+
+An executor is a plugin that has groups of jobs done by `bench.studies.worker`, in processes of this machine
+or of a cluster that sees the same folders. What is done, and who does what, stands in the folder of records
+alone: a group is done under a lease there (`bench.utils.leases`), so that several calls, on several machines,
+share the work of one folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bench import records
 from bench.records.schema import CostRequest
 from bench.studies.cells import Cell, by_run
+from bench.utils.leases import Watch
+from registry.plugins import Registry
+
+executors = Registry("executor", group="bench.executors", base="bench.studies.executors.Executor")
+executors.discover("bench.studies.executors")
+
+LEASES = ".leases"  # folder of the leases of groups in a folder of records
+PATIENCE = 1.0  # seconds between two looks for a group that has become free
+Ended = Callable[[str, str | None], None]  # title of a job that ended, and why it failed or None
 
 
 @dataclass(frozen=True)
@@ -21,34 +38,170 @@ class Job:
 
     Attributes:
         title: for people.
+        record: file of its record.
+        replaces: digest of that file as it was planned with; see `bench.records.file_digest`.
         message: for the process that does it, as JSON can hold it.
     """
 
     title: str
+    record: Path
+    replaces: str | None
     message: dict[str, Any]
+
+    @property
+    def done(self) -> bool:
+        """Whether it was measured since it was planned, by whomever."""
+        return records.file_digest(self.record) != self.replaces
 
 
 @dataclass(frozen=True)
-class Event:
-    """Something that happened in one of the processes.
+class Group:
+    """Jobs that one process does one after the other: no two groups share a training run.
 
     Attributes:
-        worker: its number, from 0.
-        title: of the job.
-        description: what is under way; empty at the end of the job.
-        done, total: how far that is; a total of 0 where it is not known.
-        failure: why the job failed, at its end.
+        leases: that the process that does them holds: one in the folder of records, for all who write
+            there, and of a training run that of its folder.
+        jobs: at least one.
     """
 
-    worker: int
-    title: str
-    description: str = ""
-    done: int = 0
-    total: int = 0
-    failure: str | None = None
+    leases: tuple[Path, ...]
+    jobs: tuple[Job, ...]
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """For the process that does it, as JSON can hold it; see `bench.studies.worker.work`."""
+        jobs = [
+            {
+                "title": job.title,
+                "results": str(job.record.parent),
+                "replaces": job.replaces,
+                **job.message,
+            }
+            for job in self.jobs
+        ]
+        return {"leases": [str(place) for place in self.leases], "jobs": jobs}
+
+    def after(self, count: int) -> Group | None:
+        """All jobs of it but the first so many; None where those were all."""
+        return replace(self, jobs=self.jobs[count:]) if self.jobs[count:] else None
+
+    def only(self, titles: Collection[str]) -> Group | None:
+        """The jobs of it that have these titles; None where none has."""
+        jobs = tuple(job for job in self.jobs if job.title in titles)
+        return replace(self, jobs=jobs) if jobs else None
 
 
-def jobs(
+class Backlog:
+    """Groups that nobody has begun, or that another process was found at, and what became of the others.
+
+    Args:
+        groups: in the order in which they are wanted.
+        ended: called at the end of each job.
+
+    Attributes:
+        failed: titles of the jobs that failed, and why.
+    """
+
+    def __init__(self, groups: Iterable[Group], ended: Ended = lambda title, failure: None) -> None:
+        self.failed: dict[str, str] = {}
+        self._groups, self._ended = deque(groups), ended
+        self._watch = Watch()
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def take(self) -> Group | None:
+        """The next group that nobody is at, or None; leases of dead holders are freed.
+
+        Groups that were done elsewhere since they were planned are ended on the way.
+        """
+        for _ in range(len(self._groups)):
+            group = self._groups.popleft()
+            if all(job.done for job in group.jobs):
+                self.finish(group, [(job.title, None) for job in group.jobs], None)
+                continue
+            free = [self._watch.is_free(place) for place in group.leases]  # each is looked at
+            if all(free):
+                return group
+            self._groups.append(group)
+        return None
+
+    def put_back(self, group: Group | None) -> None:
+        """Have a group done later, or what is left of it."""
+        if group is not None:
+            self._groups.append(group)
+
+    def end(self, title: str, failure: str | None) -> None:
+        """A job has ended: why it failed, or None."""
+        if failure is not None:
+            self.failed[title] = failure
+        self._ended(title, failure)
+
+    def finish(self, group: Group, ended: Sequence[tuple[str, str | None]], held: str | None) -> None:
+        """A group is done as far as these jobs; the rest later, where another process is at it."""
+        for title, failure in ended:
+            self.end(title, failure)
+        if held is not None:
+            self.put_back(group.after(len(ended)))
+
+    def crash(self, group: Group, why: str) -> None:
+        """The process of a group is gone: the first job without a record failed, the rest is done later."""
+        count = sum(job.done for job in group.jobs)
+        self.finish(group, [(job.title, None) for job in group.jobs[:count]], None)
+        for job in group.jobs[count : count + 1]:
+            self.end(job.title, why)
+        self.put_back(group.after(count + 1))
+
+
+class Executor(ABC):
+    """How and where groups are done; the arguments of its constructor are the user's options."""
+
+    @abstractmethod
+    def run(
+        self,
+        groups: Sequence[Group],
+        *,
+        work: Path,
+        plugins: Sequence[str] = (),
+        ended: Ended = lambda title, failure: None,
+    ) -> dict[str, str]:
+        """Do all jobs, or see that another process does them; one that fails does not stop the others.
+
+        Args:
+            groups: what is to be done.
+            work: folder for what the processes print.
+            plugins: files and modules that each process imports.
+            ended: called at the end of each job.
+
+        Returns:
+            Titles of the jobs that failed, and why.
+
+        Raises:
+            UsageError: the work folder cannot be written to, or the executor cannot be had here.
+            KeyboardInterrupt: Ctrl-C came, or SIGTERM where the caller has it raise this; every process has
+                stopped.
+        """
+
+    def at_once(self, groups: int) -> int | None:
+        """How many of so many groups are done at once; None where that depends on a cluster."""
+        return None
+
+    def plan(self, groups: int, work: Path) -> str:
+        """What would be handed to a scheduler, for people; `""` where that says nothing."""
+        return ""
+
+
+def executor(name: str, **options: Any) -> Executor:
+    """An executor by name.
+
+    Raises:
+        UsageError: no such executor, or an option that it does not take, or with a value of a wrong type.
+    """
+    made: Executor = executors.factory(name)(**executors.check(name, options))
+    return made
+
+
+def groups(
     cells: Sequence[Cell],
     costs: Mapping[str, CostRequest],
     *,
@@ -56,10 +209,9 @@ def jobs(
     work: Path,
     data_options: Mapping[str, Any],
     reference: Path | None = None,
-    force: bool = False,
-    again: Collection[str] = (),
-) -> list[list[Job]]:
-    """What is to be done, in lists that each go to one process: no two share a training run.
+    fresh: bool = False,
+) -> list[Group]:
+    """What is to be done. A record that is there already is measured anew.
 
     Args:
         cells, costs: what is measured.
@@ -67,33 +219,36 @@ def jobs(
         work: folder of training runs.
         data_options: of the dataset.
         reference: file that samples are compared with; by default the dataset trained on.
-        force: measure everything again, from the start.
-        again: files of records that are measured again although they are there.
+        fresh: train from the start, whatever the work folder holds.
     """
-    counting = [
-        Job(f"cost of {label}", {"cost": request.model_dump(mode="json"), "results": str(results)})
+    results, work = results.resolve(), work.resolve()
+
+    def job(title: str, file: str, message: dict[str, Any]) -> Job:
+        return Job(title, results / file, records.file_digest(results / file), message)
+
+    counting = tuple(
+        job(f"cost of {label}", request.file, {"cost": request.model_dump(mode="json")})
         for label, request in costs.items()
-    ]
-    lists = [counting] if counting else []
+    )
+    found = [Group((results / LEASES / "costs",), counting)] if counting else []
     for group in by_run(cells):
-        lists.append(
-            [
-                Job(
-                    cell.title,
-                    {
-                        "quality": cell.request.model_dump(mode="json"),
-                        "overrides": cell.overrides,
-                        "protocol": cell.protocol.model_dump(mode="json"),
-                        "run": str(work / cell.run),
-                        "results": str(results),
-                        "data_options": dict(data_options),
-                        "reference": str(reference) if reference else None,
-                        "force": force or cell.file in again,
-                        "fresh": force and cell is group[0],
-                        "last": cell is group[-1],
-                    },
-                )
-                for cell in group
-            ]
+        measuring = tuple(
+            job(
+                cell.title,
+                cell.file,
+                {
+                    "quality": cell.request.model_dump(mode="json"),
+                    "overrides": cell.overrides,
+                    "protocol": cell.protocol.model_dump(mode="json"),
+                    "run": str(work / cell.run),
+                    "data_options": dict(data_options),
+                    "reference": str(reference.resolve()) if reference else None,
+                    "fresh": fresh and cell is group[0],
+                    "last": cell is group[-1],
+                },
+            )
+            for cell in group
         )
-    return lists
+        run = group[0].run
+        found.append(Group((results / LEASES / run, work / f".{run}.lease"), measuring))
+    return found

@@ -13,83 +13,82 @@ import selectors
 import signal
 import subprocess
 import sys
-import tempfile
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from bench.studies.executors import Event, Job
+from bench.studies.executors import PATIENCE, Backlog, Ended, Executor, Group, executors
+from bench.utils.files import make_folders
 from registry.errors import UsageError
 
-PATIENCE = 60  # seconds that a process gets to write a checkpoint when it is stopped
+# In the reasons of failures: what PyTorch says, and how the system ends a process that takes too much.
+OUT_OF_MEMORY = ("OutOfMemoryError", "can't allocate memory", "not enough memory", "signal SIGKILL")
+STOP_PATIENCE = 60  # seconds that a process gets to write a checkpoint when it is stopped
 
 
-def run(
-    todo: Iterable[list[Job]],
-    *,
-    work: Path,
-    processes: int = 1,
-    plugins: Sequence[str] = (),
-    progress: Callable[[Event], None] = lambda _: None,
-) -> dict[str, str]:
-    """Do all jobs, several at once; one that fails does not stop the others.
+@executors.register("local")
+class Local(Executor):
+    """Processes of this machine.
 
     Args:
-        todo: lists of jobs; the jobs of one list are done one after the other.
-        work: folder for what the processes print, `worker-N.log`.
-        processes: how many jobs are done at once. They share the cores evenly, whatever is left to do, so
-            that a study that was interrupted goes on with as many threads; of several GPUs each has one.
-        plugins: files and modules that each process imports.
-        progress: called with what happens.
-
-    Returns:
-        Titles of the jobs that failed, and why.
-
-    Raises:
-        UsageError: the work folder cannot be written to.
-        KeyboardInterrupt: Ctrl-C came, or SIGTERM where the caller has it raise this; every process has
-            stopped, with a checkpoint where it was training.
+        jobs: how many groups are done at once. They share the cores evenly, whatever is left to do, so that
+            a study that was interrupted goes on with as many threads; of several GPUs each has one.
     """
-    queue = deque(deque(jobs) for jobs in todo)
-    failed: dict[str, str] = {}
-    workers = [_Worker(i, work, processes, plugins) for i in range(min(processes, len(queue)))]
-    make_folders(work)
-    for worker in workers:
-        worker.log.unlink(missing_ok=True)
-    try:
-        with selectors.DefaultSelector() as waiting:
-            for worker in workers:
-                worker.next(queue, waiting)
-            while any(worker.job for worker in workers):
-                for key, _ in waiting.select():
-                    for event in key.data.read(waiting):
-                        progress(event)
-                        if event.failure is not None:
-                            failed[event.title] = event.failure
-                    if key.data.job is None:
-                        key.data.next(queue, waiting)
-    finally:
-        for worker in workers:
-            worker.stop()
-        for worker in workers:
-            worker.wait()
-    return failed
 
+    def __init__(self, jobs: int = 1) -> None:
+        if jobs < 1:
+            raise UsageError(f"executor local: jobs = {jobs} is no number of processes")
+        self.jobs = jobs
 
-def make_folders(*folders: Path) -> None:
-    """Make folders that work is done in.
+    def at_once(self, groups: int) -> int:
+        """As of the base class."""
+        return min(self.jobs, groups)
 
-    Raises:
-        UsageError: one cannot be made or written to.
-    """
-    for folder in folders:
+    def run(
+        self,
+        groups: Sequence[Group],
+        *,
+        work: Path,
+        plugins: Sequence[str] = (),
+        ended: Ended = lambda title, failure: None,
+    ) -> dict[str, str]:
+        """As of the base class; what the processes print is in `worker-N.log` in the work folder.
+
+        A job that ran out of memory beside others is done again alone before it fails.
+        """
+        make_folders(work)
+        for log in work.glob("worker-*.log"):
+            log.unlink()
+        failed = self._run(groups, self.at_once(len(groups)), work, plugins, ended)
+        short = {title for title, why in failed.items() if any(words in why for words in OUT_OF_MEMORY)}
+        if short and self.jobs > 1:
+            alone = [only for group in groups if (only := group.only(short))]
+            failed = {title: why for title, why in failed.items() if title not in short}
+            failed |= self._run(alone, 1, work, plugins, ended)
+        return failed
+
+    def _run(
+        self, groups: Sequence[Group], at_once: int, work: Path, plugins: Sequence[str], ended: Ended
+    ) -> dict[str, str]:
+        """Do the groups, so many at once; titles of the jobs that failed, and why."""
+        backlog = Backlog(groups, ended)
+        workers = [_Worker(i, work, self.jobs, plugins) for i in range(at_once)]
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            raise UsageError(f"cannot work in {folder}: {error.strerror or error}") from None
+            with selectors.DefaultSelector() as waiting:
+                while True:
+                    for worker in workers:
+                        worker.next(backlog, waiting)
+                    if not (backlog or any(worker.group for worker in workers)):
+                        break
+                    for key, _ in waiting.select(PATIENCE):
+                        key.data.read(backlog, waiting)
+        finally:
+            for worker in workers:
+                worker.stop()
+            for worker in workers:
+                worker.wait()
+        return backlog.failed
 
 
 @dataclass
@@ -101,8 +100,8 @@ class _Worker:
     processes: int  # that share the cores
     plugins: Sequence[str]
     process: subprocess.Popen[bytes] | None = None
-    job: Job | None = None
-    own: deque[Job] = field(default_factory=deque)  # jobs that follow in the same list
+    group: Group | None = None  # under way
+    ended: int = 0  # jobs of it
     unread: bytes = b""
 
     @property
@@ -110,46 +109,46 @@ class _Worker:
         """What the process prints."""
         return self.work / f"worker-{self.number}.log"
 
-    def next(self, queue: deque[deque[Job]], waiting: selectors.BaseSelector) -> None:
-        """Begin the next job, if there is one."""
-        if not self.own and queue:
-            self.own = queue.popleft()
-        if not self.own:
+    def next(self, backlog: Backlog, waiting: selectors.BaseSelector) -> None:
+        """Begin the next group, if there is nothing under way and something to do."""
+        if self.group or not (group := backlog.take()):
             return
-        self.job = self.own.popleft()
+        self.group, self.ended = group, 0
         if self.process is None:
             self._start()
             waiting.register(self._output, selectors.EVENT_READ, self)
         with contextlib.suppress(BrokenPipeError):  # it died: the end of its output tells
-            self._input.write(json.dumps(self.job.message).encode() + b"\n")
+            self._input.write(json.dumps(group.message).encode() + b"\n")
             self._input.flush()
 
-    def read(self, waiting: selectors.BaseSelector) -> Iterator[Event]:
-        """Events of the process since the last time."""
+    def read(self, backlog: Backlog, waiting: selectors.BaseSelector) -> None:
+        """See what has ended since the last time."""
         assert self.process
         data = os.read(self._output, 65536)
         *lines, self.unread = (self.unread + data).split(b"\n")
-        title = self.job.title if self.job else ""
         for line in lines:
             message = json.loads(line)
-            if "end" in message:
-                self.job = None
-                yield Event(self.number, title, failure=message["end"])
+            if "title" in message:
+                self.ended += 1
+                backlog.end(message["title"], message["failure"])
             else:
-                yield Event(self.number, title, **message)
+                if message["held"] and self.group:
+                    backlog.put_back(self.group.after(self.ended))
+                self.group = None
         if not data:
             waiting.unregister(self._output)
             self.wait()
-            code, job = self.process.returncode, self.job
-            self.process, self.job, self.unread = None, None, b""
-            if job:
+            code, group = self.process.returncode, self.group
+            self.process, self.group, self.unread = None, None, b""
+            if group and (rest := group.after(self.ended)):
                 end = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-                yield Event(self.number, title, failure=f"its process ended with {end}; see {self.log}")
+                backlog.end(rest.jobs[0].title, f"its process ended with {end}; see {self.log}")
+                backlog.put_back(rest.after(1))
 
     def stop(self) -> None:
         """Ask the process to end: at once, or after a checkpoint where it is training."""
         if self.process:
-            if self.job:
+            if self.group:
                 self.process.terminate()
             with contextlib.suppress(BrokenPipeError):
                 self._input.close()
@@ -159,7 +158,7 @@ class _Worker:
         """Return when the process has ended."""
         if self.process:
             try:
-                self.process.communicate(timeout=PATIENCE)
+                self.process.communicate(timeout=STOP_PATIENCE)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.communicate()

@@ -8,6 +8,7 @@ network and the seed it decides every number that follows.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from fnmatch import fnmatch
@@ -140,7 +141,12 @@ class Protocol(Model):
 
 def names() -> list[str]:
     """Built-in protocols, from the smallest."""
-    return sorted(toml.built_in(__name__), key=lambda name: load(name).training.steps)
+    return list(_names())
+
+
+@functools.cache
+def _names() -> tuple[str, ...]:
+    return tuple(sorted(toml.built_in(__name__), key=lambda name: load(name).training.steps))
 
 
 def parse(table: dict[str, Any]) -> Protocol:

@@ -23,92 +23,12 @@ from bench.cli import app
 from bench.metrics.held_out import held_out_loss
 from bench.records.schema import HeldOutSettings, Quality
 from bench.studies.cells import cells, cost_request, known
+from bench.studies.executors import Group, Job, executor
 from bench.studies.staleness import fingerprints
 from bench.training import protocols
 from bench.training.run import open_run
 from tests.bench import made
-
-PROTOCOL = """
-title = "a few steps"
-data = "digits"
-data_options = { split = "train" }
-[training]
-steps = 12
-batch_size = 8
-learning_rate = 1e-3
-ema_decay = 0.5
-log_every = 2
-checkpoint_every = 4
-[sampling]
-sampler = "ddim"
-steps = 3
-num = 20
-batch_size = 4
-labels = "balanced"
-[evaluation]
-held_out = { images = 64 }
-[scale]
-"udit-*" = { hidden_size = 16, depth = [1, 1, 1, 1, 1], num_heads = 2 }
-"dit-?-*" = { hidden_size = 48, depth = 2, num_heads = 2 }
-"""
-STUDY = """
-title = "Two networks, one of them twice"
-columns = ["params", "gflops", "fid", "kid", "held_out", "held_out_3"]
-seeds = [0, 1]
-[[rows]]
-label = "token downsampling"
-published = "1/+ Token Downsampling"
-[[rows]]
-label = "guided"
-backbone = "dit-s-2"
-step = 5
-cfg_scale = 2.0
-extra = true
-[[rows]]
-label = "plain"
-backbone = "dit-s-2"
-"""
-
-
-class Place:
-    """A folder with a study, a protocol, records and runs."""
-
-    def __init__(self, folder: Path, text: str = STUDY) -> None:
-        self.folder, self.results, self.work = folder, folder / "results", folder / "work"
-        (folder / "few.toml").write_text(PROTOCOL)
-        (folder / "own.toml").write_text(text)
-
-    def arguments(self, *more: str) -> list[str]:
-        return [
-            "ablate", str(self.folder / "own.toml"), "--protocol", str(self.folder / "few.toml"),
-            "--results", str(self.results), "--work", str(self.work), *more,
-        ]  # fmt: skip
-
-    def bench(self, *more: str) -> Any:
-        return CliRunner().invoke(app, self.arguments(*more))
-
-    def begin(self, *more: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "bench.cli", *self.arguments(*more)]
-        return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-    def scores(self) -> dict[str, dict[str, Any]]:
-        """By record, what does not depend on the clock."""
-        found = {file: record.result for file, record in known(self.results).items()}
-        return {
-            file: {
-                **r.scores,
-                "loss": r.loss,
-                "samples": r.sample_count,
-                "reference": r.reference_count,
-                "held out": [(each.step, each.bands) for each in r.held_out],
-            }
-            for file, r in found.items()
-            if isinstance(r, Quality)
-        }
-
-    def cells(self) -> list[Any]:
-        made = studies.load(self.folder / "own.toml")
-        return cells(made, protocols.load(self.folder / "few.toml"), made.seeds)
+from tests.bench.place import PROTOCOL, Place
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -226,7 +146,7 @@ def test_what_is_measured_needs_neither_torch_nor_a_process(whole: Place, tmp_pa
     arguments = ["ablate", "downsampler", "--protocol", "smoke", "--results", str(tmp_path)]
     code = (
         "import sys; from bench.cli import app; from bench.studies.executors import local\n"
-        "del local.run\n"
+        "del local.Local.run\n"
         f"app({arguments!r}, standalone_mode=False)\n"
         "assert 'torch' not in sys.modules"
     )
@@ -241,7 +161,9 @@ def test_what_is_measured_needs_neither_torch_nor_a_process(whole: Place, tmp_pa
 
 def test_a_missing_record_alone_is_measured_again_and_comes_out_the_same(again: Place) -> None:
     before, cell = again.scores(), again.cells()[1]  # whose checkpoint is kept no longer
-    stays = {path: path.stat().st_mtime_ns for path in again.results.iterdir() if path.stem != cell.file[:-5]}
+    stays = {
+        path: path.stat().st_mtime_ns for path in again.results.glob("q*") if path.stem != cell.file[:-5]
+    }
     (again.results / cell.file).unlink()
     done = again.bench()
     assert done.exit_code == 0 and again.scores() == before
@@ -250,7 +172,7 @@ def test_a_missing_record_alone_is_measured_again_and_comes_out_the_same(again: 
 
 def test_force_and_only_measure_one_row_and_its_cost_from_the_start(again: Place) -> None:
     before, cell = again.scores(), again.cells()[0]
-    stays = {path: path.stat().st_mtime_ns for path in again.results.iterdir()}
+    stays = {path: path.stat().st_mtime_ns for path in again.results.iterdir() if path.is_file()}
     checkpoint = again.work / cell.run / "checkpoints"
     old = checkpoint.stat().st_ino
     done = again.bench("--force", "--only", "token downsampling", "--seeds", "0")
@@ -274,6 +196,21 @@ def test_a_dry_run_tells_and_does_nothing(again: Place) -> None:
     part = again.bench("--dry-run", "--shard", "1/2").output  # all machines together see the difference
     assert shown.output.partition("With ")[2][:60] == part.partition("With ")[2][:60] != ""
     assert re.search(r"Tokens that a token can attend to, by\s+stage: blocks 16 \(plain\)", other.output)
+
+
+def test_two_calls_on_one_folder_of_records_share_the_work(whole: Place, tmp_path: Path) -> None:
+    places = [Place(tmp_path), Place(tmp_path)]
+    for place, name in zip(places, "ab", strict=True):
+        place.work = tmp_path / name  # as two clusters, which have no storage for runs in common
+    processes = [place.begin("--jobs", "1") for place in places]
+    for process in processes:
+        told = process.communicate(timeout=300)
+        assert process.returncode == 0, told
+    assert places[0].scores() == whole.scores()
+    of_each = [{path.parent.name for path in place.work.glob("*/run.json")} for place in places]
+    assert of_each[0] & of_each[1] == set() and len(of_each[0] | of_each[1]) == 4
+    assert all(of_each)
+    assert not list((places[0].results / ".leases").iterdir())
 
 
 # ---- that it can be stopped ----
@@ -441,9 +378,15 @@ def test_json_has_the_rows_and_their_scores(whole: Place) -> None:
     assert mean == pytest.approx(np.mean(fids))
 
 
-def test_threads_follow_from_jobs_and_not_from_what_is_left(tmp_path: Path, monkeypatch: Any) -> None:
-    from bench.studies.executors import Job, local
+def groups_of(folder: Path, titles: str) -> list[Group]:
+    """A group for each letter, with a job that does nothing."""
+    return [
+        Group((folder / f"lease-{i}",), (Job(title, folder / "none", None, {}),))
+        for i, title in enumerate(titles)
+    ]
 
+
+def test_threads_follow_from_jobs_and_not_from_what_is_left(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
@@ -456,14 +399,12 @@ def test_threads_follow_from_jobs_and_not_from_what_is_left(tmp_path: Path, monk
     monkeypatch.setattr(subprocess, "Popen", popen)
     for processes, lists in ((4, 1), (4, 9), (2, 1), (1, 3)):
         with pytest.raises(InterruptedError):
-            local.run([[Job("a", {})]] * lists, work=tmp_path, processes=processes)
+            executor("local", jobs=processes).run(groups_of(tmp_path, "a" * lists), work=tmp_path)
     assert begun == ["2", "2", "4", None]
 
 
 @pytest.mark.parametrize("visible", [None, "GPU-a, GPU-b", ""])
 def test_of_several_gpus_each_process_has_one(tmp_path: Path, monkeypatch: Any, visible: str | None) -> None:
-    from bench.studies.executors import Job, local
-
     driver = tmp_path / "bin" / "nvidia-smi"
     driver.parent.mkdir()
     driver.write_text("#!/bin/sh\necho GPU-a\necho GPU-b\n")
@@ -482,11 +423,11 @@ def test_of_several_gpus_each_process_has_one(tmp_path: Path, monkeypatch: Any, 
         return popen(["false"], **options)
 
     monkeypatch.setattr(subprocess, "Popen", begin)
-    lists = [[Job(name, {})] for name in "abc"]
-    assert set(local.run(lists, work=tmp_path, processes=3)) == {"a", "b", "c"}
+    groups = groups_of(tmp_path, "abc")
+    assert set(executor("local", jobs=3).run(groups, work=tmp_path)) == {"a", "b", "c"}
     assert begun[:3] == (["GPU-a", "GPU-b", "GPU-a"] if visible != "" else ["", "", ""])
     begun.clear()
-    local.run(lists[:1], work=tmp_path, processes=1)
+    executor("local").run(groups[:1], work=tmp_path)
     assert begun == [visible]
 
 

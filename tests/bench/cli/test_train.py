@@ -39,7 +39,7 @@ def test_train_sample_and_what_they_leave(run_bench, tmp_path):
     code, out, _ = run_bench("train", "-m", "sit-s-2", "--protocol", "smoke", "--out", run)
     assert code == 0 and "is trained to step 8" in out
     assert {path.name for path in run.iterdir()} == {
-        "checkpoints", "lock", "log.jsonl", "loss.png", "run.json", "samples"
+        "checkpoints", "log.jsonl", "loss.png", "run.json", "samples"
     }  # fmt: skip
     assert Image.open(run / "loss.png").size == (840, 480)
     code, _, err = run_bench("sample", "--checkpoint", run, "--out", tmp_path / "a.npz")

@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
 from bench import records
-from bench.records import environment
+from bench.records import environment, index
 from bench.records.schema import Context, CostRequest, QualityRequest
 from registry.errors import UsageError
 from tests.bench import made
@@ -252,3 +255,69 @@ def test_reading_records_imports_no_torch(tmp_path):
 def test_outside_a_checkout_there_is_no_commit(monkeypatch, tmp_path):
     monkeypatch.setattr(environment, "ROOT", tmp_path)
     assert environment._checkout() == (None, None)
+
+
+# ---- the index ----
+
+
+@pytest.fixture
+def settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of records that were written some time ago, and a cache for its index."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(index, "LEAST", 1)
+    folder = tmp_path / "results"
+    for result in (made.cost(), made.speed(), made.quality(), made.quality(OTHER_SEED)):
+        os.utime(made.put(folder, result, "micro"), (1.7e9, 1.7e9))
+    return folder
+
+
+OTHER_SEED = made.QUALITY_REQUEST.model_copy(update={"seed": 1})
+
+
+def test_an_index_gives_the_same_records_and_reads_no_file_twice(settled: Path, monkeypatch: Any) -> None:
+    directly = [records.read_file(path) for path in sorted(settled.glob("*.json"))]
+    table = pd.json_normalize([{"file": record.file, **record.dump()} for record in directly])
+    first = records.read(settled)
+    read, read_file = [], records.read_file
+
+    def counted(path: Path) -> Any:
+        read.append(path)
+        return read_file(path)
+
+    monkeypatch.setattr(records, "read_file", counted)
+    again = records.read(settled)
+    assert [r.request for r in again] == [r.request for r in first] and not read
+    pd.testing.assert_frame_equal(records.load(settled), table)
+    assert not read
+    assert [record.result for record in again] == [record.result for record in directly]
+    assert [path.name for path in read] == [record.file for record in directly]  # once each, and checked
+    assert [record.dump() for record in again] == [record.dump() for record in directly]
+    assert [record.file for record in again] == [record.file for record in directly]
+
+
+def test_an_index_does_not_hide_what_changed(settled: Path) -> None:
+    first, second, *_ = [settled / record.file for record in records.read(settled)]
+    text = first.read_text()
+    made.alter(first, "environment", "torch", value="9.9")
+    with pytest.warns(UserWarning, match=f"skipped the damaged record .*{first.name}: its content"):
+        assert len(records.read(settled)) == 3
+    first.write_text(text)
+    second.unlink()
+    assert len(records.read(settled)) == 3 and len(records.read(settled)) == 3
+    # Of the same size and time, the result is found to be another when it is asked for.
+    os.utime(first, (1.7e9, 1.7e9))
+    before = first.stat().st_size
+    assert records.read(settled)[0].result.parameters == 10**6
+    first.write_text(text.replace('"parameters": 1000000,', '"parameters": 1000001,'))
+    os.utime(first, (1.7e9, 1.7e9))
+    assert first.stat().st_size == before and first.read_text() != text
+    with pytest.raises(UsageError, match="its content is not what was written"):
+        _ = records.read(settled)[0].result
+
+
+@pytest.mark.parametrize("content", [b"", b"no database at all" * 100])
+def test_a_damaged_index_is_no_obstacle(settled: Path, tmp_path: Path, content: bytes) -> None:
+    expected = [record.request for record in records.read(settled)]
+    (file,) = (tmp_path / "cache" / "denoiser-bench" / "records").iterdir()
+    file.write_bytes(content)
+    assert [record.request for record in records.read(settled)] == expected

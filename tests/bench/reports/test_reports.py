@@ -9,6 +9,7 @@ import subprocess
 import sys
 from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -583,3 +584,23 @@ def test_a_report_is_drawn_without_torch(results, tmp_path):
 
 def test_the_committed_report_is_current():
     assert bench.reports.check(ROOT / "reports", ROOT / "results", ["md", "csv"]) == []
+
+
+def test_a_picture_is_drawn_anew_where_its_data_or_its_code_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    drawn = []
+
+    def draw(figure: object, data: dict[str, object]) -> None:
+        drawn.append(data)
+
+    first = figures.svg(draw, {"a": 1.5}, (2, 1))
+    assert figures.svg(draw, {"a": 1.5}, (2, 1)) == first and len(drawn) == 1
+    assert figures.svg(draw, {"a": 1.25}, (2, 1)) != first and len(drawn) == 2
+    assert figures.svg(draw, {"a": 1.5}, (2, 2)) != first and len(drawn) == 3
+    monkeypatch.setattr(figures, "version", lambda package: "0")
+    assert figures.svg(draw, {"a": 1.5}, (2, 1)) == first and len(drawn) == 4
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")  # nothing can be kept
+    assert figures.svg(draw, {"a": 1.5}, (2, 1)) == first and len(drawn) == 5

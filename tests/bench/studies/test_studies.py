@@ -244,11 +244,13 @@ def test_records_are_found_and_damaged_ones_named(tmp_path: Path) -> None:
     assert list(missing_costs(study, known(tmp_path))) == [row.label for row in study.rows[1:]]
 
 
-def test_no_two_lists_of_jobs_share_a_training_run(tmp_path: Path) -> None:
+def test_no_two_groups_of_jobs_share_a_training_run(tmp_path: Path) -> None:
     study = studies.load(written(tmp_path, STEPS))
     found = cells(study, MICRO, [0, 1])
     costs = missing_costs(study, {})
-    first, *lists = executors.jobs(found, costs, results=tmp_path, work=tmp_path, data_options={})
+    groups = executors.groups(found, costs, results=tmp_path, work=tmp_path, data_options={})
+    assert len({place for group in groups for place in group.leases}) == 2 * len(groups) - 1
+    first, *lists = [group.jobs for group in groups]
     assert len(first) == len(costs) and all("cost" in job.message for job in first)
     runs = [{job.message["run"] for job in jobs} for jobs in lists]
     assert all(len(one) == 1 for one in runs) and len(set.union(*runs)) == len(runs) == 4
@@ -417,7 +419,7 @@ def test_a_plan_needs_no_torch() -> None:
         "cells.missing(found, records); cells.missing_costs(study, {})\n"
         "cells.expected_seconds(found, records)\n"
         "staleness.of_another_time(records, found, study, {})\n"
-        "executors.jobs(found, {}, results=Path(), work=Path(), data_options={})\n"
+        "executors.groups(found, {}, results=Path(), work=Path(), data_options={})\n"
         "assert not {'torch', 'matplotlib', 'pandas'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

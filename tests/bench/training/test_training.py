@@ -428,7 +428,7 @@ with Run({str(out)!r}).locked():
         holder.kill()  # what it leaves behind is no obstacle
         holder.wait()
         holder.stdout.close()
-    assert (out / "lock.json").exists()
+    assert list((tmp_path / ".run.lease").iterdir())
     assert train("udit-t", protocol(steps=2, checkpoint_every=2), out).step == 2
 
 

@@ -1,36 +1,37 @@
-"""Locks: one holder at a time, named to the others."""
+"""Files are written whole or not at all."""
 
-import json
 import os
-import threading
-from pathlib import Path
+import stat
 
 import pytest
 
-from bench.utils.files import locked
+from bench.utils.files import write_bytes, write_text
 from registry.errors import UsageError
 
 
-def test_a_second_holder_is_refused_or_waits(tmp_path: Path) -> None:
-    lock, told = tmp_path / "place" / "lock", []
-    with locked(lock):
-        assert json.loads((tmp_path / "place" / "lock.json").read_text())["pid"] == os.getpid()
-        with pytest.raises(UsageError, match=f"place is in use by process {os.getpid()} on "), locked(lock):
-            pass
-        finished = threading.Event()
-
-        def wait() -> None:
-            with locked(lock, told.append):
-                finished.set()
-
-        thread = threading.Thread(target=wait)
-        thread.start()
-        assert not finished.wait(0.5) and len(told) == 1 and str(os.getpid()) in told[0]
-    thread.join(10)
-    assert finished.is_set() and [path.name for path in (tmp_path / "place").iterdir()] == ["lock"]
+def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path):
+    path = tmp_path / "new/folder/file.txt"
+    for text in ("first ×", "second"):
+        write_text(path, text)
+        assert path.read_text(encoding="utf-8") == text
+    assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match=r"cannot write .*file/lock"), locked(tmp_path / "file" / "lock"):
-        pass
+def test_others_may_do_what_the_umask_lets_them(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_bytes(tmp_path / "file", b"")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+
+
+def test_what_fails_leaves_the_old_file_and_is_told_in_one_line(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(
+        "pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
+    )
+    with pytest.raises(UsageError, match="cannot write .*: No space left"):
+        write_bytes(path, b"new")
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]

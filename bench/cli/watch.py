@@ -1,0 +1,100 @@
+"""The live view of a study: which of its cells are measured, and what is under way where."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from bench.cli.output import span
+
+if TYPE_CHECKING:
+    from bench.studies.watching import Activity, Watcher
+
+EVERY = 30.0  # seconds from one plain line to the next
+SILENT = 15.0  # seconds without a sign after which that is told
+
+
+class View:
+    """A table on stderr while it is entered; plain lines now and then where stderr is no terminal.
+
+    Args:
+        total: how many jobs there are.
+        done: how many of them are done.
+        watcher: what is looked at.
+    """
+
+    def __init__(self, total: int, done: Callable[[], int], watcher: Watcher) -> None:
+        self.total, self.done, self.watcher = total, done, watcher
+        self._began, self._at_first = time.monotonic(), done()
+        self._ended = threading.Event()
+        self._live = Live(
+            console=Console(stderr=True), get_renderable=self.table, refresh_per_second=2, transient=True
+        )
+        self._thread = threading.Thread(target=self._print, daemon=True)
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            self._live.start()
+        else:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._live.stop()
+
+    def table(self) -> Table:
+        """What is under way, a line each, under a line on the whole."""
+        found = self.watcher.look()
+        table = Table(title=self.summary(found), title_justify="left", title_style="", box=None)
+        for heading in ("Cell", "Where", "Doing", "Done", "Images/s", "Left"):
+            table.add_column(heading, justify="right" if heading in ("Done", "Images/s", "Left") else "left")
+        for each in found:
+            table.add_row(*map(Text, cells(each)))
+        return table
+
+    def summary(self, found: list[Activity]) -> str:
+        """How many are done, and when the rest may be, by what was done since this began."""
+        done = self.done()
+        words = f"{done} of {self.total} measured, {len(found)} under way"
+        if self._at_first < done < self.total:
+            left = (time.monotonic() - self._began) / (done - self._at_first) * (self.total - done)
+            words += f", about {span(left)} left"
+        return words
+
+    def _print(self) -> None:
+        while not self._ended.wait(EVERY):
+            found = self.watcher.look()
+            lines = [self.summary(found)]
+            for each in found:
+                title, where, *rest = cells(each)
+                lines.append(f"  {title} ({where}): {', '.join(filter(None, rest))}")
+            print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def cells(activity: Activity) -> list[str]:
+    """A line of the table as text."""
+    where = f"{activity.host}:{activity.pid}" if activity.host else ""
+    if activity.silence > SILENT:
+        where += f", no sign for {span(activity.silence)}"
+    counted = f"{activity.done:,} of {activity.total:,}" if activity.total else ""
+    rate, left = activity.images_per_second, activity.seconds_left
+    return [
+        activity.title or activity.name,
+        where,
+        activity.description,
+        counted,
+        f"{rate:,.1f}" if rate else "",
+        span(left) if left is not None else "",
+    ]

@@ -1,0 +1,121 @@
+"""A Ray cluster as executor: a task for each group, on any cluster whose nodes see the same folders.
+
+Ray finds the place and starts a task again whose process or node has died; the driver looks for groups that
+another call has begun. See docs.ray.io on `num_cpus`, `num_gpus`, `memory` and `max_retries`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.studies import worker
+from bench.studies.executors import PATIENCE, Backlog, Ended, Executor, Group, executors
+from bench.utils.files import make_folders
+from bench.utils.progress import Stopped
+from registry.errors import UsageError, reason
+
+STOP_PATIENCE = 60  # seconds that tasks get to write a checkpoint when they are stopped
+
+
+@executors.register("ray")
+class Ray(Executor):
+    """Tasks of a Ray cluster.
+
+    Args:
+        address: of the cluster, such as `auto` or `HOST:6379`; without one Ray uses the cluster that runs
+            here, or begins one on this machine.
+        jobs: how many groups are handed to Ray at once; by default all.
+        cpus: cores that a task takes, which are its threads.
+        gpus: GPUs that it takes; fractions share one.
+        memory: GiB that it takes of a node's memory, for placing it.
+        retries: how often a task is begun again whose process or node died.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        jobs: int | None = None,
+        cpus: float = 1.0,
+        gpus: float = 0.0,
+        memory: float | None = None,
+        retries: int = 3,
+    ) -> None:
+        self.address, self.jobs = address, jobs
+        self.resources = {
+            "num_cpus": cpus,
+            "num_gpus": gpus,
+            "memory": round(memory * 2**30) if memory else None,
+            "max_retries": retries,
+        }
+
+    def run(
+        self,
+        groups: Sequence[Group],
+        *,
+        work: Path,
+        plugins: Sequence[str] = (),
+        ended: Ended = lambda title, failure: None,
+    ) -> dict[str, str]:
+        """As of the base class; what tasks print is in the logs of Ray."""
+        ray = _ray()
+        make_folders(work)
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            if self.address and (place := re.fullmatch(r"([\w.-]+):(\d+)", self.address)):
+                socket.create_connection((place[1], int(place[2])), timeout=10).close()  # Ray tries for long
+            ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:  # of many kinds, by what is wrong with the address
+            raise UsageError(f"no Ray cluster at {self.address or 'this machine'}: {reason(error)}") from None
+        signal.signal(signal.SIGTERM, handler)  # Ray has put its own in the place
+        task = ray.remote(worker.work_remotely).options(**self.resources)
+        backlog, under_way = Backlog(groups, ended), dict[Any, Group]()
+        try:
+            while backlog or under_way:
+                while self.jobs is None or len(under_way) < self.jobs:
+                    if (group := backlog.take()) is None:
+                        break
+                    under_way[task.remote(group.message, str(Path.cwd()), list(plugins))] = group
+                if not under_way:
+                    time.sleep(PATIENCE)
+                    continue
+                for reference in ray.wait(list(under_way), timeout=PATIENCE)[0]:
+                    _end(ray, reference, under_way.pop(reference), backlog)
+        finally:
+            for reference in under_way:
+                ray.cancel(reference)
+            if under_way:
+                ray.wait(list(under_way), num_returns=len(under_way), timeout=STOP_PATIENCE)
+            ray.shutdown()
+        return backlog.failed
+
+
+def _end(ray: Any, reference: Any, group: Group, backlog: Backlog) -> None:
+    """Tell how a task ended."""
+    try:
+        backlog.finish(group, *ray.get(reference))
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, Stopped):
+            backlog.put_back(group)
+        else:
+            backlog.crash(group, str(cause) if isinstance(cause, UsageError) else reason(error))
+
+
+def _ray() -> Any:
+    """The package.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise UsageError("executor ray needs Ray: pip install 'denoiser-bench[ray]'") from None
+    return ray

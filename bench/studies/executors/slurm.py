@@ -1,0 +1,166 @@
+"""A Slurm cluster as executor, by submitit: a task of a job array for each group.
+
+A task that is preempted, or runs into its time limit, is put into the queue again and goes on where it was.
+Submitit signals it before the limit. What a task is given and what it returns lies in `WORK/slurm`, with what
+it prints.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.studies import worker
+from bench.studies.executors import PATIENCE, Backlog, Ended, Executor, Group, executors
+from bench.utils.files import make_folders
+from bench.utils.progress import Stopped
+from registry.errors import UsageError, reason
+
+
+@executors.register("slurm")
+class Slurm(Executor):
+    """Tasks of Slurm job arrays.
+
+    Args:
+        jobs: most tasks at once; by default as many as Slurm lets run.
+        partition, account, qos, constraint: as of `sbatch`.
+        hours: time limit of a task, after which it goes on as another one.
+        timeouts: how often it may do so.
+        cpus: cores of a task.
+        gpus: GPUs of a task.
+        memory: GiB of a task.
+        cluster: `slurm`; `local` stands for it by processes of this machine, `debug` by this process.
+    """
+
+    def __init__(
+        self,
+        jobs: int | None = None,
+        partition: str | None = None,
+        account: str | None = None,
+        qos: str | None = None,
+        constraint: str | None = None,
+        hours: float = 24.0,
+        timeouts: int = 10,
+        cpus: int = 4,
+        gpus: int = 0,
+        memory: float | None = None,
+        cluster: Literal["slurm", "local", "debug"] = "slurm",
+    ) -> None:
+        self.jobs, self.timeouts, self.cluster = jobs, timeouts, cluster
+        wanted = {
+            "name": "bench",
+            "timeout_min": max(1, round(60 * hours)),
+            "cpus_per_task": cpus,
+            "gpus_per_node": gpus or None,
+            "mem_gb": memory,
+            "slurm_partition": partition,
+            "slurm_account": account,
+            "slurm_qos": qos,
+            "slurm_constraint": constraint,
+            "slurm_array_parallelism": jobs,
+        }
+        self.parameters = {key: value for key, value in wanted.items() if value is not None}
+
+    def plan(self, groups: int, work: Path) -> str:
+        """The file that `sbatch` is given."""
+        submitit = _submitit()
+
+        class Unsubmitted(submitit.SlurmExecutor):  # type: ignore[name-defined]
+            """Writes its file where there is no Slurm, too."""
+
+            affinity = classmethod(lambda cls: 1)
+
+        made = Unsubmitted(work / "slurm", max_num_timeout=self.timeouts)
+        own = {key.removeprefix("slurm_"): value for key, value in self.parameters.items()}
+        made.update_parameters(**made._convert_parameters({"array_parallelism": groups} | own))
+        made.parameters["map_count"] = groups
+        script: str = made._make_submission_file_text(made._submitit_command_str, "bench")
+        return script
+
+    def run(
+        self,
+        groups: Sequence[Group],
+        *,
+        work: Path,
+        plugins: Sequence[str] = (),
+        ended: Ended = lambda title, failure: None,
+    ) -> dict[str, str]:
+        """As of the base class. Ctrl-C takes what waits in Slurm's queue or runs back."""
+        submitit = _submitit()
+        if self.cluster == "slurm" and shutil.which("sbatch") is None:
+            raise UsageError(
+                "executor slurm: there is no sbatch here: give the command where jobs are submitted from, or "
+                "try it with --executor-option cluster=local"
+            )
+        make_folders(work)
+        executor = submitit.AutoExecutor(
+            work / "slurm", cluster=self.cluster, slurm_max_num_timeout=self.timeouts
+        )
+        executor.update_parameters(**self.parameters)
+        backlog, under_way = Backlog(groups, ended), list[tuple[Any, Group]]()
+        here = (str(Path.cwd()), list(plugins))
+        try:
+            while backlog or under_way:
+                if found := self._room(backlog, len(under_way)):
+                    arguments = ([group.message for group in found], *([each] * len(found) for each in here))
+                    under_way += zip(executor.map_array(Task(), *arguments), found, strict=True)
+                time.sleep(PATIENCE)
+                over = [each for each in under_way if each[0].done()]
+                under_way = [each for each in under_way if each not in over]
+                for job, group in over:
+                    _end(job, group, backlog)
+        except submitit.core.utils.FailedJobError as error:
+            raise UsageError(f"executor slurm: sbatch failed: {error}") from None
+        finally:
+            for job, _ in under_way:
+                job.cancel(check=False)
+        return backlog.failed
+
+    def _room(self, backlog: Backlog, under_way: int) -> list[Group]:
+        """What can be submitted now: all that is free, for Slurm sees to how much runs at once."""
+        room = len(backlog) if self.cluster == "slurm" else (self.jobs or 1) - under_way
+        found: list[Group] = []
+        while len(found) < room and (group := backlog.take()):
+            found.append(group)
+        return found
+
+
+class Task:
+    """What a task of the array does. Submitit begins it again where it was stopped."""
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Do a group; see `bench.studies.worker.work_remotely`."""
+        return worker.work_remotely(*arguments)
+
+    def checkpoint(self, *arguments: Any) -> Any:
+        """The same task: what was done lies in the run's folder."""
+        return _submitit().helpers.DelayedSubmission(self, *arguments)
+
+
+def _end(job: Any, group: Group, backlog: Backlog) -> None:
+    """Tell how a task ended."""
+    error = job.exception()
+    if error is None:
+        backlog.finish(group, *job.result())
+    elif f"{Stopped.__module__}.{Stopped.__qualname__}" in str(error):
+        backlog.put_back(group)
+    else:
+        lines = [line for line in str(error).splitlines() if "Error: " in line]
+        last = lines[-1] if lines else reason(error)
+        backlog.crash(group, f"its task ended: {last}; see {job.paths.stderr}")
+
+
+def _submitit() -> Any:
+    """The package.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    try:
+        import submitit
+    except ImportError:
+        raise UsageError("executor slurm needs submitit: pip install 'denoiser-bench[slurm]'") from None
+    return submitit

@@ -1,0 +1,95 @@
+"""How long folders of many records take: `python -m tests.benchmarks.records`.
+
+The committed records of quality are multiplied to 100, 1,000 and 20,000, which differ in the learning rate,
+beside the committed ones themselves. Each command is run in a process of its own, the first time without an
+index (`bench.records.index`), then with it. What is told is CPU time, so that another job on the machine
+changes little, and the peak of memory. `--write` renews the README's section.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench import records
+from bench.records.environment import environment
+from bench.records.schema import Quality, Record
+from tests.benchmarks.speed import write_section
+from tests.conftest import ROOT
+
+MARKS = ("<!-- records benchmark -->", "<!-- end of records benchmark -->")
+LOAD = "from bench import records; records.load('results')"
+COMMANDS = {
+    "`bench.records.load()`": ("-c", LOAD),
+    "`bench ablate components`": ("-m", "bench.cli", "ablate", "components"),
+    "`bench report`": ("-m", "bench.cli", "report", "--format", "md"),
+}
+# A small process in between, whose children's times and peak are those of the command.
+LAUNCHER = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss)
+"""
+
+
+def make(folder: Path, count: int) -> None:
+    """So many made records of quality in a folder that has the committed ones."""
+    shutil.copytree(ROOT / "results", folder)
+    found = [record for record in records.read(folder) if isinstance(record.result, Quality)]
+    for i in range(count):
+        table = found[i % len(found)].dump()
+        table["request"]["training"]["learning_rate"] *= 1 + 1e-9 * (i + 1)
+        record = Record.model_validate(table)
+        (folder / record.file).write_text(records.dumps(record), encoding="utf-8")
+
+
+def measure(place: Path, command: tuple[str, ...]) -> tuple[float, float]:
+    """CPU seconds and peak MiB of Python with these arguments."""
+    variables = {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(place / "cache"), "OMP_NUM_THREADS": "1"}
+    launched = subprocess.run(
+        [sys.executable, "-c", LAUNCHER, sys.executable, *command],
+        check=True, capture_output=True, text=True, cwd=place, env=os.environ | variables,
+    )  # fmt: skip
+    seconds, kib = map(float, launched.stdout.split())
+    return seconds, kib / 1024
+
+
+def main() -> None:
+    """Measure, print, and with `--write` renew the README's section."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.records", description=__doc__)
+    parser.add_argument("--counts", type=int, nargs="+", default=[100, 1000, 20_000])
+    parser.add_argument("--write", action="store_true", help="write the README")
+    args = parser.parse_args()
+    lines = [
+        "| made records | command | CPU seconds, first | CPU seconds, then | peak memory (MiB) |",
+        "|--:|:--|--:|--:|--:|",
+    ]
+    for count in args.counts:
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder)
+            make(place / "results", count)
+            time.sleep(3)  # a file that was written just now is not put into the index
+            for name, command in COMMANDS.items():
+                shutil.rmtree(place / "cache", ignore_errors=True)
+                first, then = measure(place, command), measure(place, command)
+                peak = max(first[1], then[1])
+                lines.append(f"| {count:,} | {name} | {first[0]:.1f} | {then[0]:.1f} | {peak:.0f} |")
+                print(lines[-1], flush=True)
+    where = environment()
+    page = "\n".join(lines) + (
+        f"\n\nBeside the committed ones. Measured {where.date[:10]} on {where.cores} cores of "
+        f"{where.cpu}, Python {where.python}; CPU time of one process."
+    )
+    if args.write:
+        write_section(MARKS, page)
+
+
+if __name__ == "__main__":
+    main()
