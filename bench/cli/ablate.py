@@ -316,8 +316,7 @@ def _print_plan(
         total = "for some of them there is no record to expect a time from"
     else:
         total = f"expected to take {_time(sum(t or 0 for t in times) / (at_once or 1)) or 'no time'}"
-        total += f" with {at_once} at once" if at_once != 1 else ""
-        total += " of one process" if at_once is None else ""
+        total += " of one process" if at_once is None else f" with {at_once} at once" if at_once > 1 else ""
     print_table(
         f"{study.title}: cells under {protocol.name}",
         ["Row", "Seed", "State", "Expected"],

@@ -192,6 +192,7 @@ def test_a_dry_run_prints_the_file_of_sbatch(tmp_path: Path) -> None:
         "cpus-per-task": "6", "account": "me",
     }.items()  # fmt: skip
     assert f"-m submitit.core._submit {place.work}" in shown.stdout
+    assert "None" not in shown.stdout  # nobody knows how many a cluster does at once
     assert not place.results.exists() and not place.work.exists()
 
 

