@@ -114,7 +114,7 @@ def quality(device: torch.device, out: Path, tiny: bool, data: Path | None) -> I
             results=out / "records",
             data_options={} if data is None or tiny else {"root": str(data)},
             reference=None,
-            force=False,
+            replaces=None,
             fresh=False,
             last=True,
             progress=silent,

@@ -14,6 +14,7 @@ import pytest
 
 import bench.studies
 from bench.records import read_file
+from bench.records.schema import CostRequest
 from bench.reports import site
 from bench.reports.record import command
 from bench.studies.cells import cells
@@ -146,7 +147,7 @@ def test_a_hostile_label_stays_text(hostile):
 
 
 def test_a_name_with_slashes_stays_within_the_site(tmp_path):
-    made.put(tmp_path / "results", made.cost(made.COST_REQUEST.model_copy(update={"model": "../../up"})))
+    made.put(tmp_path / "results", made.cost(CostRequest(model="../../up", config={})))
     pages = [name for name in site.files(tmp_path / "results", ["toy"]) if "up" in name]
     assert "backbones/-up.html" in pages and not any("../" in name for name in pages)
 
