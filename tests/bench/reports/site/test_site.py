@@ -19,6 +19,7 @@ from bench.reports import site
 from bench.reports.record import command
 from bench.studies.cells import cells
 from bench.training import protocols
+from bench.utils.files import write_bytes
 from tests.bench import made
 from tests.conftest import ROOT
 
@@ -94,14 +95,13 @@ def test_a_page_of_a_record_names_the_other_seeds(files):
     assert all(f">seed {seed}</a>" in text for seed in (0, 1, 2)), name
 
 
-def test_the_same_records_give_the_same_bytes_and_check_sees_a_changed_file(files, tmp_path):
-    site.write(tmp_path, ROOT / "results")
-    assert site.check(tmp_path, ROOT / "results") == []
-    (tmp_path / "index.html").write_text("other")
+def test_the_same_records_give_the_same_bytes_and_check_sees_what_is_changed(files, tmp_path):
+    for name, content in {**files, "index.html": "other", "records/of-old.html": ""}.items():
+        write_bytes(tmp_path / name, content if isinstance(content, bytes) else content.encode())
     (tmp_path / "studies/toy.html").unlink()
-    (tmp_path / "records/of-old.html").write_text("")
-    changed, missing, left = site.check(tmp_path, ROOT / "results")
-    assert "index.html" in changed and "missing" in missing and "of-old.html is of no record" in left
+    changed, missing, left = site.check(tmp_path, ROOT / "results")  # and of no other file
+    assert "index.html is not" in changed and "toy.html is missing" in missing
+    assert "of-old.html is of no record" in left
 
 
 def test_the_front_page_with_all_that_it_loads_is_below_3_megabytes(files):
