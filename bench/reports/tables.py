@@ -465,7 +465,7 @@ def _environments(found: Sequence[Environment], verb: str) -> str:
         return "No record of cost yet."
     places: dict[tuple[str, str, str], set[str]] = {}
     for environment in found:
-        commit = (environment.commit or "unknown")[:7] + ("" if environment.clean else " (changed)")
+        commit = (environment.commit or "unknown")[:7] + (" (changed)" if environment.clean is False else "")
         key = (environment.device, environment.torch, environment.version)
         places.setdefault(key, set()).add(commit)
     texts = [

@@ -6,13 +6,14 @@
 It opens from disk: no server, no network. Pages are plain HTML, whole without a script; `site.js` sorts,
 filters and compares. Charts are drawn by Vega-Lite, whose scripts come with vl-convert (898 kB in one file,
 BSD licence): a chart is data here, of which Vega makes SVG that prints and takes the page's colours. Plotly's
-Python package carries 4.8 MB of script, and the table widgets that pip has need IPython or a network.
+Python package carries 4.8 MB of script; DataTables, as itables carries it, is 726 kB for what a hundred lines
+do with rows that are there without a script too.
 Numbers, links and pages come from records alone; the same records give the same bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -21,7 +22,7 @@ from operator import itemgetter
 from pathlib import Path
 
 import bench.studies
-from bench.records.schema import Quality, QualityRequest, Record
+from bench.records.schema import Cost, CostRequest, QualityRequest, Record
 from bench.reports import leaderboard, proxy
 from bench.reports.leaderboard import Group
 from bench.reports.select import Line, Selection, lines
@@ -29,7 +30,7 @@ from bench.studies import Study
 from bench.utils.cache import cache_folder
 from bench.utils.files import write_bytes, write_text
 
-Files = dict[str, str | bytes]
+Content = str | bytes
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,18 @@ class Site:
         return {
             record.file
             for record in self.selection.records
-            if isinstance(record.result, Quality) and (folder / record.file).with_suffix(".png").exists()
+            if isinstance(record.request, QualityRequest)
+            and (folder / record.file).with_suffix(".png").exists()
         }
+
+    @cached_property
+    def costs(self) -> dict[str, dict[str, Cost]]:
+        """Backbone -> what is counted of its variants, by record."""
+        found: dict[str, dict[str, Cost]] = {}
+        for record in self.selection.records:
+            if isinstance(record.request, CostRequest) and isinstance(record.result, Cost):
+                found.setdefault(record.request.model, {})[record.file] = record.result
+        return found
 
     @cached_property
     def places(self) -> dict[str, tuple[str, Line]]:
@@ -104,8 +115,8 @@ class Site:
         return sorted(of_studies | {record.request.model for record in self.selection.records})
 
 
-def files(results: str | Path, studies: Sequence[str] = ()) -> Files:
-    """Every file of the site: its path and its content.
+def files(results: str | Path, studies: Sequence[str] = ()) -> Iterator[tuple[str, Content]]:
+    """Every file of the site, one after the other: its path and its content.
 
     Args:
         results: folder of records.
@@ -118,20 +129,20 @@ def files(results: str | Path, studies: Sequence[str] = ()) -> Files:
     from bench.reports.site.charts import named_page, record_page, samples_file
 
     site = Site.load(results, studies)
-    made: Files = {"index.html": pages.index(site)}
-    made |= {named_page("studies", name): pages.study(site, name) for name in site.studies}
-    made |= {named_page("backbones", name): pages.backbone(site, name) for name in site.models}
-    made |= {record_page(record.file): pages.record(site, record) for record in site.selection.records}
+    yield "index.html", pages.index(site)
+    for name in site.studies:
+        yield named_page("studies", name), pages.study(site, name)
+    for name in site.models:
+        yield named_page("backbones", name), pages.backbone(site, name)
+    for record in site.selection.records:
+        yield record_page(record.file), pages.record(site, record)
     if site.has_predictors:
-        made["predictors.html"] = pages.predictors(site)
-    made |= {
-        samples_file(file): (site.selection.folder / file).with_suffix(".png").read_bytes()
-        for file in sorted(site.pictures)
-    }
-    assets = resources(__package__)
-    made |= {f"assets/{name}": assets.joinpath(name).read_text("utf-8") for name in ("style.css", "site.js")}
-    made["assets/vega.js"] = _vega()
-    return made
+        yield "predictors.html", pages.predictors(site)
+    for file in sorted(site.pictures):
+        yield samples_file(file), (site.selection.folder / file).with_suffix(".png").read_bytes()
+    for name in ("style.css", "site.js"):
+        yield f"assets/{name}", resources(__package__).joinpath(name).read_text("utf-8")
+    yield "assets/vega.js", _vega()
 
 
 def _vega() -> str:
@@ -155,7 +166,7 @@ def write(folder: str | Path, results: str | Path, studies: Sequence[str] = ()) 
         UsageError: also where the folder cannot be written to.
     """
     paths = []
-    for name, content in files(results, studies).items():
+    for name, content in files(results, studies):
         paths.append(Path(folder) / name)
         if _there(paths[-1]) != _bytes(content):
             write_bytes(paths[-1], _bytes(content))
@@ -168,15 +179,15 @@ def check(folder: str | Path, results: str | Path, studies: Sequence[str] = ()) 
     Raises:
         UsageError: see `files`.
     """
-    wanted = files(results, studies)
-    complaints = []
-    for name, content in wanted.items():
+    complaints, wanted = [], set()
+    for name, content in files(results, studies):
+        wanted.add(name)
         found = _there(Path(folder) / name)
         if found is None:
             complaints.append(f"{Path(folder) / name} is missing")
         elif found != _bytes(content):
             complaints.append(f"{Path(folder) / name} is not what the records make")
-    left = {path.relative_to(folder).as_posix() for path in Path(folder).glob("*/*.html")} - wanted.keys()
+    left = {path.relative_to(folder).as_posix() for path in Path(folder).glob("*/*.html")} - wanted
     return [
         *complaints,
         *(f"{Path(folder) / name} is of no record any more: delete it" for name in sorted(left)),
@@ -187,5 +198,5 @@ def _there(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
 
 
-def _bytes(content: str | bytes) -> bytes:
+def _bytes(content: Content) -> bytes:
     return content.encode() if isinstance(content, str) else content

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import registry
 from bench.records.quantities import BANDS, COSTS, HELD_OUT
-from bench.records.schema import Cost, Quality, Record, Speed
+from bench.records.schema import Cost, Quality, Record, Speed, SpeedRequest
 from bench.reports.leaderboard import RANKED_BY, Group, Standing
 from bench.reports.predictors import Agreement
 from bench.reports.select import Line, Setting, settings, speed_words
@@ -514,7 +514,7 @@ def roofline(records: Sequence[Record], root: str) -> Chart | None:
     """
     ways: dict[str, list[Record]] = {}
     for record in records:
-        if isinstance(record.result, Speed):
+        if isinstance(record.request, SpeedRequest):
             ways.setdefault(speed_words(record), []).append(record)
     values: list[Json] = []
     options = []

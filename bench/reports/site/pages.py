@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib.util
 import json
 import re
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import registry
 from bench.records.quantities import COSTS
-from bench.records.schema import Cost, Record
+from bench.records.schema import Record
 from bench.reports import figures, leaderboard, proxy, tables
 from bench.reports.findings import conclusions
 from bench.reports.leaderboard import SHOWN, Group, Standing
@@ -66,10 +67,7 @@ def _leaderboard(site: Site) -> list[str]:
         "family": ("Family", sorted({standing.family for standing in standings})),
         "tier": ("GFLOPs", sorted({s.tier for s in standings} - {""}, key=_first_number)),
         "objective": ("Objective", sorted({leaderboard.objective(s.line) for s in standings} - {""})),
-        "guided": (
-            "Guidance",
-            [_GUIDED[key] for key in _GUIDED if any(g.guided is key for g in site.groups)],
-        ),
+        "guided": ("Guidance", list(dict.fromkeys(_GUIDED[group.guided] for group in site.groups))),
     }
     controls = "".join(
         f'<label>{label}<select name="{name}"><option value="">all</option>'
@@ -83,12 +81,11 @@ def _leaderboard(site: Site) -> list[str]:
         for i, title in enumerate(titles, 1)
         if i > 1
     )
-    bodies, number = [], 0
+    bodies = []
     for group, table in zip(site.groups, made, strict=True):
         rows = []
         for standing, entries in zip(group.standings, table.rows, strict=True):
-            number += 1
-            rows.append(_standing(site, group, standing, columns, entries, number))
+            rows.append(_standing(site, group, standing, columns, entries))
         bodies.append(
             f'<tbody data-group="{escape(group.title)}" data-guided="{_GUIDED[group.guided]}">\n'
             f'<tr><th class="group" colspan="{len(columns) + 1}">{escape(group.title)}</th></tr>\n'
@@ -119,19 +116,21 @@ def _standing(
     standing: Standing,
     columns: Sequence[Column],
     entries: Sequence[Entry],
-    number: int,
 ) -> str:
     label = escape(standing.line.label)
+    # An address that compares rows names the same ones when others have come.
+    name = "\n".join((group.title, standing.study, standing.line.label))
+    row = hashlib.sha256(name.encode()).hexdigest()[:10]
     model = standing.line.row.model
-    name = f'<a href="{charts.named_page("backbones", model)}">{label}</a>' if model else label
+    linked = f'<a href="{charts.named_page("backbones", model)}">{label}</a>' if model else label
     files = standing.line.files(group.setting) if group.setting else ()
     pictured = [file for file in files if file in site.pictures]
     samples = f' data-samples="{escape(charts.samples_file(pictured[0]))}"' if pictured else ""
     return (
-        f'<tr id="row-{number}" data-family="{escape(standing.family)}" data-tier="{escape(standing.tier)}" '
+        f'<tr id="{row}" data-family="{escape(standing.family)}" data-tier="{escape(standing.tier)}" '
         f'data-objective="{escape(leaderboard.objective(standing.line))}"{samples}>'
         f'<td data-title="Compare"><input type="checkbox" class="compare" aria-label="Compare {label}"></td>'
-        f'<th scope="row">{name}</th>{html.cells(columns[1:], entries[1:], charts.record_page)}</tr>'
+        f'<th scope="row">{linked}</th>{html.cells(columns[1:], entries[1:], charts.record_page)}</tr>'
     )
 
 
@@ -218,11 +217,7 @@ def _samples(site: Site, rows: Sequence[Line]) -> list[str]:
 def backbone(site: Site, name: str) -> str:
     """A backbone: what it is, its options, its stages, and every score measured or published."""
     body = [f"<h1>{escape(name)}</h1>", *_described(name)]
-    costs = {
-        record.file: record.result
-        for record in site.selection.records
-        if isinstance(record.result, Cost) and record.request.model == name
-    }
+    costs = site.costs.get(name, {})
     plain = [cost for cost in costs.values() if registry.label(name, cost.request.config) == name]
     if plain and (chart := charts.cost_by_stage({name: plain[0]})):
         body += ["<h2>Stages</h2>", _charts([chart])]
@@ -313,15 +308,12 @@ def record(site: Site, found: Record) -> str:
     if found.file in site.pictures:
         body.append(f'<img class="samples" src="../{charts.samples_file(found.file)}" alt="Samples">')
     for table in made:
-        heading = table.columns[0].title
-        plain = (
-            Table([Column("", number=False), *table.columns[1:]], table.rows)
-            if len(table.columns) == 2
-            else table
-        )
-        body.append(f"<h2>{escape(heading)}</h2>")
+        pairs = len(table.columns) == 2  # names and values, under what they are of
+        heading = table.columns[0].title if pairs else table.title
+        body += [f"<h2>{escape(heading)}</h2>"] if heading else []
         body += [f"<p>{escape(text)}</p>" for text in table.remarks]
-        body.append(html.table(plain, classes="cards"))
+        untitled = Table([Column("", number=False)] * 2, table.rows)  # the heading says what they are
+        body.append(html.table(untitled) if pairs else html.table(table, classes="cards"))
     body.append(f'<p class="quiet">File {escape(found.file)}</p>')
     return _shell(site, made[0].title, "\n".join(body), "../")
 
@@ -351,11 +343,7 @@ def _shell(site: Site, title: str, body: str, root: str) -> str:
         f'<li><a href="{root}{charts.named_page("backbones", name)}">{escape(name)}</a></li>'
         for name in site.models
     )
-    small = (
-        f'<a href="{root}predictors.html">Small protocols</a>'
-        if set(proxy.STUDIES) <= site.studies.keys()
-        else ""
-    )
+    small = f'<a href="{root}predictors.html">Small protocols</a>' if site.has_predictors else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

@@ -10,6 +10,7 @@ import pytest
 
 import bench.studies
 from bench.reports import site
+from bench.reports.site import Site
 from bench.studies.cells import cells
 from bench.studies.published import rows as published_rows
 from bench.training import protocols
@@ -179,6 +180,23 @@ def test_a_chart_tells_a_point_and_follows_what_is_chosen(browser, folder):
     cost = figure.find_elements("tag name", "select")[1]
     Select(cost).select_by_visible_text("Params (M)")
     until(lambda: "Params (M)" in axis())
+
+
+def test_the_front_is_where_nothing_cheaper_is_better(browser, folder):
+    show(browser, folder / "index.html")
+    (group, *_) = Site.load(ROOT / "results").groups  # which is shown first
+    points = {
+        standing.line.label: (standing.line.cost.cost.paper_gflops, float(row.printed["fid"]))
+        for standing in group.standings
+        if (row := standing.line.row.published) and standing.line.cost
+    }
+    front = {
+        label
+        for label, (cost, fid) in points.items()
+        if not any(other <= cost and better < fid for other, better in points.values())
+    }
+    named = browser.find_elements("css selector", "figure.chart .mark-text.role-mark text")
+    assert {text.text for text in named} == front and len(front) > 5
 
 
 def test_a_figure_opens_its_record(browser, folder):

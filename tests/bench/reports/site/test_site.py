@@ -48,7 +48,7 @@ class Links(HTMLParser):
 
 @pytest.fixture(scope="module")
 def files():
-    return site.files(ROOT / "results")
+    return dict(site.files(ROOT / "results"))
 
 
 def _addresses(value):
@@ -129,7 +129,7 @@ def hostile(tmp_path):
 
 
 def test_a_hostile_label_stays_text(hostile):
-    made_files = site.files(hostile / "results", [str(hostile / "hostile.toml")])
+    made_files = dict(site.files(hostile / "results", [str(hostile / "hostile.toml")]))
     for name, text in made_files.items():
         if not name.endswith(".html"):
             continue
@@ -148,7 +148,7 @@ def test_a_hostile_label_stays_text(hostile):
 
 def test_a_name_with_slashes_stays_within_the_site(tmp_path):
     made.put(tmp_path / "results", made.cost(CostRequest(model="../../up", config={})))
-    pages = [name for name in site.files(tmp_path / "results", ["toy"]) if "up" in name]
+    pages = [name for name, _ in site.files(tmp_path / "results", ["toy"]) if "up" in name]
     assert "backbones/-up.html" in pages and not any("../" in name for name in pages)
 
 
