@@ -14,7 +14,7 @@ import json
 import shutil
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +38,15 @@ from bench.records.schema import (
     Rates,
     Seconds,
 )
-from bench.studies import StudyRow
+from bench.studies import StudyRow, processes
 from bench.studies.cells import cost_request
 from bench.studies.staleness import fingerprints
-from bench.training.loop import train
 from bench.training.protocols import Protocol
 from bench.training.run import Run, open_run
 from bench.utils import distributed, leases
 from bench.utils.files import write_text, write_whole
 from bench.utils.precision import tf32
-from bench.utils.progress import Progress, Stopped, silent
+from bench.utils.progress import Progress, silent
 from registry.errors import UsageError, reason
 
 MEASURED = [score.name for score in SCORES.values() if score.recorded]  # what every cell is scored by
@@ -99,6 +98,7 @@ def measure_quality(
     replaces: str | None,
     fresh: bool,
     last: bool,
+    plugins: Sequence[str],
     progress: Progress,
 ) -> None:
     """Measure a cell and write its record, unless another process has just done so.
@@ -114,6 +114,7 @@ def measure_quality(
         replaces: digest of the record's file that is measured anew; None: there is none.
         fresh: delete what the folder holds before.
         last: no cell needs the run's folder any more: only its newest checkpoint and its pictures are left.
+        plugins: files and modules that each of several processes imports.
         progress: see `bench.utils.progress`.
 
     Raises:
@@ -123,7 +124,10 @@ def measure_quality(
     if records.file_digest(results / request.file) == replaces:
         if fresh:
             _delete(run)
-        _Measurement(request, overrides, protocol, run, results, data_options, reference, progress).measure()
+        measurement = _Measurement(
+            request, overrides, protocol, run, results, data_options, reference, plugins, progress
+        )
+        measurement.measure()
     for left in run.glob(".bench-*"):  # of processes that were killed while writing
         shutil.rmtree(left, ignore_errors=True)
     for old in Run(run).checkpoints()[:-1] if last else []:
@@ -142,9 +146,10 @@ class _Measurement:
         results: Path,
         data_options: dict[str, Any],
         reference: str | None,
+        plugins: Sequence[str],
         progress: Progress,
     ) -> None:
-        self.given_reference = reference
+        self.given_reference, self.plugins = reference, plugins
         self.request, self.overrides, self.protocol = request, overrides, protocol
         self.run, self.results, self.data_options = run, results, data_options
         self.progress = progress
@@ -200,6 +205,7 @@ class _Measurement:
             context=Context(
                 protocol=self.protocol.name,
                 flipped=Run(self.run).manifest.request.training.flip if self.request.training.flip else None,
+                processes=self.protocol.training.processes if self.protocol.training.processes > 1 else None,
             ),
             fingerprints=fingerprints(self.request, self.data_options).model_copy(
                 update={"data": dataset.digest, "extractor": found.weights if found else None}
@@ -268,19 +274,27 @@ class _Measurement:
         if step in [int(path.name) for path in Run(self.run).checkpoints()]:
             return
         self.progress("training", 0, step)
-        trained = train(
-            self.request.model,
-            self.protocol,
-            self.run,
-            until=step,
-            overrides=self.overrides,
-            data_options=self.data_options,
-            seed=self.request.seed,
-            resume=True,
-            progress=self.progress,
+        self.call(
+            "train",
+            {
+                "step": step,
+                "protocol": self.protocol.model_dump(mode="json"),
+                "overrides": self.overrides,
+                "data_options": self.data_options,
+            },
+            self.progress,
         )
-        if trained.signal:  # even at the leg's last step, for others follow
-            raise Stopped
+
+    def call(self, function: str, arguments: dict[str, Any], progress: Progress) -> None:
+        """Have a function of `bench.studies.processes` done by as many as the protocol asks for."""
+        shared = {"run": str(self.run), "request": self.request.model_dump(mode="json")}
+        processes.call(
+            function,
+            shared | arguments,
+            processes=self.protocol.training.processes,
+            plugins=self.plugins,
+            progress=progress,
+        )
 
     def held_out_file(self, step: int) -> Path:
         """Where the held-out loss at a checkpoint is kept."""
@@ -325,29 +339,18 @@ class _Measurement:
 
     def sample(self) -> float | None:
         """Make the images; how many a second, None where all were there already."""
-        source = open_run(Run(self.run).checkpoint(self.request.step))
         settings = self.request.sampling
         assert settings is not None
-        precision = self.request.training.precision
-        plan = sampling.Plan(source.objective, settings, seed=self.request.seed, precision=precision)
-        before: list[int] = []
+        told: list[tuple[float, int]] = []  # when, and how many were there: processes take time to begin
 
         def progress(description: str, done: int, total: int) -> None:
-            before.append(done)
+            told.append((time.perf_counter(), done))
             self.progress(description, done, total)
 
-        began = time.perf_counter()
-        sampling.sample(
-            source.network,
-            source.to_images,
-            plan,
-            self.images,
-            identity=self.request.model_dump(mode="json"),
-            device=self.device,
-            progress=progress,
-        )
-        made = settings.num - before[0]
-        return made / (time.perf_counter() - began) if made else None
+        self.call("sample", {"images": str(self.images)}, progress)
+        (began, before), (ended, _) = told[0], told[-1]
+        made = settings.num - before
+        return made / (ended - began) if made else None
 
     def reference(self, dataset: datasets.Dataset, extractor: str) -> Path:
         """Features of the images trained on, made once for all cells."""
