@@ -75,6 +75,12 @@ def ablate(
     ] = None,
     results: Annotated[Path, typer.Option(metavar="DIR", help="Folder of records.")] = Path("results"),
     work: Annotated[Path, typer.Option(metavar="DIR", help="Folder of training runs.")] = Path("runs"),
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Shared folder for copies of the runs, where --work is each machine's own."
+        ),
+    ] = None,
     plugins: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
@@ -141,6 +147,7 @@ def ablate(
         reference=reference,
         fresh=force,
         memory=memory,
+        checkpoints=checkpoints,
     )
     if dry_run:
         tokens = {}
@@ -162,7 +169,9 @@ def ablate(
         from bench.cli.watch import View
         from bench.studies.watching import Meter, Watcher
 
-        make_folders(work, results)  # or hours of work could not be written down
+        make_folders(
+            work, results, *([checkpoints] if checkpoints else [])
+        )  # or hours of work could not be written down
         planned_files = {job.title: job.record.name for group in groups for job in group.jobs}
         failures: dict[str, str | None] = {}  # of the jobs that ended, by the files of their records
         watcher = Watcher(results, {group.leases[0].name for group in groups})

@@ -40,13 +40,14 @@ from bench.records.schema import (
 )
 from bench.studies import StudyRow, processes
 from bench.studies.cells import cost_request
+from bench.studies.mirror import Mirror
 from bench.studies.staleness import fingerprints
 from bench.training.protocols import Protocol
 from bench.training.run import Run, open_run
 from bench.utils import distributed, leases
 from bench.utils.files import write_text, write_whole
 from bench.utils.precision import tf32
-from bench.utils.progress import Progress, silent
+from bench.utils.progress import Progress, Stopped, silent
 from registry.errors import UsageError, reason
 
 MEASURED = [score.name for score in SCORES.values() if score.recorded]  # what every cell is scored by
@@ -98,6 +99,7 @@ def measure_quality(
     replaces: str | None,
     fresh: bool,
     last: bool,
+    checkpoints: str | None,
     plugins: Sequence[str],
     progress: Progress,
 ) -> None:
@@ -114,6 +116,7 @@ def measure_quality(
         replaces: digest of the record's file that is measured anew; None: there is none.
         fresh: delete what the folder holds before.
         last: no cell needs the run's folder any more: only its newest checkpoint and its pictures are left.
+        checkpoints: folder that all machines see, for a copy of the run; None: the run's own is seen.
         plugins: files and modules that each of several processes imports.
         progress: see `bench.utils.progress`.
 
@@ -122,11 +125,12 @@ def measure_quality(
         Stopped: see there.
     """
     if records.file_digest(results / request.file) == replaces:
-        if fresh:
-            _delete(run)
+        mirror = Mirror(Path(checkpoints) / run.name) if checkpoints else None
         measurement = _Measurement(
-            request, overrides, protocol, run, results, data_options, reference, plugins, progress
+            request, overrides, protocol, run, results, data_options, reference, mirror, plugins, progress
         )
+        if fresh:
+            measurement.forget()
         measurement.measure()
     for left in run.glob(".bench-*"):  # of processes that were killed while writing
         shutil.rmtree(left, ignore_errors=True)
@@ -146,10 +150,11 @@ class _Measurement:
         results: Path,
         data_options: dict[str, Any],
         reference: str | None,
+        mirror: Mirror | None,
         plugins: Sequence[str],
         progress: Progress,
     ) -> None:
-        self.given_reference, self.plugins = reference, plugins
+        self.given_reference, self.mirror, self.plugins = reference, mirror, plugins
         self.request, self.overrides, self.protocol = request, overrides, protocol
         self.run, self.results, self.data_options = run, results, data_options
         self.progress = progress
@@ -161,9 +166,11 @@ class _Measurement:
     def measure(self) -> None:
         """Train, sample, score, and write the record."""
         dataset = datasets.load(self.request.data, **self.options)
+        if self.mirror:
+            self.mirror.fetch(Run(self.run))
         if self.foreign(dataset):
             self.progress("code or data have changed: training anew", 0, 0)
-            _delete(self.run)
+            self.forget()
         per_second, found, began = None, None, time.perf_counter()
         if not self.images.exists():  # else killed while it was scored
             self.train()
@@ -254,12 +261,24 @@ class _Measurement:
         wanted += [step] * (step not in wanted)
         # One that is kept no longer is trained again; it comes out the same.
         if saved and saved[-1] > wanted[0] and wanted[0] not in saved:
-            _delete(self.run)
+            self.forget()
             wanted = [*self.legs, *[step] * (step not in self.legs)]
         for leg in wanted:
             self.train_until(leg)
             if leg in self.legs:
                 self.measure_held_out(leg)
+                self.store()
+
+    def store(self) -> None:
+        """Have the run's copy be as far as it is."""
+        if self.mirror:
+            self.mirror.store(Run(self.run))
+
+    def forget(self) -> None:
+        """Remove the run's folder and its copy."""
+        if self.mirror:
+            self.mirror.delete()
+        _delete(self.run)
 
     @property
     def legs(self) -> list[int]:
@@ -274,16 +293,26 @@ class _Measurement:
         if step in [int(path.name) for path in Run(self.run).checkpoints()]:
             return
         self.progress("training", 0, step)
-        self.call(
-            "train",
-            {
-                "step": step,
-                "protocol": self.protocol.model_dump(mode="json"),
-                "overrides": self.overrides,
-                "data_options": self.data_options,
-            },
-            self.progress,
-        )
+        saved = Run(self.run).checkpoints()
+
+        def progress(*told: Any) -> None:
+            nonlocal saved
+            self.progress(*told)
+            if self.mirror and saved != (saved := Run(self.run).checkpoints()):
+                self.store()
+
+        arguments = {
+            "step": step,
+            "protocol": self.protocol.model_dump(mode="json"),
+            "overrides": self.overrides,
+            "data_options": self.data_options,
+        }
+        try:
+            self.call("train", arguments, progress)
+        except Stopped:  # with a checkpoint
+            self.store()
+            raise
+        self.store()
 
     def call(self, function: str, arguments: dict[str, Any], progress: Progress) -> None:
         """Have a function of `bench.studies.processes` done by as many as the protocol asks for."""

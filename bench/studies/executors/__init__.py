@@ -226,6 +226,7 @@ def groups(
     reference: Path | None = None,
     fresh: bool = False,
     memory: Mapping[str, int] | None = None,
+    checkpoints: Path | None = None,
 ) -> list[Group]:
     """What is to be done. A record that is there already is measured anew.
 
@@ -237,6 +238,7 @@ def groups(
         reference: file that samples are compared with; by default the dataset trained on.
         fresh: train from the start, whatever the work folder holds.
         memory: bytes that each process of a training run needs, by its name, as far as they are known.
+        checkpoints: folder that all machines see, for copies of the runs; None: they see the work folder.
     """
     results, work = results.resolve(), work.resolve()
 
@@ -262,6 +264,7 @@ def groups(
                     "reference": str(reference.resolve()) if reference else None,
                     "fresh": fresh and cell is group[0],
                     "last": cell is group[-1],
+                    "checkpoints": str(checkpoints.resolve()) if checkpoints else None,
                 },
             )
             for cell in group
