@@ -2,8 +2,8 @@
 
 From the multiply-accumulates in the records of cost: a training step takes three forward passes' worth for
 each image, and each multiply-accumulate two operations, at an assumed share of a GPU's peak. Where a record
-of `bench throughput --train` on a GPU tells how fast a network trains in the protocol's arithmetic, its figure
-stands beside. `--write` renews the README's section.
+of `bench throughput --train` on a GPU tells how fast a network trains in the protocol's arithmetic, that
+figure stands beside. `--write` renews the README's section.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def main() -> None:
     lines = [headings, [":--", *["--:"] * (len(headings) - 1)], *rows]
     note = (
         f"An estimate for one seed: {protocol.training.steps:,} steps of batch "
-        f"{protocol.training.batch_size}, {FORWARDS} forward passes' worth each (the backward pass takes twice "
-        "the forward pass), and "
+        f"{protocol.training.batch_size}, {FORWARDS} forward passes' worth each (the backward pass takes "
+        "twice the forward pass), and "
         f"{protocol.sampling.num:,} images in {protocol.sampling.steps} steps, two operations for a "
         f"multiply-accumulate, on an {GPU} whose dense TF32 peak is {PEAK / 1e12:.0f} TFLOP/s. The share of "
         "it is an assumption, and not the same for every network. "
