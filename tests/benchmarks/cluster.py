@@ -319,8 +319,8 @@ def main() -> None:
     where = environment()
     page = "\n".join(lines) + (
         f"\n\n{words}\n\nTwo Ray nodes on one machine, a study of two networks and three seeds under "
-        f"`smoke`, of 200 steps: {'; '.join(under_smoke)}.\n\nThe same two networks under `micro`, of 1,200 steps: "
-        f"{'; '.join(under_micro)}.\n\n"
+        f"`smoke`, of 200 steps: {'; '.join(under_smoke)}.\n\nThe same two networks under `micro`, of 1,200 "
+        f"steps: {'; '.join(under_micro)}.\n\n"
         f"Measured {where.date[:10]} on {where.cores} cores of {where.cpu}, "
         f"Python {where.python}, torch {where.torch}."
     )
