@@ -1,7 +1,7 @@
 """How long folders of many records take: `python -m tests.benchmarks.records`.
 
 The committed records of quality are multiplied to 100, 1,000 and 20,000, which differ in the learning rate,
-beside the committed ones themselves; folders of training runs to 100,000, with empty checkpoints. Each command
+beside the committed ones themselves; folders of training runs to 100,000, with empty checkpoints. A command
 is run in a process of its own, the first time without an index (`bench.records.index`), then with it. What is
 told is CPU time, so that another job on the machine changes little, and the peak of memory. `--write` renews
 the README's section.
