@@ -431,11 +431,12 @@ def _fingerprint(factory: Callable[..., Any]) -> str:
     name = getattr(function, "__qualname__", type(function).__qualname__)
     module = getattr(function, "__module__", None) or type(function).__module__
     file = getattr(sys.modules.get(module), "__file__", None)
-    found = source.read(module, Path(file)) if file else None
+    # Torch's own modules refer to all of torch: a minute's reading, for what is no user's to change.
+    found = source.read(module, Path(file)) if file and module.partition(".")[0] != "torch" else None
     if found:
         outer = name.partition(".")[0]
         return source.fingerprint(found, outer if outer in found.statements else "", defaults)
-    try:  # a notebook's cell
+    try:  # a notebook's cell, or torch's
         text = inspect.getsource(function)
     except (OSError, TypeError):
         text = name

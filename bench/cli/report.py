@@ -12,6 +12,7 @@ from bench.cli.output import console, print_json, working
 
 
 def report(
+    context: typer.Context,
     studies: Annotated[
         list[str] | None,
         typer.Argument(metavar="[NAME|FILE]…", help="Studies, see `bench studies`; by default all of them."),
@@ -39,6 +40,12 @@ def report(
     Needs the records alone: nothing is measured, unless asked for.
     """
     load_plugins(plugins)
+    from registry.errors import UsageError
+
+    for name, option in (("formats", "--format"), ("out", "--out")):
+        source = context.get_parameter_source(name)
+        if site and source and source.name == "COMMANDLINE":
+            raise UsageError(f"--site writes a site of HTML into {site}: leave {option} out")
     from bench import reports as made
 
     wanted = [name.strip() for name in formats.split(",") if name.strip()]

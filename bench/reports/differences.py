@@ -79,6 +79,7 @@ class Differences:
         removed, added: files of records in one alone.
         changes: by file.
         judgements: by subject.
+        tolerance: how much worse a value could be, as a fraction of what it was.
     """
 
     compared: int
@@ -86,6 +87,7 @@ class Differences:
     added: Sequence[str]
     changes: Sequence[Change]
     judgements: Sequence[Judgement]
+    tolerance: float
 
     @property
     def regressions(self) -> list[Change]:
@@ -116,6 +118,7 @@ def differences(before: str | Path, after: str | Path, tolerance: float = 0.0) -
         sorted(new.keys() - old),
         changes,
         _judgements([(old[file], new[file]) for file in common], tolerance),
+        tolerance,
     )
 
 
@@ -124,7 +127,7 @@ def summary_page(found: Differences) -> Page:
     order: Mapping[Verdict, str] = {
         "worse": "Worse",
         "better": "Better",
-        "within the tolerance": "Within the tolerance",
+        "within the tolerance": f"Within the tolerance of {found.tolerance:.6g} of what it was",
         "one seed": "Changed, with one seed to judge by",
         "not separable": "Changed, but not separable",
     }

@@ -26,7 +26,7 @@ from bench.metrics.scores import SCORES
 from bench.records.quantities import COSTS, HELD_OUT, LOSS, Quantity
 from bench.records.schema import Quality, Record
 from bench.reports.select import Line, Setting, published_conditions, settings
-from bench.reports.statistics import compare_rows, rank_correlation
+from bench.reports.statistics import compare_rows, rank_correlation, ranked
 from bench.studies import published
 from registry.errors import UsageError, suggest
 
@@ -292,13 +292,11 @@ def _by_images(
     points: Sequence[Point], seeds: Sequence[int], targets: Sequence[float]
 ) -> tuple[Interval, Interval]:
     """95% intervals of ρ and τ over resampled groups of images, drawn alike for all rows."""
-    from scipy.stats import rankdata
-
     groups = np.array([np.mean([point.groups[seed] for seed in seeds], axis=0) for point in points])
     drawn = np.random.default_rng(0).integers(groups.shape[1], size=(RESAMPLES, groups.shape[1]))
     means = groups[:, drawn].mean(axis=2).T  # (resamples, rows)
-    ranks = rankdata(means, axis=1)
-    wanted = rankdata(targets)
+    ranks = ranked(means)
+    wanted = ranked(targets)
     wanted = wanted - wanted.mean()
     centred = ranks - ranks.mean(axis=1, keepdims=True)
     scale = np.sqrt((centred**2).sum(axis=1) * (wanted @ wanted))

@@ -123,11 +123,13 @@ def _telling(
     images = {"training": job["protocol"]["training"]["batch_size"]} if "protocol" in job else {}
     images |= dict.fromkeys(IN_IMAGES, 1)
     processes = job["protocol"]["training"]["processes"] if "protocol" in job else 1
-    first: dict[str, tuple[float, int]] = {}  # by description: when, and how much was done then
+    under_way, began, before = "", 0.0, 0  # what, since when, and how much was done then
 
     def progress(description: str, done: int, total: int) -> None:
+        nonlocal under_way, began, before
         check()
-        began, before = first.setdefault(description, (time.monotonic(), done))
+        if description != under_way:  # training and held-out loss take turns
+            under_way, began, before = description, time.monotonic(), done
         spent = time.monotonic() - began
         rate = (done - before) / spent if spent > 0 and done > before else None
         per_second = rate * images[description] if rate and description in images else None

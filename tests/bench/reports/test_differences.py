@@ -167,3 +167,4 @@ def test_the_summary_is_markdown_with_what_is_worse_first(tmp_path, diff):
     assert cells == ["udit-t ffn=mlp protocol micro step 9", "FID↓", "21.00", "22.00", "+4.76%", "3"]
     assert "IS↑" in better and out.index("## Worse") < out.index("## Better")
     assert "none changed" in diff(folders[0], folders[0], "--markdown")[1]
+    assert "## Within the tolerance of 0.05 of" in diff(*folders, "--markdown", "--tolerance", "0.05")[1]

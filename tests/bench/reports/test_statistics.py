@@ -66,6 +66,17 @@ def test_without_a_seeds_effect_it_is_scipys_tukey_but_for_the_degrees_of_freedo
         assert apart == (abs(table[i].mean() - table[j].mean()) > found.critical)
 
 
+@pytest.mark.parametrize(("rows", "degrees"), [(2, 1), (2, 60), (3, 2), (7, 12), (14, 26), (30, 58)])
+def test_the_studentized_range_is_scipys(rows, degrees):
+    found = statistics._studentized_range(rows, degrees)
+    assert found == pytest.approx(stats.studentized_range.ppf(0.95, rows, degrees), rel=1e-8)
+
+
+def test_ranks_are_scipys():
+    values = np.random.default_rng(3).integers(5, size=(40, 7))
+    assert np.array_equal(statistics.ranked(values), stats.rankdata(values, axis=1))
+
+
 @pytest.mark.parametrize("rows", [3, 7, 10])
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_of_equal_rows_5_tables_of_100_show_a_pair(rows, seeds):

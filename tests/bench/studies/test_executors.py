@@ -192,6 +192,15 @@ def test_what_is_under_way_is_read_from_the_folder(
     first, second, *_, last = capsys.readouterr().err.splitlines()
     assert first == last == title
     assert second == f"  {every[0].title} ({where}): training, 3 of 8, 8.0, 10 s"
+    progress("held-out loss", 64, 512)
+    progress("training", 4, 8)
+    now[0] += 100
+    progress("held-out loss", 64, 512)  # of the next checkpoint
+    now[0] += 4
+    progress("held-out loss", 192, 512)
+    lease.beat()
+    (one,) = Watcher(tmp_path, {every[0].run}).look()
+    assert (one.images_per_second, one.seconds_left) == ((192 - 64) / 4, 10.0)
     lease.release()
     other.release()
     assert Watcher(tmp_path).look() == []

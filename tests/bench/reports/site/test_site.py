@@ -183,6 +183,8 @@ def test_report_writes_and_checks_the_site(run_bench, tmp_path):
     (tmp_path / "index.html").unlink()
     status, _, err = run_bench("report", "toy", "--site", tmp_path, "--results", ROOT / "results", "--check")
     assert status == 1 and "missing" in err and "--site" in err
+    status, _, err = run_bench("report", "--site", tmp_path, "--format", "html")
+    assert status == 2 and "leave --format out" in err
 
 
 def test_serve_shows_the_site_until_it_is_stopped(tmp_path):
