@@ -86,14 +86,13 @@ def memory(cells: Iterable[Cell], data_options: Mapping[str, Any]) -> dict[str, 
             options = cell.protocol.dataset_options(data_options)
             known[cell.protocol.data] = datasets.load(cell.protocol.data, **options)
         training = cell.protocol.training
-        deciding = (training.batch_size, training.processes, len(training.posthoc_ema), training.precision)
+        deciding = (training.batch_size, training.processes, len(training.posthoc_ema))
         key = f"{cell.request.model} {cell.request.config} {cell.protocol.data} {deciding}"
         if key not in found:
             found[key] = training_bytes(
                 network := _network(cell, known[cell.protocol.data]),
                 training.batch_size // training.processes,
                 averages=1 + len(training.posthoc_ema),
-                dtype=None if training.precision == "fp32" else torch.bfloat16,  # as large as float16
             )
             if found[key] and training.processes > 1:  # which have a second copy of the gradients
                 found[key] += sum(parameter.nbytes for parameter in network.parameters())
