@@ -14,6 +14,7 @@ from bench.cli.output import console, print_json, print_table, span, working
 if TYPE_CHECKING:
     from bench.studies import Study
     from bench.studies.cells import Cell, Records
+    from bench.studies.watching import Usage
     from bench.training.protocols import Protocol
 
 
@@ -74,6 +75,12 @@ def ablate(
     ] = None,
     results: Annotated[Path, typer.Option(metavar="DIR", help="Folder of records.")] = Path("results"),
     work: Annotated[Path, typer.Option(metavar="DIR", help="Folder of training runs.")] = Path("runs"),
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Shared folder for copies of the runs, where --work is each machine's own."
+        ),
+    ] = None,
     plugins: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
@@ -122,11 +129,15 @@ def ablate(
         costs = {}
     if force and labels:
         costs = {label: request for label, request in costs.items() if label in labels}
+    memory = {}
     if todo or costs:
-        with working("loading torch"):
-            from bench.studies.checking import check
+        with working("loading torch") as status:
+            from bench.studies import checking
 
-            check(chosen, wanted, options)
+            checking.check(chosen, wanted, options)
+            if dry_run or measurer.at_once(len(todo)) != 1:
+                status.update("estimating memory")
+                memory = checking.memory(todo, options)
     groups = executors.groups(
         todo,
         costs,
@@ -135,17 +146,20 @@ def ablate(
         data_options=options,
         reference=reference,
         fresh=force,
+        memory=memory,
+        checkpoints=checkpoints,
     )
     if dry_run:
         tokens = {}
         if todo:
-            from bench.studies.checking import attention_tokens
-
             with working("counting tokens"):
-                tokens = attention_tokens(wanted, options)
+                tokens = checking.attention_tokens(wanted, options)
         at_once = measurer.at_once(len(groups))
-        _print_plan(chosen, settings, planned, wanted, todo, records, at_once, outdated, tokens)
-        if groups and (script := measurer.plan(len(groups), work)):
+        large = {job.title for group in groups if measurer.lacks_memory(group) for job in group.jobs}
+        _print_plan(
+            chosen, settings, planned, wanted, todo, records, at_once, outdated, tokens, memory, large
+        )
+        if groups and (script := measurer.plan(groups, work)):
             typer.echo(script)
         return
     reused = [records[cell.file] for cell in wanted if cell.file in records and cell not in todo]
@@ -153,13 +167,24 @@ def ablate(
     failed: dict[str, str] = {}
     if groups:
         from bench.cli.watch import View
-        from bench.studies.watching import Watcher
+        from bench.studies.watching import Meter, Watcher
 
-        make_folders(work, results)  # or hours of work could not be written down
-        ended: set[str] = set()
+        make_folders(
+            work, results, *([checkpoints] if checkpoints else [])
+        )  # or hours of work could not be written down
+        planned_files = {job.title: job.record.name for group in groups for job in group.jobs}
+        failures: dict[str, str | None] = {}  # of the jobs that ended, by the files of their records
         watcher = Watcher(results, {group.leases[0].name for group in groups})
-        with View(sum(len(group.jobs) for group in groups), lambda: len(ended), watcher):
-            failed = measurer.run(groups, work=work, plugins=plugins, ended=lambda title, _: ended.add(title))
+        meter = Meter(results, {cell.file: cell.run for cell in todo})
+
+        def ended(title: str, failure: str | None) -> None:
+            failures[planned_files[title]] = failure
+
+        def usage() -> Usage:
+            return meter.usage([file for file, failure in list(failures.items()) if failure is None])
+
+        with View(len(planned_files), lambda: len(failures), watcher, usage):
+            failed = measurer.run(groups, work=work, plugins=plugins, ended=ended)
     _print(chosen, settings, results, options, as_json=as_json)
     for title, why in failed.items():
         typer.secho("failed: ", fg="red", bold=True, err=True, nl=False)
@@ -214,25 +239,35 @@ def _watch(study: str, protocol: str | None, seeds: str | None, results: Path, *
     from bench.cli.watch import View
     from bench.studies import load
     from bench.studies.cells import cells
-    from bench.studies.watching import Watcher
+    from bench.studies.watching import Meter, Watcher
     from bench.training import protocols
 
     chosen = load(study)
     settings = protocols.load(protocol or chosen.protocol, chosen.folder)
     every = cells(chosen, settings, _seeds(seeds) if seeds is not None else chosen.seeds)
-    files = {cell.file for cell in every}
-    watcher = Watcher(results, {cell.run for cell in every})
+    runs = {cell.file: cell.run for cell in every}
+    watcher, meter = Watcher(results, set(runs.values())), Meter(results, runs)
+
+    def measured() -> list[str]:
+        return [file for file in runs if (results / file).exists()]
 
     def done() -> int:
-        return sum((results / file).exists() for file in files)
+        return len(measured())
+
+    def usage() -> Usage:
+        return meter.usage(measured())
 
     if as_json:
         activities = [asdict(each) for each in watcher.look()]
-        print_json({"cells": len(files), "measured": done(), "under_way": activities})
+        print_json(
+            {"cells": len(runs), "measured": done(), "usage": asdict(usage()), "under_way": activities}
+        )
         return
-    with View(len(files), done, watcher) as view:
-        while done() < len(files):
-            time.sleep(1)
+    view = View(len(runs), done, watcher, usage)
+    if done() < len(runs):
+        with view:
+            while done() < len(runs):
+                time.sleep(1)
     console().print(view.summary(watcher.look()))
 
 
@@ -301,6 +336,8 @@ def _print_plan(
     at_once: int | None,
     outdated: dict[str, str],
     tokens: dict[str, dict[str, int]],
+    memory: dict[str, int],
+    large: set[str],
 ) -> None:
     from bench.studies.cells import expected_seconds
 
@@ -310,7 +347,8 @@ def _print_plan(
         state = "to do" if cell.file in expected else "measured"
         if cell.file in outdated:
             state += f", {outdated[cell.file]}"
-        rows.append([cell.row.label, str(cell.seed), state, _time(expected.get(cell.file, 0))])
+        need = _memory(cell, memory) if cell.file in expected else ""
+        rows.append([cell.row.label, str(cell.seed), state, _time(expected.get(cell.file, 0)), need])
     times = list(expected.values())
     if None in times:
         total = "for some of them there is no record to expect a time from"
@@ -319,15 +357,36 @@ def _print_plan(
         total += " of one process" if at_once is None else f" with {at_once} at once" if at_once > 1 else ""
     print_table(
         f"{study.title}: cells under {protocol.name}",
-        ["Row", "Seed", "State", "Expected"],
+        ["Row", "Seed", "State", "Expected", "Memory (GiB)"],
         rows,
         notes=[
             f"{len(todo)} of {len(wanted)} cells are to be measured, {total}.",
+            *_memory_notes(memory, [cell.title for cell in todo if cell.title in large]),
             *_attention(tokens),
             *_power(protocol, planned, records),
             *_left_out(study, protocol),
         ],
     )
+
+
+def _memory(cell: Cell, memory: dict[str, int]) -> str:
+    """What a cell needs, of each of its processes."""
+    if cell.run not in memory:
+        return "unknown"
+    processes = cell.protocol.training.processes
+    return (f"{processes} × " if processes > 1 else "") + f"{memory[cell.run] / 2**30:.1f}"
+
+
+def _memory_notes(memory: dict[str, int], large: list[str]) -> list[str]:
+    if not memory:
+        return []
+    notes = [
+        "Memory, estimated: a process, weights, gradients, AdamW's moments, averages of the weights, and the "
+        "activations of a training step."
+    ]
+    if large:
+        notes.append(f"More memory than there is here is needed by: {'; '.join(large)}.")
+    return notes
 
 
 def _attention(tokens: dict[str, dict[str, int]]) -> list[str]:

@@ -11,6 +11,8 @@ import typer
 from bench.cli.options import Json, Plugins, load_plugins
 from bench.cli.output import console, print_json, print_table, working
 
+SHOWN = 1000  # runs in a table for people
+
 
 def runs(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder of training runs.")] = Path("runs"),
@@ -21,7 +23,10 @@ def runs(
     plugins: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """List training runs: how far they are, their size, when they were last written, and their state."""
+    """List training runs: how far they are, their size, when they were last written, and their state.
+
+    Of many runs those written last; with --json all.
+    """
     load_plugins(plugins)
     with working("loading torch"):
         from bench import records
@@ -32,9 +37,14 @@ def runs(
     deleted = [run for run in found if clean and run.state == "recorded"]
     for run in deleted:
         training_runs.delete(run)
+    gone = {run.folder for run in deleted}
     if as_json:
-        print_json([asdict(run) | {"folder": str(run.folder), "deleted": run in deleted} for run in found])
+        print_json(
+            [asdict(run) | {"folder": str(run.folder), "deleted": run.folder in gone} for run in found]
+        )
         return
+    newest = sorted(found, key=lambda run: run.age)[:SHOWN]
+    shown = sorted(newest, key=lambda run: run.folder)
     rows = [
         [
             run.folder.name,
@@ -42,17 +52,20 @@ def runs(
             f"{run.step:,} of {run.steps:,}",
             f"{run.size / 2**20:.1f}",
             _age(run.age),
-            "deleted" if run in deleted else run.state,
+            "deleted" if run.folder in gone else run.state,
         ]
-        for run in found
+        for run in shown
     ]
-    total = sum(run.size for run in found if run not in deleted)
+    total = sum(run.size for run in found if run.folder not in gone)
+    left_out = [f"The {SHOWN:,} written last; `--json` has all."] if len(found) > SHOWN else []
     print_table(
         f"{len(found)} training runs in {folder}",
         ["Run", "Network", "Step", "MiB", "Written", "State"],
         rows,
         notes=[
-            f"{total / 2**20:,.0f} MiB in all. `recorded`: its scores are in {results}; `--clean` deletes it."
+            f"{total / 2**20:,.0f} MiB in all. `recorded`: its scores are in {results}; `--clean` deletes "
+            "it.",
+            *left_out,
         ],
     )
     console().print()

@@ -17,7 +17,7 @@ from rich.text import Text
 from bench.cli.output import span
 
 if TYPE_CHECKING:
-    from bench.studies.watching import Activity, Watcher
+    from bench.studies.watching import Activity, Usage, Watcher
 
 EVERY = 30.0  # seconds from one plain line to the next
 SILENT = 15.0  # seconds without a sign after which that is told
@@ -30,10 +30,13 @@ class View:
         total: how many jobs there are.
         done: how many of them are done.
         watcher: what is looked at.
+        usage: what was taken by those that are done.
     """
 
-    def __init__(self, total: int, done: Callable[[], int], watcher: Watcher) -> None:
-        self.total, self.done, self.watcher = total, done, watcher
+    def __init__(
+        self, total: int, done: Callable[[], int], watcher: Watcher, usage: Callable[[], Usage]
+    ) -> None:
+        self.total, self.done, self.watcher, self.usage = total, done, watcher, usage
         self._began, self._at_first = time.monotonic(), done()
         self._ended = threading.Event()
         self._live = Live(
@@ -53,6 +56,9 @@ class View:
     ) -> None:
         self._ended.set()
         self._live.stop()
+        if self._thread.is_alive():  # plain lines end with how it came out
+            self._thread.join()
+            print(self.summary(self.watcher.look()), file=sys.stderr, flush=True)
 
     def table(self) -> Table:
         """What is under way, a line each, under a line on the whole."""
@@ -65,9 +71,10 @@ class View:
         return table
 
     def summary(self, found: list[Activity]) -> str:
-        """How many are done, and when the rest may be, by what was done since this began."""
+        """How many are done, what that took, and when the rest may be, by what was done since this began."""
         done = self.done()
-        words = f"{done} of {self.total} measured, {len(found)} under way"
+        taken = sum((each.usage for each in found), self.usage())
+        words = f"{done} of {self.total} measured, {len(found)} under way, {taken} so far"
         if self._at_first < done < self.total:
             left = (time.monotonic() - self._began) / (done - self._at_first) * (self.total - done)
             words += f", about {span(left)} left"

@@ -9,4 +9,4 @@ from bench.studies.worker import serve
 
 if __name__ == "__main__":
     load_plugins(sys.argv[1:])
-    serve()
+    serve(sys.argv[1:])

@@ -610,12 +610,14 @@ class Context(Model):
         flipped: whether images were mirrored in training, which a protocol wants and a dataset may not allow.
         against: label of the network that ratios are to.
         repeats: rounds.
+        processes: that trained and sampled together; None: one.
     """
 
     protocol: str | None = None
     flipped: bool | None = None
     against: str | None = None
     repeats: int | None = None
+    processes: int | None = None
 
 
 class Environment(Model):

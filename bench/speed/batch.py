@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import torch
 
-from bench.speed.device import available_memory, no_room
+from bench.speed.device import no_room
 from bench.speed.runners import Runner
-from bench.utils.device import on_cuda
+from bench.utils.device import available_memory, on_cuda
 from registry.errors import UsageError
 
 LARGEST_BATCH = {"cpu": 256, "cuda": 8192}  # more gains nothing, and some kernels index with 32 bits

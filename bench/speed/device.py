@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -110,16 +109,6 @@ def _least_seconds(call: Callable[[], Any], device: torch.device) -> float:
     while sum(spent) < LIMIT_SECONDS:
         spent.append(seconds(call, 1, device))
     return min(spent)
-
-
-def available_memory() -> int:
-    """Bytes of main memory that a new tensor could take."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def clock_mhz(device: torch.device) -> float | None:

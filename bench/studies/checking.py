@@ -10,6 +10,7 @@ import torch
 import registry
 from bench import cost
 from bench import data as datasets
+from bench.cost.training import training_bytes
 from bench.data import Dataset
 from bench.diffusion import check_sampler
 from bench.metrics.extractors import extractors
@@ -19,6 +20,8 @@ from bench.studies.cells import Cell
 from bench.training.protocols import Protocol
 from bench.training.run import build
 from registry.errors import UsageError
+
+PROCESS = 800 * 2**20  # bytes of a process that has imported PyTorch and loaded a small dataset
 
 
 def check(study: Study, cells: Iterable[Cell], data_options: Mapping[str, Any]) -> None:
@@ -67,6 +70,35 @@ def attention_tokens(cells: Iterable[Cell], data_options: Mapping[str, Any]) -> 
         label: cost.attention_tokens(_network(cell, known[cell.protocol.data]))
         for label, cell in rows.items()
     }
+
+
+def memory(cells: Iterable[Cell], data_options: Mapping[str, Any]) -> dict[str, int]:
+    """Bytes that each process needs that trains one of the cells, by training run; see `training_bytes`.
+
+    Networks that look at values are left out. Sampling and scoring take less, but where many thousand images
+    are scored.
+    """
+    known: dict[str, Dataset] = {}
+    found: dict[str, int | None] = {}  # by what decides it
+    needs = {}
+    for cell in cells:
+        if cell.protocol.data not in known:
+            options = cell.protocol.dataset_options(data_options)
+            known[cell.protocol.data] = datasets.load(cell.protocol.data, **options)
+        training = cell.protocol.training
+        deciding = (training.batch_size, training.processes, len(training.posthoc_ema))
+        key = f"{cell.request.model} {cell.request.config} {cell.protocol.data} {deciding}"
+        if key not in found:
+            found[key] = training_bytes(
+                network := _network(cell, known[cell.protocol.data]),
+                training.batch_size // training.processes,
+                averages=1 + len(training.posthoc_ema),
+            )
+            if found[key] and training.processes > 1:  # which have a second copy of the gradients
+                found[key] += sum(parameter.nbytes for parameter in network.parameters())
+        if need := found[key]:
+            needs[cell.run] = need + PROCESS
+    return needs
 
 
 def _check_held_out(protocol: Protocol, options: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ import json
 import shutil
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,10 @@ from bench.records.schema import (
     Rates,
     Seconds,
 )
-from bench.studies import StudyRow
+from bench.studies import StudyRow, processes
 from bench.studies.cells import cost_request
+from bench.studies.mirror import Mirror
 from bench.studies.staleness import fingerprints
-from bench.training.loop import train
 from bench.training.protocols import Protocol
 from bench.training.run import Run, open_run
 from bench.utils import distributed, leases
@@ -99,6 +99,8 @@ def measure_quality(
     replaces: str | None,
     fresh: bool,
     last: bool,
+    checkpoints: str | None,
+    plugins: Sequence[str],
     progress: Progress,
 ) -> None:
     """Measure a cell and write its record, unless another process has just done so.
@@ -114,6 +116,8 @@ def measure_quality(
         replaces: digest of the record's file that is measured anew; None: there is none.
         fresh: delete what the folder holds before.
         last: no cell needs the run's folder any more: only its newest checkpoint and its pictures are left.
+        checkpoints: folder that all machines see, for a copy of the run; None: the run's own is seen.
+        plugins: files and modules that each of several processes imports.
         progress: see `bench.utils.progress`.
 
     Raises:
@@ -121,9 +125,13 @@ def measure_quality(
         Stopped: see there.
     """
     if records.file_digest(results / request.file) == replaces:
+        mirror = Mirror(Path(checkpoints) / run.name) if checkpoints else None
+        measurement = _Measurement(
+            request, overrides, protocol, run, results, data_options, reference, mirror, plugins, progress
+        )
         if fresh:
-            _delete(run)
-        _Measurement(request, overrides, protocol, run, results, data_options, reference, progress).measure()
+            measurement.forget()
+        measurement.measure()
     for left in run.glob(".bench-*"):  # of processes that were killed while writing
         shutil.rmtree(left, ignore_errors=True)
     for old in Run(run).checkpoints()[:-1] if last else []:
@@ -142,9 +150,11 @@ class _Measurement:
         results: Path,
         data_options: dict[str, Any],
         reference: str | None,
+        mirror: Mirror | None,
+        plugins: Sequence[str],
         progress: Progress,
     ) -> None:
-        self.given_reference = reference
+        self.given_reference, self.mirror, self.plugins = reference, mirror, plugins
         self.request, self.overrides, self.protocol = request, overrides, protocol
         self.run, self.results, self.data_options = run, results, data_options
         self.progress = progress
@@ -156,9 +166,11 @@ class _Measurement:
     def measure(self) -> None:
         """Train, sample, score, and write the record."""
         dataset = datasets.load(self.request.data, **self.options)
+        if self.mirror:
+            self.mirror.fetch(Run(self.run))
         if self.foreign(dataset):
             self.progress("code or data have changed: training anew", 0, 0)
-            _delete(self.run)
+            self.forget()
         per_second, found, began = None, None, time.perf_counter()
         if not self.images.exists():  # else killed while it was scored
             self.train()
@@ -200,6 +212,7 @@ class _Measurement:
             context=Context(
                 protocol=self.protocol.name,
                 flipped=Run(self.run).manifest.request.training.flip if self.request.training.flip else None,
+                processes=self.protocol.training.processes if self.protocol.training.processes > 1 else None,
             ),
             fingerprints=fingerprints(self.request, self.data_options).model_copy(
                 update={"data": dataset.digest, "extractor": found.weights if found else None}
@@ -248,12 +261,24 @@ class _Measurement:
         wanted += [step] * (step not in wanted)
         # One that is kept no longer is trained again; it comes out the same.
         if saved and saved[-1] > wanted[0] and wanted[0] not in saved:
-            _delete(self.run)
+            self.forget()
             wanted = [*self.legs, *[step] * (step not in self.legs)]
         for leg in wanted:
             self.train_until(leg)
             if leg in self.legs:
                 self.measure_held_out(leg)
+                self.store()
+
+    def store(self) -> None:
+        """Have the run's copy be as far as it is."""
+        if self.mirror:
+            self.mirror.store(Run(self.run))
+
+    def forget(self) -> None:
+        """Remove the run's folder and its copy."""
+        if self.mirror:
+            self.mirror.delete()
+        _delete(self.run)
 
     @property
     def legs(self) -> list[int]:
@@ -268,19 +293,37 @@ class _Measurement:
         if step in [int(path.name) for path in Run(self.run).checkpoints()]:
             return
         self.progress("training", 0, step)
-        trained = train(
-            self.request.model,
-            self.protocol,
-            self.run,
-            until=step,
-            overrides=self.overrides,
-            data_options=self.data_options,
-            seed=self.request.seed,
-            resume=True,
-            progress=self.progress,
+        saved = Run(self.run).checkpoints()
+
+        def progress(*told: Any) -> None:
+            nonlocal saved
+            self.progress(*told)
+            if self.mirror and saved != (saved := Run(self.run).checkpoints()):
+                self.store()
+
+        arguments = {
+            "step": step,
+            "protocol": self.protocol.model_dump(mode="json"),
+            "overrides": self.overrides,
+            "data_options": self.data_options,
+        }
+        try:
+            self.call("train", arguments, progress)
+        except Stopped:  # with a checkpoint
+            self.store()
+            raise
+        self.store()
+
+    def call(self, function: str, arguments: dict[str, Any], progress: Progress) -> None:
+        """Have a function of `bench.studies.processes` done by as many as the protocol asks for."""
+        shared = {"run": str(self.run), "request": self.request.model_dump(mode="json")}
+        processes.call(
+            function,
+            shared | arguments,
+            processes=self.protocol.training.processes,
+            plugins=self.plugins,
+            progress=progress,
         )
-        if trained.signal:  # even at the leg's last step, for others follow
-            raise Stopped
 
     def held_out_file(self, step: int) -> Path:
         """Where the held-out loss at a checkpoint is kept."""
@@ -325,29 +368,18 @@ class _Measurement:
 
     def sample(self) -> float | None:
         """Make the images; how many a second, None where all were there already."""
-        source = open_run(Run(self.run).checkpoint(self.request.step))
         settings = self.request.sampling
         assert settings is not None
-        precision = self.request.training.precision
-        plan = sampling.Plan(source.objective, settings, seed=self.request.seed, precision=precision)
-        before: list[int] = []
+        told: list[tuple[float, int]] = []  # when, and how many were there: processes take time to begin
 
         def progress(description: str, done: int, total: int) -> None:
-            before.append(done)
+            told.append((time.perf_counter(), done))
             self.progress(description, done, total)
 
-        began = time.perf_counter()
-        sampling.sample(
-            source.network,
-            source.to_images,
-            plan,
-            self.images,
-            identity=self.request.model_dump(mode="json"),
-            device=self.device,
-            progress=progress,
-        )
-        made = settings.num - before[0]
-        return made / (time.perf_counter() - began) if made else None
+        self.call("sample", {"images": str(self.images)}, progress)
+        (began, before), (ended, _) = told[0], told[-1]
+        made = settings.num - before
+        return made / (ended - began) if made else None
 
     def reference(self, dataset: datasets.Dataset, extractor: str) -> Path:
         """Features of the images trained on, made once for all cells."""

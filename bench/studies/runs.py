@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -56,7 +59,8 @@ def summaries(folder: Path, records: Iterable[Record]) -> list[RunSummary]:
     if not folder.is_dir():
         raise UsageError(f"no folder of runs at {folder}")
     scored = {_key(r.request) for r in records if isinstance(r.request, QualityRequest)}
-    found = sorted(path.parent for path in (*folder.glob("run.json"), *folder.glob("*/run.json")))
+    places = [folder, *(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir())]
+    found = sorted(path for path in places if os.path.exists(f"{path}/run.json"))  # noqa: PTH110 (of many)
     return [_summary(run, scored) for run in found]
 
 
@@ -68,9 +72,8 @@ def delete(run: RunSummary) -> None:
 
 
 def _summary(folder: Path, scored: set[str]) -> RunSummary:
-    files = [path.stat() for path in folder.rglob("*") if path.is_file()]
-    size = sum(file.st_size for file in files)
-    age = time.time() - max(file.st_mtime for file in files)
+    size, written = _content(str(folder))
+    age = time.time() - written
     run = Run(folder)
     try:
         manifest = run.manifest
@@ -84,10 +87,28 @@ def _summary(folder: Path, scored: set[str]) -> RunSummary:
         state = "in use"
     elif _key(request) in scored and step >= steps:
         state = "recorded"
-    label = registry.label(request.model, request.config)
-    return RunSummary(
-        folder, f"{label} on {request.data}, seed {request.seed}", step, steps, size, age, state
-    )
+    title = f"{_label(request.model, json.dumps(request.config))} on {request.data}, seed {request.seed}"
+    return RunSummary(folder, title, step, steps, size, age, state)
+
+
+def _content(folder: str) -> tuple[int, float]:
+    """Bytes of all files below a folder, and when the last of them was written."""
+    size, written = 0, 0.0
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:  # what goes meanwhile
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                inner, last = _content(entry.path)
+            else:
+                found = entry.stat(follow_symlinks=False)
+                inner, last = found.st_size, found.st_mtime
+            size, written = size + inner, max(written, last)
+    return size, written
+
+
+@cache
+def _label(model: str, config: str) -> str:
+    """What a network is called; its configuration as JSON."""
+    return registry.label(model, json.loads(config))
 
 
 def _key(request: QualityRequest | RunRequest) -> str:

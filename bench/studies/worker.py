@@ -26,8 +26,12 @@ from registry.plugins import load_file
 IN_IMAGES = ("sampling", "held-out loss")
 
 
-def serve() -> None:
-    """Do groups one after the other; whatever libraries print goes to the error output."""
+def serve(plugins: Sequence[str]) -> None:
+    """Do groups one after the other; whatever libraries print goes to the error output.
+
+    Args:
+        plugins: files and modules that this process has imported.
+    """
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     parent = os.getppid()
@@ -41,7 +45,7 @@ def serve() -> None:
 
     for line in sys.stdin:
         try:
-            held = work(json.loads(line), ended, check)
+            held = work(json.loads(line), plugins, ended, check)
         except Stopped:
             sys.exit(0)
         out.write(json.dumps({"held": held}) + "\n")
@@ -71,12 +75,13 @@ def work_remotely(
     except OSError as error:
         raise UsageError(f"cannot work in {folder} on {os.uname().nodename}: {error.strerror}") from None
     ended: list[tuple[str, str | None]] = []
-    held = work(group, lambda title, failure: ended.append((title, failure)))
+    held = work(group, plugins, lambda title, failure: ended.append((title, failure)))
     return ended, held
 
 
 def work(
     group: dict[str, Any],
+    plugins: Sequence[str],
     ended: Callable[[str, str | None], None],
     check: Callable[[], None] = lambda: None,
 ) -> str | None:
@@ -84,6 +89,7 @@ def work(
 
     Args:
         group: the message of a `bench.studies.executors.Group`.
+        plugins: files and modules that this process has imported.
         ended: called at the end of each job with its title, and why it failed or None.
         check: called now and then; what it raises ends the work.
 
@@ -103,7 +109,7 @@ def work(
         try:
             for job in map(dict, group["jobs"]):
                 title = job.pop("title")
-                ended(title, _do(job, _telling(held, title, job, check)))
+                ended(title, _do(job, plugins, _telling(held, title, job, check)))
         except leases.Lost:
             return "another process"
     return None
@@ -112,9 +118,11 @@ def work(
 def _telling(
     held: Sequence[leases.Lease], title: str, job: dict[str, Any], check: Callable[[], None]
 ) -> Progress:
-    """A callback that tells by the leases how far a job is, and at what rate."""
+    """A callback that tells by the leases how far a job is, at what rate, and what it has taken."""
+    at_first = time.monotonic()
     images = {"training": job["protocol"]["training"]["batch_size"]} if "protocol" in job else {}
     images |= dict.fromkeys(IN_IMAGES, 1)
+    processes = job["protocol"]["training"]["processes"] if "protocol" in job else 1
     under_way, began, before = "", 0.0, 0  # what, since when, and how much was done then
 
     def progress(description: str, done: int, total: int) -> None:
@@ -132,6 +140,7 @@ def _telling(
             "total": total,
             "seconds_left": round((total - done) / rate, 1) if rate else None,
             "images_per_second": round(per_second, 2) if per_second else None,
+            **_taken(time.monotonic() - at_first, processes),
         }
         for lease in held:
             lease.tell(**note)
@@ -139,7 +148,16 @@ def _telling(
     return progress
 
 
-def _do(job: dict[str, Any], progress: Progress) -> str | None:
+def _taken(seconds: float, processes: int) -> dict[str, float]:
+    """What so many processes of a cell have taken; see `bench.studies.watching.Usage`."""
+    import torch
+
+    if torch.cuda.is_available():
+        return {"gpus": round(seconds * processes, 1)}
+    return {"cores": round(seconds * max(torch.get_num_threads(), processes), 1)}
+
+
+def _do(job: dict[str, Any], plugins: Sequence[str], progress: Progress) -> str | None:
     """Do a job; why it failed, None where it did not."""
     from bench import records
     from bench.records.schema import CostRequest, QualityRequest
@@ -156,14 +174,27 @@ def _do(job: dict[str, Any], progress: Progress) -> str | None:
         else:
             request = QualityRequest.model_validate(job.pop("quality"))
             protocol, run = Protocol.model_validate(job.pop("protocol")), Path(job.pop("run"))
-            measure_quality(request, protocol=protocol, run=run, results=results, progress=progress, **job)
+            measure_quality(
+                request,
+                protocol=protocol,
+                run=run,
+                results=results,
+                plugins=plugins,
+                progress=progress,
+                **job,
+            )
     except (Stopped, leases.Lost):
         raise
-    except (UsageError, CodeError) as error:
-        return str(error)
     except Exception as error:
-        traceback.print_exc()  # into the log, whole
-        frame = user_frame(error)
-        place = f" ({frame.filename}, line {frame.lineno}, in {frame.name})" if frame else ""
-        return reason(error) + place
+        return failure(error)
     return None
+
+
+def failure(error: Exception) -> str:
+    """Why something failed, in one line; what is no wrong input is printed whole, into the log."""
+    if isinstance(error, UsageError | CodeError):
+        return str(error)
+    traceback.print_exception(error)
+    frame = user_frame(error)
+    place = f" ({frame.filename}, line {frame.lineno}, in {frame.name})" if frame else ""
+    return reason(error) + place

@@ -40,13 +40,15 @@ class PosthocAverages:
     """
 
     def __init__(self, network: nn.Module, widths: Sequence[float]) -> None:
-        self._weights = {k: v for k, v in network.state_dict().items() if v.is_floating_point()}
+        weights = network.state_dict(keep_vars=True)
+        self._weights = {name: value for name, value in weights.items() if value.is_floating_point()}
         self._exponents = {str(width): exponent(width) for width in widths}
         self.averages: dict[str, Tensors] = {
             width: {name: value.detach().clone() for name, value in self._weights.items()}
             for width in self._exponents
         }
 
+    @torch.no_grad()
     def update(self, step: int) -> None:
         """Move the averages after step 1, 2, …: β = (1 − 1/step)^(γ + 1) of them stays (Eq. 4)."""
         for width, gamma in self._exponents.items():

@@ -351,6 +351,21 @@ def read(folder: Path, parts: Iterable[str]) -> tuple[dict[str, Tensors], dict[s
     return tensors, state
 
 
+def check_sums(folder: Path) -> None:
+    """See that the files of a folder that `Run.save` has written are what was written.
+
+    Raises:
+        UsageError: a file is missing or is another.
+    """
+    try:
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        wrong = [name for name, checksum in state["sha256"].items() if _checksum(folder / name) != checksum]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UsageError(f"{folder} is damaged: {reason(error)}") from None
+    if wrong:
+        raise UsageError(f"{folder} is damaged: {', '.join(wrong)}")
+
+
 def _write(folder: Path, parts: Mapping[str, Tensors], state: dict[str, Any]) -> None:
     """Write files of tensors and their checksums to a folder, on the disk whole or not at all."""
     from safetensors.torch import save_file

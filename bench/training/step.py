@@ -39,12 +39,14 @@ class Update:
             self.parameters, lr=learning_rate, weight_decay=weight_decay, fused=True
         )
         self.clip, self.scaler, self.ema_decay = clip, scaler, ema_decay
-        weights = network.state_dict()
+        # The parameters themselves: what wraps a network for several processes may move their storage.
+        weights = network.state_dict(keep_vars=True)
         self.ema = {name: value.detach().clone() for name, value in weights.items()}
         # Pairs of averages and weights; integer buffers are no averages.
         moving = [name for name, value in weights.items() if value.is_floating_point()]
         self._averaged = [self.ema[name] for name in moving], [weights[name] for name in moving]
 
+    @torch.no_grad()
     def step(self, learning_rate: float) -> Tensor:
         """Update the weights and their average, and clear the gradients.
 

@@ -47,6 +47,7 @@ BEAT = 2.0  # seconds from one sign of life to the next
 EXPIRY = 60.0  # seconds without one after which a holder is dead: clients of NFS may look away for as long
 SIZE = 1024  # bytes of a file, so that one that is read while it is written is whole
 POLL = 0.2  # seconds between two looks of one who waits
+LENT = "BENCH_LEASES_OF"  # variable of processes that work under the leases of the one it names
 
 
 class Lost(Exception):  # noqa: N818 (no error of this process: it was away for too long)
@@ -82,8 +83,8 @@ class Holder:
 
     @property
     def ours(self) -> bool:
-        """Whether it is this process."""
-        return self.token.startswith(_process())
+        """Whether it is this process, or the one under whose leases this one works."""
+        return self.token.startswith((process(), os.environ.get(LENT) or process()))
 
     def __str__(self) -> str:
         told = self.told
@@ -298,10 +299,10 @@ def held(place: Path, waiting: Callable[[str], None] | None = None) -> Iterator[
 
 def _token() -> str:
     """A name for one holder: its process, and eight random bytes."""
-    return _process() + secrets.token_hex(8)
+    return process() + secrets.token_hex(8)
 
 
-def _process() -> str:
+def process() -> str:
     """What tells this process from others: its machine, its number, when it began."""
     return f"{_machine()}.{os.getpid()}.{_start(str(os.getpid()))}."
 

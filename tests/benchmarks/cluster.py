@@ -1,8 +1,9 @@
 """What becomes of a study whose machines go away: `python -m tests.benchmarks.cluster`.
 
-`nodes`: two Ray nodes on this machine measure a small study under `smoke`. In the middle one node is killed
-(SIGKILL), then the driver; the command is given again. The records must equal those of the local executor,
-times and environment aside.
+`disturbed`: two Ray nodes on this machine measure a small study under `smoke`. In the middle one node is
+killed (SIGKILL), then the driver, then both at once, and the command is given again; of a study under `micro`
+both at once, in the middle of training. The records must equal those of the local executor, times and
+environment aside.
 
 `simulation`: 1,000 cells of about ten minutes on 100 machines, each with a call of its own on one folder of
 records. Leases are real files, taken, kept and taken over by the code that `bench ablate` uses; time is
@@ -23,8 +24,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,10 @@ from tests.conftest import ROOT
 from tests.soak import children, kill, without_times
 
 MARKS = ("<!-- cluster benchmark -->", "<!-- end of cluster benchmark -->")
-STUDY = """
+SMOKE = """
 title = "Two networks"
 protocol = "smoke"
-seeds = [0, 1]
+seeds = [0, 1, 2]
 training = { steps = 200, checkpoint_every = 20 }
 columns = ["params", "fid"]
 [[rows]]
@@ -50,8 +51,26 @@ backbone = "dit-s-2"
 label = "TinyUNet"
 backbone = "tiny-unet"
 """
+MICRO = """
+title = "Two networks"
+protocol = "micro"
+seeds = [0]
+columns = ["params", "fid"]
+[[rows]]
+label = "DiT"
+backbone = "dit-s-4"
+[[rows]]
+label = "TinyUNet"
+backbone = "tiny-unet"
+"""
 
 # ---- two nodes ----
+
+WORDS = {
+    "node": "the second node was",
+    "driver": "the driver was",
+    "both": "a second node and the driver were at once",
+}
 
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": str(ROOT),
@@ -82,17 +101,23 @@ def node(*options: str) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def at_work(results: Path) -> dict[int, str]:
-    """Processes that hold leases of the study and have told of their work, and what they measure."""
+def at_work(results: Path, least: float) -> dict[int, str]:
+    """Processes that hold leases of the study and have told of their work, and what they measure.
+
+    Args:
+        least: share of the training that they have done; 0 where any work will do.
+    """
     found = {}
     for place in (results / ".leases").glob("*"):
         told = holder.told if (holder := leases.look(place)) else {}
-        if told.get("description"):
+        if told.get("description") and (
+            least == 0 or (told["description"] == "training" and told["done"] >= least * told["total"])
+        ):
             found[told["pid"]] = told["title"]
     return found
 
 
-def wait_for(what: Any, process: subprocess.Popen[bytes], seconds: float = 300) -> Any:
+def wait_for(what: Any, process: subprocess.Popen[bytes], seconds: float = 1200) -> Any:
     """What a function says, once it says something, while a process runs."""
     until = time.monotonic() + seconds
     while not (found := what()):
@@ -101,41 +126,46 @@ def wait_for(what: Any, process: subprocess.Popen[bytes], seconds: float = 300) 
     return found
 
 
-def nodes(folder: Path) -> list[str]:
-    """Kill a node and the driver in the middle of a study; what happened, in words.
+def disturbed(folder: Path, study: str, kills: Sequence[str], least: float = 0.0) -> list[str]:
+    """Kill a node, the driver or both in the middle of a study; what happened, in words.
+
+    Args:
+        kills: `node`, `driver` or `both`, one after the other.
+        least: as of `at_work`.
 
     Raises:
         AssertionError: the records are not those of the local executor.
     """
     places = {name: folder / name for name in ("local", "ray")}
     for place in places.values():
-        place.mkdir()
-        (place / "study.toml").write_text(STUDY)
+        place.mkdir(parents=True)
+        (place / "study.toml").write_text(study)
     assert ablate(places["local"], "--jobs", "2").wait() == 0
     results = places["ray"] / "results"
     port = "--port=46379"
     with node("--head", port, "--include-dashboard=false") as head:
         address = "127.0.0.1:46379"
         arguments = ("--executor", "ray", "--address", address)
-        with node(f"--address={address}") as second:
-            time.sleep(10)
-            driver = ablate(places["ray"], *arguments)
+        driver, told = None, []
+        for victim in kills:
+            with node(f"--address={address}") if victim != "driver" else nullcontext() as second:
+                time.sleep(10 if second else 0)
+                driver = driver or ablate(places["ray"], *arguments)
 
-            def on_second() -> list[str]:
-                below = children(second.pid)
-                return [title for pid, title in at_work(results).items() if pid in below]
+                def at_hand(second: Any = second) -> list[str]:
+                    below = children(second.pid) if second else None
+                    found = at_work(results, least)
+                    return [title for pid, title in found.items() if below is None or pid in below]
 
-            killed = wait_for(on_second, driver)[0]
-            kill([*children(second.pid), second.pid])
-        told = [f"the second node was killed while it measured {killed}"]
-        before = len(list(results.glob("*.json")))
-        running = wait_for(lambda: [*at_work(results).values()], driver)[0]
-        driver.kill()
-        driver.wait()
-        told.append(
-            f"the driver was killed while the first measured {running}, with {before} records written"
-        )
-        last = ablate(places["ray"], *arguments)
+                title = wait_for(at_hand, driver)[0]
+                count = len(list(results.glob("*.json")))
+                doomed = [*children(second.pid), second.pid] if second else []
+                kill(doomed + [driver.pid] * (victim != "node"))
+                if victim != "node":
+                    driver.wait()
+                    driver = None
+            told.append(f"{WORDS[victim]} killed while {title} was measured, with {count} records written")
+        last = driver or ablate(places["ray"], *arguments)
         assert last.wait() == 0 and head.poll() is None, (places["ray"] / "output.txt").read_text()
     found = [
         {path.name: without_times(json.loads(path.read_text())) for path in place.glob("results/*.json")}
@@ -284,11 +314,13 @@ def main() -> None:
     args = parser.parse_args()
     lines, words = simulation()
     with tempfile.TemporaryDirectory() as folder:
-        told = nodes(Path(folder))
+        under_smoke = disturbed(Path(folder) / "smoke", SMOKE, ("node", "driver", "both"))
+        under_micro = disturbed(Path(folder) / "micro", MICRO, ("both",), least=0.4)
     where = environment()
     page = "\n".join(lines) + (
-        f"\n\n{words}\n\nTwo Ray nodes on one machine, a study of two networks and two seeds under `smoke`, "
-        f"of 200 steps: {'; '.join(told)}.\n\n"
+        f"\n\n{words}\n\nTwo Ray nodes on one machine, a study of two networks and three seeds under "
+        f"`smoke`, of 200 steps: {'; '.join(under_smoke)}.\n\nThe same two networks under `micro`, of 1,200 "
+        f"steps: {'; '.join(under_micro)}.\n\n"
         f"Measured {where.date[:10]} on {where.cores} cores of {where.cpu}, "
         f"Python {where.python}, torch {where.torch}."
     )

@@ -1,9 +1,10 @@
 """How long folders of many records take: `python -m tests.benchmarks.records`.
 
 The committed records of quality are multiplied to 100, 1,000 and 20,000, which differ in the learning rate,
-beside the committed ones themselves. Each command is run in a process of its own, the first time without an
-index (`bench.records.index`), then with it. What is told is CPU time, so that another job on the machine
-changes little, and the peak of memory. `--write` renews the README's section.
+beside the committed ones themselves; folders of training runs to 100,000, with empty checkpoints. A command
+is run in a process of its own, the first time without an index (`bench.records.index`), then with it. What is
+told is CPU time, so that another job on the machine changes little, and the peak of memory. `--write` renews
+the README's section.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from pathlib import Path
 
 from bench import records
 from bench.records.environment import environment
-from bench.records.schema import Quality, Record
+from bench.records.schema import Quality, QualityRequest, Record
+from bench.training import protocols
+from bench.training.run import PARTS, Manifest, Run, RunRequest
 from tests.benchmarks.speed import write_section
 from tests.conftest import ROOT
 
@@ -29,6 +32,10 @@ COMMANDS = {
     "`bench.records.load()`": ("-c", LOAD),
     "`bench ablate components`": ("-m", "bench.cli", "ablate", "components"),
     "`bench report`": ("-m", "bench.cli", "report", "--format", "md"),
+}
+RUNS_COMMANDS = {
+    "`bench runs`": ("-m", "bench.cli", "runs"),
+    "`bench ablate components`": COMMANDS["`bench ablate components`"],
 }
 # A small process in between, whose children's times and peak are those of the command.
 LAUNCHER = """
@@ -50,6 +57,31 @@ def make(folder: Path, count: int) -> None:
         (folder / record.file).write_text(records.dumps(record), encoding="utf-8")
 
 
+def make_runs(folder: Path, count: int) -> None:
+    """So many made folders of runs that are finished, of which every second one is in no record."""
+    found = [r.request for r in records.read(ROOT / "results") if isinstance(r.request, QualityRequest)]
+    for i in range(count):
+        request = found[i // 2 % len(found)]
+        made = RunRequest(
+            model=request.model,
+            config=request.config | {"input_size": 8, "num_classes": 10},
+            fingerprint="0" * 12,
+            data=request.data,
+            data_digest="0" * 12,
+            shape=(4, 8, 8),
+            num_classes=10,
+            training=request.training,
+            seed=request.seed + i % 2 * 1000,
+        )
+        run = Run(folder / f"{request.model}-{made.seed}-{i:012x}")
+        checkpoint = run.folder / "checkpoints" / f"{request.training.steps:08d}"
+        checkpoint.mkdir(parents=True)
+        for name in (*PARTS, "state"):
+            (checkpoint / name).touch()
+        run.begin(Manifest(request=made, protocol=protocols.load("micro")))
+        run.log({"step": request.training.steps, "loss": 0.1})
+
+
 def measure(place: Path, command: tuple[str, ...]) -> tuple[float, float]:
     """CPU seconds and peak MiB of Python with these arguments."""
     variables = {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(place / "cache"), "OMP_NUM_THREADS": "1"}
@@ -66,9 +98,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.records", description=__doc__)
     parser.add_argument("--counts", type=int, nargs="+", default=[100, 1000, 20_000])
     parser.add_argument("--write", action="store_true", help="write the README")
+    parser.add_argument("--runs", type=int, default=100_000)
     args = parser.parse_args()
     lines = [
-        "| made records | command | CPU seconds, first | CPU seconds, then | peak memory (MiB) |",
+        "| made | command | CPU seconds, first | CPU seconds, then | peak memory (MiB) |",
         "|--:|:--|--:|--:|--:|",
     ]
     for count in args.counts:
@@ -80,8 +113,16 @@ def main() -> None:
                 shutil.rmtree(place / "cache", ignore_errors=True)
                 first, then = measure(place, command), measure(place, command)
                 peak = max(first[1], then[1])
-                lines.append(f"| {count:,} | {name} | {first[0]:.1f} | {then[0]:.1f} | {peak:.0f} |")
+                lines.append(f"| {count:,} records | {name} | {first[0]:.1f} | {then[0]:.1f} | {peak:.0f} |")
                 print(lines[-1], flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        shutil.copytree(ROOT / "results", place / "results")
+        make_runs(place / "runs", args.runs)
+        for name in RUNS_COMMANDS:
+            seconds, peak = measure(place, RUNS_COMMANDS[name])
+            lines.append(f"| {args.runs:,} runs | {name} | {seconds:.1f} | | {peak:.0f} |")
+            print(lines[-1], flush=True)
     where = environment()
     page = "\n".join(lines) + (
         f"\n\nBeside the committed ones. Measured {where.date[:10]} on {where.cores} cores of "

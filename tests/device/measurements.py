@@ -117,6 +117,8 @@ def quality(device: torch.device, out: Path, tiny: bool, data: Path | None) -> I
             replaces=None,
             fresh=False,
             last=True,
+            checkpoints=None,
+            plugins=(),
             progress=silent,
         )
         return {"label": cell.row.label, "seed": cell.seed, "record": cell.file}

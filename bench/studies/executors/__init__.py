@@ -62,10 +62,12 @@ class Group:
         leases: that the process that does them holds: one in the folder of records, for all who write
             there, and of a training run that of its folder.
         jobs: at least one.
+        memory: bytes that each of its processes is estimated to need; 0 where that is not known.
     """
 
     leases: tuple[Path, ...]
     jobs: tuple[Job, ...]
+    memory: int = 0
 
     @property
     def message(self) -> dict[str, Any]:
@@ -80,6 +82,12 @@ class Group:
             for job in self.jobs
         ]
         return {"leases": [str(place) for place in self.leases], "jobs": jobs}
+
+    @property
+    def processes(self) -> int:
+        """How many train and sample one of its cells together, at most; see `Training` of a protocol."""
+        protocols = [job.message["protocol"] for job in self.jobs if "protocol" in job.message]
+        return max((protocol["training"]["processes"] for protocol in protocols), default=1)
 
     def after(self, count: int) -> Group | None:
         """All jobs of it but the first so many; None where those were all."""
@@ -110,10 +118,13 @@ class Backlog:
     def __len__(self) -> int:
         return len(self._groups)
 
-    def take(self) -> Group | None:
+    def take(self, fits: Callable[[Group], bool] = lambda group: True) -> Group | None:
         """The next group that nobody is at, or None; leases of dead holders are freed.
 
         Groups that were done elsewhere since they were planned are ended on the way.
+
+        Args:
+            fits: whether there is room for a group now.
         """
         for _ in range(len(self._groups)):
             group = self._groups.popleft()
@@ -121,7 +132,7 @@ class Backlog:
                 self.finish(group, [(job.title, None) for job in group.jobs], None)
                 continue
             free = [self._watch.is_free(place) for place in group.leases]  # each is looked at
-            if all(free):
+            if all(free) and fits(group):
                 return group
             self._groups.append(group)
         return None
@@ -186,7 +197,11 @@ class Executor(ABC):
         """How many of so many groups are done at once; None where that depends on a cluster."""
         return None
 
-    def plan(self, groups: int, work: Path) -> str:
+    def lacks_memory(self, group: Group) -> bool:
+        """Whether it is known that a group needs more memory than there is."""
+        return False
+
+    def plan(self, groups: Sequence[Group], work: Path) -> str:
         """What would be handed to a scheduler, for people; `""` where that says nothing."""
         return ""
 
@@ -210,6 +225,8 @@ def groups(
     data_options: Mapping[str, Any],
     reference: Path | None = None,
     fresh: bool = False,
+    memory: Mapping[str, int] | None = None,
+    checkpoints: Path | None = None,
 ) -> list[Group]:
     """What is to be done. A record that is there already is measured anew.
 
@@ -220,6 +237,8 @@ def groups(
         data_options: of the dataset.
         reference: file that samples are compared with; by default the dataset trained on.
         fresh: train from the start, whatever the work folder holds.
+        memory: bytes that each process of a training run needs, by its name, as far as they are known.
+        checkpoints: folder that all machines see, for copies of the runs; None: they see the work folder.
     """
     results, work = results.resolve(), work.resolve()
 
@@ -245,10 +264,12 @@ def groups(
                     "reference": str(reference.resolve()) if reference else None,
                     "fresh": fresh and cell is group[0],
                     "last": cell is group[-1],
+                    "checkpoints": str(checkpoints.resolve()) if checkpoints else None,
                 },
             )
             for cell in group
         )
         run = group[0].run
-        found.append(Group((results / LEASES / run, work / f".{run}.lease"), measuring))
+        places = (results / LEASES / run, work / f".{run}.lease")
+        found.append(Group(places, measuring, (memory or {}).get(run, 0)))
     return found

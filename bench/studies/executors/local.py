@@ -11,14 +11,16 @@ import json
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from bench.studies.executors import PATIENCE, Backlog, Ended, Executor, Group, executors
+from bench.utils.device import available_memory
 from bench.utils.files import make_folders
 from registry.errors import UsageError
 
@@ -33,7 +35,8 @@ class Local(Executor):
 
     Args:
         jobs: how many groups are done at once. They share the cores evenly, whatever is left to do, so that
-            a study that was interrupted goes on with as many threads; of several GPUs each has one.
+            a study that was interrupted goes on with as many threads; of several GPUs each has one, or as
+            many as the protocol has processes for a cell.
     """
 
     def __init__(self, jobs: int = 1) -> None:
@@ -45,6 +48,18 @@ class Local(Executor):
         """As of the base class."""
         return min(self.jobs, groups)
 
+    def memory(self) -> int | None:
+        """As of the base class: of the smallest GPU, or what is free of this machine's."""
+        if not _gpus():
+            return available_memory()
+        sizes = [int(size) for size in _query("memory.total") if size.isdecimal()]
+        return min(sizes) * 2**20 if sizes else None
+
+    def lacks_memory(self, group: Group) -> bool:
+        """As of the base class."""
+        memory = self.memory()
+        return memory is not None and _need(group, bool(_gpus())) > memory
+
     def run(
         self,
         groups: Sequence[Group],
@@ -53,13 +68,23 @@ class Local(Executor):
         plugins: Sequence[str] = (),
         ended: Ended = lambda title, failure: None,
     ) -> dict[str, str]:
-        """As of the base class; what the processes print is in `worker-N.log` in the work folder.
+        """As of the base class; what the processes print is in `worker-….log` in the work folder.
+
+        No more is begun at once than fits in the memory that is free at the beginning, or in that of the GPU
+        that processes share.
 
         A job that ran out of memory beside others is done again alone before it fails.
         """
+        gpus, processes = _gpus(), max((group.processes for group in groups), default=1)
+        if processes > 1 and 0 < len(gpus) < processes * self.jobs:
+            raise UsageError(
+                f"{self.jobs} cells at once of {processes} processes each need {processes * self.jobs} GPUs, "
+                f"but there are {len(gpus)}: give fewer --jobs, or fewer processes in the protocol"
+            )
         make_folders(work)
-        for log in work.glob("worker-*.log"):
-            log.unlink()
+        for log in work.glob(f"worker-{socket.gethostname()}-*.log"):
+            if not _runs(log.stem.split("-")[-2]):
+                log.unlink(missing_ok=True)
         failed = self._run(groups, self.at_once(len(groups)), work, plugins, ended)
         short = {title for title, why in failed.items() if any(words in why for words in OUT_OF_MEMORY)}
         if short and self.jobs > 1:
@@ -72,13 +97,18 @@ class Local(Executor):
         self, groups: Sequence[Group], at_once: int, work: Path, plugins: Sequence[str], ended: Ended
     ) -> dict[str, str]:
         """Do the groups, so many at once; titles of the jobs that failed, and why."""
-        backlog = Backlog(groups, ended)
-        workers = [_Worker(i, work, self.jobs, plugins) for i in range(at_once)]
+        backlog, memory = Backlog(groups, ended), self.memory()
+        gpus, processes = _gpus(), max(group.processes for group in groups)
+        workers = [
+            _Worker(i, work, self.jobs, plugins, _share(gpus, i, processes) if self.jobs > 1 else gpus)
+            for i in range(at_once)
+        ]
         try:
             with selectors.DefaultSelector() as waiting:
                 while True:
                     for worker in workers:
-                        worker.next(backlog, waiting)
+                        if not worker.group:
+                            worker.begin(backlog.take(_room(worker, workers, memory)), waiting)
                     if not (backlog or any(worker.group for worker in workers)):
                         break
                     for key, _ in waiting.select(PATIENCE):
@@ -99,6 +129,7 @@ class _Worker:
     work: Path
     processes: int  # that share the cores
     plugins: Sequence[str]
+    gpus: Sequence[str]  # its own; processes that name the same share it
     process: subprocess.Popen[bytes] | None = None
     group: Group | None = None  # under way
     ended: int = 0  # jobs of it
@@ -107,11 +138,11 @@ class _Worker:
     @property
     def log(self) -> Path:
         """What the process prints."""
-        return self.work / f"worker-{self.number}.log"
+        return self.work / f"worker-{socket.gethostname()}-{os.getpid()}-{self.number}.log"
 
-    def next(self, backlog: Backlog, waiting: selectors.BaseSelector) -> None:
-        """Begin the next group, if there is nothing under way and something to do."""
-        if self.group or not (group := backlog.take()):
+    def begin(self, group: Group | None, waiting: selectors.BaseSelector) -> None:
+        """Begin a group, if there is one."""
+        if group is None:
             return
         self.group, self.ended = group, 0
         if self.process is None:
@@ -179,29 +210,67 @@ class _Worker:
             # In a session of its own, Ctrl-C comes to it from here alone.
             self.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                env=_environment(self.number, self.processes), start_new_session=True,
+                env=_environment(self.processes, self.gpus), start_new_session=True,
             )  # fmt: skip
 
 
-def _environment(number: int, processes: int) -> dict[str, str]:
-    """That of one of several processes: its threads and its GPU, told before torch is imported."""
+def _environment(processes: int, gpus: Sequence[str]) -> dict[str, str]:
+    """That of one of several processes: its threads and its GPUs, told before torch is imported."""
     environment = dict(os.environ)
     if processes == 1:
         return environment
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
-    if gpus := _gpus():
-        environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+    if gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     return environment
+
+
+def _share(gpus: Sequence[str], number: int, count: int) -> list[str]:
+    """The GPUs of one of several processes that have so many each; one may be shared."""
+    first = number * count
+    return [gpus[i % len(gpus)] for i in range(first, first + count)] if gpus else []
+
+
+def _room(worker: _Worker, workers: Sequence[_Worker], memory: int | None) -> Callable[[Group], bool]:
+    """Whether a group of known need fits beside what others do on the same GPU, or on this CPU."""
+    beside = [each.group for each in workers if each.group and each.gpus == worker.gpus]
+
+    def fits(group: Group) -> bool:
+        needs = [_need(each, bool(worker.gpus)) for each in (group, *beside)]
+        return memory is None or not beside or sum(needs) <= memory
+
+    return fits
+
+
+def _need(group: Group, on_gpu: bool) -> int:
+    """Bytes of the memory in question: of processes on GPUs, each has its own."""
+    return group.memory * (1 if on_gpu else group.processes)
+
+
+def _runs(pid: str) -> bool:
+    """Whether a process of this machine is there."""
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
 
 
 def _gpus() -> list[str]:
     """The GPUs that are there, as CUDA_VISIBLE_DEVICES names them, without loading CUDA here."""
     if (told := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name.strip() for name in told.split(",") if name.strip()]
-    query = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+    return _query("uuid")
+
+
+def _query(what: str) -> list[str]:
+    """What `nvidia-smi` tells of each GPU; nothing where there is none."""
+    command = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits"]
     try:
-        found = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+        found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
     return found.stdout.split()

@@ -32,9 +32,10 @@ class Ray(Executor):
         address: of the cluster, such as `auto` or `HOST:6379`; without one Ray uses the cluster that runs
             here, or begins one on this machine.
         jobs: how many groups are handed to Ray at once; by default all.
-        cpus: cores that a task takes, which are its threads.
-        gpus: GPUs that it takes; fractions share one.
-        memory: GiB that it takes of a node's memory, for placing it.
+        cpus: cores that each process of a task takes, which are its threads.
+        gpus: GPUs that each takes; fractions share one.
+        memory: GiB that a task takes of a node's memory, for placing it; by default, on CPUs, what its
+            training is estimated to need.
         retries: how often a task is begun again whose process or node died.
     """
 
@@ -48,12 +49,7 @@ class Ray(Executor):
         retries: int = 3,
     ) -> None:
         self.address, self.jobs = address, jobs
-        self.resources = {
-            "num_cpus": cpus,
-            "num_gpus": gpus,
-            "memory": round(memory * 2**30) if memory else None,
-            "max_retries": retries,
-        }
+        self.cpus, self.gpus, self.memory, self.retries = cpus, gpus, memory, retries
 
     def run(
         self,
@@ -65,6 +61,11 @@ class Ray(Executor):
     ) -> dict[str, str]:
         """As of the base class; what tasks print is in the logs of Ray."""
         ray = _ray()
+        processes = max((group.processes for group in groups), default=1)
+        if processes > 1 and self.gpus % 1:
+            raise UsageError(
+                f"a cell of {processes} processes needs whole GPUs, not gpus = {self.gpus} for each"
+            )
         make_folders(work)
         handler = signal.getsignal(signal.SIGTERM)
         try:
@@ -74,14 +75,16 @@ class Ray(Executor):
         except Exception as error:  # of many kinds, by what is wrong with the address
             raise UsageError(f"no Ray cluster at {self.address or 'this machine'}: {reason(error)}") from None
         signal.signal(signal.SIGTERM, handler)  # Ray has put its own in the place
-        task = ray.remote(worker.work_remotely).options(**self.resources)
+        task = ray.remote(worker.work_remotely)
+        most = max((node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]), default=0)
         backlog, under_way = Backlog(groups, ended), dict[Any, Group]()
         try:
             while backlog or under_way:
                 while self.jobs is None or len(under_way) < self.jobs:
                     if (group := backlog.take()) is None:
                         break
-                    under_way[task.remote(group.message, str(Path.cwd()), list(plugins))] = group
+                    placed = task.options(**self.resources(group, most))
+                    under_way[placed.remote(group.message, str(Path.cwd()), list(plugins))] = group
                 if not under_way:
                     time.sleep(PATIENCE)
                     continue
@@ -94,6 +97,20 @@ class Ray(Executor):
                 ray.wait(list(under_way), num_returns=len(under_way), timeout=STOP_PATIENCE)
             ray.shutdown()
         return backlog.failed
+
+    def resources(self, group: Group, most: float) -> dict[str, Any]:
+        """What the task of a group takes of a node.
+
+        Args:
+            most: bytes that the largest node has: what needs more is given that, or it would wait for ever.
+        """
+        estimated = None if self.gpus else min(group.memory * group.processes, most)
+        return {
+            "num_cpus": self.cpus * group.processes,
+            "num_gpus": self.gpus * group.processes,
+            "memory": round(self.memory * 2**30 if self.memory else estimated or 0) or None,
+            "max_retries": self.retries,
+        }
 
 
 def _end(ray: Any, reference: Any, group: Group, backlog: Backlog) -> None:

@@ -7,6 +7,7 @@ it prints.
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -29,9 +30,10 @@ class Slurm(Executor):
         partition, account, qos, constraint: as of `sbatch`.
         hours: time limit of a task, after which it goes on as another one.
         timeouts: how often it may do so.
-        cpus: cores of a task.
-        gpus: GPUs of a task.
-        memory: GiB of a task.
+        cpus: cores of each process of a task.
+        gpus: GPUs of each.
+        memory: GiB of a task; by default, on CPUs, twice what its training is estimated to need, since a task
+            that takes more is ended.
         cluster: `slurm`; `local` stands for it by processes of this machine, `debug` by this process.
     """
 
@@ -53,8 +55,6 @@ class Slurm(Executor):
         wanted = {
             "name": "bench",
             "timeout_min": max(1, round(60 * hours)),
-            "cpus_per_task": cpus,
-            "gpus_per_node": gpus or None,
             "mem_gb": memory,
             "slurm_partition": partition,
             "slurm_account": account,
@@ -62,9 +62,21 @@ class Slurm(Executor):
             "slurm_constraint": constraint,
             "slurm_array_parallelism": jobs,
         }
-        self.parameters = {key: value for key, value in wanted.items() if value is not None}
+        self.cpus, self.gpus = cpus, gpus
+        self.wanted = {key: value for key, value in wanted.items() if value is not None}
 
-    def plan(self, groups: int, work: Path) -> str:
+    def parameters(self, groups: Sequence[Group]) -> dict[str, Any]:
+        """What submitit is told for an array of these groups; all of its tasks get what one of them needs."""
+        processes = max(group.processes for group in groups)
+        found = {"cpus_per_task": self.cpus * processes}
+        memory = max(group.memory * group.processes for group in groups)
+        if self.gpus:
+            found["gpus_per_node"] = self.gpus * processes
+        elif memory:
+            found["mem_gb"] = math.ceil(2 * memory / 2**30)
+        return found | self.wanted
+
+    def plan(self, groups: Sequence[Group], work: Path) -> str:
         """The file that `sbatch` is given."""
         submitit = _submitit()
 
@@ -74,9 +86,9 @@ class Slurm(Executor):
             affinity = classmethod(lambda cls: 1)
 
         made = Unsubmitted(work / "slurm", max_num_timeout=self.timeouts)
-        own = {key.removeprefix("slurm_"): value for key, value in self.parameters.items()}
-        made.update_parameters(**made._convert_parameters({"array_parallelism": groups} | own))
-        made.parameters["map_count"] = groups
+        own = {key.removeprefix("slurm_"): value for key, value in self.parameters(groups).items()}
+        made.update_parameters(**made._convert_parameters({"array_parallelism": len(groups)} | own))
+        made.parameters["map_count"] = len(groups)
         script: str = made._make_submission_file_text(made._submitit_command_str, "bench")
         return script
 
@@ -99,12 +111,12 @@ class Slurm(Executor):
         executor = submitit.AutoExecutor(
             work / "slurm", cluster=self.cluster, slurm_max_num_timeout=self.timeouts
         )
-        executor.update_parameters(**self.parameters)
         backlog, under_way = Backlog(groups, ended), list[tuple[Any, Group]]()
         here = (str(Path.cwd()), list(plugins))
         try:
             while backlog or under_way:
                 if found := self._room(backlog, len(under_way)):
+                    executor.update_parameters(**self.parameters(found))
                     arguments = ([group.message for group in found], *([each] * len(found) for each in here))
                     under_way += zip(executor.map_array(Task(), *arguments), found, strict=True)
                 time.sleep(PATIENCE)

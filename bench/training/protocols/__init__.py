@@ -31,11 +31,23 @@ class Training(TrainingSettings):
     Attributes:
         log_every, checkpoint_every: steps.
         keep: how many checkpoints are kept, the newest; 0 keeps all.
+        processes: that a study has train and sample a cell together, each with a GPU of its own where there
+            are any. They see what one would see; gradients are added up in another order.
     """
 
     log_every: int = Field(default=10, ge=1)
     checkpoint_every: int = Field(ge=1)
     keep: int = Field(default=2, ge=0)
+    processes: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _equal_parts(self) -> Self:
+        if self.batch_size % self.processes:
+            raise ValueError(
+                f"a batch of {self.batch_size} cannot be cut into {self.processes} equal parts: choose "
+                "another number of processes"
+            )
+        return self
 
 
 class Evaluation(Model):
@@ -123,7 +135,9 @@ class Protocol(Model):
         Raises:
             UsageError: see `objective_of`.
         """
-        table = self.training.model_dump(exclude={"log_every", "checkpoint_every", "keep"})
+        table = self.training.model_dump(
+            exclude=set(Training.model_fields) - set(TrainingSettings.model_fields)
+        )
         table["objective"] = objective_of(model, self.training.objective)
         for pattern, rate in self.learning_rates.items():
             if fnmatch(model, pattern):

@@ -23,7 +23,7 @@ from bench.cli import app
 from bench.metrics.held_out import held_out_loss
 from bench.records.schema import HeldOutSettings, Quality
 from bench.studies.cells import cells, cost_request, known
-from bench.studies.executors import Group, Job, executor
+from bench.studies.executors import Group, Job, executor, local
 from bench.studies.staleness import fingerprints
 from bench.training import protocols
 from bench.training.run import open_run
@@ -182,7 +182,7 @@ def test_force_and_only_measure_one_row_and_its_cost_from_the_start(again: Place
     assert changed == {cell.file[:-5], cost_request(cell.row).file[:-5]}
 
 
-def test_a_dry_run_tells_and_does_nothing(again: Place) -> None:
+def test_a_dry_run_tells_and_does_nothing(again: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     every = again.cells()
     (again.results / every[0].file).unlink()
     files = sorted(again.folder.rglob("*"))
@@ -196,6 +196,10 @@ def test_a_dry_run_tells_and_does_nothing(again: Place) -> None:
     part = again.bench("--dry-run", "--shard", "1/2").output  # all machines together see the difference
     assert shown.output.partition("With ")[2][:60] == part.partition("With ")[2][:60] != ""
     assert re.search(r"Tokens that a token can attend to, by\s+stage: blocks 16 \(plain\)", other.output)
+    assert "Memory (GiB)" in other.output and "More memory than there is" not in other.output
+    monkeypatch.setattr(local, "available_memory", lambda: 2**20)
+    other = Place(again.folder / "work").bench("--dry-run", "--seeds", "7", "--only", "plain")
+    assert "More memory than there is here is needed by: plain, seed 7." in " ".join(other.output.split())
 
 
 def test_two_calls_on_one_folder_of_records_share_the_work(whole: Place, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bench import records
+from bench.cli import runs
 
 STUDY = """
 title = "One network"
@@ -55,10 +56,16 @@ def test_a_reference_of_the_adm_suites_layout_and_the_runs_left(place, run_bench
     assert run_bench("runs", "elsewhere")[0] == 2
 
 
-def test_a_run_of_no_record_is_left_alone(place, run_bench):
+def test_a_run_of_no_record_is_left_alone(place, run_bench, monkeypatch):
     assert run_bench("train", "-m", "tiny-unet", "--protocol", "smoke", "--out", "runs/own")[0] == 0
     (place / "runs/broken").mkdir()
     (place / "runs/broken/run.json").write_text("[" * 10_000)
     found = {run["folder"]: run for run in json.loads(run_bench("runs", "--json", "--clean")[1])}
     assert found["runs/own"]["state"] == "finished" and found["runs/broken"]["state"] == "damaged"
     assert (place / "runs/own/run.json").exists() and not any(run["deleted"] for run in found.values())
+    files = [path for path in (place / "runs/own").rglob("*") if path.is_file()]
+    assert found["runs/own"]["size"] == sum(path.stat().st_size for path in files)
+    monkeypatch.setattr(runs, "SHOWN", 1)
+    out = run_bench("runs")[1]
+    assert "2 training runs" in out and "The 1 written last" in out
+    assert "broken" in out and "own" not in out.partition("MiB in all")[0]

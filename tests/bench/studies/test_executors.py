@@ -2,10 +2,13 @@
 
 import json
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from bench import studies
@@ -13,8 +16,8 @@ from bench.cli import app, watch
 from bench.cli.watch import View
 from bench.studies import worker
 from bench.studies.cells import cells
-from bench.studies.executors import Backlog, Group, Job, executor, groups
-from bench.studies.watching import Watcher
+from bench.studies.executors import Backlog, Group, Job, executor, groups, local
+from bench.studies.watching import Meter, Usage, Watcher
 from bench.training import protocols
 from bench.utils import leases
 from registry.errors import UsageError
@@ -57,8 +60,68 @@ def test_what_another_process_is_at_waits_and_what_the_dead_left_does_not(
 def test_a_group_is_begun_under_all_of_its_leases_or_not(tmp_path: Path) -> None:
     one = group(tmp_path, "a")
     with leases.claim(one.leases[1]):
-        assert "process" in worker.work(one.message, pytest.fail)
+        assert "process" in worker.work(one.message, [], pytest.fail)
         assert leases.look(one.leases[0]) is None
+
+
+def test_no_more_is_begun_than_fits_in_memory(tmp_path: Path) -> None:
+    small, large, huge = (
+        replace(group(tmp_path, name), memory=need) for name, need in (("s", 3), ("l", 6), ("h", 99))
+    )
+
+    def room(beside: list[Group | None], gpus: tuple[str, ...] = ("a", "a", "a")) -> Callable[[Group], bool]:
+        busy = [SimpleNamespace(group=each, gpus=[gpu]) for each, gpu in zip(beside, gpus[1:], strict=False)]
+        ours = SimpleNamespace(group=None, gpus=[gpus[0]])
+        return local._room(ours, [ours, *busy], 10)
+
+    backlog = Backlog([huge, large, small])
+    assert backlog.take(room([large])) == small  # the others wait
+    assert backlog.take(room([small])) == large
+    assert backlog.take(room([small, large])) is None
+    assert backlog.take(room([small], ("a", "b"))) == huge  # alone on its GPU, whatever it needs
+
+
+def test_the_gpus_of_a_machine_are_divided_among_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [local._share("abcd", i, 2) for i in range(2)] == [["a", "b"], ["c", "d"]]
+    assert [local._share("ab", i, 1) for i in range(3)] == [["a"], ["b"], ["a"]]
+    monkeypatch.setattr(local, "_gpus", lambda: ["a", "b", "c"])
+    message = {"protocol": {"training": {"processes": 2}}}
+    pair = Group((tmp_path / "lease",), (Job("pair", tmp_path / "none", None, message),))
+    with pytest.raises(UsageError, match="2 cells at once of 2 processes each need 4 GPUs, but there are 3"):
+        executor("local", jobs=2).run([pair], work=tmp_path)
+    with pytest.raises(UsageError, match=r"2 processes needs whole GPUs, not gpus = 0.5"):
+        executor("ray", gpus=0.5).run([pair], work=tmp_path)
+
+
+def test_clusters_are_told_what_a_cell_needs(tmp_path: Path) -> None:
+    message = {"protocol": {"training": {"processes": 2}}}
+    pair = Group((tmp_path / "lease",), (Job("pair", tmp_path / "none", None, message),), 3 * 2**30)
+    one = replace(group(tmp_path, "a"), memory=2**30)
+    on_ray, on_gpus = executor("ray", cpus=4), executor("ray", gpus=1)
+    assert on_ray.resources(pair, 1e12).items() >= {"num_cpus": 8, "memory": 6 * 2**30}.items()
+    assert on_ray.resources(pair, 2e9)["memory"] == 2e9  # all that the largest node has
+    assert on_gpus.resources(pair, 1e12).items() >= {"num_gpus": 2, "memory": None}.items()
+    assert executor("ray", memory=7).resources(pair, 1e12)["memory"] == 7 * 2**30
+    array = executor("slurm", cpus=3).parameters([one, pair])
+    assert array.items() >= {"cpus_per_task": 6, "mem_gb": 12}.items() and "gpus_per_node" not in array
+    on_gpus = executor("slurm", gpus=1).parameters([one, pair])
+    assert on_gpus["gpus_per_node"] == 2 and "mem_gb" not in on_gpus
+    assert executor("slurm", memory=7.0).parameters([pair])["mem_gb"] == 7.0
+
+
+def test_what_measuring_took_is_read_from_the_records(tmp_path: Path) -> None:
+    study = studies.load("downsampler")
+    first, second, third = cells(study, protocols.load("smoke"), [0])[:3]
+    on_gpu = made.ENVIRONMENT.model_copy(update={"device": "Some GPU"})
+    made.put(tmp_path, made.quality(first.request))
+    made.put(tmp_path, made.quality(second.request))
+    made.put(tmp_path, made.quality(third.request), environment=on_gpu)
+    runs = {first.file: "a", second.file: "a", third.file: "b", "nowhere": "b"}
+    usage = Meter(tmp_path, runs).usage(runs)
+    assert usage == Usage(cores=2 * (1 + 5 + 5), gpus=6)  # "a" was trained once
+    assert str(Usage(7200, 9000)) == "2.00 core-hours and 2.50 GPU-hours" and str(Usage()) == "0 core-hours"
 
 
 def test_a_record_is_measured_unless_it_changed_since_it_was_planned(tmp_path: Path) -> None:
@@ -103,7 +166,7 @@ def test_what_is_under_way_is_read_from_the_folder(
     other = leases.claim(tmp_path / ".leases" / "of-another-study")
     now = [5.0]
     monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    job = {"protocol": {"training": {"batch_size": 16}}}
+    job = {"protocol": {"training": {"batch_size": 16, "processes": 1}}}
     progress = worker._telling([lease], every[0].title, job, lambda: None)
     progress("training", 1, 8)
     now[0] += 4
@@ -114,17 +177,20 @@ def test_what_is_under_way_is_read_from_the_folder(
     (one,) = found["under_way"]
     assert (one["title"], one["description"], one["done"], one["total"]) == (every[0].title, "training", 3, 8)
     assert one["images_per_second"] == 2 * 16 / 4 and one["seconds_left"] == 5 * 4 / 2
+    assert one["usage"] == {"cores": 4.0 * torch.get_num_threads(), "gpus": 0.0}
+    assert found["usage"] == {"cores": 2 * (1.0 + 3.0 + 2.0), "gpus": 0.0}  # as the record says
     assert {each.name for each in Watcher(tmp_path).look()} == {every[0].run, "of-another-study"}
-    view = View(len(every), lambda: 1, Watcher(tmp_path, {every[0].run}))
+    view = View(len(every), lambda: 1, Watcher(tmp_path, {every[0].run}), lambda: Usage(cores=5400))
     cell, where, doing, counted, rate, left = [next(column.cells).plain for column in view.table().columns]
     assert (cell, doing, counted) == (every[0].title, "training", "3 of 8") and str(one["pid"]) in where
     assert (rate, left) == ("8.0", "10 s")
-    assert view.table().title == f"1 of {len(every)} measured, 1 under way"
+    title = f"1 of {len(every)} measured, 1 under way, 1.50 core-hours so far"
+    assert view.table().title == title
     monkeypatch.setattr(watch, "EVERY", 0.05)
     with view:
         time.sleep(0.3)
-    first, second, *_ = capsys.readouterr().err.splitlines()
-    assert first == view.table().title
+    first, second, *_, last = capsys.readouterr().err.splitlines()
+    assert first == last == title
     assert second == f"  {every[0].title} ({where}): training, 3 of 8, 8.0, 10 s"
     progress("held-out loss", 64, 512)
     progress("training", 4, 8)

@@ -239,6 +239,9 @@ def test_two_processes_see_what_one_sees(tmp_path: Path, whole: Path) -> None:
     ended = run_python(str(script), processes=2)
     assert ended.returncode == 0, ended.stderr
     assert np.allclose(*([e["loss"] for e in logged(run)] for run in (whole, out)), rtol=1e-4)
+    for part in ("model", "ema"):  # gradients are added up in another order
+        one, two = weights(whole, 24, part), weights(out, 24, part)
+        assert all(torch.allclose(one[name], two[name], rtol=0, atol=2e-4) for name in one), part
     source = open_run(whole)
     settings = SamplingSettings(sampler="ancestral", steps="5", num=11, batch_size=3)
     sample(
