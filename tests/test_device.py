@@ -17,7 +17,6 @@ from tests.device import __main__ as program
 from tests.device import carry
 from tests.device.journal import Journal, LostDeviceError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 
 

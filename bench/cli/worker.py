@@ -6,7 +6,9 @@ import sys
 
 from bench.cli.options import load_plugins
 from bench.studies.worker import serve
+from bench.utils.threads import wait_briefly
 
 if __name__ == "__main__":
+    wait_briefly()
     load_plugins(sys.argv[1:])
     serve()

@@ -19,6 +19,7 @@ from typing import Any
 
 from bench.utils import leases
 from bench.utils.progress import Progress, Stopped
+from bench.utils.threads import wait_briefly
 from registry.errors import CodeError, UsageError, reason, user_frame
 from registry.plugins import load_file
 
@@ -64,6 +65,7 @@ def work_remotely(
         UsageError: this machine does not see the folder.
         Stopped: see `work`.
     """
+    wait_briefly()
     try:
         os.chdir(folder)
         for plugin in plugins:

@@ -10,8 +10,6 @@ from registry.layers import attention
 from tests.conftest import SMALLEST
 from tests.device.checks import opened
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-15)])
 def test_real_arithmetic_equals_the_complex_product_with_its_gradient(dtype, tolerance):
