@@ -6,9 +6,9 @@ import sys
 
 from bench.cli.options import load_plugins
 from bench.studies.worker import serve
-from bench.utils.threads import wait_briefly
+from bench.utils.process import prepare
 
 if __name__ == "__main__":
-    wait_briefly()
+    prepare()
     load_plugins(sys.argv[1:])
     serve()

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.utils import leases
+from bench.utils.process import prepare
 from bench.utils.progress import Progress, Stopped
-from bench.utils.threads import wait_briefly
 from registry.errors import CodeError, UsageError, reason, user_frame
 from registry.plugins import load_file
 
@@ -65,7 +65,7 @@ def work_remotely(
         UsageError: this machine does not see the folder.
         Stopped: see `work`.
     """
-    wait_briefly()
+    prepare()
     try:
         os.chdir(folder)
         for plugin in plugins:

@@ -48,8 +48,8 @@ from bench.training.step import Update
 from bench.utils import distributed, randomness
 from bench.utils.compilation import compile_network
 from bench.utils.precision import autocast, check_precision, deterministic, tf32
+from bench.utils.process import threads
 from bench.utils.progress import Progress, silent
-from bench.utils.threads import threads
 from registry.backbone import check_output
 from registry.errors import UsageError, reason
 from registry.layers.embeddings import LabelDropout

@@ -24,7 +24,7 @@ from bench.sampling import Plan, sample
 from bench.training import loop, protocols
 from bench.training.loop import train
 from bench.training.run import Run, load, open_run
-from bench.utils.threads import threads
+from bench.utils.process import threads
 from registry.errors import CodeError
 
 SMOKE = protocols.load("smoke")
