@@ -18,7 +18,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import registry
 from bench import data
@@ -229,15 +229,20 @@ def worst(errors: Iterable[float]) -> float:
     return float(np.max(list(errors)))
 
 
-@torch.no_grad()
 def opened(name: str, options: dict[str, Any]) -> Any:
     """A network of fixed random weights, none of whose branches is closed."""
     torch.manual_seed(0)
     network = registry.create(name, **options)
+    open_branches(network)
+    return network
+
+
+@torch.no_grad()
+def open_branches(network: nn.Module) -> None:
+    """Put random numbers in the place of weights that are all zero."""
     for parameter in network.parameters():
         if not parameter.any():
             parameter.normal_(std=0.02)
-    return network
 
 
 def weights(network: Any) -> Tensor:

@@ -23,6 +23,7 @@ def page(stages: dict[str, Entries], folder: Path) -> str:
         _where(stages),
         _items(stages),
         *_speeds(found),
+        *_released(stages),
         *_profiles(stages),
         *_quality(found),
     ]
@@ -88,6 +89,19 @@ def _speed(speed: Speed) -> str:
     text = f"{speed.images_per_second:,.0f} ({speed.peak_bytes / 2**20:,.0f}"
     text += f", {speed.batch_size})" if speed.request.batch_size == "auto" else ")"
     return text + (" eager" if speed.compiled not in ("no", "yes") else "")
+
+
+def _released(stages: dict[str, Entries]) -> list[str]:
+    """Ours beside the authors' code."""
+    rows = []
+    for name, entry in stages.get("released", {}).items():
+        found = entry.get("found", {})
+        if "ratio" in found:
+            low, high = found["interval"]
+            rates = [f"{found[side]:,.0f}" for side in ("released", "ours")]
+            rows.append([name, *rates, f"{found['ratio']:.2f}", f"{low:.2f}–{high:.2f}"])
+    heading = ["network", "released, images/s", "ours, images/s", "times as fast", "95% interval"]
+    return ["## Beside the authors' code\n\n" + _table(heading, rows)] if rows else []
 
 
 def _profiles(stages: dict[str, Entries]) -> list[str]:
