@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from bench.data.cifar10 import CLASSES, FILES, RECORD, cifar10
+from bench.records.schema import SpeedRequest
 from bench.speed import device, runners
 from registry.errors import UsageError
+from tests.bench import made
 from tests.device import __main__ as program
-from tests.device import carry, released
+from tests.device import carry, released, summary
 from tests.device.journal import Journal, LostDeviceError
 
 CPU = torch.device("cpu")
@@ -63,10 +65,24 @@ def test_every_stage_runs_and_is_not_run_again(tmp_path, clones, monkeypatch, ca
 def test_stages_on_a_gpu_have_items_of_different_names(tmp_path):
     """Those of the tiny ones are few; a name that came twice would hide an item."""
     for stage in program.STAGES:
-        made = program.items(stage, CPU, tmp_path, False, None, tmp_path)
-        assert len(made) >= 3
+        items = program.items(stage, CPU, tmp_path, False, None, tmp_path)
+        assert len(items) >= 3
     speed = program.items("speed", CPU, tmp_path, False, None, None)
     assert {"table 6 bf16 64", "families fp32 1", "udit-s bf16 64 compile"} <= set(speed)
+
+
+def test_the_summary_says_whether_compiled_is_faster(tmp_path):
+    compiled = {"compiled": "yes", "compile_seconds": 30.0}
+    for dtype, rate in (("fp32", 150.0), ("bf16", 80.0)):
+        eager, faster = (
+            SpeedRequest(**made.SPEED_REQUEST.model_dump() | {"dtype": dtype, "compile": compile})
+            for compile in (False, True)
+        )
+        made.put(tmp_path, made.speed(eager))  # 100 images a second
+        made.put(tmp_path, made.speed(faster, images_per_second=rate, **compiled))
+    page = summary.page({}, tmp_path)
+    assert "Compiled is faster in 1 of 2 cases" in page
+    assert "| fp32 8 | 1.50 |  | 30 |" in page and "| bf16 8 | 0.80 |  | 30 |" in page
 
 
 def test_other_code_than_ours_is_seen(clones):
@@ -95,9 +111,9 @@ def test_a_folder_without_the_networks_is_told(clones, tmp_path):
 @pytest.fixture
 def journal(tmp_path):
     said = []
-    made = Journal(tmp_path / "stage.json", {"device": "d"}, CPU, said.append)
-    made.said = said
-    return made
+    journal = Journal(tmp_path / "stage.json", {"device": "d"}, CPU, said.append)
+    journal.said = said
+    return journal
 
 
 def test_what_failed_is_told_and_tried_last(journal, tmp_path):

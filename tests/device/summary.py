@@ -23,6 +23,7 @@ def page(stages: dict[str, Entries], folder: Path) -> str:
         _where(stages),
         _items(stages),
         *_speeds(found),
+        *_compiled(found),
         *_released(stages),
         *_profiles(stages),
         *_quality(found),
@@ -77,6 +78,38 @@ def _speeds(found: Iterable[Record]) -> list[str]:
         heading += ", batch)" if batch == "auto" else ")"
         tables.append(heading + "\n\n" + _table(["network", *ways], rows))
     return tables
+
+
+def _compiled(found: Iterable[Record]) -> list[str]:
+    """How many times as fast what is compiled runs, as CUDA graphs where nothing is trained."""
+    speeds = [record.result for record in found if isinstance(record.result, Speed)]
+
+    def question(one: Speed) -> str:
+        return one.request.model_dump_json(exclude={"compile"})
+
+    eager = {question(one): one for one in speeds if not one.request.compile}
+    rows = []
+    for one in speeds:
+        plain = eager.get(question(one))
+        if one.compiled != "yes" or plain is None:
+            continue
+        ratios = [one.images_per_second / plain.images_per_second]
+        if one.sampling and plain.sampling:
+            ratios.append(one.sampling.images_per_second / plain.sampling.images_per_second)
+        request = one.request
+        label = registry.label(request.model, request.config)
+        rows.append(
+            [label, request.mode, f"{request.dtype} {request.batch_size}"]
+            + [f"{ratio:.2f}" for ratio in ratios]
+            + [""] * (2 - len(ratios))
+            + [f"{one.compile_seconds:.0f}"]
+        )
+    if not rows:
+        return []
+    faster = sum(float(row[3]) > 1 for row in rows)
+    heading = ["network", "mode", "batch", "times as fast", "whole loops", "seconds to compile"]
+    text = f"## Compiled beside eager\n\nCompiled is faster in {faster} of {len(rows)} cases."
+    return [text + "\n\n" + _table(heading, rows)]
 
 
 def _way(speed: Speed) -> str:
