@@ -1,10 +1,11 @@
-"""What several test files share: the command, one thread, and the reference cases with how ours is built."""
+"""What several test files share: the command, threads, and the reference cases with how ours is built."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,17 @@ def reference_output(network: Any, case: str) -> torch.Tensor:
     return output
 
 
+def pytest_configure() -> None:
+    """One thread here and in processes that tests start, unless the environment says how many.
+
+    Small work gains little from threads, and on a busy machine they wait for each other most of the time.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
+        threadpool_limits(1)
+
+
 @pytest.fixture
 def run_bench(capsys: Any, monkeypatch: Any) -> Callable[..., tuple[int, str, str]]:
     """Run `bench ARGS` in a terminal of some width; returns exit status, stdout, stderr."""
@@ -96,13 +108,3 @@ def run_bench(capsys: Any, monkeypatch: Any) -> Callable[..., tuple[int, str, st
         return stop.value.code or 0, *capsys.readouterr()
 
     return run
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Small work gains nothing from threads, which only wait for each other on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
-        yield
-    torch.set_num_threads(before)

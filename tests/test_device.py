@@ -12,17 +12,34 @@ import pytest
 import torch
 
 from bench.data.cifar10 import CLASSES, FILES, RECORD, cifar10
+from bench.records.schema import SpeedRequest
 from bench.speed import device, runners
+from registry.errors import UsageError
+from tests.bench import made
 from tests.device import __main__ as program
-from tests.device import carry
+from tests.device import carry, released, summary
 from tests.device.journal import Journal, LostDeviceError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 
 
-def test_every_stage_runs_and_is_not_run_again(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def clones(tmp_path):
+    """A folder that stands in for the authors' clones: its network is ours under another name."""
+    for file, entry in ((released.FILES[0], "tiny"), (released.FILES[1], "DiT-S/2")):
+        path = tmp_path / "clones" / file
+        path.parent.mkdir(parents=True)
+        path.write_text(
+            "import registry\n"
+            f"DiT_models = {{{entry!r}: lambda: registry.create('tiny-unet', input_size=8)}}\n"
+        )
+        path.with_name("LICENSE.txt").write_text("a license")
+    return tmp_path / "clones"
+
+
+def test_every_stage_runs_and_is_not_run_again(tmp_path, clones, monkeypatch, capsys):
     arguments = ["tests.device", "--out", str(tmp_path), "--device", "cpu", "--tiny"]
+    arguments += ["--released", str(clones)]
     monkeypatch.setattr(sys, "argv", arguments)
     monkeypatch.setitem(runners.TURN_SECONDS, "cpu", 0.0)
     monkeypatch.setattr(device, "LIMIT_SECONDS", 0.0)
@@ -32,8 +49,14 @@ def test_every_stage_runs_and_is_not_run_again(tmp_path, monkeypatch, capsys):
         assert entries and all("found" in entry for entry in entries.values()), stage
     page = (tmp_path / "summary.md").read_text()
     assert "FAILED" not in page
-    for heading in ("## Stages", "## Inference, batch 1", "## Training, batch 1", "## Quality"):
-        assert heading in page
+    for heading in (
+        "Stages",
+        "Inference, batch 1",
+        "Training, batch 1",
+        "Beside the authors'",
+        "Quality",
+    ):
+        assert f"## {heading}" in page
     capsys.readouterr()
     assert program.main() == 0
     assert capsys.readouterr().out == page + "\n"  # no item was run
@@ -42,18 +65,55 @@ def test_every_stage_runs_and_is_not_run_again(tmp_path, monkeypatch, capsys):
 def test_stages_on_a_gpu_have_items_of_different_names(tmp_path):
     """Those of the tiny ones are few; a name that came twice would hide an item."""
     for stage in program.STAGES:
-        made = program.items(stage, CPU, tmp_path, False, None)
-        assert len(made) >= 3
-    speed = program.items("speed", CPU, tmp_path, False, None)
+        items = program.items(stage, CPU, tmp_path, False, None, tmp_path)
+        assert len(items) >= 3
+    speed = program.items("speed", CPU, tmp_path, False, None, None)
     assert {"table 6 bf16 64", "families fp32 1", "udit-s bf16 64 compile"} <= set(speed)
+
+
+def test_the_summary_says_whether_compiled_is_faster(tmp_path):
+    compiled = {"compiled": "yes", "compile_seconds": 30.0}
+    for dtype, rate in (("fp32", 150.0), ("bf16", 80.0)):
+        eager, faster = (
+            SpeedRequest(**made.SPEED_REQUEST.model_dump() | {"dtype": dtype, "compile": compile})
+            for compile in (False, True)
+        )
+        made.put(tmp_path, made.speed(eager))  # 100 images a second
+        made.put(tmp_path, made.speed(faster, images_per_second=rate, **compiled))
+    page = summary.page({}, tmp_path)
+    assert "Compiled is faster in 1 of 2 cases" in page
+    assert "| fp32 8 | 1.50 |  | 30 |" in page and "| bf16 8 | 0.80 |  | 30 |" in page
+
+
+def test_other_code_than_ours_is_seen(clones):
+    path = clones / released.FILES[0]
+    path.write_text(
+        path.read_text() + "import torch\n"
+        "class Other(type(DiT_models['tiny']())):\n"
+        "    def forward(self, x, t, y):\n"
+        "        return super().forward(x, t, y) * 1.001\n"
+        "DiT_models['tiny'] = lambda: Other(input_size=8)\n"
+    )
+    found = released.released(CPU, clones, True)["tiny-unet outputs"]()
+    assert found["error"] == pytest.approx(1e-3, rel=0.01) and found["error"] > found["bound"]
+
+
+def test_a_folder_without_the_networks_is_told(clones, tmp_path):
+    with pytest.raises(UsageError, match=r"udit_models\.py has no network U-DiT-S"):
+        released.both(clones, released.PAIRS[0])
+    with pytest.raises(UsageError, match="--released takes a folder"):
+        released.both(tmp_path, released.PAIRS[0])
+    carry.bring(clones, tmp_path / "carried")
+    brought = {str(p.relative_to(tmp_path / "carried")) for p in (tmp_path / "carried").rglob("*.*")}
+    assert brought == {*released.FILES, "U-DiT/LICENSE.txt", "DiT/LICENSE.txt"}
 
 
 @pytest.fixture
 def journal(tmp_path):
     said = []
-    made = Journal(tmp_path / "stage.json", {"device": "d"}, CPU, said.append)
-    made.said = said
-    return made
+    journal = Journal(tmp_path / "stage.json", {"device": "d"}, CPU, said.append)
+    journal.said = said
+    return journal
 
 
 def test_what_failed_is_told_and_tried_last(journal, tmp_path):

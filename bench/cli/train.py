@@ -45,14 +45,20 @@ def train(
 
     Several processes: `accelerate launch --num_processes N -m bench.cli train …`; they share each batch.
     """
+    from bench.utils.load import load_note, other_load
+
     load_plugins(plugins)
-    with working("loading torch"):
+    with working("loading torch"), other_load() as others:
+        import torch
+
         from bench.training import protocols
         from bench.training.loop import train
         from bench.utils import distributed
-        from bench.utils.load import load_note, other_load
 
         chosen = protocols.load(protocol)
+    # Of several processes each would take the others for such; a thread alone waits for none.
+    if distributed.count() == 1 and torch.get_num_threads() > 1 and (busy := load_note(others.cores)):
+        console().print(busy)
     described = ("[progress.description]{task.description}", "loss {task.fields[loss]:.4f}",
                  "{task.fields[rate]:.0f} images/s")  # fmt: skip
     with bar(*described) as shown, other_load() as others:
@@ -84,7 +90,6 @@ def train(
             )
         else:
             console().print(f"{out} is trained to step {result.step}{last}", markup=False)
-            # Of several processes each would take the others for such.
             if distributed.count() == 1 and (busy := load_note(others.cores)):
                 console().print(busy)
     if result.interrupted:

@@ -6,7 +6,9 @@ import sys
 
 from bench.cli.options import load_plugins
 from bench.studies.worker import serve
+from bench.utils.process import prepare
 
 if __name__ == "__main__":
+    prepare()
     load_plugins(sys.argv[1:])
     serve(sys.argv[1:])

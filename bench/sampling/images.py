@@ -16,6 +16,7 @@ from bench.sampling.sheets import columns, write_sheet
 from bench.utils import distributed
 from bench.utils.arrays import ResumableArrays, batches
 from bench.utils.compilation import compile_network
+from bench.utils.device import on_cuda
 from bench.utils.progress import Progress, silent
 from registry.backbone import height_width
 from registry.errors import UsageError
@@ -43,7 +44,7 @@ def sample(
             a PNG for each image. A sheet of the first of them is put beside it.
         identity: what tells these weights and their objective from others, as JSON can hold it: an
             interrupted call is never continued with another network.
-        compiled: run what torch.compile makes of the network.
+        compiled: run what torch.compile makes of the network, on CUDA as graphs.
 
     Returns:
         The sheet.
@@ -60,7 +61,7 @@ def sample(
         raise UsageError(f"{out} exists: delete it or choose another place")
     network = network.deploy().to(device)
     if compiled:
-        compile_network(network)
+        compile_network(network, graphs=on_cuda(torch.device(device)))
     grid = torch.zeros(1, network.in_channels, *height_width(network.input_size), device=device)
     num, side = settings.num, to_images(grid).shape[1:]
     request = {

@@ -65,6 +65,7 @@ class Runner(ABC):
     """
 
     flops_per_mac: int  # of a call, over the multiply-accumulates of a forward pass
+    graphs: bool  # whether calls are replayed as CUDA graphs where they are compiled
     latency_ms: tuple[float, float] | None = None
     training_time: TrainingTime | None = None
 
@@ -181,7 +182,7 @@ class Runner(ABC):
         """Compile, and time the first call; back to eager where that fails."""
         try:
             # In place, so that guidance, which calls the network, runs compiled too.
-            compile_network(self.network, dynamic=False)
+            compile_network(self.network, dynamic=False, graphs=self.graphs and on_cuda(self.device))
             self.compile_seconds = seconds(lambda: self.call(self.batch_size), 1, self.device)
             for n in self.inputs:  # every shape is compiled on its own
                 self.call(n)
@@ -213,7 +214,7 @@ class InferenceRunner(Runner):
         UsageError: whole denoising loops are requested of a network that cannot be sampled from.
     """
 
-    flops_per_mac = 2
+    flops_per_mac, graphs = 2, True  # `bench sample` replays graphs
 
     def __init__(self, network: Any, request: SpeedRequest, device: torch.device) -> None:
         if request.num_inference_steps is not None:
@@ -306,7 +307,7 @@ class TrainingRunner(Runner):
         UsageError: the network has no weights to train.
     """
 
-    flops_per_mac = 6  # the backward pass takes two products for each of the forward pass
+    flops_per_mac, graphs = 6, False  # the backward pass takes two products for each of the forward pass
 
     def __init__(self, network: Any, request: SpeedRequest, device: torch.device) -> None:
         if not any(parameter.requires_grad for parameter in network.parameters()):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.utils import leases
+from bench.utils.process import prepare
 from bench.utils.progress import Progress, Stopped
 from registry.errors import CodeError, UsageError, reason, user_frame
 from registry.plugins import load_file
@@ -68,6 +69,7 @@ def work_remotely(
         UsageError: this machine does not see the folder.
         Stopped: see `work`.
     """
+    prepare()
     try:
         os.chdir(folder)
         for plugin in plugins:

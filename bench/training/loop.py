@@ -48,6 +48,7 @@ from bench.training.step import Update
 from bench.utils import distributed, randomness
 from bench.utils.compilation import compile_network
 from bench.utils.precision import autocast, check_precision, deterministic, tf32
+from bench.utils.process import threads
 from bench.utils.progress import Progress, silent
 from registry.backbone import check_output
 from registry.errors import UsageError, reason
@@ -159,10 +160,16 @@ def train(
         training=settings,
         seed=seed,
     )
-    manifest = Manifest(request=request, protocol=protocol, data_options=options)
+    manifest = Manifest(
+        request=request, protocol=protocol, data_options=options, threads=torch.get_num_threads()
+    )
     run = Run(out)
-    with run.locked(), tf32(settings.tf32, device), deterministic(settings.deterministic):
-        begin_or_continue(run, manifest, resume)
+    with (
+        run.locked(),
+        tf32(settings.tf32, device),
+        deterministic(settings.deterministic),
+        threads(begin_or_continue(run, manifest, resume)),
+    ):
         trainer = Trainer(run, network, dataset, request, protocol, accumulation, compiled, tracker)
         return trainer.train(until or settings.steps, progress, log)
 
@@ -177,8 +184,11 @@ def _plugins(objective: str, data: str) -> dict[str, str]:
     }
 
 
-def begin_or_continue(run: Run, manifest: Manifest, resume: bool) -> None:
+def begin_or_continue(run: Run, manifest: Manifest, resume: bool) -> int | None:
     """Write the run's manifest, once it is sure that what lies in its folder is the same run.
+
+    Returns:
+        The number of threads that the run was begun with, and ends in the same bits with.
 
     Raises:
         UsageError: the folder holds a run and `resume` is not set, or it is another run's.
@@ -201,8 +211,10 @@ def begin_or_continue(run: Run, manifest: Manifest, resume: bool) -> None:
                 raise UsageError(
                     f"the run in {run.folder} was begun {difference}: choose another folder, or delete it"
                 )
+        manifest = manifest.model_copy(update={"threads": run.manifest.threads})
     if distributed.is_main():
         run.begin(manifest)
+    return manifest.threads
 
 
 def _decisive(request: RunRequest) -> dict[str, Any]:

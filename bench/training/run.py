@@ -87,11 +87,13 @@ class Manifest(Model):
         request: what makes the weights; a run is continued only with the same.
         protocol: as it was last trained with: how it is sampled, where nothing else is asked for.
         data_options: of the dataset, such as where its files lie.
+        threads: of one operator on the CPU, when the run was begun; None where it was not recorded.
     """
 
     request: RunRequest
     protocol: Protocol
     data_options: dict[str, Any] = Field(default={})
+    threads: int | None = Field(default=None, ge=1)
 
 
 @dataclass(frozen=True)

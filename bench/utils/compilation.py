@@ -15,9 +15,23 @@ from torch import Tensor, nn
 from registry.layers import attention
 
 
-def compile_network(network: nn.Module, **options: Any) -> None:
-    """Compile a network in place, at its first call; options are those of `torch.compile`."""
-    network.compile(**options)
+def compile_network(network: nn.Module, *, graphs: bool = False, **options: Any) -> None:
+    """Compile a network in place, at its first call.
+
+    In place, several processes' all-reduce still runs beside the backward pass: PyTorch cuts what is compiled
+    within a wrapped network's call where its buckets end.
+
+    Args:
+        graphs: replay a call's kernels as one CUDA graph for each shape; what a call returns is copied, for
+            the next one overwrites it. For calls without gradients, on CUDA.
+        options: of `torch.compile`.
+    """
+    if not graphs:
+        network.compile(**options)
+        return
+    network.compile(mode="reduce-overhead", **options)
+    replay: Any = network._compiled_call_impl
+    network._compiled_call_impl = lambda *inputs: replay(*inputs).clone()
 
 
 @torch.compiler.substitute_in_graph(attention.rotate)

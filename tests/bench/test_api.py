@@ -10,8 +10,6 @@ import bench
 import registry
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_importing_bench_is_cheap():
     code = "import sys, bench; sys.exit(bool({'torch', 'numpy', 'pydantic'} & set(sys.modules)))"

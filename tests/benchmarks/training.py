@@ -8,6 +8,7 @@ norm, clipping and averaged weights, is timed beside forward, loss, backward and
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import subprocess
@@ -31,34 +32,40 @@ from tests.benchmarks.speed import interleaved, write_section
 MARKS = ("<!-- training benchmark -->", "<!-- end of training benchmark -->")
 
 
-def overhead(model: str, repeats: int) -> tuple[float, float, float]:
-    """Milliseconds of our step and of the bare one, and the median ratio."""
+def trainer(model: str, folder: str) -> Trainer:
+    """A run of a network under `micro`, of which single steps can be taken."""
     micro, digits = protocols.load("micro"), data.load("digits")
-    settings, overrides = micro.training_of(model), micro.overrides(model)
     request = RunRequest(
         model=model,
-        config=registry.canonical(model, fitted(model, overrides, digits.shape, digits.num_classes)),
+        config=registry.canonical(
+            model, fitted(model, micro.overrides(model), digits.shape, digits.num_classes)
+        ),
         fingerprint=registry.backbones.fingerprint(model),
         data="digits",
         data_digest=digits.digest,
         shape=digits.shape,
         num_classes=digits.num_classes,
-        training=settings,
+        training=micro.training_of(model),
         seed=0,
     )
+    return Trainer(Run(folder), request.build(), digits, request, micro)
+
+
+def overhead(model: str, repeats: int) -> tuple[float, float, float]:
+    """Milliseconds of our step and of the bare one, and the median ratio."""
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(Run(folder), request.build(), digits, request, micro)
+        made = trainer(model, folder)
 
         def ours() -> None:
-            trainer.take_step()
-            trainer.step += 1
+            made.take_step()
+            made.step += 1
 
-        network: Any = request.build().train()
+        network: Any = copy.deepcopy(made.network)
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5, fused=True)
-        x, t, y = network.example_inputs(settings.batch_size)
+        x, t, y = network.example_inputs(made.settings.batch_size)
 
         def bare() -> None:
-            trainer.objective.losses(network(x, t, y), x, x, x, t)["loss"].mean().backward()
+            made.objective.losses(network(x, t, y), x, x, x, t)["loss"].mean().backward()
             optimizer.step()
             optimizer.zero_grad()
 

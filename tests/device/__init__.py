@@ -2,6 +2,7 @@
 
     python -m tests.device --out DIR --data CIFAR        all stages in order, until the minutes are used up
     python -m tests.device --out DIR --stage speed       one stage
+    python -m tests.device --out DIR --released CLONES   also beside the authors' code; see `released`
     python -m tests.device.carry --out DIR               wheels and data for a machine without a network
 
 A stage is a list of items. What an item found is written at once, so the same command goes on after a kill,

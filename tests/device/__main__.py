@@ -14,15 +14,19 @@ from bench.records.environment import environment
 from bench.utils.device import find_device
 from bench.utils.files import write_text
 from registry.errors import UsageError
-from tests.device import checks, measurements, summary
+from tests.device import checks, measurements, released, summary
 from tests.device.journal import Items, Journal, LostDeviceError, passed
 
-STAGES = "outputs gradients steps samples scores speed training compilation profile quality".split()
+STAGES = "outputs gradients steps samples scores speed training released compilation profile quality".split()
 FAILED, LEFT, LOST = 1, 2, 3  # exit status: an item failed, items are left, the device does not answer
 
 
-def items(stage: str, device: torch.device, out: Path, tiny: bool, data: Path | None) -> Items:
+def items(
+    stage: str, device: torch.device, out: Path, tiny: bool, data: Path | None, clones: Path | None
+) -> Items:
     """The items of a stage."""
+    if stage == "released":
+        return released.released(device, clones, tiny) if clones else {}
     if stage == "quality":
         return measurements.quality(device, out, tiny, data)
     if hasattr(checks, stage):
@@ -42,6 +46,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=9, help="begin no item that may not end in them")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--data", type=Path, metavar="CIFAR", help="folder of CIFAR-10, for `quality`")
+    parser.add_argument(
+        "--released", type=Path, metavar="DIR", help="folder of the clones U-DiT and DiT, for `released`"
+    )
     parser.add_argument("--tiny", action="store_true", help="a little of each stage, in seconds on a CPU")
     args = parser.parse_args()
     deadline = time.monotonic() + 60 * args.minutes
@@ -55,7 +62,7 @@ def main() -> int:
     status = 0
     try:
         for stage in args.stage or STAGES:
-            todo = items(stage, device, args.out, args.tiny, args.data)
+            todo = items(stage, device, args.out, args.tiny, args.data, args.released)
             if not journals[stage].run(todo, deadline):
                 print(f"{stage}: no time is left; the same command goes on", flush=True)
                 status = LEFT

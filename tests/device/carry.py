@@ -2,6 +2,7 @@
 
     DIR/wheels          what this project needs beside PyTorch, torchvision and the usual scientific packages
     DIR/cifar-1, …      CIFAR-10 in parts of some 35 MB, images as lossless WebP
+    DIR/released        the authors' networks and licenses from a folder of their clones; see `released`
 
 There, `pip install --no-index --no-deps --target SITE DIR/wheels/*.whl`, put SITE on PYTHONPATH, and bring
 each part back to its files with `python -m tests.device.carry --unpack DIR/cifar-1 --out CIFAR`.
@@ -13,15 +14,18 @@ import argparse
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from bench.data.cifar10 import FILES, RECORD
-from bench.utils.files import write_whole
+from bench.data import cifar10
+from bench.data.cifar10 import RECORD
+from bench.utils.files import write_bytes, write_whole
 from tests.conftest import ROOT
+from tests.device.released import FILES
 
 NAMES = """
     diffusers importlib_metadata zipp regex pydantic pydantic_core annotated-types typing-inspection
@@ -29,14 +33,16 @@ NAMES = """
 """.split()
 SOURCES = ["fvcore", "iopath"]  # published as source alone, of plain Python
 PLATFORMS = ["manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux1_x86_64"]
+IMPORTED = ["einops", "timm"]  # by the authors' networks
 ACROSS = 100  # images in a line of a mosaic
 
 
-def wheels(folder: Path, python: str) -> None:
+def wheels(folder: Path, python: str, others: Sequence[str] = ()) -> None:
     """Download the wheels, in the versions of constraints.txt.
 
     Args:
         python: version of that machine's, such as `3.12`.
+        others: packages that are not pinned there.
     """
     text = (ROOT / "constraints.txt").read_text("utf-8")
     versions = {_plain(name): version for name, version in re.findall(r"^(\S+)==(\S+)$", text, re.MULTILINE)}
@@ -44,7 +50,9 @@ def wheels(folder: Path, python: str) -> None:
     wanted, built = ([f"{name}=={versions[_plain(name)]}" for name in names] for names in (NAMES, SOURCES))
     there = ["--only-binary=:all:", "--python-version", python, "--implementation", "cp"]
     there += [part for platform in PLATFORMS for part in ("--platform", platform)]
-    subprocess.run([*pip, "download", "-q", "--no-deps", *there, "-d", str(folder), *wanted], check=True)
+    subprocess.run(
+        [*pip, "download", "-q", "--no-deps", *there, "-d", str(folder), *wanted, *others], check=True
+    )
     subprocess.run([*pip, "wheel", "-q", "--no-deps", "-w", str(folder), *built], check=True)
 
 
@@ -52,9 +60,16 @@ def _plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def bring(clones: Path, folder: Path) -> None:
+    """Copy the authors' networks, each with the license that lies beside it."""
+    for file in map(Path, FILES):
+        for path in [clones / file, *(clones / file).parent.glob("LICENSE*")]:
+            write_bytes(folder / file.parent / path.name, path.read_bytes())
+
+
 def pack(data: Path, out: Path) -> None:
     """Write the parts of CIFAR-10's binary version, two files in each."""
-    names = [name for split in FILES.values() for name in split]
+    names = [name for split in cifar10.FILES.values() for name in split]
     for number, name in enumerate(names):
         records = np.fromfile(data / "cifar-10-batches-bin" / name, np.uint8).reshape(-1, RECORD)
         lines = -(-len(records) // ACROSS)
@@ -86,12 +101,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--python", default="3.12", help="version of the other machine's Python")
     parser.add_argument("--data", type=Path, metavar="CIFAR", help="folder of CIFAR-10 to pack")
+    parser.add_argument("--released", type=Path, metavar="CLONES", help="folder of the clones U-DiT and DiT")
     parser.add_argument("--unpack", type=Path, metavar="PART", help="bring a part back to files in --out")
     args = parser.parse_args()
     if args.unpack:
         unpack(args.unpack, args.out)
         return
-    wheels(args.out / "wheels", args.python)
+    wheels(args.out / "wheels", args.python, IMPORTED if args.released else ())
+    if args.released:
+        bring(args.released, args.out / "released")
     if args.data:
         pack(args.data, args.out)
 

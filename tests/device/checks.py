@@ -18,7 +18,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import registry
 from bench import data
@@ -30,6 +30,8 @@ from bench.sampling import Plan
 from bench.training import loop, protocols
 from bench.training.protocols import Protocol
 from bench.training.run import Run, RunRequest, objective_with
+from bench.utils.compilation import compile_network
+from bench.utils.device import on_cuda
 from bench.utils.precision import autocast, tf32
 from tests.conftest import MANIFEST, REFERENCE, SMALLEST, reference_network, reference_output
 from tests.device.journal import Found, Items
@@ -125,11 +127,14 @@ def steps(device: torch.device, tiny: bool) -> Items:
 
 
 def samples(device: torch.device, tiny: bool) -> Items:
-    """Images of every sampler, plain and guided, beside the CPU's."""
+    """Images of every sampler, plain and guided, beside the CPU's; as CUDA graphs beside without."""
 
-    def grids(name: str, cfg_scale: float, place: torch.device) -> Tensor:
+    def grids(name: str, cfg_scale: float, place: torch.device, graphs: bool = False) -> Tensor:
         model = "sit-s-2" if "flow" in sampler(name).objectives else "udit-t"
         network = opened(model, SMALLEST[model]).deploy().to(place)
+        if graphs:
+            torch._dynamo.reset()
+            compile_network(network, graphs=True)
         steps = "400" if name == "dopri5" else "10"
         settings = SamplingSettings(sampler=name, steps=steps, num=4, cfg_scale=cfg_scale)
         training = protocols.load("smoke").training_of(model)
@@ -142,8 +147,15 @@ def samples(device: torch.device, tiny: bool) -> Items:
         # An adaptive method may accept another step: its own tolerance.
         return {"error": error, "bound": 1e-2 if name == "dopri5" else 10 * FP32}
 
+    def of_graphs(name: str) -> Found:
+        found, expected = (grids(name, 1.5, device, graphs) for graphs in (True, False))
+        return {"error": distance(found, expected), "bound": 10 * FP32}
+
     names = ["ddim", "heun"] if tiny else samplers.names()
-    return {f"{name} cfg {scale:g}": partial(check, name, scale) for name in names for scale in (1.0, 1.5)}
+    made = {f"{name} cfg {scale:g}": partial(check, name, scale) for name in names for scale in (1.0, 1.5)}
+    # Of methods that take one evaluation a step, that take two, and that look at those before.
+    graphs = ["ddim", "heun", "dpm++"] if on_cuda(device) else []
+    return made | {f"{name} as CUDA graphs": partial(of_graphs, name) for name in graphs}
 
 
 def scores(device: torch.device, tiny: bool) -> Items:
@@ -229,15 +241,20 @@ def worst(errors: Iterable[float]) -> float:
     return float(np.max(list(errors)))
 
 
-@torch.no_grad()
 def opened(name: str, options: dict[str, Any]) -> Any:
     """A network of fixed random weights, none of whose branches is closed."""
     torch.manual_seed(0)
     network = registry.create(name, **options)
+    open_branches(network)
+    return network
+
+
+@torch.no_grad()
+def open_branches(network: nn.Module) -> None:
+    """Put random numbers in the place of weights that are all zero."""
     for parameter in network.parameters():
         if not parameter.any():
             parameter.normal_(std=0.02)
-    return network
 
 
 def weights(network: Any) -> Tensor:

@@ -45,7 +45,10 @@ def speed(device: torch.device, out: Path, tiny: bool) -> Items:
         **dict(_eager(groups, first[:1], device, out)),
         **dict(_alone(small, [("bf16", 64)], device, out, compile=True)),
         **dict(_eager(groups, first[1:], device, out)),
-        **dict(_alone(small[:2], [("bf16", 64)], device, out, num_inference_steps=50)),
+        **dict(_alone(small[:2], [("bf16", 64), ("bf16", 8)], device, out, num_inference_steps=50)),
+        **dict(
+            _alone(small[:2], [("bf16", 64), ("bf16", 8)], device, out, num_inference_steps=50, compile=True)
+        ),
         **dict(_eager(most, [("bf16", "auto")], device, out)),
         **dict(_alone(small, [("bf16", 1), ("tf32", 64)], device, out, compile=True)),
         **dict(_eager(groups, rest, device, out)),

@@ -23,6 +23,8 @@ def page(stages: dict[str, Entries], folder: Path) -> str:
         _where(stages),
         _items(stages),
         *_speeds(found),
+        *_compiled(found),
+        *_released(stages),
         *_profiles(stages),
         *_quality(found),
     ]
@@ -78,6 +80,38 @@ def _speeds(found: Iterable[Record]) -> list[str]:
     return tables
 
 
+def _compiled(found: Iterable[Record]) -> list[str]:
+    """How many times as fast what is compiled runs, as CUDA graphs where nothing is trained."""
+    speeds = [record.result for record in found if isinstance(record.result, Speed)]
+
+    def question(one: Speed) -> str:
+        return one.request.model_dump_json(exclude={"compile"})
+
+    eager = {question(one): one for one in speeds if not one.request.compile}
+    rows = []
+    for one in speeds:
+        plain = eager.get(question(one))
+        if one.compiled != "yes" or plain is None:
+            continue
+        ratios = [one.images_per_second / plain.images_per_second]
+        if one.sampling and plain.sampling:
+            ratios.append(one.sampling.images_per_second / plain.sampling.images_per_second)
+        request = one.request
+        label = registry.label(request.model, request.config)
+        rows.append(
+            [label, request.mode, f"{request.dtype} {request.batch_size}"]
+            + [f"{ratio:.2f}" for ratio in ratios]
+            + [""] * (2 - len(ratios))
+            + [f"{one.compile_seconds:.0f}"]
+        )
+    if not rows:
+        return []
+    faster = sum(float(row[3]) > 1 for row in rows)
+    heading = ["network", "mode", "batch", "times as fast", "whole loops", "seconds to compile"]
+    text = f"## Compiled beside eager\n\nCompiled is faster in {faster} of {len(rows)} cases."
+    return [text + "\n\n" + _table(heading, rows)]
+
+
 def _way(speed: Speed) -> str:
     request = speed.request
     extra = [name for name in ("compile", "channels_last") if getattr(request, name)]
@@ -88,6 +122,19 @@ def _speed(speed: Speed) -> str:
     text = f"{speed.images_per_second:,.0f} ({speed.peak_bytes / 2**20:,.0f}"
     text += f", {speed.batch_size})" if speed.request.batch_size == "auto" else ")"
     return text + (" eager" if speed.compiled not in ("no", "yes") else "")
+
+
+def _released(stages: dict[str, Entries]) -> list[str]:
+    """Ours beside the authors' code."""
+    rows = []
+    for name, entry in stages.get("released", {}).items():
+        found = entry.get("found", {})
+        if "ratio" in found:
+            low, high = found["interval"]
+            rates = [f"{found[side]:,.0f}" for side in ("released", "ours")]
+            rows.append([name, *rates, f"{found['ratio']:.2f}", f"{low:.2f}–{high:.2f}"])
+    heading = ["network", "released, images/s", "ours, images/s", "times as fast", "95% interval"]
+    return ["## Beside the authors' code\n\n" + _table(heading, rows)] if rows else []
 
 
 def _profiles(stages: dict[str, Entries]) -> list[str]:

@@ -20,16 +20,6 @@ from tests import plain
 from tests.conftest import REFERENCE, VARIANTS
 from tests.reference import recipe
 
-
-@pytest.fixture(autouse=True, scope="module")
-def single_thread():
-    """Threads that wait for each other on busy cores cost small networks most of their time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 # ---- the authors' layouts: names and shapes for any size, held against tests/reference ----
 
 

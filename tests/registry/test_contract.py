@@ -16,8 +16,6 @@ from registry.backbone import Backbone, LongSkip, adopt
 from registry.errors import UsageError
 from registry.layers.embeddings import Condition
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def statuses(results, status):
     return [result.check for result in results if result.status == status]

@@ -36,15 +36,6 @@ class Net(nn.Module):
 """
 
 
-@pytest.fixture(autouse=True, scope="module")
-def single_thread():
-    """Threads that wait for each other on busy cores cost small networks most of their time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def shelf(monkeypatch):
     """An empty registry in the place of the package's own, with the same entry-point group."""

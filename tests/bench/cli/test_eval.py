@@ -18,9 +18,6 @@ from bench.metrics.scores import SCORES
 FIVE = ("fid", "sfid", "inception_score", "precision", "recall")
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture(scope="module")
 def digits() -> np.ndarray:
     return np.rint(load_digits().images[:300] * 255 / 16).astype(np.uint8)

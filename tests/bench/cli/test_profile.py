@@ -9,8 +9,6 @@ import pytest
 from bench.speed import device, profile
 from bench.utils.load import OtherLoad
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):

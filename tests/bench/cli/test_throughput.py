@@ -15,8 +15,6 @@ from bench.studies import published
 from bench.utils.load import OtherLoad
 from registry.errors import UsageError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):

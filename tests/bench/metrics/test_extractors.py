@@ -21,8 +21,6 @@ from registry.errors import UsageError
 from tests.conftest import REFERENCE
 from tests.reference import recipe
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def state() -> dict[str, torch.Tensor]:

@@ -52,9 +52,6 @@ class Net(registry.Backbone):
         return self.head(tokens[:, 0].transpose(1, 2).reshape(x.shape))
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture(autouse=True, scope="module")
 def _short():
     with pytest.MonkeyPatch.context() as patch:

@@ -23,9 +23,6 @@ UDIT = ("udit-t", SMALL)
 MODES = ["inference", "training"]
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     monkeypatch.setitem(runners.TURN_SECONDS, "cpu", 0.0)

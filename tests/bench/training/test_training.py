@@ -21,9 +21,10 @@ from bench.data.dataset import MemoryDataset
 from bench.diffusion import objective
 from bench.records.schema import SamplingSettings
 from bench.sampling import Plan, sample
-from bench.training import protocols
+from bench.training import loop, protocols
 from bench.training.loop import train
 from bench.training.run import Run, load, open_run
+from bench.utils.process import threads
 from registry.errors import CodeError
 
 SMOKE = protocols.load("smoke")
@@ -156,6 +157,23 @@ def dying(function, at):
 {patch}
 training.train("udit-t", settings, {out!r}, seed=3, resume=True)
 """
+
+
+def test_a_run_keeps_the_number_of_threads_that_it_was_begun_with(tmp_path: Path, monkeypatch: Any) -> None:
+    seen, take_step = [], loop.Trainer.take_step
+
+    def step(trainer: loop.Trainer) -> dict[str, torch.Tensor]:
+        seen.append(torch.get_num_threads())
+        return take_step(trainer)
+
+    monkeypatch.setattr(loop.Trainer, "take_step", step)
+    before = torch.get_num_threads()
+    for there, until in ((2, 1), (1, 2)):
+        with threads(there):
+            train("udit-t", protocol(steps=2), tmp_path / "run", until=until, resume=True)
+            assert torch.get_num_threads() == there
+    assert seen == [2, 2] and Run(tmp_path / "run").manifest.threads == 2
+    assert torch.get_num_threads() == before
 
 
 def test_kills_at_any_moment_leave_the_same_weights(tmp_path: Path, whole: Path) -> None:

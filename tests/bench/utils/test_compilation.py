@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
 
@@ -9,8 +10,6 @@ from bench.utils.compilation import compile_network
 from registry.layers import attention
 from tests.conftest import SMALLEST
 from tests.device.checks import opened
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-15)])
@@ -60,3 +59,40 @@ def test_no_complex_arithmetic_is_compiled_forward_or_backward():
         and value.is_complex()
     }
     assert not complex_ones
+
+
+def test_what_a_graph_returned_is_not_overwritten(monkeypatch):
+    """A replayed graph writes to the same memory at each call."""
+    memory, modes = torch.zeros(2), []
+
+    def compile_in_place(network, mode):
+        modes.append(mode)
+        network._compiled_call_impl = lambda x: memory.copy_(x)
+
+    monkeypatch.setattr(nn.Module, "compile", compile_in_place)
+    network = nn.Identity()
+    compile_network(network, graphs=True)
+    first, second = network(torch.ones(2)), network(torch.full((2,), 2.0))
+    assert modes == ["reduce-overhead"]
+    assert first.tolist() == [1, 1] and second.tolist() == [2, 2]
+
+
+def test_several_processes_share_gradients_while_the_rest_is_computed(tmp_path):
+    """Wrapped for several processes, what is compiled has parts that end where a bucket of gradients does."""
+    torch._dynamo.reset()
+    parts = []
+
+    def keep(graph, _inputs):
+        parts.append(graph)
+        return graph.forward
+
+    network = opened("tiny-unet", SMALLEST["tiny-unet"] | {"widths": (48, 96, 128)})
+    compile_network(network, backend=keep)
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(network, bucket_cap_mb=1)
+        wrapped(*network.example_inputs(2)).square().mean().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    mebibytes = sum(p.numel() * p.element_size() for p in network.parameters()) / 2**20
+    assert mebibytes - 1 < len(parts) <= mebibytes + 1 and mebibytes > 4

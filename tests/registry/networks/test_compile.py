@@ -8,8 +8,6 @@ from torch._functorch.aot_autograd import make_boxed_func
 import registry
 from tests.conftest import SMALLEST
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(autouse=True)
 def fresh():

@@ -1,0 +1,101 @@
+"""What a cell of a study takes, by part, and what keeping memory saves: `python -m tests.benchmarks.study`.
+
+The seconds are those of the committed records: medians over the cells of a family. A step of training and a
+forward pass of sampling are timed with memory kept (`bench.utils.process`) and without, in turns, one thread,
+in CPU time, so that another job on the machine changes little. `--write` renews the README's section.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import registry
+from bench import records
+from bench.records.environment import environment
+from bench.records.schema import Quality
+from tests.benchmarks.busy import KEEPING, Process, Turn
+from tests.benchmarks.speed import write_section
+from tests.conftest import ROOT
+
+MARKS = ("<!-- study benchmark -->", "<!-- end of study benchmark -->")
+PROTOCOLS = ("micro", "proxy-cifar")
+MODELS = ["udit-t", "dit-s-4", "tiny-unet"]
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
+
+def cells() -> list[str]:
+    """A line for each family and protocol, from the committed records."""
+    lines = [
+        "| protocol | family | cells | train, s | sample, s | held-out loss, s | features and scores, s |",
+        "|:--|:--|--:|--:|--:|--:|--:|",
+    ]
+    found: dict[tuple[str, str], list[Quality]] = {}
+    for record in records.read(ROOT / "results"):
+        if isinstance(record.result, Quality) and record.context.protocol in PROTOCOLS:
+            family = registry.backbones.find(record.result.request.model).module.rpartition(".")[2]
+            found.setdefault((record.context.protocol, family), []).append(record.result)
+    for (protocol, family), results in sorted(found.items()):
+        held_out = [sum(loss.eval_seconds for loss in result.held_out) for result in results]
+        scored = [result.seconds.eval - each for result, each in zip(results, held_out, strict=True)]
+        sampled = [result.seconds.sample for result in results if result.seconds.sample]
+        parts = [[result.seconds.train for result in results], sampled, held_out, scored]
+        medians = [f"{statistics.median(part):.1f}" if any(part) else "" for part in parts]
+        lines.append(f"| {protocol} | {family} | {len(results)} | {' | '.join(medians)} |")
+    return lines
+
+
+def kept(model: str, part: str, repeats: int) -> tuple[list[Turn], float]:
+    """Medians of a step without and with memory kept, and seconds until the first process had begun."""
+    began, started = time.perf_counter(), 0.0
+    processes = []
+    try:
+        for variables in ({}, KEEPING):
+            processes.append(Process(model, part, ONE_THREAD | variables))
+            processes[-1].turn(0.5)
+            started = started or time.perf_counter() - began
+        turns = [[process.turn(0.5) for process in processes] for _ in range(repeats)]
+    finally:
+        for process in processes:
+            process.stop()
+    ways = zip(*turns, strict=True)
+    return [Turn(*(statistics.median(each) for each in zip(*way, strict=True))) for way in ways], started
+
+
+def main() -> None:
+    """Measure, print, and with `--write` renew the README's section."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.study", description=__doc__)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--write", action="store_true", help="write the README")
+    args = parser.parse_args()
+    lines, starts = [], []
+    for model in MODELS:
+        for part in ("training", "sampling"):
+            (plain, with_memory), start = kept(model, part, args.repeats)
+            starts.append(start)
+            lines.append(
+                f"| {model}, {part} | {plain.cpu * 1e3:.1f} | {with_memory.cpu * 1e3:.1f} | "
+                f"{plain.cpu / with_memory.cpu:.2f} | {plain.faults:,.0f} | {with_memory.faults:,.0f} |"
+            )
+            print(lines[-1], flush=True)
+    where = environment()
+    heading = [
+        "| a step under `micro` | CPU ms | memory kept, ms | times as fast | page faults | memory kept |",
+        "|:--|--:|--:|--:|--:|--:|",
+    ]
+    page = "\n".join(cells()) + (
+        "\n\nMedians of the committed records, one thread a cell. A process of a study takes one cell after "
+        f"the other; its first step comes after {statistics.median(starts):.0f} s, once.\n\n"
+    )
+    page += "\n".join(heading + lines) + (
+        f"\n\nMeasured {where.date[:10]} on {where.cores} cores of {where.cpu}, one thread, "
+        f"torch {where.torch}; in turns of 0.5 s, median of {args.repeats}."
+    )
+    print(page)
+    if args.write:
+        write_section(MARKS, page)
+
+
+if __name__ == "__main__":
+    main()
