@@ -89,10 +89,10 @@ def main() -> None:
     Exit status 2 and one line for wrong input; 1 and the place in the user's file for a mistake in their
     code; 130 or 143 and one line after SIGINT or SIGTERM. A mistake of this program shows its traceback.
     """
-    from bench.utils.process import prepare
+    from bench.utils.process import keep_memory
     from registry.errors import CodeError, UsageError
 
-    prepare()
+    keep_memory()
     arguments = [argument for argument in sys.argv[1:] if argument != "--traceback"]
     whole = len(arguments) < len(sys.argv) - 1
     received: list[int] = []

@@ -6,9 +6,9 @@ import sys
 
 from bench.cli.options import load_plugins
 from bench.studies.worker import serve
-from bench.utils.process import prepare
+from bench.utils.process import keep_memory
 
 if __name__ == "__main__":
-    prepare()
+    keep_memory()
     load_plugins(sys.argv[1:])
     serve(sys.argv[1:])

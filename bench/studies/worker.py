@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.utils import leases
-from bench.utils.process import prepare
+from bench.utils.process import keep_memory
 from bench.utils.progress import Progress, Stopped
 from registry.errors import CodeError, UsageError, reason, user_frame
 from registry.plugins import load_file
@@ -69,7 +69,7 @@ def work_remotely(
         UsageError: this machine does not see the folder.
         Stopped: see `work`.
     """
-    prepare()
+    keep_memory()
     try:
         os.chdir(folder)
         for plugin in plugins:

@@ -22,7 +22,7 @@ import torch
 
 from bench.records.environment import environment
 from bench.training import protocols
-from bench.utils.process import MMAP_THRESHOLD, SPINS, TRIM_THRESHOLD, WAITING
+from bench.utils.process import MMAP_THRESHOLD, TRIM_THRESHOLD
 from tests.benchmarks.speed import write_section
 from tests.benchmarks.training import trainer
 from tests.conftest import ROOT
@@ -31,18 +31,19 @@ MARKS = ("<!-- busy benchmark -->", "<!-- end of busy benchmark -->")
 MODELS = ["tiny-unet", "udit-t"]
 NEIGHBOURS = (0, 1, 2)
 NEIGHBOUR = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"
-# What `prepare` does, as variables.
+# What `keep_memory` does, as variables.
 KEEPING = {
     "MALLOC_MMAP_THRESHOLD_": str(MMAP_THRESHOLD[1]),
     "MALLOC_TRIM_THRESHOLD_": str(TRIM_THRESHOLD[1]),
 }
 # Variables of a process, by what the table calls them.
 WAYS: dict[str, dict[str, str]] = {
-    "as libraries have it": {},
-    "as `bench` has it": SPINS | KEEPING,
-    "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
-    "OMP_NUM_THREADS=1": {"OMP_NUM_THREADS": "1"},
+    "they spin long, as libgomp has them": {},
+    "they spin briefly: GOMP_SPINCOUNT=10000": {"GOMP_SPINCOUNT": "10000"},
+    "they sleep: OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "there is one: OMP_NUM_THREADS=1": {"OMP_NUM_THREADS": "1"},
 }
+DECIDED = {name for variables in WAYS.values() for name in variables}
 
 
 def serve(model: str, part: str) -> None:
@@ -94,7 +95,7 @@ class Process:
     """
 
     def __init__(self, model: str, part: str, variables: dict[str, str]) -> None:
-        decided = {*WAITING, *KEEPING, "OMP_NUM_THREADS"}
+        decided = DECIDED | KEEPING.keys()
         free = {key: value for key, value in os.environ.items() if key not in decided}
         self.process: Any = subprocess.Popen(
             [sys.executable, "-m", "tests.benchmarks.busy", "--serve", model, part],
@@ -144,7 +145,7 @@ def main() -> None:
         "|:--|:--|--:|--:|--:|",
     ]
     for model in MODELS:
-        processes = {way: Process(model, "training", variables) for way, variables in WAYS.items()}
+        processes = {way: Process(model, "training", KEEPING | variables) for way, variables in WAYS.items()}
         try:
             for process in processes.values():
                 process.turn(0)  # all have begun
