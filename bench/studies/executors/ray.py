@@ -60,12 +60,12 @@ class Ray(Executor):
         ended: Ended = lambda title, failure: None,
     ) -> dict[str, str]:
         """As of the base class; what tasks print is in the logs of Ray."""
-        ray = _ray()
         processes = max((group.processes for group in groups), default=1)
         if processes > 1 and self.gpus % 1:
             raise UsageError(
                 f"a cell of {processes} processes needs whole GPUs, not gpus = {self.gpus} for each"
             )
+        ray = _ray()
         make_folders(work)
         handler = signal.getsignal(signal.SIGTERM)
         try:

@@ -111,7 +111,7 @@ def test_slurm_goes_on_after_a_preemption(
     while process.poll() is None and time.monotonic() < until and not preempted:
         for lease in (place.results / ".leases").glob("dit-*"):
             holder = leases.look(lease)
-            if holder and holder.told.get("description"):  # it is at work
+            if holder and (place.work / lease.name / "log.jsonl").exists():  # it trains
                 os.kill(holder.told["pid"], signal.SIGUSR2)
                 preempted = True
         time.sleep(0.02)
