@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -30,6 +29,7 @@ from bench.training.protocols import Protocol
 from bench.training.run import Run, open_run
 from bench.utils import distributed, leases
 from bench.utils.progress import Progress, Stopped
+from bench.utils.signals import caught_signals
 from registry.errors import UsageError
 from registry.plugins import load_file
 
@@ -132,7 +132,7 @@ def call(
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         start_new_session=True,
-    ) as launched, _ending(launched) as received:  # fmt: skip
+    ) as launched, _killed_with_this(launched), caught_signals(launched.terminate) as received:  # fmt: skip
         why = None
         assert launched.stdout
         for line in launched.stdout:
@@ -151,33 +151,13 @@ def call(
 
 
 @contextlib.contextmanager
-def _ending(launched: subprocess.Popen[str]) -> Iterator[list[int]]:
-    """Pass Ctrl-C and SIGTERM on to processes, once, and end them with an error of this one.
-
-    Yields:
-        The signals that came.
-    """
-    received: list[int] = []
-    before: dict[int, Any] = {}
-
-    def receive(number: int, _frame: Any) -> None:
-        received.append(number)
-        launched.terminate()
-        signal.signal(number, before[number])
-
+def _killed_with_this(launched: subprocess.Popen[str]) -> Iterator[None]:
+    """End processes at once where this one ends by an error."""
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, receive)
-    except ValueError:  # not the main thread: whoever runs it there stops it there
-        pass
-    try:
-        yield received
+        yield
     except BaseException:
         launched.kill()
         raise
-    finally:
-        for caught, handler in before.items():
-            signal.signal(caught, handler)
 
 
 def main(message: str) -> None:

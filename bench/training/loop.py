@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import signal
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -50,6 +49,7 @@ from bench.utils.compilation import compile_network
 from bench.utils.precision import autocast, check_precision, deterministic, tf32
 from bench.utils.process import threads
 from bench.utils.progress import Progress, silent
+from bench.utils.signals import caught_signals
 from registry.backbone import check_output
 from registry.errors import UsageError, reason
 from registry.layers.embeddings import LabelDropout
@@ -294,7 +294,7 @@ class Trainer:
         recent: list[dict[str, Tensor]] = []  # not looked at yet: a look would stop a GPU at each step
         since = time.perf_counter()
         progress("training", self.first_step, end)
-        with _signals() as signals:
+        with caught_signals() as signals:
             while self.step < end and not received:
                 recent.append(self.take_step())
                 self.step += 1
@@ -455,25 +455,3 @@ def _accelerator(folder: Path, tracker: str | None, request: RunRequest) -> Acce
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         raise UsageError(f"tracker {tracker} cannot be started: {reason(error)}") from error
     return accelerator
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list that Ctrl-C and SIGTERM put themselves into once; the second time they end the process."""
-    received: list[int] = []
-    before: dict[int, Any] = {}
-
-    def receive(number: int, _frame: Any) -> None:
-        received.append(number)
-        signal.signal(number, before[number])
-
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, receive)
-    except ValueError:  # not the main thread: whoever runs it there stops it there
-        pass
-    try:
-        yield received
-    finally:
-        for caught, handler in before.items():
-            signal.signal(caught, handler)
