@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from bench.studies.cells import Cell, cells
 from bench.studies.executors import groups
 from bench.studies.processes import MARK
 from bench.training import protocols
+from bench.training.run import Run
 from registry.errors import UsageError
 from tests.soak import without_times
 
@@ -61,15 +63,52 @@ def test_two_processes_of_a_cell_make_the_record_of_one(
     assert tables[0]["result"]["loss"] == pytest.approx(tables[1]["result"]["loss"], rel=1e-6)
 
 
-def test_a_process_ends_with_the_one_that_began_it(tmp_path: Path) -> None:
-    one = cell(tmp_path, 1)
+def endless(folder: Path) -> dict[str, Any]:
+    """Arguments of a training without end."""
+    one = cell(folder, 1)
     protocol = one.protocol.model_dump(mode="json")
     protocol["training"] |= {"steps": 10**6, "checkpoint_every": 10**6}
-    arguments = {
-        "run": str(tmp_path / "run"), "step": 10**6, "request": one.request.model_dump(mode="json"),
+    return {
+        "run": str(folder / "run"), "step": 10**6, "request": one.request.model_dump(mode="json"),
         "protocol": protocol, "overrides": one.overrides, "data_options": {},
     }  # fmt: skip
-    message = json.dumps({"function": "train", "arguments": arguments, "plugins": []})
+
+
+# What a worker does; ends with 7 where it was told to stop.
+STOPPED = """
+import json, sys
+from bench.studies.processes import call
+from bench.utils.progress import Stopped, silent
+try:
+    call("train", json.loads(sys.argv[1]), processes=2, plugins=[], progress=silent)
+except Stopped:
+    sys.exit(7)
+"""
+
+
+def test_a_signal_stops_all_processes_with_a_checkpoint(tmp_path: Path) -> None:
+    arguments = json.dumps(endless(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", STOPPED, arguments], start_new_session=True)
+    until = time.monotonic() + 120
+    while not (tmp_path / "run/log.jsonl").exists() and time.monotonic() < until:
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.terminate()
+    assert process.wait(timeout=60) == 7
+    (checkpoint,) = Run(tmp_path / "run").checkpoints()
+    assert int(checkpoint.name) > 0
+    assert not [line for line in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path) in read(line)]
+
+
+def read(file: Path) -> str:
+    try:
+        return file.read_text(errors="replace")
+    except OSError:  # it has ended
+        return ""
+
+
+def test_a_process_ends_with_the_one_that_began_it(tmp_path: Path) -> None:
+    message = json.dumps({"function": "train", "arguments": endless(tmp_path), "plugins": []})
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.studies.processes", message],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
