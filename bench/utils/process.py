@@ -1,7 +1,7 @@
 """What a process that computes on the CPU is told: to keep its memory, and how many threads an operator has.
 
 glibc gives the memory of large tensors back to the system when they are freed, and the pages of every new one
-are got and cleared one by one: a tenth of the time of a training step of a small network
+are got and cleared one by one. How much that costs depends on the network and on what was freed before
 (`python -m tests.benchmarks.study`). Importing this imports no torch.
 """
 
