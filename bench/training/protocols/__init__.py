@@ -204,7 +204,8 @@ def load(name: str | Path, beside: Path | None = None) -> Protocol:
             that of a study that names the protocol.
 
     Raises:
-        UsageError: no such protocol, no valid TOML, or a key or value that is not right, named.
+        UsageError: no such protocol, no valid TOML, a key or value that is not right, or a wildcard that
+            fits no backbone, named.
     """
     path = _found(name, beside)
     table = toml.read("protocol", __name__, path)
@@ -217,6 +218,8 @@ def load(name: str | Path, beside: Path | None = None) -> Protocol:
     try:
         objectives.find(protocol.training.objective or "ddpm")
         sampler(protocol.sampling.sampler).evaluations(protocol.sampling.steps)
+        _require_backbones("scale", protocol.scale)
+        _require_backbones("learning_rates", protocol.learning_rates)
     except UsageError as error:
         raise UsageError(f"protocol {name}: {error}") from None
     reference = protocol.evaluation.reference
@@ -226,6 +229,18 @@ def load(name: str | Path, beside: Path | None = None) -> Protocol:
     return protocol.model_copy(
         update={"evaluation": protocol.evaluation.model_copy(update={"reference": inside})}
     )
+
+
+def _require_backbones(table: str, patterns: Mapping[str, Any]) -> None:
+    """Refuse a wildcard that fits no backbone: a typo would leave the network as it is without a word."""
+    known = registry.names()
+    for pattern in patterns:
+        own = ":" in pattern  # a network by the place of its code, which is registered when it is named
+        if not own and not any(fnmatch(name, pattern) for name in known):
+            raise UsageError(
+                f"[{table}] {pattern} fits no backbone: `bench list` shows their names."
+                f"{suggest(pattern.rstrip('*'), known)}"
+            )
 
 
 def changed(settings: SamplingSettings, values: dict[str, Any]) -> SamplingSettings:

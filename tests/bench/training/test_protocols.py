@@ -1,5 +1,6 @@
 """Protocols: the built-in ones are those of the facts, and a wrong file is one clear line."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,25 @@ def test_backbones_have_their_learning_rate_and_what_a_row_says_stands_above(tmp
     file.write_text(VALID + '[learning_rates]\n"dit-*" = inf\n')
     with pytest.raises(UsageError, match=r"\[learning_rates\] dit-\* = inf: "):
         protocols.load(file)
+
+
+@pytest.mark.parametrize(
+    "table", ['[scale]\n"{}" = {{ hidden_size = 16 }}\n', '[learning_rates]\n"{}" = 1e-3\n']
+)
+def test_a_wildcard_that_fits_no_backbone_is_named_and_one_of_code_is_left_alone(
+    tmp_path: Path, table: str
+) -> None:
+    file = tmp_path / "mine.toml"
+    name = table.partition("]")[0][1:]
+    for typo, meant in (("udti-t", "'udit-t'"), ("udit_*", "udit-"), ("DIT-*", "dit-")):
+        file.write_text(VALID + table.format(typo))
+        with pytest.raises(
+            UsageError, match=rf"mine.*\[{name}\] {re.escape(typo)} fits no backbone.*{meant}"
+        ):
+            protocols.load(file)
+    for pattern in ("udit-*", "mynet:Net"):
+        file.write_text(VALID + table.format(pattern))
+        assert pattern in getattr(protocols.load(file), name)
 
 
 @pytest.mark.parametrize(
