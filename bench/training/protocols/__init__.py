@@ -238,7 +238,7 @@ def _require_backbones(table: str, patterns: Mapping[str, Any]) -> None:
         own = ":" in pattern  # a network by the place of its code, which is registered when it is named
         if not own and not any(fnmatch(name, pattern) for name in known):
             raise UsageError(
-                f"[{table}] {pattern} fits no backbone: `bench list` shows their names."
+                f"[{table}] {pattern} fits no backbone: `bench list` shows their names, --plugin adds yours."
                 f"{suggest(pattern.rstrip('*'), known)}"
             )
 
