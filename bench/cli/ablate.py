@@ -183,7 +183,9 @@ def ablate(
         def usage() -> Usage:
             return meter.usage([file for file, failure in list(failures.items()) if failure is None])
 
-        with View(len(planned_files), lambda: len(failures), watcher, usage):
+        # Costs take seconds: to count them beside cells would promise an early end.
+        counted = {cell.file for cell in todo} or set(planned_files.values())
+        with View(len(counted), lambda: len(counted & failures.keys()), watcher, usage):
             failed = measurer.run(groups, work=work, plugins=plugins, ended=ended)
     _print(chosen, settings, results, options, as_json=as_json)
     for title, why in failed.items():

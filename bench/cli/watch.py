@@ -71,13 +71,21 @@ class View:
         return table
 
     def summary(self, found: list[Activity]) -> str:
-        """How many are done, what that took, and when the rest may be, by what was done since this began."""
+        """How many are done, what that took, and when the rest may be.
+
+        Told by those done since this began; before the first, by the training under way.
+        """
         done = self.done()
         taken = sum((each.usage for each in found), self.usage())
         words = f"{done} of {self.total} measured, {len(found)} under way, {taken} so far"
+        training = [each for each in found if each.description == "training" and each.seconds_left]
         if self._at_first < done < self.total:
             left = (time.monotonic() - self._began) / (done - self._at_first) * (self.total - done)
             words += f", about {span(left)} left"
+        elif done < self.total and training:
+            begun = sum(each.done / each.total for each in training)
+            speed = sum((1 - each.done / each.total) / (each.seconds_left or 1) for each in training)
+            words += f", about {span((self.total - done - begun) / speed)} of training left"
         return words
 
     def _print(self) -> None:

@@ -254,6 +254,8 @@ def _alike(request: QualityRequest) -> Iterator[str]:
     del table["training"]["objective"]
     if table["sampling"]:
         del table["sampling"]["cfg_scale"]
-    protocol = [table[key] for key in ("training", "sampling", "held_out", "data", "extractor")]
+    protocol = [
+        table[key] for key in ("training", "sampling", "held_out", "data", "data_options", "extractor")
+    ]
     for key in ([request.model, request.config, protocol], protocol):
         yield json.dumps(key, sort_keys=True)

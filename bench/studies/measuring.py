@@ -292,12 +292,13 @@ class _Measurement:
         """Train to a checkpoint, unless it is there."""
         if step in [int(path.name) for path in Run(self.run).checkpoints()]:
             return
-        self.progress("training", 0, step)
         saved = Run(self.run).checkpoints()
+        self.progress("training", int(saved[-1].name) if saved else 0, self.request.step)
 
-        def progress(*told: Any) -> None:
+        def progress(description: str, done: int, total: int) -> None:
             nonlocal saved
-            self.progress(*told)
+            # People ask how far the cell is, not its leg.
+            self.progress(description, done, self.request.step if total == step else total)
             if self.mirror and saved != (saved := Run(self.run).checkpoints()):
                 self.store()
 

@@ -45,6 +45,7 @@ def whole(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     place = Place(tmp_path_factory.mktemp("whole"))
     done = place.bench("--jobs", "2")
     assert done.exit_code == 0, done.output
+    assert "6 of 6 measured, 0 under way" in done.stderr  # cells, not the rows' costs
     yield place
 
 

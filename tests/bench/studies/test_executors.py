@@ -184,7 +184,8 @@ def test_what_is_under_way_is_read_from_the_folder(
     cell, where, doing, counted, rate, left = [next(column.cells).plain for column in view.table().columns]
     assert (cell, doing, counted) == (every[0].title, "training", "3 of 8") and str(one["pid"]) in where
     assert (rate, left) == ("8.0", "10 s")
-    title = f"1 of {len(every)} measured, 1 under way, 1.50 core-hours so far"
+    # Of three cells two are left, less the 3 of 8 steps, at 16 s each.
+    title = "1 of 3 measured, 1 under way, 1.50 core-hours so far, about 26 s of training left"
     assert view.table().title == title
     monkeypatch.setattr(watch, "EVERY", 0.05)
     with view:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,10 @@ def test_time_is_expected_from_the_same_network_first(tmp_path: Path) -> None:
     put(found[5], 2.0 * found[5].step)  # and 2 of U-DiT
     both = expected_seconds(found[:1] + found[3:4], known(tmp_path))
     assert list(both.values()) == [first + 5, 2 * first + 5]
+    # Grids of another size take another time.
+    other = MICRO.data_options | {"grid": "pixels"}
+    larger = replace(found[3], protocol=MICRO.model_copy(update={"data_options": other}))
+    assert list(expected_seconds([larger], known(tmp_path)).values()) == [None]
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 100])
