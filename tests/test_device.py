@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def clones(tmp_path):
     """A folder that stands in for the authors' clones: its network is ours under another name."""
-    for file, entry in ((released.FILES[0], "tiny"), (released.FILES[1], "DiT-S/2")):
+    for file, entry in zip(released.FILES, ("tiny", "DiT-S/2", "DiC-S", "DiCo-S"), strict=True):
         path = tmp_path / "clones" / file
         path.parent.mkdir(parents=True)
         path.write_text(
@@ -101,11 +101,12 @@ def test_other_code_than_ours_is_seen(clones):
 def test_a_folder_without_the_networks_is_told(clones, tmp_path):
     with pytest.raises(UsageError, match=r"udit_models\.py has no network U-DiT-S"):
         released.both(clones, released.PAIRS[0])
-    with pytest.raises(UsageError, match="--released takes a folder"):
+    with pytest.raises(UsageError, match="holds the clones U-DiT, DiT, DiC, DiCo"):
         released.both(tmp_path, released.PAIRS[0])
     carry.bring(clones, tmp_path / "carried")
     brought = {str(p.relative_to(tmp_path / "carried")) for p in (tmp_path / "carried").rglob("*.*")}
-    assert brought == {*released.FILES, "U-DiT/LICENSE.txt", "DiT/LICENSE.txt"}
+    licenses = {f"{file.split('/')[0]}/LICENSE.txt" for file in released.FILES}
+    assert brought == {*released.FILES, *licenses}
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--data", type=Path, metavar="CIFAR", help="folder of CIFAR-10, for `quality`")
     parser.add_argument(
-        "--released", type=Path, metavar="DIR", help="folder of the clones U-DiT and DiT, for `released`"
+        "--released", type=Path, metavar="DIR", help="folder of the authors' clones, for `released`"
     )
     parser.add_argument("--tiny", action="store_true", help="a little of each stage, in seconds on a CPU")
     args = parser.parse_args()

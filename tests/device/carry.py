@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--python", default="3.12", help="version of the other machine's Python")
     parser.add_argument("--data", type=Path, metavar="CIFAR", help="folder of CIFAR-10 to pack")
-    parser.add_argument("--released", type=Path, metavar="CLONES", help="folder of the clones U-DiT and DiT")
+    parser.add_argument("--released", type=Path, metavar="CLONES", help="folder of the authors' clones")
     parser.add_argument("--unpack", type=Path, metavar="PART", help="bring a part back to files in --out")
     args = parser.parse_args()
     if args.unpack:

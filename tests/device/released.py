@@ -2,6 +2,8 @@
 
     DIR/U-DiT/udit_models.py        of github.com/YuchuanTian/U-DiT; needs einops
     DIR/DiT/models.py               of github.com/facebookresearch/DiT; needs timm
+    DIR/DiC/dic_models.py           of github.com/YuchuanTian/DiC; needs einops
+    DIR/DiCo/dico_models.py         of github.com/shallowdream204/DiCo
 
 Both compute with the authors' weights, randomly initialised: outputs have to agree, then both are timed in
 turns as `bench throughput` does, the authors' first, so that ratios say how many times as fast ours is. The
@@ -25,12 +27,14 @@ from registry.errors import UsageError
 from tests.device.checks import FP32, distance, open_branches
 from tests.device.journal import Found, Items
 
-FILES = ("U-DiT/udit_models.py", "DiT/models.py")
-# Ours, overrides, and the file and the entry of its `DiT_models` that it stands beside.
+FILES = ("U-DiT/udit_models.py", "DiT/models.py", "DiC/dic_models.py", "DiCo/dico_models.py")
+# Ours, overrides, and the file and the entry of its `…_models` that it stands beside.
 Pair = tuple[str, dict[str, Any], str, str]
 PAIRS: list[Pair] = [
     ("udit-s", {}, FILES[0], "U-DiT-S"),
     ("dit-s-2", {}, FILES[1], "DiT-S/2"),
+    ("dic-s", {}, FILES[2], "DiC-S"),
+    ("dico-s", {}, FILES[3], "DiCo-S"),
     ("udit-b", {}, FILES[0], "U-DiT-B"),
     ("dit-b-2", {}, FILES[1], "DiT-B/2"),
 ]
@@ -102,15 +106,18 @@ def both(folder: Path, pair: Pair) -> tuple[Released, Any]:
     name, overrides, file, entry = pair
     path = folder / file
     if not path.is_file():
-        raise UsageError(f"no {path}: --released takes a folder that holds the clones U-DiT and DiT")
+        clones = ", ".join(str(Path(each).parent) for each in FILES)
+        raise UsageError(f"no {path}: the folder of released networks holds the clones {clones}")
     spec = importlib.util.spec_from_file_location(f"released_{path.stem}", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    if entry not in module.DiT_models:
-        raise UsageError(f"{path} has no network {entry} in DiT_models")
+    tables = [table for table_name, table in vars(module).items() if table_name.endswith("_models")]
+    made = next((table[entry] for table in tables if entry in table), None)
+    if made is None:
+        raise UsageError(f"{path} has no network {entry}")
     torch.manual_seed(0)
-    theirs = module.DiT_models[entry]()
+    theirs = made()
     open_branches(theirs)
     ours = registry.load_checkpoint(registry.create(name, **overrides), theirs.state_dict())
     return Released(theirs, ours), ours
