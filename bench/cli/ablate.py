@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 def ablate(
     study: Annotated[str, typer.Argument(metavar="NAME|FILE", help="See `bench studies`; or a TOML file.")],
     protocol: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE", help="In place of the study's: `smoke`, `micro`, …")
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="In place of the study's; `bench list --kind protocol`."),
     ] = None,
     seeds: Annotated[
         str | None, typer.Option(metavar="0,1,…", help="In place of the study's, with commas.")

@@ -16,7 +16,7 @@ def train(
     model: Annotated[str, typer.Option("--model", "-m", help="Backbone name, such as `udit-t`.")],
     out: Annotated[Path, typer.Option(help="Folder of the run: checkpoints, log, samples, loss curve.")],
     protocol: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="`smoke`, `micro`, `mini`, `paper` or a TOML file.")
+        str, typer.Option(metavar="NAME|FILE", help="See `bench list --kind protocol`; or a TOML file.")
     ] = "micro",
     data: Annotated[
         str | None, typer.Option(help="Dataset; by default the protocol's. `bench list --kind dataset`.")
