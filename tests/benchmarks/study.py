@@ -20,7 +20,7 @@ from tests.benchmarks.speed import write_section
 from tests.conftest import ROOT
 
 MARKS = ("<!-- study benchmark -->", "<!-- end of study benchmark -->")
-PROTOCOLS = ("micro", "proxy-cifar")
+PROTOCOLS = ("micro", "proxy-cifar", "proxy-cifar-32")
 MODELS = ["udit-t", "dit-s-4", "tiny-unet"]
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 

@@ -92,7 +92,7 @@ def profile(device: torch.device, out: Path, tiny: bool) -> Items:
 
 
 def quality(device: torch.device, out: Path, tiny: bool, data: Path | None) -> Items:
-    """Cells of Table 6 and of the small networks under the protocol `proxy-cifar`, seed by seed.
+    """Cells of Table 6 and of the small networks under `proxy-cifar-32`, seed by seed.
 
     Args:
         data: folder of CIFAR-10; see `bench.data.cifar10`.
@@ -100,7 +100,7 @@ def quality(device: torch.device, out: Path, tiny: bool, data: Path | None) -> I
     if tiny:
         planned = cells(studies.load("components"), protocols.load("smoke"), [0])[:1]
     else:
-        protocol = protocols.load("proxy-cifar")
+        protocol = protocols.load("proxy-cifar-32")
         planned = [
             cell
             for seed in range(SEEDS)

@@ -121,7 +121,7 @@ def test_the_leaderboard_measures_four_networks_under_small_protocols_and_none_t
     assert [row.published for row in study.rows] == published.rows("leaderboard")
     bare = {row.label for row in study.rows if row.model is None}
     assert bare == {f"DiG-{size}/2" for size in ("S", "B", "L", "XL")}
-    for name in ("proxy-fashion", "proxy-cifar"):
+    for name in ("proxy-fashion", "proxy-cifar", "proxy-cifar-32"):
         found = cells(study, protocols.load(name), [0])
         assert [cell.row.label for cell in found] == ["DiT-S/2", "U-DiT-S", "DiC-S", "DiCo-S"]
     assert not cells(study, MICRO, [0])
