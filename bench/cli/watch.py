@@ -83,8 +83,9 @@ class View:
             left = (time.monotonic() - self._began) / (done - self._at_first) * (self.total - done)
             words += f", about {span(left)} left"
         elif done < self.total and training:
-            begun = sum(each.done / each.total for each in training)
-            speed = sum((1 - each.done / each.total) / (each.seconds_left or 1) for each in training)
+            others = len(found) / len(training)  # as those that train, for they measure only in between
+            begun = sum(each.done / each.total for each in training) * others
+            speed = sum((1 - each.done / each.total) / (each.seconds_left or 1) for each in training) * others
             words += f", about {span((self.total - done - begun) / speed)} of training left"
         return words
 
