@@ -328,6 +328,8 @@ class Choice(NamedTuple):
         best: of the candidates, by the lower end of ρ's interval by seeds, as far as there is one, then ρ, τ,
             and the least computing.
         candidates: how many there were.
+        promising: the best of those measured with one seed, where its ρ is above that of `best`, which was
+            measured with several; else None.
         held_back: the same predictor on the other studies.
         rivals: on the other studies, what is best in the same sense of each other protocol.
         baselines: costs on the same.
@@ -335,6 +337,7 @@ class Choice(NamedTuple):
 
     best: Agreement
     candidates: int
+    promising: Agreement | None
     held_back: list[Agreement]
     rivals: list[Agreement]
     baselines: list[Agreement]
@@ -353,9 +356,11 @@ def choose(found: Sequence[Sequence[Agreement]]) -> Choice | None:
     best = candidates[0]
     of_protocols = {each.protocol: _key(each) for each in reversed(candidates)}  # of each the best
     others = [each for study in found[1:] for each in study]
+    unsure = [each for each in candidates if not each.rho_by_seeds and each.rho > best.rho]
     return Choice(
         best,
         len(candidates),
+        unsure[0] if unsure and best.rho_by_seeds else None,
         [each for each in others if _key(each) == _key(best)],
         [each for each in others if _key(each) in of_protocols.values() and each.protocol != best.protocol],
         [each for each in others if each.predictor in BASELINES],

@@ -150,13 +150,12 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
     best, (rho, low) = choice.best, WANTED
     interval = best.rho_by_seeds
     reliable = best.rho >= rho and interval is not None and interval[0] >= low
-    what = f"{best.quantity.title.rstrip('↓↑')} after {best.step:,} steps of {best.protocol}"
     sure = (
         f"95% interval {_interval(interval)} by seeds" if interval else "one seed, hence no interval by seeds"
     )
     words = "Use" if reliable else "No protocol measured here can be relied on; the best is"
     texts = [
-        f"{words} {what}: ρ = {_number(best.rho)} with the published {heading} over {best.rows} rows "
+        f"{words} {_name(best)}: ρ = {_number(best.rho)} with the published {heading} over {best.rows} rows "
         f"({sure}), {best.right} of {best.pairs} pairs decided rightly, at {best.seconds / 60:.0f} minutes "
         f"of one core a row and seed: an hour of one core measures {_times(3600 / best.seconds)}. It is the "
         f"best of {choice.candidates} candidates (protocol, predictor, checkpoint), so that its own figure "
@@ -164,6 +163,8 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
         "interval by seeds; what was measured with one seed has none."
     ]
     texts += _judged(choice)
+    if choice.promising:
+        texts.append(_promise(choice.promising, choice.rivals))
     if not reliable:
         texts.append(
             f"To rely on a protocol takes ρ of at least {rho} whose interval by seeds stays above {low}. "
@@ -186,6 +187,22 @@ def _judged(choice: Choice) -> list[str]:
         right, pairs = (sum(getattr(each, key) for each in cheap) for key in ("right", "pairs"))
         words += f", {COSTS[name].heading} alone {right} of {pairs}" if cheap else ""
     return [f"{words}."]
+
+
+def _promise(best: Agreement, others: Sequence[Agreement]) -> str:
+    """What one seed promises, and no interval backs."""
+    text = (
+        f"Better so far, but measured with one seed: {_name(best)}, ρ = {_number(best.rho)}, {best.right} of "
+        f"{best.pairs} pairs"
+    )
+    if held_back := [each for each in others if _name(each) == _name(best) and each.pairs]:
+        right, pairs = (sum(getattr(each, key) for each in held_back) for key in ("right", "pairs"))
+        text += f", and {right} of {pairs} on rows held back"
+    return f"{text}. More seeds tell whether that holds."
+
+
+def _name(each: Agreement) -> str:
+    return f"{each.quantity.title.rstrip('↓↑')} after {each.step:,} steps of {each.protocol}"
 
 
 def _protocols(found: Sequence[Agreement]) -> list[str]:

@@ -227,6 +227,15 @@ def test_the_surest_is_chosen_and_each_other_protocol_stands_beside_it() -> None
     choice = choose([[*first, worse], other])
     assert choice is not None and choice.best is first[1]
     assert choice.held_back == [other[0]] and choice.rivals == [other[2]]
+    # What one seed promises is told, where it is more than what is sure, and how it does on rows held back.
+    choice = choose([[*first, agreement("a", 0.7, protocol="r", rho_by_seeds=None)], other])
+    assert choice is not None and choice.best is first[1] and choice.promising is one_seed
+    texts = " ".join(proxy.answer(choice, "FID"))
+    assert "Better so far, but measured with one seed: Held-out loss after 4 steps of q, ρ = 0.99" in texts
+    assert "2 of 3 pairs, and 2 of 3 on rows held back" in texts
+    choice = choose([first, []])
+    assert choice is not None and "of 3 pairs. More seeds tell" in " ".join(proxy.answer(choice, "FID"))
+    assert choose([[agreement("a", 0.5, rho_by_seeds=None), one_seed], []]).promising is None
 
 
 def test_the_last_checkpoint_of_each_predictor_is_shown(tmp_path: Path) -> None:
