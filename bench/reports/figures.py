@@ -234,10 +234,11 @@ def correlation_against_computing(found: Sequence[Agreement]) -> Data:
 
 
 def draw_correlation_against_computing(figure: Figure, data: Data) -> None:
-    """One panel for each protocol: curves over checkpoints, single points for scores of samples."""
+    """A panel for each protocol, two a line: curves over checkpoints, points for scores of samples."""
     first: Axes | None = None
+    lines, columns = correlation_panels(data)
     for i, (protocol, curves) in enumerate(data["measured"].items(), 1):
-        axes = figure.add_subplot(1, len(data["measured"]), i, sharey=first)
+        axes = figure.add_subplot(lines, columns, i, sharey=first)
         first = first or axes
         for k, (title, points) in enumerate(curves.items()):
             style: Any = {"color": COLOURS[k % len(COLOURS)], "marker": _MARKERS[k % len(_MARKERS)]}
@@ -251,8 +252,14 @@ def draw_correlation_against_computing(figure: Figure, data: Data) -> None:
         axes.set_ylim(-1.05, 1.05)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
-    if first:
-        first.set_ylabel("Spearman's ρ with the published FID")
+        if i % columns == 1 or columns == 1:
+            axes.set_ylabel("Spearman's ρ with the published FID")
+
+
+def correlation_panels(data: Data) -> tuple[int, int]:
+    """Lines and columns of that picture."""
+    columns = min(len(data["measured"]), 2)
+    return math.ceil(len(data["measured"]) / columns), columns
 
 
 # ---- cost by stage ----

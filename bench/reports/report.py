@@ -68,7 +68,8 @@ def _proxy(found: Mapping[str, Sequence[Line]], formats: Sequence[str]) -> dict[
     chosen_on, *_ = compared.values()
     made, picture = {}, None
     if (data := figures.correlation_against_computing(chosen_on))["measured"]:
-        size = (6.4 * len(data["measured"]), 4.8)
+        lines, columns = figures.correlation_panels(data)
+        size = (6.4 * columns, 4.8 * lines)
         file = f"{proxy.FILE}.svg"
         made[file] = figures.svg(figures.draw_correlation_against_computing, data, size)
         picture = file, "Rank correlation against computing, on the study that was chosen on"
