@@ -83,8 +83,8 @@ def main() -> None:
         "deployed; training is forward, backward, gradient norm, fused AdamW and average for both. A plain "
         "matrix product of as many multiply-accumulates, and a copy of the bytes that its operators move, "
         f"would take these shares of our time. Measured {where.date[:10]} on {where.cores} cores of "
-        f"{where.cpu}, {where.threads} thread{'s' * (where.threads > 1)}, torch {where.torch}; in turns, median of {args.repeats} "
-        f"rounds; other processes took at most {load:.2f} cores."
+        f"{where.cpu}, {where.threads} thread{'s' * (where.threads > 1)}, torch {where.torch}; "
+        f"in turns, median of {args.repeats} rounds; other processes took at most {load:.2f} cores."
     )
     page = "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{note}"
     print(page)
