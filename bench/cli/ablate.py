@@ -186,7 +186,7 @@ def ablate(
 
         # Costs take seconds: to count them beside cells would promise an early end.
         counted = {cell.file for cell in todo} or set(planned_files.values())
-        with View(len(counted), lambda: len(counted & failures.keys()), watcher, usage):
+        with View(len(counted), lambda: sum(file in failures for file in counted), watcher, usage):
             failed = measurer.run(groups, work=work, plugins=plugins, ended=ended)
     _print(chosen, settings, results, options, as_json=as_json)
     for title, why in failed.items():

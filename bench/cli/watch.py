@@ -86,7 +86,7 @@ class View:
             others = len(found) / len(training)  # as those that train, for they measure only in between
             begun = sum(each.done / each.total for each in training) * others
             speed = sum((1 - each.done / each.total) / (each.seconds_left or 1) for each in training) * others
-            words += f", about {span((self.total - done - begun) / speed)} of training left"
+            words += f", about {span(max(self.total - done - begun, 0) / speed)} of training left"
         return words
 
     def _print(self) -> None:

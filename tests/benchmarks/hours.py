@@ -15,7 +15,7 @@ from bench.records.schema import Cost, Record, Speed
 from bench.studies.cells import cost_request
 from bench.training import protocols
 from bench.training.protocols import Protocol
-from tests.benchmarks.speed import write_section
+from tests.benchmarks.speed import table, write_section
 from tests.conftest import ROOT
 
 MARKS = ("<!-- hours benchmark -->", "<!-- end of hours benchmark -->")
@@ -68,7 +68,6 @@ def main() -> None:
     headings = ["row", "GMACs", "operations", *(f"GPU-hours at {share:.0%} of peak" for share in SHARES)]
     headings += ["training as measured, GPU-hours"] * any(speeds)
     rows.append(["all", "", "", *(f"{each:,.0f}" for each in total)] + [""] * any(speeds))
-    lines = [headings, [":--", *["--:"] * (len(headings) - 1)], *rows]
     note = (
         f"An estimate for one seed: {protocol.training.steps:,} steps of batch "
         f"{protocol.training.batch_size}, {FORWARDS} forward passes' worth each (the backward pass takes "
@@ -78,7 +77,7 @@ def main() -> None:
         "it is an assumption, and not the same for every network. "
         + ("" if any(speeds) else "No record here tells how fast any of them trains on a GPU.")
     )
-    page = "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{note.strip()}"
+    page = f"{table(headings, rows)}\n\n{note.strip()}"
     print(page)
     if args.write:
         write_section(MARKS, page)

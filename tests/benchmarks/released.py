@@ -7,6 +7,7 @@ same weights and is timed in turns, so that what else the machine does meets bot
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -15,7 +16,9 @@ from rich.progress import track
 from bench.records.environment import environment
 from bench.records.schema import Speed
 from bench.speed import throughput
-from tests.benchmarks.speed import write_section
+from registry.errors import UsageError
+from tests.benchmarks.speed import table, write_section
+from tests.device.checks import distance
 from tests.device.released import PAIRS, Pair, both
 
 MARKS = ("<!-- released benchmark -->", "<!-- end of released benchmark -->")
@@ -28,12 +31,11 @@ TIMES_FORWARD = {"inference": 1, "training": 3}  # multiply-accumulates
 
 
 def difference(pair: Pair, clones: Path) -> float:
-    """The largest difference of outputs, in parts of the largest output."""
+    """How far outputs are apart, in parts of the released network's."""
     theirs, ours = (network.eval() for network in both(clones, pair))
     inputs = ours.example_inputs(2)
     with torch.inference_mode():
-        expected = theirs(*inputs)
-        return ((ours(*inputs) - expected).abs().max() / expected.abs().max()).item()
+        return distance(ours(*inputs), theirs(*inputs))
 
 
 def row(name: str, theirs: Speed, ours: Speed) -> list[str]:
@@ -60,12 +62,14 @@ def main() -> None:
     """Compare outputs, measure, print, and with `--write` renew the README's section."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.released", description=__doc__)
     parser.add_argument("clones", type=Path, metavar="CLONES", help="folder of the authors' clones")
-    parser.add_argument("--model", action="append", help="our name; default: the S networks")
+    names = [name for name, *_ in PAIRS]
+    parser.add_argument("--model", action="append", choices=names, help="repeatable; default: the S networks")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=12)
     parser.add_argument("--write", action="store_true", help="write the README")
     args = parser.parse_args()
-    pairs = [pair for pair in PAIRS if pair[0] in (args.model or ["udit-s", "dit-s-2", "dic-s", "dico-s"])]
+    wanted = args.model or ["udit-s", "dit-s-2", "dic-s", "dico-s"]
+    pairs = [pair for pair in PAIRS if pair[0] in wanted]
     for pair in pairs:
         if (found := difference(pair, args.clones)) > DIFFERENCE:
             parser.error(f"outputs of {pair[0]} and the released network differ by {found:.1e}")
@@ -77,7 +81,6 @@ def main() -> None:
         rows.append(row(pair[0], theirs, ours))
         load = max(load, ours.device.other_load or 0.0)
     where = environment()
-    lines = [HEADINGS, [":--", ":--", *["--:"] * (len(HEADINGS) - 2)], *rows]
     note = (
         f"Same weights, outputs within {DIFFERENCE:.0e}; batch {args.batch_size}, float32. Inference is "
         "deployed; training is forward, backward, gradient norm, fused AdamW and average for both. A plain "
@@ -86,11 +89,14 @@ def main() -> None:
         f"{where.cpu}, {where.threads} thread{'s' * (where.threads > 1)}, torch {where.torch}; "
         f"in turns, median of {args.repeats} rounds; other processes took at most {load:.2f} cores."
     )
-    page = "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{note}"
+    page = f"{table(HEADINGS, rows, texts=2)}\n\n{note}"
     print(page)
     if args.write:
         write_section(MARKS, page)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UsageError as error:
+        sys.exit(f"error: {error}")

@@ -228,6 +228,12 @@ def page(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def table(headings: list[str], rows: list[list[str]], texts: int = 1) -> str:
+    """A Markdown table whose first columns, so many, are text."""
+    rule = [":--"] * texts + ["--:"] * (len(headings) - texts)
+    return "\n".join(f"| {' | '.join(line)} |" for line in [headings, rule, *rows])
+
+
 def write_section(marks: tuple[str, str], text: str) -> None:
     """Put a text between two marks of the README."""
     before, _, rest = (ROOT / "README.md").read_text("utf-8").partition(marks[0])

@@ -24,6 +24,7 @@ from bench.metrics.held_out import held_out_loss
 from bench.records.schema import HeldOutSettings, Quality
 from bench.studies.cells import cells, cost_request, known
 from bench.studies.executors import Group, Job, executor, local
+from bench.studies.measuring import measure_quality
 from bench.studies.staleness import fingerprints
 from bench.training import protocols
 from bench.training.run import open_run
@@ -82,6 +83,29 @@ def test_every_cell_has_its_record_and_little_else_is_kept(whole: Place) -> None
     assert 0 < one.held_out[0].seconds < one.held_out[1].seconds < one.held_out[2].seconds
     assert 0 < one.network.parameters < 1e6 and record.context.protocol == "few"
     assert record.fingerprints.code == fingerprints(one.request).code and record.fingerprints.data
+
+
+def test_training_is_told_whole_and_not_by_its_legs(one_thread: None, tmp_path: Path) -> None:
+    place, told = Place(tmp_path), list[tuple[str, int, int]]()
+    cell = place.cells()[-1]
+    measure_quality(
+        cell.request,
+        overrides=cell.overrides,
+        protocol=cell.protocol,
+        run=place.work / cell.run,
+        results=place.results,
+        data_options={},
+        reference=None,
+        replaces=None,
+        fresh=False,
+        last=True,
+        checkpoints=None,
+        plugins=(),
+        progress=lambda *each: told.append(each),
+    )
+    training = [(done, total) for description, done, total in told if description == "training"]
+    assert {total for _, total in training} == {12}  # and not 4, 8, 12
+    assert training == sorted(training) and training[0] == (0, 12)
 
 
 @pytest.mark.parametrize("index", [1, 2])
