@@ -423,7 +423,7 @@ class Trainer:
                 self.scaler.load_state_dict(checkpoint.scaler)
             if self.posthoc.averages:
                 self.posthoc.load(read(self.run.folder / "posthoc" / folder.name, self.posthoc.averages)[0])
-        except (RuntimeError, KeyError, ValueError) as error:
+        except (RuntimeError, LookupError, ValueError) as error:
             if isinstance(error, UsageError):
                 raise
             raise UsageError(f"the checkpoint {folder} is not of this network: {reason(error)}") from error

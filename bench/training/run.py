@@ -379,7 +379,7 @@ def _write(folder: Path, parts: Mapping[str, Tensors], state: dict[str, Any]) ->
     try:
         files = [beside / f"{part}.safetensors" for part in parts]
         for file, tensors in zip(files, parts.values(), strict=True):
-            save_file(tensors, file)
+            save_file(_apart(tensors), file)
             _to_disk(file)
         state = {**state, "sha256": {file.name: _checksum(file) for file in files}}
         (beside / STATE).write_text(json.dumps(state, indent=2) + "\n")
@@ -390,6 +390,22 @@ def _write(folder: Path, parts: Mapping[str, Tensors], state: dict[str, Any]) ->
         _to_disk(folder.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _apart(tensors: Tensors) -> Tensors:
+    """The tensors as safetensors takes them: in row-major order, none sharing memory with another.
+
+    Networks tie weights, share a buffer between blocks, or keep weights channels-last.
+    """
+    apart: Tensors = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        apart[name] = tensor.contiguous()
+        memory = apart[name].untyped_storage().data_ptr()
+        if memory in seen:
+            apart[name] = apart[name].clone()
+        seen.add(memory)
+    return apart
 
 
 def _checksum(path: Path) -> str:

@@ -80,13 +80,16 @@ class Update:
         """Go on from `state()` and `ema` of before.
 
         Raises:
-            RuntimeError, KeyError, ValueError: they are not of this network.
+            RuntimeError, LookupError, ValueError: they are not of this network.
         """
         for name, value in ema.items():
             self.ema[name].copy_(value)
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in optimizer.items():
             i, key = name.split(".")
+            parameter = self.parameters[int(i)]
+            if value.shape == parameter.shape:  # fused AdamW pairs them by their place in memory
+                value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
             state.setdefault(int(i), {})[key] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})

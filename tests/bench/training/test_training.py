@@ -396,6 +396,34 @@ def test_a_plain_module_trains_too(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "a", tmp_path / "b", 8)
 
 
+def test_weights_may_be_tied_shared_or_channels_last(tmp_path: Path) -> None:
+    class Shared(torch.nn.Module):
+        def __init__(self, num_classes: int = 10) -> None:
+            super().__init__()
+            self.input_size = 8
+            self.first, self.second = (torch.nn.Conv2d(4, 4, 3, padding=1) for _ in range(2))
+            self.second.weight = self.first.weight
+            table = torch.randn(2, 4, 1, 1)
+            self.register_buffer("scale", table[0])
+            self.register_buffer("shift", table[1])
+            self.register_buffer("turn", torch.ones(4, 1, 1, dtype=torch.complex64))
+            self.to(memory_format=torch.channels_last)
+
+        def forward(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            x = self.second(self.first(x)) * self.scale + self.shift
+            return (x * self.turn).real
+
+    registry.register("shared-weights")(Shared)
+    overrides = {"num_classes": 10}
+    train("shared-weights", protocol(), tmp_path / "whole", overrides=overrides)
+    train("shared-weights", protocol(), tmp_path / "parts", overrides=overrides, until=4)
+    train("shared-weights", protocol(), tmp_path / "parts", overrides=overrides, resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts", 8)
+    stored = weights(tmp_path / "whole", 8)
+    assert torch.equal(stored["first.weight"], stored["second.weight"])
+    assert not torch.equal(stored["scale"], stored["shift"])
+
+
 # ---- runs that cannot be mixed ----
 
 
