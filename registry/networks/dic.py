@@ -96,6 +96,7 @@ class DiC(Backbone):
         for layer in self.modules():
             if isinstance(layer, DiCBlock):  # its modulation is open from the start
                 nn.init.xavier_uniform_(layer.modulation.weight)
+        self.to(memory_format=torch.channels_last)  # else every call reorders the 3×3 weights
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         self.check_input(x)
