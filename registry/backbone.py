@@ -254,7 +254,8 @@ def adopt(name: str, factory: Callable[..., Any], overrides: dict[str, Any]) -> 
 
     Raises:
         UsageError: one of our networks refuses the overrides.
-        CodeError: the factory returns no module, or one with an attribute in the way of the contract.
+        CodeError: the factory returns no module, or one with parameters that have no shape yet or with an
+            attribute in the way of the contract.
     """
     try:
         model = factory(**overrides)
@@ -262,6 +263,9 @@ def adopt(name: str, factory: Callable[..., Any], overrides: dict[str, Any]) -> 
         raise UsageError(f"{name}: {error}") from None
     if not isinstance(model, nn.Module):
         raise CodeError(f"backbone {name!r} must make an nn.Module, not {type(model).__name__}", factory)
+    lazy = [name for name, p in model.named_parameters() if nn.parameter.is_lazy(p)]
+    if lazy:
+        raise CodeError(f"backbone {name!r}: {lazy[0]} has no shape yet, as a lazy layer has none", factory)
     if not isinstance(model, Backbone):
         _complete(model, factory, overrides)
     named: Any = model

@@ -282,6 +282,37 @@ def _deployed_equals_trained(net: Any) -> Verdict:
     return "pass", f"in float64 they agree to {_of_output(gap)}"
 
 
+def _rebuilt_from_weights(net: Any) -> Verdict:
+    from registry import create, names
+
+    name = getattr(net, "name", "")
+    if name not in names():
+        return "n/a", "the network was not made by registry.create"
+    if not any(parameter.requires_grad for parameter in net.parameters()):
+        return "n/a", "no parameter is trainable"
+    state = net.state_dict()
+    strange = [entry for entry, value in state.items() if not isinstance(value, Tensor)]
+    if strange:
+        return (
+            "fail",
+            f"{_some(strange)} of its state dict is no tensor: checkpoints hold nothing else",
+        )
+    inputs = net.example_inputs(2)
+    torch.manual_seed(SEED + 1)
+    other: Any = create(name, **net.overrides).to(inputs[0].device).float().eval()
+    try:
+        other.load_state_dict(state)
+    except RuntimeError as error:
+        return "fail", f"its weights cannot be loaded: {' '.join(str(error).split())}"
+    gap = _difference(_forward(other, inputs), _forward(net, inputs))
+    if gap <= ROUNDING:
+        return "pass", f"another one with its weights agrees to {_of_output(gap)}"
+    return "fail", (
+        f"another one with its weights differs by {_of_output(gap)}: layers in a plain list, or drawn "
+        "numbers that are no buffer, are not in its state dict"
+    )
+
+
 def _bf16_autocast(net: Any) -> Verdict:
     inputs = net.example_inputs(2)
     with torch.autocast(inputs[0].device.type, dtype=torch.bfloat16):
@@ -364,6 +395,7 @@ CHECKS: dict[str, Callable[[Any], Verdict]] = {
     "gradients": _gradients,
     "train equals eval": _train_equals_eval,
     "deployed equals trained": _deployed_equals_trained,
+    "rebuilt from weights": _rebuilt_from_weights,
     "bf16 autocast": _bf16_autocast,
     "float64": _float64,
     "sizes": _sizes,

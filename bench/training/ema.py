@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.training.run import Run, Tensors, read
+from bench.training.step import has_average
 from registry.errors import UsageError
 
 
@@ -41,7 +42,7 @@ class PosthocAverages:
 
     def __init__(self, network: nn.Module, widths: Sequence[float]) -> None:
         weights = network.state_dict(keep_vars=True)
-        self._weights = {name: value for name, value in weights.items() if value.is_floating_point()}
+        self._weights = {name: value for name, value in weights.items() if has_average(value)}
         self._exponents = {str(width): exponent(width) for width in widths}
         self.averages: dict[str, Tensors] = {
             width: {name: value.detach().clone() for name, value in self._weights.items()}
@@ -113,5 +114,7 @@ def reconstruct(run: Run, step: int, text: str) -> dict[str, Tensor]:
     for (folder, each), factor in zip(pairs, factors, strict=True):
         tensors, _ = read(folder, [str(each)])
         for name, value in tensors[str(each)].items():
-            total[name] = total.get(name, 0) + float(factor) * value.double()
-    return {name: value.float() for name, value in total.items()}
+            exact = value.to(torch.promote_types(value.dtype, torch.float64))
+            total[name] = total.get(name, 0) + float(factor) * exact
+    single = {torch.complex128: torch.complex64, torch.float64: torch.float32}
+    return {name: value.to(single[value.dtype]) for name, value in total.items()}

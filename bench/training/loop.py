@@ -37,6 +37,7 @@ from bench.training.run import (
     Run,
     RunRequest,
     build,
+    check_trainable,
     fitted,
     load,
     objective_with,
@@ -123,7 +124,7 @@ def train(
     Raises:
         UsageError: anything that does not fit, before the first step; afterwards a loss that is not
             finite, or a checkpoint that cannot be written. The last good checkpoint stays.
-        CodeError: the network returns something else than a prediction for its input.
+        CodeError: the network returns something else than a prediction for its input, or cannot be trained.
     """
     model = registry.backbones.find(model).name
     settings = protocol.training_of(model)
@@ -148,6 +149,7 @@ def train(
     changed = protocol.overrides(model) | dict(overrides or {})
     torch.manual_seed(seed)
     network = build(model, changed, dataset.shape, dataset.num_classes, dataset.name)
+    check_trainable(network)
     request = RunRequest(
         model=model,
         config=registry.canonical(model, fitted(model, changed, dataset.shape, dataset.num_classes)),

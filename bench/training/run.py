@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 import registry
 from bench import data as datasets
@@ -37,7 +37,7 @@ from bench.training.protocols import Protocol
 from bench.utils import distributed, leases
 from bench.utils.files import write_text
 from registry.backbone import height_width
-from registry.errors import UsageError, reason
+from registry.errors import CodeError, UsageError, reason
 
 PARTS = ("model", "ema", "optimizer")
 STATE = "state.json"
@@ -390,6 +390,25 @@ def _write(folder: Path, parts: Mapping[str, Tensors], state: dict[str, Any]) ->
         _to_disk(folder.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def check_trainable(network: nn.Module) -> None:
+    """See that there is something to train, and that checkpoints can hold the network and give it back.
+
+    Raises:
+        CodeError: no parameter is trainable, or an entry of the state dict is no tensor, or an expanded one,
+            which cannot be written to.
+    """
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise CodeError("the network has no trainable parameter", network)
+    for name, value in network.state_dict().items():
+        problem = ""
+        if not isinstance(value, Tensor):
+            problem = f"{type(value).__name__}, and checkpoints hold tensors alone"
+        elif any(stride == 0 and size > 1 for size, stride in zip(value.shape, value.stride(), strict=True)):
+            problem = "an expanded tensor, whose numbers share memory: make it .contiguous()"
+        if problem:
+            raise CodeError(f"{name} of the network's state dict is {problem}", network)
 
 
 def _apart(tensors: Tensors) -> Tensors:

@@ -8,6 +8,11 @@ import torch
 from torch import Tensor, nn
 
 
+def has_average(value: Tensor) -> bool:
+    """Whether an entry of a state dict is averaged while training: all but integers."""
+    return value.is_floating_point() or value.is_complex()
+
+
 class Update:
     """The optimizer's part of a training step.
 
@@ -20,7 +25,7 @@ class Update:
         scaler: of the loss, for float16; None where the loss is not scaled.
 
     Attributes:
-        optimizer: AdamW, fused.
+        optimizer: AdamW, fused where no parameter is complex.
         ema: averaged weights by name; buffers of integers are as they were at the beginning.
     """
 
@@ -36,14 +41,17 @@ class Update:
     ) -> None:
         self.parameters = [p for p in network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=learning_rate, weight_decay=weight_decay, fused=True
+            self.parameters,
+            lr=learning_rate,
+            weight_decay=weight_decay,
+            fused=not any(p.is_complex() for p in self.parameters),
         )
         self.clip, self.scaler, self.ema_decay = clip, scaler, ema_decay
         # The parameters themselves: what wraps a network for several processes may move their storage.
         weights = network.state_dict(keep_vars=True)
         self.ema = {name: value.detach().clone() for name, value in weights.items()}
-        # Pairs of averages and weights; integer buffers are no averages.
-        moving = [name for name, value in weights.items() if value.is_floating_point()]
+        # Pairs of averages and weights.
+        moving = [name for name, value in weights.items() if has_average(value)]
         self._averaged = [self.ema[name] for name in moving], [weights[name] for name in moving]
 
     @torch.no_grad()

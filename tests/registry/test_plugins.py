@@ -280,6 +280,12 @@ def test_what_is_no_module_is_refused(shelf):
         registry.create("odd")
 
 
+def test_parameters_without_a_shape_are_refused(shelf):
+    shelf.register("lazy")(lambda: nn.Sequential(nn.Conv2d(4, 8, 1), nn.LazyConv2d(8, 1)))
+    with pytest.raises(CodeError, match=r"1\.weight has no shape yet.*test_plugins"):
+        registry.create("lazy")
+
+
 CELL = """
 class Net(nn.Module):
     version = {version}

@@ -406,22 +406,67 @@ def test_weights_may_be_tied_shared_or_channels_last(tmp_path: Path) -> None:
             table = torch.randn(2, 4, 1, 1)
             self.register_buffer("scale", table[0])
             self.register_buffer("shift", table[1])
-            self.register_buffer("turn", torch.ones(4, 1, 1, dtype=torch.complex64))
+            self.turn = torch.nn.Parameter(torch.ones(4, 1, 1, dtype=torch.complex64))
             self.to(memory_format=torch.channels_last)
 
         def forward(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
             x = self.second(self.first(x)) * self.scale + self.shift
-            return (x * self.turn).real
+            x = x * self.turn
+            return x.real + x.imag
 
     registry.register("shared-weights")(Shared)
-    overrides = {"num_classes": 10}
-    train("shared-weights", protocol(), tmp_path / "whole", overrides=overrides)
-    train("shared-weights", protocol(), tmp_path / "parts", overrides=overrides, until=4)
-    train("shared-weights", protocol(), tmp_path / "parts", overrides=overrides, resume=True)
+    overrides, settings = {"num_classes": 10}, protocol(posthoc_ema=(0.05, 0.1))
+    train("shared-weights", settings, tmp_path / "whole", overrides=overrides)
+    train("shared-weights", settings, tmp_path / "parts", overrides=overrides, until=4)
+    train("shared-weights", settings, tmp_path / "parts", overrides=overrides, resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "parts", 8)
+    averaged = open_run(tmp_path / "whole", weights="0.1").network.turn
+    assert averaged.imag.any()
     stored = weights(tmp_path / "whole", 8)
     assert torch.equal(stored["first.weight"], stored["second.weight"])
     assert not torch.equal(stored["scale"], stored["shift"])
+
+
+class Nothing(registry.Backbone):
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__(input_size=8, num_classes=num_classes)
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+class Expanded(Nothing):
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__(num_classes)
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.register_buffer("table", torch.zeros(1).expand(4))
+
+
+class ExtraState(Nothing):
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__(num_classes)
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"calls": 1}
+
+
+@pytest.mark.parametrize(
+    ("network", "text"),
+    [
+        (Nothing, "no trainable parameter"),
+        (Expanded, "table of .* an expanded tensor"),
+        (ExtraState, "_extra_state of .* is dict"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_before_anything_is_written(
+    tmp_path: Path, network: type, text: str
+) -> None:
+    name = f"untrainable-{network.__name__}"
+    registry.register(name)(network)
+    with pytest.raises(CodeError, match=rf"{text}.*test_training.py, line \d+"):
+        train(name, protocol(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # ---- runs that cannot be mixed ----
