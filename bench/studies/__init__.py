@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,7 @@ class _WrittenStudy(_Table):
     title: str
     protocol: str = "micro"
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    protocols: tuple[str, ...] = ()
     training: dict[str, Any] = {}
     sampling: dict[str, Any] = {}
     columns: tuple[str, ...] = Field(
@@ -189,6 +190,7 @@ def _study(name: str, folder: Path | None, written: _WrittenStudy) -> Study:
             )
     if any(not 0 <= seed < 2**63 for seed in written.seeds) or len(set(written.seeds)) < len(written.seeds):
         raise UsageError(f"seeds = {list(written.seeds)}: each is 0 or more, below 2⁶³, and there once")
+    _check_protocols(written.protocols)
     rows = []
     for number, row in enumerate(written.rows, 1):
         try:
@@ -236,12 +238,7 @@ def _row(written: _WrittenRow, study: _WrittenStudy) -> StudyRow:
             raise UsageError(
                 f"known: there is no score {score!r}.{suggest(score, told)} It is one of {', '.join(told)}."
             )
-    for name in (*written.protocols, *written.scale):
-        if not name.endswith(".toml") and name not in protocols.names():
-            known = protocols.names()
-            raise UsageError(
-                f"unknown protocol {name!r}.{suggest(name, known)} It is one of {', '.join(known)}."
-            )
+    _check_protocols((*written.protocols, *written.scale))
     return StudyRow(
         label=label,
         model=registry.backbones.find(backbone).name if backbone else None,
@@ -251,11 +248,20 @@ def _row(written: _WrittenRow, study: _WrittenStudy) -> StudyRow:
         step=written.step,
         known=written.known,
         extra=written.extra,
-        protocols=tuple(written.protocols),
+        protocols=written.protocols or study.protocols,
         scale=written.scale,
         training=study.training | written.training,
         sampling=study.sampling | written.sampling,
     )
+
+
+def _check_protocols(names: Iterable[str]) -> None:
+    known = protocols.names()
+    for name in names:
+        if not name.endswith(".toml") and name not in known:
+            raise UsageError(
+                f"unknown protocol {name!r}.{suggest(name, known)} It is one of {', '.join(known)}."
+            )
 
 
 def _is_plain(value: Any) -> bool:

@@ -152,6 +152,16 @@ def test_cells_go_seed_by_seed_and_share_training_where_nothing_trains_otherwise
     assert by_run(found) == [[b, a], [c], [found[4], found[3]], [found[5]]]
 
 
+def test_a_row_says_what_it_is_for_or_else_the_study_does(tmp_path: Path) -> None:
+    own = ROW.replace('"a"', '"b"') + 'protocols = ["paper"]\n'
+    study = studies.load(written(tmp_path, 'protocols = ["micro", "mini"]\n' + ROW + own))
+    rows = {
+        name: [cell.row.label for cell in cells(study, protocols.load(name), [0])]
+        for name in ("micro", "mini", "paper", "smoke")
+    }
+    assert rows == {"micro": ["a"], "mini": ["a"], "paper": ["b"], "smoke": []}
+
+
 def test_a_network_is_trained_as_it_declares() -> None:
     objectives = {
         c.row.model: c.request.training.objective for c in cells(studies.load("backbones"), MICRO, [0])
@@ -336,7 +346,8 @@ def test_a_cost_is_stale_where_its_network_is_another(tmp_path: Path) -> None:
         ('[[rows]]\npublished = "4/U-DiT-B"', r"Table 4 has 5 rows 'U-DiT-B': give step, one of 200000, "),
         ('[[rows]]\npublished = "1/DiT-UNet"\nextra = true', r"extra = true goes with"),
         (ROW + "step = 0", r"\[\[rows\]\] 1 \(a\): step = 0"),
-        (ROW + 'protocols = ["mikro"]', r"unknown protocol 'mikro'\. Did you mean 'micro'"),
+        (ROW + 'protocols = ["mikro"]', r"1 \(a\): unknown protocol 'mikro'\. Did you mean 'micro'"),
+        ('protocols = ["mikro"]\n' + ROW, r"own.toml: unknown protocol 'mikro'\. Did you mean 'micro'"),
     ],
 )  # fmt: skip
 def test_a_wrong_file_is_one_clear_line(tmp_path: Path, text: str, told: str) -> None:
