@@ -82,6 +82,8 @@ class Agreement:
         right, pairs: pairs decided as the target decides them, of those with different targets; pairs of two
             rows that were chosen on are left out.
         right_apart, apart: likewise, of pairs that seeds tell apart.
+        told_apart: the difference from which on seeds tell two rows apart, in parts of the rows' mean; None
+            of fewer than two seeds.
         seconds: of one core's computing for a row and a seed, mean over the rows.
     """
 
@@ -101,6 +103,7 @@ class Agreement:
     pairs: int
     right_apart: int
     apart: int
+    told_apart: float | None
     seconds: float
 
     @property
@@ -248,6 +251,7 @@ def _agreement(
     seeds = sorted(set.intersection(*(set(point.by_seed) for point in points)))
     by_seed = [{seed: towards * point.by_seed[seed] for seed in seeds} for point in points]
     means = [float(np.mean([*each.values()])) if each else math.nan for each in by_seed]
+    level = abs(float(np.mean(means)))
     targets = [sign * point.row.target for point in points]
     comparison = compare_rows(by_seed)
     different = [(i, j) for i, j in combinations(range(len(points)), 2) if targets[i] != targets[j]]
@@ -278,6 +282,7 @@ def _agreement(
         pairs=len(judged),
         right_apart=len(right & apart & judged),
         apart=len(apart & judged),
+        told_apart=comparison.critical / level if comparison.pairs and level else None,
         seconds=float(np.mean([point.seconds for point in points])),
     )
 

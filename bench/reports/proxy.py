@@ -95,6 +95,8 @@ REMARKS = (
     "do not count on other studies. Of those apart: of the pairs that seeds tell apart. Core-minutes: "
     "training until that step and measuring, of one row with one seed, on one core of the machine that the "
     "records name. More GFLOPs and more parameters count as better.",
+    "ln SNR: logarithm of signal over noise in what the network is given: above 4 little noise, below −4 "
+    "little else.",
 )
 
 
@@ -162,6 +164,12 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
         "flatters it; the rows held back are the judge. Chosen is what is surest, by the lower end of its "
         "interval by seeds; what was measured with one seed has none."
     ]
+    if best.told_apart:
+        texts.append(
+            f"With {len(best.seeds)} seeds it tells two rows apart whose {best.quantity.title.rstrip('↓↑')} "
+            f"differ by {best.told_apart:.2%}. For a network of yours: `bench ablate my_study.toml --plugin "
+            f"my_net.py --protocol {best.protocol}`, with the rows that it is to be compared with."
+        )
     texts += _judged(choice)
     if choice.promising:
         texts.append(_promise(choice.promising, choice.rivals))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import kendalltau, spearmanr
+from scipy.stats import kendalltau, spearmanr, studentized_range
 
 from bench import records, studies
 from bench.records.quantities import BANDS
@@ -96,11 +96,21 @@ def test_seeds_alone_tell_rows_apart(tmp_path: Path) -> None:
     one = clear["held_out", 1000]
     assert one.rho_by_seeds == pytest.approx((1, 1)) and one.tau_by_seeds == pytest.approx((1, 1))
     assert (one.right_apart, one.apart) == (21, 21)
+    assert one.told_apart == pytest.approx(0, abs=1e-9)
     chance = np.random.default_rng(1)
     noisy = {s: list(np.array(PUBLISHED) + 40 * chance.standard_normal(7)) for s in (0, 1, 2)}
     other = found(write(tmp_path / "noisy", noisy))["held_out", 1000]
     assert other.rho_by_seeds is not None and other.rho_by_seeds[0] < 0.5
     assert other.apart < 21
+    # Tukey's honest significant difference of seven rows, without what a seed does to all of them.
+    some = {s: list(np.array(PUBLISHED) + 9 * s + 3 * chance.standard_normal(7)) for s in (0, 1, 2)}
+    other = found(write(tmp_path / "some", some))["held_out", 1000]
+    table = np.array([some[seed] for seed in (0, 1, 2)])
+    residuals = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
+    least = studentized_range.ppf(0.95, 7, 12) * np.sqrt((residuals**2).sum() / 12 / 3)
+    assert other.told_apart == pytest.approx(least / table.mean(), rel=1e-6)
+    apart = np.abs(np.subtract.outer(table.mean(0), table.mean(0))) > least
+    assert 0 < other.apart == apart.sum() / 2 < 21
 
 
 def test_images_give_an_interval_that_grows_with_their_spread(tmp_path: Path) -> None:
@@ -197,7 +207,7 @@ def agreement(study: str, rho: float, **changes: Any) -> Agreement:
     values: dict[str, Any] = {
         "protocol": "p", "predictor": "held_out", "step": 4, "rows": 7, "seeds": (0, 1), "tau": rho,
         "rho_by_seeds": (0.0, 1.0), "tau_by_seeds": None, "rho_by_images": None, "tau_by_images": None,
-        "right": 2, "pairs": 3, "right_apart": 0, "apart": 0, "seconds": 600.0,
+        "right": 2, "pairs": 3, "right_apart": 0, "apart": 0, "told_apart": 0.0123, "seconds": 600.0,
     }  # fmt: skip
     return Agreement(study=study, rho=rho, **values | changes)
 
@@ -213,6 +223,8 @@ def test_what_is_chosen_on_one_study_is_judged_on_the_others() -> None:
     texts = " ".join(proxy.answer(choice, "FID"))
     assert "No protocol measured here can be relied on" in texts  # for its interval begins at 0
     assert "an hour of one core measures 60 rows once" in texts
+    assert "With 2 seeds it tells two rows apart whose Held-out loss differ by 1.23%." in texts
+    assert "--protocol p`" in texts
     assert "(b) it decides 1 of 3 pairs, GFLOPs alone 3 of 3" in texts
     sure = choose([[agreement("a", 0.95, rho_by_seeds=(0.8, 1.0))], []])
     assert proxy.answer(sure, "FID")[0].startswith("Use Held-out loss after 4 steps of p")
