@@ -210,10 +210,11 @@ class Registry:
         entry = self._installed.get(key(name))
         if entry is None:
             known = self.names()
-            all_of_them = f"`bench list` shows all {len(known)}." if len(known) > 12 else ""
+            meant, many = suggest(name, known), len(known) > 12
             raise UsageError(
-                f"unknown {self.kind} {name!r}.{suggest(name, known)} "
-                + (all_of_them or f"It is one of {', '.join(known)}.")
+                f"unknown {self.kind} {name!r}.{meant} "
+                + (f"`bench list` shows all {len(known)}." if many else f"It is one of {', '.join(known)}.")
+                + ("" if meant else " One of your own comes with --plugin FILE.")
             )
         if key(name) in self._clashes:
             raise UsageError(self._clashes[key(name)])
