@@ -74,6 +74,16 @@ def check(model: nn.Module, *, progress: Callable[[str, int, int], None] | None 
     return results
 
 
+def rebuilt_from_weights(model: nn.Module) -> Verdict:
+    """The check of that name alone; what the network raises is not caught.
+
+    Args:
+        model: as of `check`.
+    """
+    with _seeded():
+        return _rebuilt_from_weights(_opened(model))
+
+
 @contextlib.contextmanager
 def _seeded() -> Iterator[None]:
     """Within this context PyTorch's random numbers start from `SEED`; its state is restored after it."""

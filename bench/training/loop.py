@@ -51,8 +51,9 @@ from bench.utils.precision import autocast, check_precision, deterministic, tf32
 from bench.utils.process import threads
 from bench.utils.progress import Progress, silent
 from bench.utils.signals import caught_signals
+from registry import contract
 from registry.backbone import check_output
-from registry.errors import UsageError, reason
+from registry.errors import CodeError, UsageError, reason
 from registry.layers.embeddings import LabelDropout
 
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ def train(
     Raises:
         UsageError: anything that does not fit, before the first step; afterwards a loss that is not
             finite, or a checkpoint that cannot be written. The last good checkpoint stays.
-        CodeError: the network returns something else than a prediction for its input, or cannot be trained.
+        CodeError: the network returns something else than a prediction for its input, or cannot be trained
+            and made again from its weights.
     """
     model = registry.backbones.find(model).name
     settings = protocol.training_of(model)
@@ -148,8 +150,12 @@ def train(
         raise UsageError(f"cannot train until step {until}: the protocol has {settings.steps} steps")
     changed = protocol.overrides(model) | dict(overrides or {})
     torch.manual_seed(seed)
-    network = build(model, changed, dataset.shape, dataset.num_classes, dataset.name)
+    network = build(model, changed, dataset.shape, dataset.num_classes, dataset.name).to(device)
     check_trainable(network)
+    if not registry.backbones.find(model).module.startswith("registry."):
+        status, found = contract.rebuilt_from_weights(network)
+        if status == "fail":
+            raise CodeError(found, network)
     request = RunRequest(
         model=model,
         config=registry.canonical(model, fitted(model, changed, dataset.shape, dataset.num_classes)),

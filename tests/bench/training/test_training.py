@@ -451,9 +451,22 @@ class ExtraState(Nothing):
         return {"calls": 1}
 
 
+class Drawn(Nothing):
+    """Its table is another in each process."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__(num_classes)
+        self.weight = torch.nn.Parameter(torch.zeros(1))  # closed at first
+        self.table = torch.randn(8)
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return x + self.weight * self.table
+
+
 @pytest.mark.parametrize(
     ("network", "text"),
     [
+        (Drawn, "drawn numbers that are no buffer"),
         (Nothing, "no trainable parameter"),
         (Expanded, "table of .* an expanded tensor"),
         (ExtraState, "_extra_state of .* is dict"),
