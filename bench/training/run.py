@@ -257,11 +257,18 @@ def build(model: str, overrides: Mapping[str, Any], shape: Sequence[int], num_cl
         UsageError: overrides it does not take, or a network that does not fit the grids and classes.
     """
     network: Any = registry.create(model, **fitted(model, overrides, shape, num_classes))
-    takes = (network.in_channels, *height_width(network.input_size))
-    if takes != tuple(shape):
-        raise UsageError(f"{network.name} takes grids of {takes}, but those of {data} are {tuple(shape)}")
-    if network.num_classes not in (0, num_classes):
-        raise UsageError(f"{network.name} has {network.num_classes} classes, but {data} has {num_classes}")
+    size = height_width(network.input_size)
+    takes = (network.in_channels, *size)
+    wrong = {"in_channels": takes[0] != shape[0], "input_size": size != tuple(shape[1:])}
+    problem = f"takes grids of {takes}, but those of {data} are {tuple(shape)}" if any(wrong.values()) else ""
+    if not problem and network.num_classes not in (0, num_classes):
+        wrong = {"num_classes": True}
+        problem = f"has {network.num_classes} classes, but {data} has {num_classes}"
+    if problem:
+        options = registry.backbones.options(model)
+        lacking = [name for name, differs in wrong.items() if differs and name not in options]
+        hint = f": a network that is to fit any takes the option {' and '.join(lacking)}" if lacking else ""
+        raise UsageError(f"{network.name} {problem}{hint}")
     return network
 
 

@@ -396,6 +396,28 @@ def test_a_plain_module_trains_too(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "a", tmp_path / "b", 8)
 
 
+@pytest.mark.parametrize(
+    ("attributes", "told"),
+    [
+        ({}, r"\(4, 32, 32\), but those of digits are \(4, 8, 8\): .* the option input_size"),
+        ({"in_channels": 3}, "the option in_channels and input_size"),
+        ({"input_size": 8}, "has 1000 classes, but digits has 10: .* the option num_classes"),
+    ],
+)
+def test_a_module_that_cannot_be_fitted_is_told_which_option_it_lacks(
+    tmp_path: Path, attributes: dict[str, int], told: str
+) -> None:
+    class Fixed(torch.nn.Conv2d):
+        def __init__(self) -> None:
+            super().__init__(4, 4, 3, padding=1)
+            vars(self).update(attributes)
+
+    name = f"fixed-{len(told)}"
+    registry.register(name)(Fixed)
+    with pytest.raises(registry.UsageError, match=told):
+        train(name, protocol(), tmp_path / "run")
+
+
 def test_weights_may_be_tied_shared_or_channels_last(tmp_path: Path) -> None:
     class Shared(torch.nn.Module):
         def __init__(self, num_classes: int = 10) -> None:
