@@ -170,7 +170,7 @@ def test_a_run_keeps_the_number_of_threads_that_it_was_begun_with(tmp_path: Path
     before = torch.get_num_threads()
     for there, until in ((2, 1), (1, 2)):
         with threads(there):
-            train("udit-t", protocol(steps=2), tmp_path / "run", until=until, resume=True)
+            train("tiny-unet", protocol(steps=2), tmp_path / "run", until=until, resume=True)
             assert torch.get_num_threads() == there
     assert seen == [2, 2] and Run(tmp_path / "run").manifest.threads == 2
     assert torch.get_num_threads() == before
