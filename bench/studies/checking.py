@@ -18,7 +18,7 @@ from bench.metrics.held_out import check_images
 from bench.studies import Study
 from bench.studies.cells import Cell
 from bench.training.protocols import Protocol
-from bench.training.run import build
+from bench.training.run import build, check_trainable
 from registry.errors import UsageError
 
 PROCESS = 800 * 2**20  # bytes of a process that has imported PyTorch and loaded a small dataset
@@ -31,6 +31,7 @@ def check(study: Study, cells: Iterable[Cell], data_options: Mapping[str, Any]) 
         UsageError: an override that a backbone does not take, a dataset that is not to be had or smaller
             than the protocol's batch, a network that does not fit the dataset, a sampler that does not fit
             the objective. The row is named.
+        CodeError: a network that cannot be trained.
     """
     for row in study.rows:
         if row.model is None:
@@ -118,7 +119,7 @@ def _check(cell: Cell, dataset: Dataset) -> None:
     if cell.protocol.evaluation.samples:
         check_sampler(training.objective, images.sampler, images.steps)
         extractors.find(cell.protocol.extractor)
-    _network(cell, dataset)
+    check_trainable(_network(cell, dataset))
 
 
 def _network(cell: Cell, dataset: Dataset) -> Any:

@@ -25,7 +25,7 @@ from bench.studies.cells import (
 )
 from bench.studies.staleness import fingerprints, of_another_time, stale
 from bench.training import protocols
-from registry.errors import UsageError
+from registry.errors import CodeError, UsageError
 from tests.bench import made
 from tests.conftest import ROOT
 
@@ -409,6 +409,19 @@ def test_what_cannot_run_is_told_before_anything_runs(tmp_path: Path, row: str, 
     with pytest.raises(UsageError, match=told) as raised:
         check(made, cells(made, MICRO, [0]), {})
     assert "\n" not in str(raised.value)
+
+
+def test_a_network_that_cannot_be_trained_is_told_before_anything_runs(tmp_path: Path) -> None:
+    from bench.studies.checking import check
+
+    registry.register("nothing-to-train")(
+        lambda num_classes=10: registry.Backbone(input_size=8, num_classes=num_classes)
+    )
+    study = studies.load(
+        written(tmp_path, ROW + ROW.replace("udit-t", "nothing-to-train").replace('"a"', '"b"'))
+    )
+    with pytest.raises(CodeError, match="no trainable parameter"):
+        check(study, cells(study, MICRO, [0]), {})
 
 
 def test_a_published_row_without_a_network_is_no_mistake_and_takes_one_of_the_users(tmp_path: Path) -> None:
