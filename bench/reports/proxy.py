@@ -167,8 +167,9 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
     if best.told_apart:
         texts.append(
             f"With {len(best.seeds)} seeds it tells two rows apart whose {best.quantity.title.rstrip('↓↑')} "
-            f"differ by {best.told_apart:.2%}. For a network of yours: `bench ablate my_study.toml --plugin "
-            f"my_net.py --protocol {best.protocol}`, with the rows that it is to be compared with."
+            f"differ by {best.told_apart:.2%}. For a network of yours: a study file with columns = "
+            f'["{best.predictor}"], your rows and those that they are to be compared with, and `bench ablate '
+            f"my_study.toml --plugin my_net.py --protocol {best.protocol}`."
         )
     texts += _judged(choice)
     if choice.promising:
