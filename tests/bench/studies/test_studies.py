@@ -414,11 +414,11 @@ def test_what_cannot_run_is_told_before_anything_runs(tmp_path: Path, row: str, 
 def test_a_network_that_cannot_be_trained_is_told_before_anything_runs(tmp_path: Path) -> None:
     from bench.studies.checking import check
 
-    registry.register("nothing-to-train")(
+    registry.register("no-parameters")(
         lambda num_classes=10: registry.Backbone(input_size=8, num_classes=num_classes)
     )
     study = studies.load(
-        written(tmp_path, ROW + ROW.replace("udit-t", "nothing-to-train").replace('"a"', '"b"'))
+        written(tmp_path, ROW + ROW.replace("udit-t", "no-parameters").replace('"a"', '"b"'))
     )
     with pytest.raises(CodeError, match="no trainable parameter"):
         check(study, cells(study, MICRO, [0]), {})
