@@ -303,10 +303,7 @@ def _rebuilt_from_weights(net: Any) -> Verdict:
     state = net.state_dict()
     strange = [entry for entry, value in state.items() if not isinstance(value, Tensor)]
     if strange:
-        return (
-            "fail",
-            f"{_some(strange)} of its state dict is no tensor: checkpoints hold nothing else",
-        )
+        return "fail", f"{_some(strange)} of its state dict is no tensor: checkpoints hold nothing else"
     inputs = net.example_inputs(2)
     torch.manual_seed(SEED + 1)
     other: Any = create(name, **net.overrides).to(inputs[0].device).float().eval()
@@ -315,7 +312,8 @@ def _rebuilt_from_weights(net: Any) -> Verdict:
     except RuntimeError as error:
         return "fail", f"its weights cannot be loaded: {' '.join(str(error).split())}"
     gap = _difference(_forward(other, inputs), _forward(net, inputs))
-    if gap <= ROUNDING:
+    # A GPU may add up in another order from call to call, and in TF32.
+    if gap <= (ROUNDING if inputs[0].device.type == "cpu" else NEAR):
         return "pass", f"another one with its weights agrees to {_of_output(gap)}"
     return "fail", (
         f"another one with its weights differs by {_of_output(gap)}: layers in a plain list, or drawn "
