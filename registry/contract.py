@@ -314,9 +314,9 @@ def _rebuilt_from_weights(net: Any) -> Verdict:
     gap = _difference(_forward(other, inputs), _forward(net, inputs))
     # A GPU may add up in another order from call to call, and in TF32.
     if gap <= (ROUNDING if inputs[0].device.type == "cpu" else NEAR):
-        return "pass", f"another one with its weights agrees to {_of_output(gap)}"
+        return "pass", f"a second network with its weights agrees to {_of_output(gap)}"
     return "fail", (
-        f"another one with its weights differs by {_of_output(gap)}: layers in a plain list, or drawn "
+        f"a second network with its weights differs by {_of_output(gap)}: layers in a plain list, or drawn "
         "numbers that are no buffer, are not in its state dict"
     )
 

@@ -372,7 +372,7 @@ class ExtraState(Sound):
     ("network", "text"),
     [
         (LayerInList, "layers in a plain list"),
-        (DrawnTable, "another one with its weights differs by"),
+        (DrawnTable, "a second network with its weights differs by"),
         (ExpandedBuffer, 'cannot be loaded: .* parameter named "table"'),
         (ExtraState, "_extra_state of its state dict is no tensor"),
         (Sound, None),
