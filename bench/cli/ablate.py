@@ -408,18 +408,20 @@ def _attention(tokens: dict[str, dict[str, int]]) -> list[str]:
 
 
 def _power(protocol: Protocol, planned: Sequence[Cell], records: Records) -> list[str]:
-    """What difference in FID, or else in held-out loss, the plan can see.
+    """What difference in what ranks its rows the plan can see.
 
     From the spread between seeds in the records of its cells.
     """
+    from bench.metrics.scores import MEASURED
     from bench.records.schema import Quality
+    from bench.reports.findings import phrase
     from bench.reports.statistics import detectable, residual_deviation
 
-    name, words = ("fid", "FID") if protocol.evaluation.samples else ("held_out", "held-out loss")
+    quantity = MEASURED[protocol.evaluation.judges[0]]
     of_row: dict[str, dict[int, float]] = {}
     for cell in planned:
         record = records.get(cell.file)
-        value = record.result.value(name) if record and isinstance(record.result, Quality) else None
+        value = record.result.value(quantity.name) if record and isinstance(record.result, Quality) else None
         of_row.setdefault(cell.row.label, {})
         if value is not None:
             of_row[cell.row.label][cell.seed] = value
@@ -435,8 +437,9 @@ def _power(protocol: Protocol, planned: Sequence[Cell], records: Records) -> lis
         ]
     least = detectable(deviation, len(of_row), count)
     return [
-        f"With {count} seeds a true difference in {words} of {least:.2g} between two of its {len(of_row)} "
-        "rows is found with probability 0.8, by the spread between seeds in the records of its cells."
+        f"With {count} seeds a true difference in {phrase(quantity)} of {least:.2g} between two of its "
+        f"{len(of_row)} rows is found with probability 0.8, by the spread between seeds in the records of "
+        "its cells."
     ]
 
 

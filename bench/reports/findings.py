@@ -1,6 +1,6 @@
 """What the numbers of a table show, in sentences: its order beside the published one, what is separable.
 
-By FID, and by held-out loss, where they were measured.
+By what the protocol judges by: as a rule FID and held-out loss, as far as they were measured.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bench.metrics.scores import SCORES
-from bench.records.quantities import HELD_OUT, Quantity
+from bench.metrics.scores import MEASURED
+from bench.records.quantities import HELD_OUT, LOSS, Quantity
 from bench.reports.select import Line, Setting, published_conditions
 from bench.reports.statistics import (
     LEVEL,
@@ -25,17 +25,18 @@ from bench.reports.statistics import (
 
 def findings(rows: Sequence[Line], setting: Setting) -> list[str]:
     """The orders found here beside that by published FID, and which rows cannot be told apart."""
-    quantities = (SCORES["fid"], HELD_OUT["held_out"])
-    return [text for quantity in quantities for text in _by(quantity, rows, setting)] + _images(rows, setting)
+    texts = [text for name in setting.judges for text in _by(MEASURED[name], rows, setting)]
+    losses = [name for name in setting.judges if name in HELD_OUT]
+    return texts + [text for name in losses for text in _images(HELD_OUT[name], rows, setting)]
 
 
 def conclusions(rows: Sequence[Line], setting: Setting) -> list[str]:
     """What a reader may quote: which row comes first by each score, and from which it cannot be told."""
     texts = []
-    for quantity in (SCORES["fid"], HELD_OUT["held_out"]):
-        found = [(line, values) for line in rows if (values := line.by_seed(setting, quantity.name))]
+    for quantity in (MEASURED[name] for name in setting.judges):
+        found = [(line, values) for line in rows if (values := line.better_is_lower(setting, quantity))]
         comparison = compare_rows([values for _, values in found])
-        by = f"By {_name(quantity)}"
+        by = f"By {phrase(quantity)}"
         if len(found) < 2:
             continue
         if not comparison.pairs:
@@ -69,21 +70,21 @@ def _listed(labels: Sequence[str], most: int = 4) -> str:
     return " and ".join([", ".join(labels[:-1]), labels[-1]] if len(labels) > 1 else labels)
 
 
-def _images(rows: Sequence[Line], setting: Setting) -> list[str]:
+def _images(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> list[str]:
     """How well the held-out images tell rows apart, whatever other seeds would say."""
-    found = [line.results(setting) for line in rows if line.by_seed(setting, "held_out")]
+    found = [line.results(setting) for line in rows if line.by_seed(setting, quantity.name)]
     seeds = set.intersection(*map(set, found)) if found else set()
     if len(found) < 2 or not seeds:
         return []
     groups = [
-        np.mean([results[seed].held_out[-1].groups("held_out") for seed in sorted(seeds)], axis=0)
+        np.mean([results[seed].held_out[-1].groups(quantity.name) for seed in sorted(seeds)], axis=0)
         for results in found
     ]
     errors = paired_errors(groups)
     apart = sum(abs(groups[i].mean() - groups[j].mean()) > 2 * error for (i, j), error in errors.items())
-    text = HELD_OUT["held_out"].text
+    text = quantity.text
     return [
-        "The difference in held-out loss between two rows has a paired standard error over images of "
+        f"The difference in {phrase(quantity)} between two rows has a paired standard error over images of "
         f"{text(float(np.median([*errors.values()])))} (median over pairs; the largest is "
         f"{text(max(errors.values()))}), and {apart} of {len(errors)} pairs lie more than two of theirs "
         "apart. That is for these seeds: others differ by more, so that no claim about networks rests on it."
@@ -92,7 +93,7 @@ def _images(rows: Sequence[Line], setting: Setting) -> list[str]:
 
 def _by(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> list[str]:
     """Findings by one score; none where it was not measured."""
-    found = [(line, values) for line in rows if (values := line.by_seed(setting, quantity.name))]
+    found = [(line, values) for line in rows if (values := line.better_is_lower(setting, quantity))]
     labels = [line.row.label for line, _ in found]
     printed: dict[str, dict[int, float]] = {}  # by conditions, for others do not compare
     for i, conditions in enumerate(published_conditions([line for line, _ in found])):
@@ -130,7 +131,7 @@ def _separable(
         for i, j in apart
         if {i, j} <= fids.keys() and fids[i] != fids[j]
     ]
-    text = f"{len(apart)} of {len(comparison.pairs)} pairs of rows are separable in {_name(quantity)}"
+    text = f"{len(apart)} of {len(comparison.pairs)} pairs of rows are separable in {phrase(quantity)}"
     if agree:
         of = (
             "these"
@@ -149,19 +150,22 @@ def _separable(
     ]
     if comparison.outlier is not None:
         texts.append(
-            f"By {_name(quantity)} {labels[comparison.outlier]} spreads further between seeds than one "
+            f"By {phrase(quantity)} {labels[comparison.outlier]} spreads further between seeds than one "
             "deviation for all rows allows (Cochran's test), so that the error of the table is larger than "
             "5%: in simulation 12% with three times the deviation of the others, 18% with six times."
         )
     groups = [" and ".join(labels[i] for i in group) for group in comparison.groups() if len(group) > 1]
     if groups:
-        texts.append(f"Not separable among themselves, by ascending mean: {'; '.join(groups)}.")
+        texts.append(f"Not separable among themselves, the best first: {'; '.join(groups)}.")
     return texts
 
 
-def _name(quantity: Quantity) -> str:
-    """Within a sentence."""
-    return {"fid": "FID"}.get(quantity.name, "held-out loss")
+def phrase(quantity: Quantity) -> str:
+    """What it is called within a sentence."""
+    name = quantity.title.rstrip("↓↑")
+    if quantity.name in HELD_OUT:
+        return "held-out loss" if quantity is HELD_OUT["held_out"] else f"held-out loss at {name}"
+    return "training loss" if quantity is LOSS else name
 
 
 def _ranking(
@@ -187,7 +191,7 @@ def _ranking(
             negated = "" if correlation.chance <= LEVEL else "not "
             chance += f", which is {negated}significant at {LEVEL}."
     return [
-        f"Order by mean {_name(quantity)} here against the published order by FID{of}: Spearman's "
+        f"Order by mean {phrase(quantity)} here against the published order by FID{of}: Spearman's "
         f"ρ = {_signed(correlation.rho)} over {count} rows; {interval}.{chance}",
         "This shows how far the changes rank small networks under this protocol as they rank the published "
         "ones. It confirms no published score or gap, and the interval knows of seeds only, not of other "

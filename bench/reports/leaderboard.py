@@ -11,18 +11,16 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import registry
-from bench.metrics.scores import SCORES
-from bench.records.quantities import COSTS, HELD_OUT
+from bench.metrics.scores import MEASURED
+from bench.records.quantities import COSTS
 from bench.records.schema import Quality
 from bench.reports.page import Column, Entry, Table
 from bench.reports.select import Line, Setting, SpeedColumn, settings
 from bench.reports.statistics import compare_rows
-from bench.reports.tables import MEASURED, quality_title, significant, spread
+from bench.reports.tables import quality_title, significant, spread
 from bench.studies import published
 from bench.studies.published import PublishedRow
 
-# By which a group is ranked: the first that was measured.
-RANKED_BY = (SCORES["fid"], HELD_OUT["held_out"])
 TIERS = (3, 12, 50)  # GFLOPs between the tiers of cost: T, S, B, and larger networks of the papers
 
 
@@ -103,11 +101,15 @@ def _timed(standing: Standing, speed: SpeedColumn | None) -> Standing:
 
 
 _SOURCES = {"u-dit": "U-DiT paper", "dit": "DiT paper"}  # of Tables 1 to 6
-# Columns that are shown before anyone chooses others.
-SHOWN = (
-    *("Family", "Rank", "Params (M)", "GFLOPs", "Images/s", "Paper FID↓", "Seeds", "Source"),
-    *(MEASURED[name].title for name in (*published.QUALITY, "held_out")),
-)
+
+
+def shown(groups: Sequence[Group]) -> set[str]:
+    """Titles of the columns that are shown before anyone chooses others, those that rank among them."""
+    judges = (name for group in groups if group.setting for name in group.setting.judges)
+    return {
+        *("Model", "Family", "Rank", "Params (M)", "GFLOPs", "Images/s", "Paper FID↓", "Seeds", "Source"),
+        *(MEASURED[name].title for name in (*published.QUALITY, "held_out", *judges)),
+    }
 
 
 def tables(groups: Sequence[Group]) -> list[Table]:
@@ -209,8 +211,8 @@ def _measured(found: Mapping[str, Sequence[Line]]) -> list[Group]:
 
 def _ranked(standings: Sequence[Standing], setting: Setting) -> tuple[Standing, ...]:
     """By mean, each with its rank."""
-    for quantity in RANKED_BY:
-        values = [each.line.by_seed(setting, quantity.name) for each in standings]
+    for name in setting.judges:
+        values = [each.line.better_is_lower(setting, MEASURED[name]) for each in standings]
         if any(values):
             break
     compared = compare_rows(values)

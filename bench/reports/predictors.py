@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bench.metrics.scores import SCORES
+from bench.metrics.scores import MEASURED, SCORES
 from bench.records.quantities import COSTS, HELD_OUT, LOSS, Quantity
 from bench.records.schema import Quality, Record
 from bench.reports.select import Line, Setting, published_conditions, settings
@@ -114,8 +114,7 @@ class Agreement:
 
 PREDICTORS: dict[str, Quantity] = {
     **HELD_OUT,
-    **{name: score for name, score in SCORES.items() if score.recorded},
-    LOSS.name: LOSS,
+    **MEASURED,
     **BASELINES,
 }
 

@@ -165,11 +165,13 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
         "interval by seeds; what was measured with one seed has none."
     ]
     if best.told_apart:
+        ranks = best.predictor in _judges(best.protocol)
+        columns = "" if ranks else f' columns = ["{best.predictor}"],'
         texts.append(
             f"With {len(best.seeds)} seeds it tells two rows apart whose {best.quantity.title.rstrip('↓↑')} "
-            f"differ by {best.told_apart:.2%}. For a network of yours: a study file with columns = "
-            f'["{best.predictor}"], your rows and those that they are to be compared with, and `bench ablate '
-            f"my_study.toml --plugin my_net.py --protocol {best.protocol}`."
+            f"differ by {best.told_apart:.2%}. For a network of yours: a study file with{columns} your rows "
+            "and those that they are to be compared with, and `bench ablate my_study.toml --plugin my_net.py "
+            f"--protocol {best.protocol}`{', which judges by it' if ranks else ''}."
         )
     texts += _judged(choice)
     if choice.promising:
@@ -212,6 +214,11 @@ def _promise(best: Agreement, others: Sequence[Agreement]) -> str:
 
 def _name(each: Agreement) -> str:
     return f"{each.quantity.title.rstrip('↓↑')} after {each.step:,} steps of {each.protocol}"
+
+
+def _judges(protocol: str) -> tuple[str, ...]:
+    """What a protocol judges by, as far as it is built in."""
+    return protocols.load(protocol).evaluation.judges if protocol in protocols.names() else ()
 
 
 def _protocols(found: Sequence[Agreement]) -> list[str]:

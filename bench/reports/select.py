@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import registry
 from bench import records
+from bench.records.quantities import Quantity
 from bench.records.schema import (
     Config,
     Cost,
@@ -47,6 +48,7 @@ class Setting(NamedTuple):
     cfg_scale: float | None
     held_out: int | None  # images
     ema_decay: float
+    judges: tuple[str, ...]  # quantities that order rows, the first of which ranks them
 
     @classmethod
     def of(cls, record: Record, protocol: Protocol) -> Setting:
@@ -68,6 +70,7 @@ class Setting(NamedTuple):
             images.cfg_scale if images else None,
             request.held_out.images if request.held_out else None,
             request.training.ema_decay,
+            protocol.evaluation.judges,
         )
 
 
@@ -114,6 +117,11 @@ class Line:
         """Finite values of the seeds measured in that setting."""
         values = {seed: result.value(score) for seed, result in self.results(setting).items()}
         return {seed: value for seed, value in values.items() if value is not None and math.isfinite(value)}
+
+    def better_is_lower(self, setting: Setting, quantity: Quantity) -> dict[int, float]:
+        """`by_seed` of a quantity, negated where more is better."""
+        sign = -1 if quantity.higher_is_better else 1
+        return {seed: sign * value for seed, value in self.by_seed(setting, quantity.name).items()}
 
     def files(self, setting: Setting) -> tuple[str, ...]:
         """The records of the seeds measured in that setting."""

@@ -9,8 +9,8 @@ from operator import attrgetter
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from bench.metrics.scores import SCORES
-from bench.records.quantities import COSTS, HELD_OUT, LOSS, Quantity, decimals
+from bench.metrics.scores import MEASURED, SCORES
+from bench.records.quantities import COSTS, Quantity, decimals
 from bench.records.schema import Environment
 from bench.reports.findings import findings
 from bench.reports.page import Column, Entry, Page, Section, Table
@@ -25,7 +25,6 @@ NUMBERS = {
     name: number
     for number, name in enumerate("toy scaling guidance training-steps downsampler components".split(), 1)
 }  # of the paper's tables
-MEASURED: dict[str, Quantity] = {**SCORES, LOSS.name: LOSS, **HELD_OUT}
 # What a published table prints besides scores.
 _PRINTED = {"training_steps": "Steps", "cfg_scale": "CFG", "gflops": "GFLOPs"}
 
@@ -106,12 +105,12 @@ def score_columns(
 ) -> dict[str, Filled]:
     """Mean ± standard deviation over seeds of the scores that the study asks for; the best mean is marked.
 
-    The held-out loss is shown wherever it was measured.
+    The held-out loss, and what the protocol judges by, are shown wherever they were measured.
     """
     columns = {}
     for name, quantity in MEASURED.items():
         found = [line.score(setting, name) for line in rows]
-        if name not in (*study.columns, "held_out") or not any(found):
+        if name not in (*study.columns, "held_out", *setting.judges) or not any(found):
             continue
         best = _best([one.mean if one else None for one in found], max if quantity.higher_is_better else min)
         entries = [

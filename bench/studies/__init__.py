@@ -29,16 +29,15 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import registry
-from bench.metrics.scores import SCORES
-from bench.records.quantities import COSTS, HELD_OUT, LOSS, Quantity
+from bench.metrics.scores import MEASURED, SCORES
+from bench.records.quantities import COSTS, Quantity
 from bench.studies import published
 from bench.studies.published import PublishedRow
 from bench.training import protocols
 from bench.utils import toml
 from registry.errors import UsageError, suggest
 
-_RECORDED = {name: score for name, score in SCORES.items() if score.recorded}
-COLUMNS: dict[str, Quantity] = {**COSTS, **_RECORDED, LOSS.name: LOSS, **HELD_OUT}
+COLUMNS: dict[str, Quantity] = {**COSTS, **MEASURED}
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ import importlib
 import pkgutil
 
 from bench.metrics.scores.base import Features, Inputs, Need, Score
+from bench.records.quantities import HELD_OUT, LOSS, Quantity
 from registry.errors import UsageError, suggest
 
-__all__ = ["SCORES", "Features", "Inputs", "Need", "Score", "select"]
+__all__ = ["MEASURED", "SCORES", "Features", "Inputs", "Need", "Score", "select"]
 
 
 def _collect() -> dict[str, Score]:
@@ -29,6 +30,12 @@ def _collect() -> dict[str, Score]:
 
 
 SCORES: dict[str, Score] = _collect()
+# What records of quality hold.
+MEASURED: dict[str, Quantity] = {
+    **{name: score for name, score in SCORES.items() if score.recorded},
+    LOSS.name: LOSS,
+    **HELD_OUT,
+}
 
 
 def select(names: list[str]) -> list[Score]:

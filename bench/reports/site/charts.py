@@ -14,13 +14,14 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import registry
+from bench.metrics.scores import MEASURED
 from bench.records.quantities import BANDS, COSTS, HELD_OUT
 from bench.records.schema import Cost, Quality, Record, Speed, SpeedRequest
-from bench.reports.leaderboard import RANKED_BY, Group, Standing
+from bench.reports.leaderboard import Group, Standing
 from bench.reports.predictors import Agreement
 from bench.reports.select import Line, Setting, settings, speed_words
 from bench.reports.statistics import summary
-from bench.reports.tables import MEASURED, quality_title
+from bench.reports.tables import quality_title
 
 Json = dict[str, Any]
 
@@ -232,8 +233,7 @@ def seeds(rows: Sequence[Line], setting: Setting, root: str) -> Chart | None:
     """Each seed's score as a dot, the means as strokes; None where no row has two seeds."""
     values: list[Json] = []
     options = []
-    ranking = [quantity.name for quantity in RANKED_BY]
-    for name in dict.fromkeys((*ranking, *MEASURED)):  # by which rows are ranked, first
+    for name in dict.fromkeys((*setting.judges, *MEASURED)):  # by which rows are ranked, first
         quantity = MEASURED[name]
         found = [(line, by_seed) for line in rows if (by_seed := line.by_seed(setting, name))]
         if not any(len(by_seed) > 1 for _, by_seed in found):

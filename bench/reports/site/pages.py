@@ -16,7 +16,7 @@ from bench.records.quantities import COSTS
 from bench.records.schema import Record
 from bench.reports import figures, leaderboard, proxy, tables
 from bench.reports.findings import conclusions
-from bench.reports.leaderboard import SHOWN, Group, Standing
+from bench.reports.leaderboard import Group, Standing
 from bench.reports.page import Column, Entry, Section, Table
 from bench.reports.record import command
 from bench.reports.record import tables as record_tables
@@ -75,8 +75,9 @@ def _leaderboard(site: Site) -> list[str]:
         + "</select></label>"
         for name, (label, values) in filters.items()
     )
+    shown = leaderboard.shown(site.groups)
     boxes = "".join(
-        f'<label><input type="checkbox" name="column" value="{i}"{" checked" * (title in SHOWN)}> '
+        f'<label><input type="checkbox" name="column" value="{i}"{" checked" * (title in shown)}> '
         f"{escape(title)}</label>"
         for i, title in enumerate(titles, 1)
         if i > 1
@@ -104,7 +105,8 @@ def _leaderboard(site: Site) -> list[str]:
         + "\n".join(bodies)
         + "\n</table></div>",
         '<p class="quiet">Rank: one more than the rows that are better and can be told apart (published: by '
-        "FID as printed; measured: by FID, or else by held-out loss, with Tukey's range test over seeds). "
+        "FID as printed; measured: by FID, or else by the held-out loss that the protocol judges by, with "
+        "Tukey's range test over seeds). "
         "Tick two or three rows to compare them. Cost: one forward pass of the deployed network at its own "
         "input size, whatever size a protocol trains.</p>",
     ]
@@ -242,7 +244,7 @@ def backbone(site: Site, name: str) -> str:
             used = [
                 i
                 for i, column in enumerate(table.columns)
-                if column.title in ("Model", *SHOWN) and any(entries[i].text for entries in kept)
+                if column.title in leaderboard.shown(site.groups) and any(entries[i].text for entries in kept)
             ]
             shown = Table([table.columns[i] for i in used], [[entries[i] for i in used] for entries in kept])
             body += [f"<h2>{escape(group.title)}</h2>", html.table(shown, _to_record, "sortable cards")]

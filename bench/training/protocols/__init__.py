@@ -20,6 +20,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 import registry
 from bench.data import datasets
 from bench.diffusion import objectives, sampler
+from bench.metrics.scores import MEASURED, SCORES
+from bench.records.quantities import HELD_OUT
 from bench.records.schema import Finite, HeldOutSettings, Model, SamplingSettings, TrainingSettings
 from bench.utils import toml
 from registry.errors import UsageError, suggest
@@ -59,18 +61,42 @@ class Evaluation(Model):
         reference: file that samples are compared with, such as the ADM suite's .npz; a path that is not
             absolute begins at the protocol's folder. None: the dataset itself.
         extractor: see `bench.metrics`; by default `digits` for the dataset of that name, else `inception`.
+        judged_by: names of the quantities that order the rows of a study, the first of which ranks them; by
+            default FID and the whole held-out loss, as far as they are measured. It changes no record.
     """
 
     samples: bool = True
     held_out: HeldOutSettings | None = None
     reference: str | None = None
     extractor: str | None = None
+    judged_by: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _something(self) -> Self:
         if not self.samples and self.held_out is None:
             raise ValueError("samples = false leaves nothing to judge by: add [evaluation.held_out]")
         return self
+
+    @model_validator(mode="after")
+    def _judged_by_measured(self) -> Self:
+        for name in self.judged_by:
+            if name not in self.measured:
+                raise ValueError(
+                    f"judged_by has {name!r}, which is not measured.{suggest(name, self.measured)} It takes "
+                    f"any of {', '.join(self.measured)}"
+                )
+        return self
+
+    @property
+    def measured(self) -> list[str]:
+        """Names of the quantities that its records hold."""
+        missing = set(() if self.samples else SCORES) | set(() if self.held_out else HELD_OUT)
+        return [name for name in MEASURED if name not in missing]
+
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """Names of the quantities that order rows, the first of which ranks them."""
+        return self.judged_by or tuple(name for name in ("fid", "held_out") if name in self.measured)
 
 
 class Protocol(Model):

@@ -8,15 +8,18 @@ import numpy as np
 
 from bench import studies
 from bench.records import read
-from bench.reports import tables
+from bench.reports import leaderboard, tables
 from bench.reports.differences import differences
+from bench.reports.findings import conclusions, findings
 from bench.reports.record import tables as record_tables
 from bench.reports.render import markdown
 from bench.reports.select import Selection, lines, settings
 from bench.studies.cells import cells as cells_of
 from bench.studies.cells import has_scores, known, missing
 from bench.studies.staleness import of_another_time
-from tests.bench.reports.test_predictors import PROXY, PUBLISHED, STUDY, write
+from bench.training import protocols
+from tests.bench import made
+from tests.bench.reports.test_predictors import PROXY, PUBLISHED, STUDY, held_out, judged, write
 
 
 def test_a_held_out_loss_alone_makes_a_table(tmp_path: Path) -> None:
@@ -57,6 +60,36 @@ def test_a_band_is_a_column_where_a_study_asks_for_it(tmp_path: Path) -> None:
     columns = tables.score_columns(own, rows, setting)
     assert [filled.column.heading for filled in columns.values()] == ["Held-out loss↓", "ln SNR 0…2↓"]
     assert [entry.text for entry in columns["held_out_3"].entries] == ["93.48000", "107.00000"]
+
+
+def test_rows_are_judged_by_the_band_that_the_protocol_names(tmp_path: Path) -> None:
+    chance = np.random.default_rng(0)
+    protocol = protocols.load("proxy-cifar-32")
+    assert protocol.evaluation.judges == ("held_out_2",)
+    published = dict(zip([row.label for row in STUDY.rows], PUBLISHED, strict=True))
+    for cell in cells_of(STUDY, protocol, (0, 1)):
+        level = published[cell.row.label] / 1000 + 1e-5 * chance.standard_normal()
+        loss = held_out(cell.step, level, np.zeros(64))
+        worse = (band.model_copy(update={"loss": 1 - band.loss}) for band in loss.bands)  # in reverse order
+        bands = tuple(loss.bands[1] if i == 1 else band for i, band in enumerate(worse))
+        curve = (loss.model_copy(update={"bands": bands}),)
+        made.put(tmp_path, judged(cell.request, curve), protocol.name)
+    rows = lines(STUDY, Selection(tmp_path))
+    (setting,) = settings(rows)
+    columns = tables.score_columns(STUDY, rows, setting)
+    assert [filled.column.heading for filled in columns.values()] == ["Held-out loss↓", "ln SNR 2…4↓"]
+    first = {entry.text for filled in columns.values() for entry in filled.entries if entry.best}
+    assert first == {columns["held_out"].entries[0].text, columns["held_out_2"].entries[-1].text}
+    text = "\n".join(findings(rows, setting))
+    assert "Order by mean held-out loss at ln SNR 2…4 here against" in text and "ρ = 1.00" in text
+    assert "21 of 21 pairs of rows are separable in held-out loss at ln SNR 2…4, 21 of these" in text
+    assert "−1.00" not in text  # the order by the whole
+    (words,) = conclusions(rows, setting)
+    assert words.startswith(f"By held-out loss at ln SNR 2…4 {STUDY.rows[-1].label} is better than every")
+    (group,) = leaderboard.groups({STUDY.name: rows})[-1:]
+    assert [standing.rank for standing in group.standings] == [*range(1, 8)]
+    assert group.standings[0].line.row is STUDY.rows[-1]
+    assert "ln SNR 2…4↓" in leaderboard.shown([group])
 
 
 def test_a_record_shows_its_curve(tmp_path: Path) -> None:

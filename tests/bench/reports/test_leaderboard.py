@@ -2,10 +2,12 @@
 
 import csv
 import importlib.resources
+from pathlib import Path
 
 import bench.studies
 from bench.records.schema import QualityRequest, TrainingSettings
 from bench.reports import leaderboard
+from bench.reports.findings import conclusions, findings
 from bench.reports.select import Selection, lines
 from bench.studies.cells import cells
 from bench.training import protocols
@@ -42,6 +44,27 @@ def test_rows_that_seeds_cannot_tell_apart_share_a_rank(tmp_path):
     ranks = {standing.line.label: standing.rank for standing in group.standings}
     assert ranks == {"near": 1, "nearer": 1, "far": 3}
     assert (group.source, group.guided) == ("smoke", False)
+
+
+def test_a_score_of_which_more_is_better_ranks_where_the_protocol_says_so(tmp_path):
+    smoke = (Path(protocols.__file__).parent / "smoke.toml").read_text()
+    (tmp_path / "by-is.toml").write_text(f'{smoke}\n[evaluation]\njudged_by = ["inception_score"]\n')
+    (tmp_path / "three.toml").write_text(f'protocol = "by-is"{STUDY}')
+    study = bench.studies.load(str(tmp_path / "three.toml"))
+    found = {"near": (10, 12, 11), "nearer": (11, 10, 12), "far": (90, 91, 92)}
+    for cell in cells(study, protocols.load("by-is", tmp_path), (0, 1, 2)):
+        score = float(found[cell.row.label][cell.seed])
+        made.put(tmp_path / "results", made.quality(cell.request, inception_score=score), "by-is")
+    rows = lines(study, Selection(tmp_path / "results"))
+    (group,) = leaderboard.groups({study.name: rows})
+    assert [(each.line.label, each.rank) for each in group.standings] == [
+        ("far", 1), ("near", 2), ("nearer", 2),
+    ]  # fmt: skip
+    (words,) = conclusions(rows, group.setting)
+    assert words == "By IS far is better than every other row (3 seeds, Tukey's range test)."
+    apart, same = findings(rows, group.setting)
+    assert apart.startswith("2 of 3 pairs of rows are separable in IS: ")
+    assert same == "Not separable among themselves, the best first: near and nearer."
 
 
 def test_one_seed_gives_no_rank(tmp_path):

@@ -110,7 +110,7 @@ def test_what_is_separable_is_told(results):
     said = " ".join(page_of("downsampler", results).sections[1].table.remarks)
     assert "2 of 3 pairs of rows are separable in FID, 2 of these as published" in said
     assert (
-        "Not separable among themselves, by ascending mean: Pixel Shuffle (PS) and Depthwise (DW) Conv. + PS."
+        "Not separable among themselves, the best first: Pixel Shuffle (PS) and Depthwise (DW) Conv. + PS."
         in said
     )
     assert "Shortcut + PS from" not in said and "from DW Conv. Shortcut" not in said

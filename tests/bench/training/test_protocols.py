@@ -139,6 +139,18 @@ def test_a_wildcard_that_fits_no_backbone_is_named_and_one_of_code_is_left_alone
         (('steps = "ddim10"', 'steps = "ddim999"'), "no integer stride"),
         (("[training]", "[training"), "line 4"),
         (("[training]", '[training]\nobjective = "ddpn"'), "unknown objective 'ddpn'. Did you mean 'ddpm'?"),
+        (
+            ("[training]", '[evaluation]\njudged_by = ["fdi"]\n[training]'),
+            "[evaluation] judged_by has 'fdi', which is not measured. Did you mean 'fid'",
+        ),
+        (("[training]", '[evaluation]\njudged_by = ["held_out_2"]\n[training]'), "It takes any of fid, sfid"),
+        (
+            (
+                "[training]",
+                '[evaluation]\nheld_out = { images = 64 }\njudged_by = ["fid_infinity"]\n[training]',
+            ),
+            "'fid_infinity', which is not measured",
+        ),
     ],
 )
 def test_a_wrong_file_is_one_line_that_names_the_key(tmp_path: Path, change, says: str) -> None:
