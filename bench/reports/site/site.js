@@ -137,6 +137,8 @@ function filled(value, chosen) {
   return value;
 }
 
+const LEGEND_COLUMN = 250; // pixels: the longest label, its symbol and a gap
+
 const CONFIG = {
   background: null,
   font: "system-ui, sans-serif",
@@ -144,7 +146,7 @@ const CONFIG = {
   axis: { labelColor: "currentColor", titleColor: "currentColor", domainColor: "currentColor",
     tickColor: "currentColor", gridColor: "currentColor", gridOpacity: 0.12, labelFontSize: 12, titleFontSize: 12,
     titleFontWeight: "normal", labelLimit: 240, labelOverlap: "greedy", labelSeparation: 8 },
-  legend: { labelColor: "currentColor", titleColor: "currentColor", orient: "bottom", columns: 4, labelLimit: 220,
+  legend: { labelColor: "currentColor", titleColor: "currentColor", orient: "bottom", labelLimit: 220,
     labelFontSize: 12, titleFontSize: 12, symbolSize: 90 },
   text: { fill: "currentColor" },
   // Paul Tol's "bright": told apart by colour-blind readers, legible on white and on black.
@@ -173,8 +175,8 @@ function chart(figure) {
     const chosen = Object.assign({}, ...selects.map((select, i) => choices[i].options[select.value].values));
     const whole = filled(spec, chosen);
     const narrow = view.clientWidth < 480;
-    const config = { ...CONFIG, ...(narrow && { legend: { ...CONFIG.legend, columns: 1, labelLimit: 280 },
-      axis: { ...CONFIG.axis, labelLimit: 130 } }) };
+    const legend = { ...CONFIG.legend, columns: Math.max(1, Math.floor(view.clientWidth / LEGEND_COLUMN)) };
+    const config = { ...CONFIG, legend, ...(narrow && { axis: { ...CONFIG.axis, labelLimit: 130 } }) };
     return vegaEmbed(view, { width: "container", height: 340, autosize: { type: "fit-x", contains: "padding" },
       ...whole, config }, { actions: false, renderer: "svg" })
       .then(() => { figure.dataset.drawn = "true"; })

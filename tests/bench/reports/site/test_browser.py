@@ -94,6 +94,19 @@ def test_pages_fit_their_window_without_errors_and_ask_for_nothing(browser, fold
     assert asked and all(url.startswith(("file://", "data:")) for url in asked)
 
 
+def test_no_legend_is_wider_than_its_chart(browser, folder):
+    for width in (375, 1100, 1500):
+        show(browser, folder / "studies/components.html", width, height=9000)
+        over = browser.execute_script(
+            """
+            return [...document.querySelectorAll('figure.chart svg')].flatMap((svg) =>
+              [...svg.querySelectorAll('.role-legend-entry')].map((legend) =>
+                legend.getBoundingClientRect().right - svg.getBoundingClientRect().right));
+            """
+        )
+        assert over and max(over) <= 1, (width, over)
+
+
 def test_dark_and_light_differ_and_text_stands_out_in_both(browser, folder):
     def contrast():
         colours = browser.execute_script(
