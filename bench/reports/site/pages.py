@@ -154,6 +154,11 @@ def study(site: Site, name: str) -> str:
             *(f"<p>{escape(text)}</p>" for text in texts),
             "</div>",
         ]
+        if site.has_predictors and len({setting.protocol for setting in settings(rows)}) > 1:
+            body.append(
+                '<p>Protocols need not agree: <a href="../predictors.html">small protocols</a> tells which '
+                "of them orders rows as published scores do.</p>"
+            )
     for section in page.sections:
         body += _section(section)
     if made := charts.of_study(rows, "../"):

@@ -90,6 +90,13 @@ def test_each_record_has_a_page_and_each_measured_figure_opens_one(files):
     assert len(measured) > 10 and all('<a href="records/quality-' in cell for cell in measured)
 
 
+def test_a_study_of_several_protocols_leads_to_the_page_that_compares_them(files):
+    words = "Protocols need not agree"
+    pages = [name for name, text in files.items() if words in str(text)]
+    assert "studies/components.html" in pages
+    assert "studies/guidance.html" not in pages  # which was measured under one
+
+
 def test_a_page_of_a_record_names_the_other_seeds(files):
     name, text = next((n, t) for n, t in files.items() if n.startswith("records/quality-udit-s"))
     assert all(f">seed {seed}</a>" in text for seed in (0, 1, 2)), name
