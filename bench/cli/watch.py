@@ -38,6 +38,8 @@ class View:
     ) -> None:
         self.total, self.done, self.watcher, self.usage = total, done, watcher, usage
         self._began, self._at_first = time.monotonic(), done()
+        self._parts: dict[str, float] = {}  # of the trainings seen, how far they are
+        self._parts_at_first: dict[str, float] = {}
         self._ended = threading.Event()
         self._live = Live(
             console=Console(stderr=True), get_renderable=self.table, refresh_per_second=2, transient=True
@@ -73,15 +75,21 @@ class View:
     def summary(self, found: list[Activity]) -> str:
         """How many are done, what that took, and when the rest may be.
 
-        Told by those done since this began; before the first, by the training under way.
+        Told by what was done since this began, with the trained part of what is under way; before the first
+        is done, by the present rate of training.
         """
         done = self.done()
         taken = sum((each.usage for each in found), self.usage())
         words = f"{done} of {self.total} measured, {len(found)} under way, {taken} so far"
         training = [each for each in found if each.description == "training" and each.seconds_left]
+        self._parts |= {each.name: each.done / each.total for each in training}
+        self._parts_at_first = self._parts | self._parts_at_first
         if self._at_first < done < self.total:
-            left = (time.monotonic() - self._began) / (done - self._at_first) * (self.total - done)
-            words += f", about {span(left)} left"
+            under_way = sum(self._parts.get(each.name, 0.0) for each in found)
+            advance = done - self._at_first + under_way - sum(self._parts_at_first.values())
+            if advance > 0:  # it is not where a process died that was seen to train
+                left = (time.monotonic() - self._began) / advance * (self.total - done - under_way)
+                words += f", about {span(max(left, 0.0))} left"
         elif done < self.total and training:
             others = len(found) / len(training)  # as those that train, for they measure only in between
             begun = sum(each.done / each.total for each in training) * others

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +14,12 @@ from typer.testing import CliRunner
 
 from bench import studies
 from bench.cli import app, watch
+from bench.cli.output import span
 from bench.cli.watch import View
 from bench.studies import worker
 from bench.studies.cells import cells
 from bench.studies.executors import Backlog, Group, Job, executor, groups, local
-from bench.studies.watching import Meter, Usage, Watcher
+from bench.studies.watching import Activity, Meter, Usage, Watcher
 from bench.training import protocols
 from bench.utils import leases
 from registry.errors import UsageError
@@ -139,6 +141,27 @@ def test_a_record_is_measured_unless_it_changed_since_it_was_planned(tmp_path: P
     assert first.done and second.replaces and not second.done
     made.put(tmp_path, made.quality(cell.request, fid=21.0), "smoke")
     assert second.done
+
+
+def test_the_time_left_counts_what_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, done, found = [0.0], [0], list[Activity]()
+    monkeypatch.setattr(watch, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    watcher: Any = SimpleNamespace(look=lambda: found)
+    view = View(10, lambda: done[0], watcher, Usage)
+
+    def told(at: float, measured: int, **steps: int) -> str:
+        clock[0], done[0] = at, measured
+        activity = Activity("", "here", 1, "", "training", 0, 100, 1.0, 1.0, 0.0, Usage())
+        found[:] = [replace(activity, name=name, done=step) for name, step in steps.items()]
+        return view.summary(found).rpartition("about ")[2]
+
+    told(0, 0, first=0, second=40)  # the second goes on with an earlier call's training
+    # Of ten cells 9 − 0.9 are left; one and half a cell were done meanwhile.
+    assert told(100, 1, second=90) == f"{span(100 / 1.5 * 8.1)} left"
+    found[:] = [replace(found[0], description="held-out loss", done=1)]
+    assert view.summary(found).endswith(f"about {span(100 / 1.5 * 8.1)} left")
+    assert told(120, 2) == f"{span(120 / 1.6 * 8)} left"
+    assert "left" not in told(500, 10)
 
 
 @pytest.mark.parametrize(
