@@ -582,6 +582,13 @@ def test_a_report_is_drawn_without_torch(results, tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_the_protocol_to_use_judges_by_what_was_found_to_predict():
+    text = (ROOT / "reports/proxy.md").read_text("utf-8").replace("\\_", "_")
+    name = re.search(r"after [\d,]+ steps of ([\w-]+)", text)[1]
+    assert protocols.load(name).evaluation.judged_by
+    assert f"--protocol {name}\\`, which judges by it" in text
+
+
 def test_the_committed_report_is_current():
     assert bench.reports.check(ROOT / "reports", ROOT / "results", ["md", "csv"]) == []
 
