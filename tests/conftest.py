@@ -89,6 +89,8 @@ def pytest_configure() -> None:
 
     Small work gains little from threads, and on a busy machine they wait for each other most of the time.
     """
+    for size in ("COLUMNS", "LINES"):  # of a terminal, which pytest-xdist's processes claim to have
+        os.environ.pop(size, None)
     if "OMP_NUM_THREADS" not in os.environ:
         os.environ["OMP_NUM_THREADS"] = "1"
         torch.set_num_threads(1)
