@@ -155,7 +155,7 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
     sure = (
         f"95% interval {_interval(interval)} by seeds" if interval else "one seed, hence no interval by seeds"
     )
-    words = "Use" if reliable else "No protocol measured here can be relied on; the best is"
+    words = "Use" if reliable else "No protocol measured here can be relied on for a whole order; the best is"
     texts = [
         f"{words} {_name(best)}: ρ = {_number(best.rho)} with the published {heading} over {best.rows} rows "
         f"({sure}), {best.right} of {best.pairs} pairs decided rightly, at {best.seconds / 60:.0f} minutes "
@@ -169,7 +169,8 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
         columns = "" if ranks else f' columns = ["{best.predictor}"],'
         texts.append(
             f"With {len(best.seeds)} seeds it tells two rows apart whose {best.quantity.title.rstrip('↓↑')} "
-            f"differ by {best.told_apart:.2%}. For a network of yours: a study file with{columns} your rows "
+            f"differ by {best.told_apart:.2%}: {best.apart} of the {best.pairs} pairs, {best.right_apart} of "
+            f"them as published. For a network of yours: a study file with{columns} your rows "
             "and those that they are to be compared with, and `bench ablate my_study.toml --plugin my_net.py "
             f"--protocol {best.protocol}`{', which judges by it' if ranks else ''}."
         )
@@ -179,11 +180,24 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
     if not reliable:
         texts.append(
             f"To rely on a protocol takes ρ of at least {rho} whose interval by seeds stays above {low}. "
-            "Where the interval is wide, seeds do not tell the rows apart: more seeds or longer training. "
-            "Where pairs that seeds do tell apart are decided wrongly, the task is another one than the "
-            "published: no number of seeds mends that."
+            f"{_obstacle(best)}"
         )
     return texts
+
+
+def _obstacle(best: Agreement) -> str:
+    """What stands in the way of relying on it, in a sentence."""
+    if best.rho_by_seeds is None:
+        return "One seed tells no rows apart: take two or more."
+    if best.right_apart == best.apart:
+        return (
+            "No pair that seeds tell apart is decided wrongly; the others lie closer than seeds tell apart, "
+            "which takes more seeds or longer training."
+        )
+    return (
+        f"Of the pairs that seeds tell apart {best.apart - best.right_apart} are decided wrongly: there the "
+        "task is another one than the published, which no number of seeds mends."
+    )
 
 
 def _judged(choice: Choice) -> list[str]:

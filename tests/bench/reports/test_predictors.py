@@ -223,9 +223,18 @@ def test_what_is_chosen_on_one_study_is_judged_on_the_others() -> None:
     texts = " ".join(proxy.answer(choice, "FID"))
     assert "No protocol measured here can be relied on" in texts  # for its interval begins at 0
     assert "an hour of one core measures 60 rows once" in texts
-    assert "With 2 seeds it tells two rows apart whose Held-out loss differ by 1.23%." in texts
+    assert (
+        "With 2 seeds it tells two rows apart whose Held-out loss differ by 1.23%: 0 of the 3 pairs" in texts
+    )
     assert 'columns = ["held_out"]' in texts and "--protocol p`" in texts
     assert "(b) it decides 1 of 3 pairs, GFLOPs alone 3 of 3" in texts
+    for right, seeds, obstacle in (
+        (2, (0.0, 1.0), "the others lie closer than seeds tell apart"),
+        (1, (0.0, 1.0), "Of the pairs that seeds tell apart 1 are decided wrongly"),
+        (0, None, "One seed tells no rows apart"),
+    ):
+        close = choose([[agreement("a", 0.8, right_apart=right, apart=2, rho_by_seeds=seeds)], []])
+        assert obstacle in proxy.answer(close, "FID")[-1]
     sure = choose([[agreement("a", 0.95, rho_by_seeds=(0.8, 1.0))], []])
     assert proxy.answer(sure, "FID")[0].startswith("Use Held-out loss after 4 steps of p")
     assert choose([[]]) is None
