@@ -180,24 +180,30 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
     if not reliable:
         texts.append(
             f"To rely on a protocol takes ρ of at least {rho} whose interval by seeds stays above {low}. "
-            f"{_obstacle(best)}"
+            f"{_obstacle(choice)}"
         )
     return texts
 
 
-def _obstacle(best: Agreement) -> str:
-    """What stands in the way of relying on it, in a sentence."""
+def _obstacle(choice: Choice) -> str:
+    """What stands in the way of relying on it."""
+    best = choice.best
     if best.rho_by_seeds is None:
         return "One seed tells no rows apart: take two or more."
-    if best.right_apart == best.apart:
-        return (
-            "No pair that seeds tell apart is decided wrongly; the others lie closer than seeds tell apart, "
-            "which takes more seeds or longer training."
+    wrong = best.apart - best.right_apart
+    beyond = sum(each.apart - each.right_apart for each in choice.held_back)
+    texts = []
+    if best.apart < best.pairs:
+        texts.append(
+            f"{best.pairs - best.apart} of its {best.pairs} pairs lie closer than its seeds tell apart, which takes more of them "
+            "or longer training."
         )
-    return (
-        f"Of the pairs that seeds tell apart {best.apart - best.right_apart} are decided wrongly: there the "
-        "task is another one than the published, which no number of seeds mends."
-    )
+    if wrong or beyond:
+        texts.append(
+            f"Decided wrongly, of the pairs that seeds do tell apart: {wrong}, and {beyond} on rows held back. "
+            "There the task is another one than the published, which no number of seeds mends."
+        )
+    return " ".join(texts)
 
 
 def _judged(choice: Choice) -> list[str]:

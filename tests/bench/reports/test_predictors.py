@@ -228,13 +228,22 @@ def test_what_is_chosen_on_one_study_is_judged_on_the_others() -> None:
     )
     assert 'columns = ["held_out"]' in texts and "--protocol p`" in texts
     assert "(b) it decides 1 of 3 pairs, GFLOPs alone 3 of 3" in texts
-    for right, seeds, obstacle in (
-        (2, (0.0, 1.0), "the others lie closer than seeds tell apart"),
-        (1, (0.0, 1.0), "Of the pairs that seeds tell apart 1 are decided wrongly"),
-        (0, None, "One seed tells no rows apart"),
+    for right, seeds, beyond, obstacle in (
+        (
+            2,
+            (0.0, 1.0),
+            1,
+            "1 of its 3 pairs lie closer than its seeds tell apart, which takes more of them or longer",
+        ),
+        (1, (0.0, 1.0), 1, "tell apart: 1, and 0 on rows held back. There the task"),
+        (2, (0.0, 1.0), 0, "tell apart: 0, and 1 on rows held back. There the task"),
+        (0, None, 0, "One seed tells no rows apart"),
     ):
-        close = choose([[agreement("a", 0.8, right_apart=right, apart=2, rho_by_seeds=seeds)], []])
-        assert obstacle in proxy.answer(close, "FID")[-1]
+        close = agreement("a", 0.8, right_apart=right, apart=2, rho_by_seeds=seeds)
+        held_back = agreement("b", 0.8, right_apart=beyond, apart=1)
+        text = proxy.answer(choose([[close], [held_back]]), "FID")[-1]
+        assert obstacle in text
+        assert ("wrongly" in text) == ("held back" in obstacle)
     sure = choose([[agreement("a", 0.95, rho_by_seeds=(0.8, 1.0))], []])
     assert proxy.answer(sure, "FID")[0].startswith("Use Held-out loss after 4 steps of p")
     assert choose([[]]) is None
