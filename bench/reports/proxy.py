@@ -195,13 +195,13 @@ def _obstacle(choice: Choice) -> str:
     texts = []
     if best.apart < best.pairs:
         texts.append(
-            f"{best.pairs - best.apart} of its {best.pairs} pairs lie closer than its seeds tell apart, which takes more of them "
-            "or longer training."
+            f"{best.pairs - best.apart} of its {best.pairs} pairs lie closer than its seeds tell apart, which "
+            "takes more of them or longer training."
         )
     if wrong or beyond:
         texts.append(
-            f"Decided wrongly, of the pairs that seeds do tell apart: {wrong}, and {beyond} on rows held back. "
-            "There the task is another one than the published, which no number of seeds mends."
+            f"Decided wrongly, of the pairs that seeds do tell apart: {wrong}, and {beyond} on rows held "
+            "back. There the task is another one than the published, which no number of seeds mends."
         )
     return " ".join(texts)
 
