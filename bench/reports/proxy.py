@@ -195,8 +195,8 @@ def _obstacle(choice: Choice) -> str:
     texts = []
     if best.apart < best.pairs:
         texts.append(
-            f"{best.pairs - best.apart} of its {best.pairs} pairs lie closer than its seeds tell apart, which "
-            "takes more of them or longer training."
+            f"{best.pairs - best.apart} of its {best.pairs} pairs lie closer than its seeds tell apart, "
+            "which takes more of them or longer training."
         )
     if wrong or beyond:
         texts.append(

@@ -105,7 +105,7 @@ def _leaderboard(site: Site) -> list[str]:
         + "\n".join(bodies)
         + "\n</table></div>",
         '<p class="quiet">Rank: one more than the rows that are better and can be told apart (published: by '
-        "FID as printed; measured: by FID, or else by the held-out loss that the protocol judges by, with "
+        "FID as printed; measured: by what the protocol judges by, as a rule FID or a held-out loss, with "
         "Tukey's range test over seeds). "
         "Tick two or three rows to compare them. Cost: one forward pass of the deployed network at its own "
         "input size, whatever size a protocol trains.</p>",
