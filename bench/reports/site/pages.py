@@ -238,7 +238,7 @@ def backbone(site: Site, name: str) -> str:
             for file, cost in costs.items()
         ]
         body += ["<h2>Cost</h2>", html.table(Table(columns, rows), _to_record, "sortable cards")]
-    every = leaderboard.tables(site.groups)
+    every, titles = leaderboard.tables(site.groups), leaderboard.shown(site.groups)
     for group, table in zip(site.groups, every, strict=True):
         kept = [
             entries
@@ -249,7 +249,7 @@ def backbone(site: Site, name: str) -> str:
             used = [
                 i
                 for i, column in enumerate(table.columns)
-                if column.title in leaderboard.shown(site.groups) and any(entries[i].text for entries in kept)
+                if column.title in titles and any(entries[i].text for entries in kept)
             ]
             shown = Table([table.columns[i] for i in used], [[entries[i] for i in used] for entries in kept])
             body += [f"<h2>{escape(group.title)}</h2>", html.table(shown, _to_record, "sortable cards")]

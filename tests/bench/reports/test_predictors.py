@@ -229,12 +229,7 @@ def test_what_is_chosen_on_one_study_is_judged_on_the_others() -> None:
     assert 'columns = ["held_out"]' in texts and "--protocol p`" in texts
     assert "(b) it decides 1 of 3 pairs, GFLOPs alone 3 of 3" in texts
     for right, seeds, beyond, obstacle in (
-        (
-            2,
-            (0.0, 1.0),
-            1,
-            "1 of its 3 pairs lie closer than its seeds tell apart, which takes more of them or longer",
-        ),
+        (2, (0.0, 1.0), 1, "1 of its 3 pairs lie closer than its seeds tell apart"),
         (1, (0.0, 1.0), 1, "tell apart: 1, and 0 on rows held back. There the task"),
         (2, (0.0, 1.0), 0, "tell apart: 0, and 1 on rows held back. There the task"),
         (0, None, 0, "One seed tells no rows apart"),
