@@ -93,7 +93,15 @@ def ablate(
     load_plugins(plugins)
     from bench import studies
     from bench.studies import executors
-    from bench.studies.cells import cells, has_scores, known, missing, missing_costs, reference_digest
+    from bench.studies.cells import (
+        cells,
+        expected_seconds,
+        has_scores,
+        known,
+        missing,
+        missing_costs,
+        reference_digest,
+    )
     from bench.studies.cells import shard as shard_of
     from bench.studies.staleness import of_another_time
     from bench.training import protocols
@@ -133,12 +141,13 @@ def ablate(
     memory = {}
     if todo or costs:
         with working("loading torch") as status:
-            from bench.studies import checking
+            from bench.studies.checking import Checker
 
-            checking.check(chosen, wanted, options)
+            checker = Checker(options)
+            checker.check(chosen, wanted)
             if dry_run or measurer.at_once(len(todo)) != 1:
                 status.update("estimating memory")
-                memory = checking.memory(todo, options)
+                memory = checker.memory(todo)
     groups = executors.groups(
         todo,
         costs,
@@ -151,14 +160,16 @@ def ablate(
         checkpoints=checkpoints,
     )
     if dry_run:
-        tokens = {}
+        tokens, expected = {}, {}
         if todo:
-            with working("counting tokens"):
-                tokens = checking.attention_tokens(wanted, options)
+            with working("counting tokens and operations"):
+                tokens = checker.attention_tokens(wanted)
+                expected = expected_seconds(todo, records, checker.macs)
         at_once = measurer.at_once(len(groups))
-        large = {job.title for group in groups if measurer.lacks_memory(group) for job in group.jobs}
+        titles = {job.title for group in groups if measurer.lacks_memory(group) for job in group.jobs}
+        large = [cell.title for cell in todo if cell.title in titles]
         _print_plan(
-            chosen, settings, planned, wanted, todo, records, at_once, outdated, tokens, memory, large
+            chosen, settings, planned, wanted, expected, records, at_once, outdated, tokens, memory, large
         )
         if groups and (script := measurer.plan(groups, work)):
             typer.echo(script)
@@ -334,17 +345,14 @@ def _print_plan(
     protocol: Protocol,
     planned: Sequence[Cell],
     wanted: Sequence[Cell],
-    todo: Sequence[Cell],
+    expected: dict[str, float | None],
     records: Records,
     at_once: int | None,
     outdated: dict[str, str],
     tokens: dict[str, dict[str, int]],
     memory: dict[str, int],
-    large: set[str],
+    large: Sequence[str],
 ) -> None:
-    from bench.studies.cells import expected_seconds
-
-    expected = expected_seconds(todo, records)
     rows = []
     for cell in wanted:
         state = "to do" if cell.file in expected else "measured"
@@ -363,8 +371,8 @@ def _print_plan(
         ["Row", "Seed", "State", "Expected", "Memory (GiB)"],
         rows,
         notes=[
-            f"{len(todo)} of {len(wanted)} cells are to be measured, {total}.",
-            *_memory_notes(memory, [cell.title for cell in todo if cell.title in large]),
+            f"{len(expected)} of {len(wanted)} cells are to be measured, {total}.",
+            *_memory_notes(memory, large),
             *_attention(tokens),
             *_power(protocol, planned, records),
             *_left_out(study, protocol),
@@ -380,7 +388,7 @@ def _memory(cell: Cell, memory: dict[str, int]) -> str:
     return (f"{processes} × " if processes > 1 else "") + f"{memory[cell.run] / 2**30:.1f}"
 
 
-def _memory_notes(memory: dict[str, int], large: list[str]) -> list[str]:
+def _memory_notes(memory: dict[str, int], large: Sequence[str]) -> list[str]:
     if not memory:
         return []
     notes = [

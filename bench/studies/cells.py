@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -224,28 +224,49 @@ def shard(cells: Sequence[Cell], part: int, parts: int) -> list[Cell]:
     return [cell for cell in cells if cell.run in own]
 
 
-def expected_seconds(cells: Iterable[Cell], known: Records) -> dict[str, float | None]:
+def expected_seconds(
+    cells: Iterable[Cell], known: Records, macs: Callable[[Cell], int | None] = lambda cell: None
+) -> dict[str, float | None]:
     """How long each cell is likely to take, by file, from records of like cells; None where there are none.
 
     A record of the same network counts alone; else the mean over those of other networks under the same
-    protocol. Cells that share a training run pay for the steps since the cell before.
+    protocol, in proportion to their multiply-accumulates. Cells that share a training run pay for the steps
+    since the cell before.
+
+    Args:
+        cells: to be measured.
+        known: records.
+        macs: of a cell's network, asked for where only records of other networks are known; where it is
+            None, these count as they are.
     """
-    groups: dict[str, list[tuple[float, float]]] = {}  # training a step, sampling and scoring
+    groups: dict[str, list[Quality]] = {}
     for record in known.values():
         if isinstance(record.result, Quality):
-            spent = record.result.seconds
-            rate = spent.train / record.result.request.step, (spent.sample or 0) + spent.eval
             for key in _alike(record.result.request):
-                groups.setdefault(key, []).append(rate)
+                groups.setdefault(key, []).append(record.result)
     expected: dict[str, float | None] = {}
+    counted: dict[str, int | None] = {}  # by network
     for group in by_run(cells):
         trained = 0
         for cell in group:
-            rates = next((groups[key] for key in _alike(cell.request) if key in groups), [])
-            steps = cell.step - trained
+            same, other = _alike(cell.request)
+            size = None
+            if same not in groups and other in groups:
+                if same not in counted:
+                    counted[same] = macs(cell)
+                size = counted[same]
+            found = groups.get(same) or groups.get(other, [])
+            times = [_seconds(result, cell.step - trained, size) for result in found]
             trained = cell.step
-            expected[cell.file] = mean(a * steps + b for a, b in rates) if rates else None
+            expected[cell.file] = mean(times) if times else None
     return expected
+
+
+def _seconds(result: Quality, steps: int, macs: int | None) -> float:
+    """What a cell of so many steps takes, by the record of another; `macs`: of a network that is not its."""
+    spent = result.seconds
+    of_network = spent.train / result.request.step * steps + (spent.sample or 0)
+    return of_network * (macs / result.network.macs if macs else 1) + spent.eval
 
 
 def _alike(request: QualityRequest) -> Iterator[str]:

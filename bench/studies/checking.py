@@ -24,82 +24,91 @@ from registry.errors import UsageError
 PROCESS = 800 * 2**20  # bytes of a process that has imported PyTorch and loaded a small dataset
 
 
-def check(study: Study, cells: Iterable[Cell], data_options: Mapping[str, Any]) -> None:
-    """See that each row's network can be built and each cell be measured.
+class Checker:
+    """Looks at the cells of a study before they run, each dataset loaded once.
 
-    Raises:
-        UsageError: an override that a backbone does not take, a dataset that is not to be had or smaller
-            than the protocol's batch, a network that does not fit the dataset, a sampler that does not fit
-            the objective. The row is named.
-        CodeError: a network that cannot be trained.
+    Args:
+        data_options: of the dataset, beside those of the protocols.
     """
-    for row in study.rows:
-        if row.model is None:
-            continue
+
+    def __init__(self, data_options: Mapping[str, Any]) -> None:
+        self._options = data_options
+        self._datasets: dict[str, Dataset] = {}
+
+    def check(self, study: Study, cells: Iterable[Cell]) -> None:
+        """See that each row's network can be built and each cell be measured.
+
+        Raises:
+            UsageError: an override that a backbone does not take, a dataset that is not to be had or smaller
+                than the protocol's batch or than the images it measures a held-out loss on, a network that
+                does not fit the dataset, a sampler that does not fit the objective. The row is named.
+            CodeError: a network that cannot be trained.
+        """
+        for row in study.rows:
+            if row.model is None:
+                continue
+            try:
+                registry.backbones.check(row.model, row.overrides)
+            except UsageError as error:
+                raise UsageError(f"row {row.label!r}: {error}") from None
+        rows: dict[str, Cell] = {}
+        for cell in cells:
+            rows.setdefault(cell.row.label, cell)
+        for protocol in {cell.protocol.data: cell.protocol for cell in rows.values()}.values():
+            _check_held_out(protocol, protocol.dataset_options(self._options))
+        for cell in rows.values():
+            try:
+                _check(cell, self._dataset(cell.protocol))
+            except UsageError as error:
+                raise UsageError(f"row {cell.row.label!r}: {error}") from None
+
+    def attention_tokens(self, cells: Iterable[Cell]) -> dict[str, dict[str, int]]:
+        """Tokens that a token can attend to, by the label of a row and by stage, on the protocol's grids.
+
+        What has one token alone has nothing to attend to: the protocol cannot tell such parts apart.
+        """
+        rows = {cell.row.label: cell for cell in cells}
+        return {label: cost.attention_tokens(self._network(cell)) for label, cell in rows.items()}
+
+    def macs(self, cell: Cell) -> int | None:
+        """Multiply-accumulates of a cell's network on the protocol's grids; None where it cannot be traced."""
         try:
-            registry.backbones.check(row.model, row.overrides)
-        except UsageError as error:
-            raise UsageError(f"row {row.label!r}: {error}") from None
-    known: dict[str, Dataset] = {}
-    seen: set[str] = set()
-    for cell in cells:
-        if cell.row.label in seen:
-            continue
-        seen.add(cell.row.label)
-        if cell.protocol.data not in known:
-            options = cell.protocol.dataset_options(data_options)
-            known[cell.protocol.data] = datasets.load(cell.protocol.data, **options)
-            _check_held_out(cell.protocol, options)
-        try:
-            _check(cell, known[cell.protocol.data])
-        except UsageError as error:
-            raise UsageError(f"row {cell.row.label!r}: {error}") from None
+            return cost.measure(self._network(cell)).macs
+        except Exception:  # whatever a network raises where its values are not known
+            return None
 
+    def memory(self, cells: Iterable[Cell]) -> dict[str, int]:
+        """Bytes that each process needs that trains one of the cells, by training run; see `training_bytes`.
 
-def attention_tokens(cells: Iterable[Cell], data_options: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """Tokens that a token can attend to, by the label of a row and by stage, on the grids of the protocol.
+        Networks that look at values are left out. Sampling and scoring take less, but where many thousand
+        images are scored.
+        """
+        found: dict[str, int | None] = {}  # by what decides it
+        needs = {}
+        for cell in cells:
+            training = cell.protocol.training
+            deciding = (training.batch_size, training.processes, len(training.posthoc_ema))
+            key = f"{cell.request.model} {cell.request.config} {cell.protocol.data} {deciding}"
+            if key not in found:
+                found[key] = training_bytes(
+                    network := self._network(cell),
+                    training.batch_size // training.processes,
+                    averages=1 + len(training.posthoc_ema),
+                )
+                if found[key] and training.processes > 1:  # which have a second copy of the gradients
+                    found[key] += sum(parameter.nbytes for parameter in network.parameters())
+            if need := found[key]:
+                needs[cell.run] = need + PROCESS
+        return needs
 
-    What has one token alone has nothing to attend to: the protocol cannot tell such parts apart.
-    """
-    rows = {cell.row.label: cell for cell in cells}
-    known: dict[str, Dataset] = {}
-    for cell in rows.values():
-        if cell.protocol.data not in known:
-            options = cell.protocol.dataset_options(data_options)
-            known[cell.protocol.data] = datasets.load(cell.protocol.data, **options)
-    return {
-        label: cost.attention_tokens(_network(cell, known[cell.protocol.data]))
-        for label, cell in rows.items()
-    }
+    def _network(self, cell: Cell) -> Any:
+        return _network(cell, self._dataset(cell.protocol))
 
-
-def memory(cells: Iterable[Cell], data_options: Mapping[str, Any]) -> dict[str, int]:
-    """Bytes that each process needs that trains one of the cells, by training run; see `training_bytes`.
-
-    Networks that look at values are left out. Sampling and scoring take less, but where many thousand images
-    are scored.
-    """
-    known: dict[str, Dataset] = {}
-    found: dict[str, int | None] = {}  # by what decides it
-    needs = {}
-    for cell in cells:
-        if cell.protocol.data not in known:
-            options = cell.protocol.dataset_options(data_options)
-            known[cell.protocol.data] = datasets.load(cell.protocol.data, **options)
-        training = cell.protocol.training
-        deciding = (training.batch_size, training.processes, len(training.posthoc_ema))
-        key = f"{cell.request.model} {cell.request.config} {cell.protocol.data} {deciding}"
-        if key not in found:
-            found[key] = training_bytes(
-                network := _network(cell, known[cell.protocol.data]),
-                training.batch_size // training.processes,
-                averages=1 + len(training.posthoc_ema),
-            )
-            if found[key] and training.processes > 1:  # which have a second copy of the gradients
-                found[key] += sum(parameter.nbytes for parameter in network.parameters())
-        if need := found[key]:
-            needs[cell.run] = need + PROCESS
-    return needs
+    def _dataset(self, protocol: Protocol) -> Dataset:
+        if protocol.data not in self._datasets:
+            options = protocol.dataset_options(self._options)
+            self._datasets[protocol.data] = datasets.load(protocol.data, **options)
+        return self._datasets[protocol.data]
 
 
 def _check_held_out(protocol: Protocol, options: Mapping[str, Any]) -> None:

@@ -351,7 +351,7 @@ for name, batch_size in (("tiny-unet", 128), ("udit-t", 16), ("dit-s-2", 48)):
     training = smoke.training.model_copy(update={"batch_size": batch_size, "steps": 2})
     protocol = smoke.model_copy(update={"training": training, "scale": {}})
     cell = cells.Cell(studies.StudyRow(name, name, {}), protocol, 0)
-    (need,) = checking.memory([cell], {}).values()
+    (need,) = checking.Checker({}).memory([cell]).values()
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     with tempfile.TemporaryDirectory() as folder:
         train(name, protocol, folder + "/run")

@@ -208,6 +208,16 @@ def test_time_is_expected_from_the_same_network_first(tmp_path: Path) -> None:
     other = expected_seconds(found[3:5], known(tmp_path))
     # Of another network; the second goes on from the first.
     assert list(other.values()) == [first + 5, second - first + 5]
+    asked = []
+
+    def macs(cell: Cell) -> int:
+        """Three times those of the network that is known."""
+        asked.append(cell.row.label)
+        return 30
+
+    larger = expected_seconds(found[2:5], known(tmp_path), macs)
+    assert list(larger.values()) == [found[2].step + 5, 3 * (first + 3) + 2, 3 * (second - first + 3) + 2]
+    assert asked == [found[3].row.label]  # once, and not for the network that is known
     put(found[5], 2.0 * found[5].step)  # and 2 of U-DiT
     both = expected_seconds(found[:1] + found[3:4], known(tmp_path))
     assert list(both.values()) == [first + 5, 2 * first + 5]
@@ -403,16 +413,16 @@ def test_a_protocol_is_found_beside_the_study_that_names_it(tmp_path: Path) -> N
     ],
 )
 def test_what_cannot_run_is_told_before_anything_runs(tmp_path: Path, row: str, told: str) -> None:
-    from bench.studies.checking import check
+    from bench.studies.checking import Checker
 
     made = studies.load(written(tmp_path, ROW + row))
     with pytest.raises(UsageError, match=told) as raised:
-        check(made, cells(made, MICRO, [0]), {})
+        Checker({}).check(made, cells(made, MICRO, [0]))
     assert "\n" not in str(raised.value)
 
 
 def test_a_network_that_cannot_be_trained_is_told_before_anything_runs(tmp_path: Path) -> None:
-    from bench.studies.checking import check
+    from bench.studies.checking import Checker
 
     registry.register("no-parameters")(
         lambda num_classes=10: registry.Backbone(input_size=8, num_classes=num_classes)
@@ -421,17 +431,17 @@ def test_a_network_that_cannot_be_trained_is_told_before_anything_runs(tmp_path:
         written(tmp_path, ROW + ROW.replace("udit-t", "no-parameters").replace('"a"', '"b"'))
     )
     with pytest.raises(CodeError, match="no trainable parameter"):
-        check(study, cells(study, MICRO, [0]), {})
+        Checker({}).check(study, cells(study, MICRO, [0]))
 
 
 def test_a_published_row_without_a_network_is_no_mistake_and_takes_one_of_the_users(tmp_path: Path) -> None:
-    from bench.studies.checking import check
+    from bench.studies.checking import Checker
     from bench.studies.measuring import count_costs
 
     bare = '[[rows]]\npublished = "leaderboard/DiG-S/2"\n'
     study = studies.load(written(tmp_path, ROW + bare))
     found = cells(study, MICRO, [0])
-    check(study, found, {})
+    Checker({}).check(study, found)
     assert [cell.row.label for cell in found] == ["a"] == list(count_costs(study.rows))
     own = studies.load(written(tmp_path, bare + 'backbone = "udit-t"\noverrides = { rope = false }\n'))
     assert own.rows[0].model == "udit-t" and own.rows[0].published is not None
