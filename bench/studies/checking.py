@@ -71,7 +71,7 @@ class Checker:
         return {label: cost.attention_tokens(self._network(cell)) for label, cell in rows.items()}
 
     def macs(self, cell: Cell) -> int | None:
-        """Multiply-accumulates of a cell's network on the protocol's grids; None where it cannot be traced."""
+        """Multiply-accumulates of a cell's network on its grids; None where it cannot be traced."""
         try:
             return cost.measure(self._network(cell)).macs
         except Exception:  # whatever a network raises where its values are not known
