@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from bench import studies
+from bench.metrics.scores import MEASURED
 from bench.records import read
 from bench.reports import leaderboard, tables
 from bench.reports.differences import differences
-from bench.reports.findings import conclusions, findings
+from bench.reports.findings import conclusions, findings, phrase
 from bench.reports.record import tables as record_tables
 from bench.reports.render import markdown
 from bench.reports.select import Selection, lines, settings
@@ -65,31 +66,33 @@ def test_a_band_is_a_column_where_a_study_asks_for_it(tmp_path: Path) -> None:
 def test_rows_are_judged_by_the_band_that_the_protocol_names(tmp_path: Path) -> None:
     chance = np.random.default_rng(0)
     protocol = protocols.load("proxy-cifar-32")
-    assert protocol.evaluation.judges == ("held_out_2",)
+    (judge,) = protocol.evaluation.judges
+    band = int(judge.removeprefix("held_out_")) - 1
+    named = phrase(MEASURED[judge])
     published = dict(zip([row.label for row in STUDY.rows], PUBLISHED, strict=True))
     for cell in cells_of(STUDY, protocol, (0, 1)):
         level = published[cell.row.label] / 1000 + 1e-5 * chance.standard_normal()
         loss = held_out(cell.step, level, np.zeros(64))
-        worse = (band.model_copy(update={"loss": 1 - band.loss}) for band in loss.bands)  # in reverse order
-        bands = tuple(loss.bands[1] if i == 1 else band for i, band in enumerate(worse))
+        worse = (each.model_copy(update={"loss": 1 - each.loss}) for each in loss.bands)  # in reverse order
+        bands = tuple(loss.bands[i] if i == band else each for i, each in enumerate(worse))
         curve = (loss.model_copy(update={"bands": bands}),)
         made.put(tmp_path, judged(cell.request, curve), protocol.name)
     rows = lines(STUDY, Selection(tmp_path))
     (setting,) = settings(rows)
     columns = tables.score_columns(STUDY, rows, setting)
-    assert [filled.column.heading for filled in columns.values()] == ["Held-out loss↓", "ln SNR 2…4↓"]
+    assert list(columns) == ["held_out", judge]
     first = {entry.text for filled in columns.values() for entry in filled.entries if entry.best}
-    assert first == {columns["held_out"].entries[0].text, columns["held_out_2"].entries[-1].text}
+    assert first == {columns["held_out"].entries[0].text, columns[judge].entries[-1].text}
     text = "\n".join(findings(rows, setting))
-    assert "Order by mean held-out loss at ln SNR 2…4 here against" in text and "ρ = 1.00" in text
-    assert "21 of 21 pairs of rows are separable in held-out loss at ln SNR 2…4, 21 of these" in text
+    assert f"Order by mean {named} here against" in text and "ρ = 1.00" in text
+    assert f"21 of 21 pairs of rows are separable in {named}, 21 of these" in text
     assert "−1.00" not in text  # the order by the whole
     (words,) = conclusions(rows, setting)
-    assert words.startswith(f"By held-out loss at ln SNR 2…4 {STUDY.rows[-1].label} is better than every")
+    assert words.startswith(f"By {named} {STUDY.rows[-1].label} is better than every")
     (group,) = leaderboard.groups({STUDY.name: rows})[-1:]
     assert [standing.rank for standing in group.standings] == [*range(1, 8)]
     assert group.standings[0].line.row is STUDY.rows[-1]
-    assert "ln SNR 2…4↓" in leaderboard.shown([group])
+    assert columns[judge].column.heading in leaderboard.shown([group])
 
 
 def test_a_record_shows_its_curve(tmp_path: Path) -> None:
