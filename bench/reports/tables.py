@@ -267,14 +267,17 @@ def shown_speeds(rows: Sequence[Line], selection: Selection | None) -> list[Spee
 def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
     """Scores measured in one setting, and what they show.
 
-    Rows that have another one, or no backbone, are left out.
+    Rows that have another one, or are not measured under its protocol, are left out.
     """
     others = settings(rows)
     rows = [
         line
         for line in rows
         if setting in line.quality
-        or (line.row.model and all(other.protocol != setting.protocol for other in line.quality))
+        or (
+            line.row.measured_under(setting.protocol)
+            and all(other.protocol != setting.protocol for other in line.quality)
+        )
     ]
     printed = published_columns(rows)
     costs = [line.trained_gflops(setting) for line in rows]

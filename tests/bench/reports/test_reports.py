@@ -222,6 +222,16 @@ def test_every_form_shows_rows_without_a_network(run_bench, tmp_path):
     assert row["published fid (noise prediction)"] == 62.06
 
 
+def test_scores_stand_beside_rows_of_their_protocol_alone(tmp_path):
+    study, protocol = bench.studies.load("leaderboard"), protocols.load("proxy-fashion")
+    planned = cells(study, protocol, [0])
+    made.put(tmp_path, made.quality(planned[0].request), protocol.name)
+    (section,) = [s for s in page_of("leaderboard", tmp_path).sections if s.title.startswith("Quality")]
+    labels = [cell.row.label for cell in planned]
+    assert list(cells_of(section)) == labels and 1 < len(labels) < len(study.rows)
+    assert "An empty cell: not measured." in " ".join(section.table.remarks)
+
+
 @pytest.mark.parametrize(("gflops", "differs"), [(5.873889, False), (5.949, False), (5.951, True)])
 def test_a_cost_is_compared_at_the_digits_that_are_printed(tmp_path, gflops, differs):
     row = bench.studies.load("leaderboard").row("DiC-S")
