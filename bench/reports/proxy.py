@@ -166,13 +166,15 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
     ]
     if best.told_apart:
         ranks = best.predictor in _judges(best.protocol)
-        columns = "" if ranks else f' columns = ["{best.predictor}"],'
+        columns, shown = (
+            ("", "is ordered by that") if ranks else (f' columns = ["{best.predictor}"],', "shows that")
+        )
         texts.append(
             f"With {len(best.seeds)} seeds it tells two rows apart whose {best.quantity.title.rstrip('↓↑')} "
             f"differ by {best.told_apart:.2%}: {best.apart} of the {best.pairs} pairs, {best.right_apart} of "
-            f"them as published. For a network of yours: a study file with{columns} your rows "
-            "and those that they are to be compared with, and `bench ablate my_study.toml --plugin my_net.py "
-            f"--protocol {best.protocol}`{', which judges by it' if ranks else ''}."
+            f"them as published. For a network of yours, write a study file with{columns} your "
+            f"rows and those that they are to be compared with, and run (its table {shown}): bench ablate "
+            f"my_study.toml --plugin my_net.py --protocol {best.protocol}"
         )
     texts += _judged(choice)
     if choice.promising:
