@@ -226,7 +226,7 @@ def test_what_is_chosen_on_one_study_is_judged_on_the_others() -> None:
     assert (
         "With 2 seeds it tells two rows apart whose Held-out loss differ by 1.23%: 0 of the 3 pairs" in texts
     )
-    assert 'columns = ["held_out"]' in texts and "--protocol p`" in texts
+    assert 'columns = ["held_out"]' in texts and "--protocol p" in texts
     assert "(b) it decides 1 of 3 pairs, GFLOPs alone 3 of 3" in texts
     for right, seeds, beyond, obstacle in (
         (2, (0.0, 1.0), 1, "1 of its 3 pairs lie closer than its seeds tell apart"),
