@@ -57,8 +57,9 @@ class Checker:
         for protocol in {cell.protocol.data: cell.protocol for cell in rows.values()}.values():
             _check_held_out(protocol, protocol.dataset_options(self._options))
         for cell in rows.values():
+            dataset = self._dataset(cell.protocol)
             try:
-                _check(cell, self._dataset(cell.protocol))
+                _check(cell, dataset)
             except UsageError as error:
                 raise UsageError(f"row {cell.row.label!r}: {error}") from None
 
