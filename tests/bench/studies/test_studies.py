@@ -9,7 +9,7 @@ import pytest
 
 import registry
 from bench import studies
-from bench.records.schema import QualityRequest, Seconds
+from bench.records.schema import Quality, QualityRequest, Seconds
 from bench.studies import executors, published
 from bench.studies.cells import (
     FROM_DATA,
@@ -225,6 +225,14 @@ def test_time_is_expected_from_the_same_network_first(tmp_path: Path) -> None:
     other = MICRO.data_options | {"grid": "pixels"}
     larger = replace(found[3], protocol=MICRO.model_copy(update={"data_options": other}))
     assert list(expected_seconds([larger], known(tmp_path)).values()) == [None]
+
+
+def test_a_cell_s_size_is_that_which_its_record_tells() -> None:
+    from bench.studies.checking import Checker
+
+    cell = cells(studies.load("components"), MICRO, [0])[0]
+    result = known(ROOT / "results")[cell.file].result
+    assert isinstance(result, Quality) and Checker({}).macs(cell) == result.network.macs > 0
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 100])
