@@ -107,7 +107,7 @@ def _by(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> list[str]
     comparison = compare_rows([values for _, values in found])
     if comparison.pairs:
         texts += _separable(quantity, comparison, labels, [*printed.values()])
-    if comparison.left_out:
+    if comparison.left_out and len(found) > 1:
         names = ", ".join(labels[i] for i in comparison.left_out)
         texts.append(f"Undecided, without two seeds in common with the other rows: {names}.")
     return texts
@@ -156,7 +156,7 @@ def _separable(
         )
     groups = [" and ".join(labels[i] for i in group) for group in comparison.groups() if len(group) > 1]
     if groups:
-        texts.append(f"Not separable among themselves, the best first: {'; '.join(groups)}.")
+        texts.append(f"Not separable in {phrase(quantity)}, the best first: {'; '.join(groups)}.")
     return texts
 
 

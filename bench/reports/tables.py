@@ -267,10 +267,11 @@ def shown_speeds(rows: Sequence[Line], selection: Selection | None) -> list[Spee
 def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
     """Scores measured in one setting, and what they show.
 
-    Rows that have another one, or are not measured under its protocol, are left out.
+    Rows that have another one, or are not measured under its protocol, are left out; those of which nothing
+    is known are named below.
     """
     others = settings(rows)
-    rows = [
+    wanted = [
         line
         for line in rows
         if setting in line.quality
@@ -279,6 +280,8 @@ def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
             and all(other.protocol != setting.protocol for other in line.quality)
         )
     ]
+    rows = [line for line in wanted if setting in line.quality or line.row.published]
+    unknown = [line.row.label for line in wanted if not (setting in line.quality or line.row.published)]
     printed = published_columns(rows)
     costs = [line.trained_gflops(setting) for line in rows]
     trained = Column("GFLOPs, as trained")
@@ -297,7 +300,8 @@ def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
         _samples(setting),
         _held_out(setting),
         _environments([record.environment for record in known], "Measured"),
-        *findings(rows, setting),
+        f"Not measured: {', '.join(unknown)}." if unknown else "",
+        *dict.fromkeys(findings(rows, setting)),  # of two scores the same may be told
     ]
     footnotes = [*_changes(rows, setting), *_outdated(rows)]
     return Section(

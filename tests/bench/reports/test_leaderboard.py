@@ -64,7 +64,7 @@ def test_a_score_of_which_more_is_better_ranks_where_the_protocol_says_so(tmp_pa
     assert words == "By IS far is better than every other row (3 seeds, Tukey's range test)."
     apart, same = findings(rows, group.setting)
     assert apart.startswith("2 of 3 pairs of rows are separable in IS: ")
-    assert same == "Not separable among themselves, the best first: near and nearer."
+    assert same == "Not separable in IS, the best first: near and nearer."
 
 
 def test_one_seed_gives_no_rank(tmp_path):

@@ -109,10 +109,8 @@ def test_remarks_tell_protocol_extractor_number_and_environment(results):
 def test_what_is_separable_is_told(results):
     said = " ".join(page_of("downsampler", results).sections[1].table.remarks)
     assert "2 of 3 pairs of rows are separable in FID, 2 of these as published" in said
-    assert (
-        "Not separable among themselves, the best first: Pixel Shuffle (PS) and Depthwise (DW) Conv. + PS."
-        in said
-    )
+    same = "Pixel Shuffle (PS) and Depthwise (DW) Conv. + PS"
+    assert f"Not separable in FID, the best first: {same}." in said
     assert "Shortcut + PS from" not in said and "from DW Conv. Shortcut" not in said
     assert "3 rows can go no lower than 0.17, so no order of them is significant" in said
 
@@ -141,6 +139,19 @@ def test_a_row_without_records_is_empty_and_a_table_without_says_so_once(tmp_pat
     assert "No rank correlation" in " ".join(quality.table.remarks)
     text = markdown.page(page_of("components", results))
     assert text.count("no record of a row's quality") == 1
+
+
+def test_rows_of_which_nothing_is_known_are_named_below_the_table(tmp_path):
+    study, protocol = bench.studies.load("backbones"), protocols.load("micro")
+    first, *others = [row.label for row in study.rows]
+    for cell in cells(study, protocol, [0, 1]):
+        if cell.row.label == first:
+            made.put(tmp_path, made.quality(cell.request, fid=1.0 + cell.seed), "micro")
+    quality = page_of("backbones", tmp_path).sections[1]
+    assert [row[0].text for row in quality.table.rows] == [first]
+    assert f"Not measured: {', '.join(others)}." in quality.table.remarks
+    said = " ".join(quality.table.remarks)
+    assert "An empty cell" not in said and "Undecided" not in said  # there is nothing to decide
 
 
 def test_every_page_names_its_table_and_footnotes(results):
