@@ -29,7 +29,11 @@ def ablate(
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option(min=1, help="Cells measured at once; by default 1, or what a cluster has room for."),
+        typer.Option(
+            min=1,
+            help="Cells measured at once; by default one for each GPU, or core where there is none, or what "
+            "a cluster has room for.",
+        ),
     ] = None,
     executor: Annotated[
         str,
@@ -122,7 +126,8 @@ def ablate(
     where = parse_overrides(executor_options, "--executor-option")
     where |= {} if jobs is None else {"jobs": jobs}
     where |= {} if address is None else {"address": address}
-    measurer = executors.executor(executor, **where)
+    processes = max((cell.protocol.training.processes for cell in wanted), default=1)
+    measurer = executors.executor(executor, **where).for_runs(len({cell.run for cell in wanted}), processes)
     records = known(results)
     outdated = of_another_time(records, every, chosen, options)
     files = {cell.file for cell in every}

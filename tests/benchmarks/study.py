@@ -1,15 +1,22 @@
-"""What a cell of a study takes, by part, and what keeping memory saves: `python -m tests.benchmarks.study`.
+"""What a study takes, and a cell of it by part: `python -m tests.benchmarks.study`.
 
-The seconds are those of the committed records: medians over the cells of a family. A step of training and a
-forward pass of sampling are timed with memory kept (`bench.utils.process`) and without, in turns, one thread,
-in CPU time, so that another job on the machine changes little. `--write` renews the README's section.
+The seconds of parts are those of the committed records: medians over the cells of a family. A step of
+training and a forward pass of sampling are timed with memory kept (`bench.utils.process`) and without, in
+turns, one thread, in CPU time, so that another job on the machine changes little. A whole study is measured
+cell by cell on all cores, and with a core for each cell, in turns. `--write` renews the README's section.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 import registry
 from bench import records
@@ -23,6 +30,14 @@ MARKS = ("<!-- study benchmark -->", "<!-- end of study benchmark -->")
 PROTOCOLS = ("micro", "proxy-cifar", "proxy-cifar-32")
 MODELS = ["udit-t", "dit-s-4", "tiny-unet"]
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+WAYS = {"one after the other, on all cores": ("--jobs", "1"), "as many as there are cores (the default)": ()}
+QUARTER = """
+title = "micro, a quarter as long"
+protocol = "micro"
+seeds = [0, 1]
+training = { steps = 300 }
+sampling = { num = 250 }
+"""
 
 
 def cells() -> list[str]:
@@ -63,10 +78,36 @@ def kept(model: str, part: str, repeats: int) -> tuple[list[Turn], float]:
     return [Turn(*(statistics.median(each) for each in zip(*way, strict=True))) for way in ways], started
 
 
+def study(options: Sequence[str]) -> float:
+    """Seconds of `bench ablate` with the three networks and two seeds, each a quarter as long as `micro`."""
+    with tempfile.TemporaryDirectory() as place:
+        rows = [f'[[rows]]\nmodel = "{model}"\n' for model in MODELS]
+        (Path(place) / "quarter.toml").write_text("\n".join([QUARTER, *rows]))
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+        environment["PYTHONPATH"] = str(ROOT)
+        command = [sys.executable, "-m", "bench.cli", "ablate", "quarter.toml", *options]
+        began = time.perf_counter()
+        subprocess.run(command, cwd=place, env=environment, check=True, capture_output=True)
+        return time.perf_counter() - began
+
+
+def studies(repeats: int) -> list[str]:
+    """A line for each way to measure a whole study."""
+    turns = [[study(options) for options in WAYS.values()] for _ in range(repeats)]
+    medians = [statistics.median(way) for way in zip(*turns, strict=True)]
+    ways = zip(WAYS, medians, strict=True)
+    return [
+        "| cells at once | six cells of a quarter of `micro`, s | times as fast |",
+        "|:--|--:|--:|",
+        *(f"| {way} | {took:.0f} | {medians[0] / took:.2f} |" for way, took in ways),
+    ]
+
+
 def main() -> None:
     """Measure, print, and with `--write` renew the README's section."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.study", description=__doc__)
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--studies", type=int, default=3, help="how often whole studies take turns")
     parser.add_argument("--write", action="store_true", help="write the README")
     args = parser.parse_args()
     lines, starts = [], []
@@ -79,6 +120,7 @@ def main() -> None:
                 f"{plain.cpu / with_memory.cpu:.2f} | {plain.faults:,.0f} | {with_memory.faults:,.0f} |"
             )
             print(lines[-1], flush=True)
+    whole = studies(args.studies)
     where = environment()
     heading = [
         "| a step under `micro` | CPU ms | memory kept, ms | times as fast | page faults | memory kept |",
@@ -90,7 +132,11 @@ def main() -> None:
     )
     page += "\n".join(heading + lines) + (
         f"\n\nMeasured {where.date[:10]} on {where.cores} cores of {where.cpu}, one thread, "
-        f"torch {where.torch}; in turns of 0.5 s, median of {args.repeats}."
+        f"torch {where.torch}; in turns of 0.5 s, median of {args.repeats}.\n\n"
+    )
+    page += "\n".join(whole) + (
+        f"\n\n{', '.join(MODELS)} with two seeds each, from the command to the table; in turns, median of "
+        f"{args.studies}, on the same machine."
     )
     print(page)
     if args.write:

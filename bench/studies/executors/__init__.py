@@ -193,6 +193,13 @@ class Executor(ABC):
                 stopped.
         """
 
+    def for_runs(self, runs: int, processes: int) -> Executor:
+        """What does a study of so many training runs, done or not, each of so many processes.
+
+        How the machine is shared follows from this and not from what is left.
+        """
+        return self
+
     def at_once(self, groups: int) -> int | None:
         """How many of so many groups are done at once; None where that depends on a cluster."""
         return None

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from bench.studies.executors import PATIENCE, Backlog, Ended, Executor, Group, executors
-from bench.utils.device import available_memory
+from bench.utils.device import available_memory, usable_cores
 from bench.utils.files import make_folders
 from registry.errors import UsageError
 
@@ -34,19 +34,31 @@ class Local(Executor):
     """Processes of this machine.
 
     Args:
-        jobs: how many groups are done at once. They share the cores evenly, whatever is left to do, so that
-            a study that was interrupted goes on with as many threads; of several GPUs each has one, or as
-            many as the protocol has processes for a cell.
+        jobs: how many groups are done at once; by default one for each GPU, or for each core where there is
+            none. They share the cores evenly, whatever is left to do, so that a study that was interrupted
+            goes on with as many threads; of several GPUs each has one, or as many as the protocol has
+            processes for a cell.
     """
 
-    def __init__(self, jobs: int = 1) -> None:
-        if jobs < 1:
+    def __init__(self, jobs: int | None = None) -> None:
+        if jobs is not None and jobs < 1:
             raise UsageError(f"executor local: jobs = {jobs} is no number of processes")
         self.jobs = jobs
 
+    def for_runs(self, runs: int, processes: int) -> Local:
+        """As of the base class."""
+        return Local(self.jobs or self._by_default(runs, processes))
+
     def at_once(self, groups: int) -> int:
         """As of the base class."""
-        return min(self.jobs, groups)
+        return min(self.jobs or self._by_default(groups, 1), groups)
+
+    @staticmethod
+    def _by_default(runs: int, processes: int) -> int:
+        """How many of so many runs are done at once: several, a core each, are faster than one on all."""
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        cores = usable_cores() // (int(threads) if threads.isdecimal() and int(threads) else 1)
+        return max(1, min(runs, (len(_gpus()) or cores) // processes))
 
     def memory(self) -> int | None:
         """As of the base class: of the smallest GPU, or what is free of this machine's."""
@@ -76,31 +88,42 @@ class Local(Executor):
         A job that ran out of memory beside others is done again alone before it fails.
         """
         gpus, processes = _gpus(), max((group.processes for group in groups), default=1)
-        if processes > 1 and 0 < len(gpus) < processes * self.jobs:
+        jobs = self.jobs or self._by_default(len(groups), processes)
+        if processes > 1 and 0 < len(gpus) < processes * jobs:
             raise UsageError(
-                f"{self.jobs} cells at once of {processes} processes each need {processes * self.jobs} GPUs, "
+                f"{jobs} cells at once of {processes} processes each need {processes * jobs} GPUs, "
                 f"but there are {len(gpus)}: give fewer --jobs, or fewer processes in the protocol"
             )
         make_folders(work)
         for log in work.glob(f"worker-{socket.gethostname()}-*.log"):
             if not _runs(log.stem.split("-")[-2]):
                 log.unlink(missing_ok=True)
-        failed = self._run(groups, self.at_once(len(groups)), work, plugins, ended)
+        failed = self._run(groups, jobs, min(jobs, len(groups)), work, plugins, ended)
         short = {title for title, why in failed.items() if any(words in why for words in OUT_OF_MEMORY)}
-        if short and self.jobs > 1:
+        if short and jobs > 1:
             alone = [only for group in groups if (only := group.only(short))]
             failed = {title: why for title, why in failed.items() if title not in short}
-            failed |= self._run(alone, 1, work, plugins, ended)
+            failed |= self._run(alone, jobs, 1, work, plugins, ended)
         return failed
 
     def _run(
-        self, groups: Sequence[Group], at_once: int, work: Path, plugins: Sequence[str], ended: Ended
+        self,
+        groups: Sequence[Group],
+        jobs: int,
+        at_once: int,
+        work: Path,
+        plugins: Sequence[str],
+        ended: Ended,
     ) -> dict[str, str]:
-        """Do the groups, so many at once; titles of the jobs that failed, and why."""
+        """Do the groups, so many at once of the `jobs` that share the cores.
+
+        Returns:
+            Titles of the jobs that failed, and why.
+        """
         backlog, memory = Backlog(groups, ended), self.memory()
         gpus, processes = _gpus(), max(group.processes for group in groups)
         workers = [
-            _Worker(i, work, self.jobs, plugins, _share(gpus, i, processes) if self.jobs > 1 else gpus)
+            _Worker(i, work, jobs, plugins, _share(gpus, i, processes) if jobs > 1 else gpus)
             for i in range(at_once)
         ]
         try:
@@ -219,8 +242,7 @@ def _environment(processes: int, gpus: Sequence[str]) -> dict[str, str]:
     environment = dict(os.environ)
     if processes == 1:
         return environment
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // processes)))
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     return environment

@@ -418,7 +418,7 @@ def groups_of(folder: Path, titles: str) -> list[Group]:
 def test_threads_follow_from_jobs_and_not_from_what_is_left(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
+    monkeypatch.setattr(local, "usable_cores", lambda: 8)
     begun = []
 
     def popen(command: list[str], env: dict[str, str], **_: Any) -> Any:
@@ -430,6 +430,28 @@ def test_threads_follow_from_jobs_and_not_from_what_is_left(tmp_path: Path, monk
         with pytest.raises(InterruptedError):
             executor("local", jobs=processes).run(groups_of(tmp_path, "a" * lists), work=tmp_path)
     assert begun == ["2", "2", "4", None]
+    begun.clear()
+    for runs, left in ((20, 1), (3, 2), (1, 1)):
+        with pytest.raises(InterruptedError):
+            executor("local").for_runs(runs, 1).run(groups_of(tmp_path, "a" * left), work=tmp_path)
+    assert begun == ["1", "2", None]
+
+
+def test_by_default_each_gpu_or_else_each_core_has_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "usable_cores", lambda: 8)
+
+    def jobs(threads: str, gpus: str, runs: int, processes: int, given: int | None = None) -> int:
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+        found = executor("local", **({} if given is None else {"jobs": given})).for_runs(runs, processes)
+        assert found.at_once(100) == found.jobs and found.at_once(1) == 1
+        return found.jobs
+
+    assert [jobs("", "", runs, 1) for runs in (20, 3, 0)] == [8, 3, 1]
+    assert [jobs(threads, "", 20, 1) for threads in ("1", "4", "16", "4,2")] == [8, 2, 1, 8]
+    assert [jobs("", "", 20, processes) for processes in (4, 16)] == [2, 1]
+    assert [jobs("", "0,1,2,3", 20, processes) for processes in (1, 4, 8)] == [4, 1, 1]
+    assert [jobs("", "0", 20, 1), jobs("1", "", 20, 4, given=5)] == [1, 5]
 
 
 @pytest.mark.parametrize("visible", [None, "GPU-a, GPU-b", ""])
