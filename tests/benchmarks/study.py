@@ -81,7 +81,7 @@ def kept(model: str, part: str, repeats: int) -> tuple[list[Turn], float]:
 def study(options: Sequence[str]) -> float:
     """Seconds of `bench ablate` with the three networks and two seeds, each a quarter as long as `micro`."""
     with tempfile.TemporaryDirectory() as place:
-        rows = [f'[[rows]]\nmodel = "{model}"\n' for model in MODELS]
+        rows = [f'[[rows]]\nlabel = "{model}"\nbackbone = "{model}"\n' for model in MODELS]
         (Path(place) / "quarter.toml").write_text("\n".join([QUARTER, *rows]))
         environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
         environment["PYTHONPATH"] = str(ROOT)
