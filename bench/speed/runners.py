@@ -3,8 +3,8 @@ the step that `bench train` takes.
 
 The step is forward pass, mean-square loss, backward pass and `bench.training.step.Update` (gradient norm,
 fused AdamW, average of the weights) as under the papers' protocol, in train mode with the label dropout that
-the network has. The objective's own arithmetic on its inputs is left out: it is that of the data. `Update` is
-the one thing that this room takes from `bench.training`.
+the network has. The objective's own arithmetic on its inputs is left out: it is that of the data. `Update`
+and `DepthwiseGradients` are all that this room takes from `bench.training`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from bench.diffusion.guidance import guided
 from bench.records.schema import SamplingSpeed, SpeedRequest, TrainingTime
 from bench.speed.device import TORCH_DTYPES, between, mark, no_room, out_of_memory, seconds
 from bench.speed.traffic import Traffic
+from bench.training.depthwise import DepthwiseGradients
 from bench.training.step import Update
 from bench.utils.compilation import compile_network
 from bench.utils.device import on_cuda
@@ -322,6 +323,7 @@ class TrainingRunner(Runner):
             clip=None,
             scaler=self.scaler,
         )
+        self.depthwise = DepthwiseGradients(device, compiled=request.compile)
         self._parts: list[list[float]] = []
 
     def _placed(self, network: Any) -> Any:
@@ -335,7 +337,7 @@ class TrainingRunner(Runner):
         """One training step; `at_part` is called before, between and after its three parts."""
         *inputs, target = next(self.inputs[n])
         at_part()
-        with self._autocast():
+        with self._autocast(), self.depthwise.where_used():
             out = self.network(*inputs)
         loss = F.mse_loss(out.float(), target)
         at_part()
