@@ -1,9 +1,9 @@
 """What `micro` takes, and what the loop costs beyond the step: `python -m tests.benchmarks.training`.
 
 `udit-t` is trained and sampled by the two commands. A step of `bench train`, with its data, noise, gradient
-norm, clipping and averaged weights, is timed beside forward, loss, backward and AdamW alone, interleaved, and
-forward and backward pass of U-DiTs of published size with PyTorch's gradients of depthwise convolutions beside
-those with ours. `--write` renews the README's section.
+norm, clipping and averaged weights, is timed beside forward, loss, backward and AdamW alone, interleaved.
+Forward and backward pass of U-DiTs of published size are timed with PyTorch's gradients of depthwise
+convolutions and with ours. `--write` renews the README's section.
 """
 
 from __future__ import annotations
