@@ -26,7 +26,7 @@ class DepthwiseGradients(TorchFunctionMode):
     """While it is entered, convolutions that gain by it get the gradient of this module.
 
     These are depthwise, of stride and dilation 1, in float32 on an x86 processor, outside autocast, with
-    kernels wider than three columns and no higher than their input.
+    kernels wider than three columns.
 
     Args:
         device: of the network.
@@ -76,7 +76,6 @@ def _gaining(
         input.dim() != 4
         or not groups == len(weight) == input.shape[1]
         or weight.shape[3] <= COLUMNS
-        or weight.shape[2] > input.shape[2]
         or {input.dtype, weight.dtype} != {torch.float32}
         or torch.is_autocast_enabled("cpu")
         or torch._C._are_functorch_transforms_active()  # which a function of ours would have to know
@@ -112,13 +111,14 @@ class _Depthwise(torch.autograd.Function):
             rows, columns = ctx.padding
             beyond = gradient.shape[3] - input.shape[3] - columns
             last = gradient.contiguous(memory_format=torch.channels_last)
+            # oneDNN pads rows in passing, but has no such kernel where they are fewer than the weight's.
+            padded = rows if weight.shape[2] > input.shape[2] else 0
             parts = []
             for first in range(0, weight.shape[3], COLUMNS):
                 part = weight[..., first : first + COLUMNS]
-                # The columns that these meet; rows are padded by oneDNN.
-                met = F.pad(input, (columns - first, beyond + first + part.shape[3] - 1))
-                met = met.contiguous(memory_format=torch.channels_last)
-                parts.append(_backward(last, met, part, (rows, 0), (False, True, False))[1])
+                edges = (columns - first, beyond + first + part.shape[3] - 1, padded, padded)
+                met = F.pad(input, edges).contiguous(memory_format=torch.channels_last)
+                parts.append(_backward(last, met, part, (rows - padded, 0), (False, True, False))[1])
             found[1] = torch.cat(parts, dim=3)
         if of_bias:
             found[2] = gradient.sum((0, 2, 3))
