@@ -1,8 +1,8 @@
 """Faster gradients of depthwise convolutions on x86 processors.
 
 oneDNN has a kernel for the gradient of a depthwise weight that is at most three columns wide. For a wider
-one, such as U-DiT's of 5×5, it computes the products of all pairs among sixteen channels and keeps one in
-sixteen. Here the columns are taken three at a time, which gives the same sums.
+one, such as U-DiT's of 5×5, it takes that of dense convolutions, with AVX-512 on sixteen channels at a time,
+and keeps one product in sixteen. Here the columns are taken three at a time, which gives the same sums.
 """
 
 from __future__ import annotations
@@ -110,15 +110,15 @@ class _Depthwise(torch.autograd.Function):
         if of_weight:
             rows, columns = ctx.padding
             beyond = gradient.shape[3] - input.shape[3] - columns
-            last = gradient.contiguous(memory_format=torch.channels_last)
+            outer = gradient.contiguous(memory_format=torch.channels_last)
             # oneDNN pads rows in passing, but has no such kernel where they are fewer than the weight's.
             padded = rows if weight.shape[2] > input.shape[2] else 0
             parts = []
             for first in range(0, weight.shape[3], COLUMNS):
                 part = weight[..., first : first + COLUMNS]
                 edges = (columns - first, beyond + first + part.shape[3] - 1, padded, padded)
-                met = F.pad(input, edges).contiguous(memory_format=torch.channels_last)
-                parts.append(_backward(last, met, part, (rows - padded, 0), (False, True, False))[1])
+                window = F.pad(input, edges).contiguous(memory_format=torch.channels_last)
+                parts.append(_backward(outer, window, part, (rows - padded, 0), (False, True, False))[1])
             found[1] = torch.cat(parts, dim=3)
         if of_bias:
             found[2] = gradient.sum((0, 2, 3))

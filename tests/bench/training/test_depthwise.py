@@ -1,5 +1,6 @@
 """Gradients of depthwise convolutions beside PyTorch's own in float64."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +10,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import registry
+from bench.records.schema import SpeedRequest
+from bench.speed.runners import TrainingRunner
 from bench.training import depthwise
 from bench.training.depthwise import DepthwiseGradients
+from tests.benchmarks.training import trainer
 
 CPU = torch.device("cpu")
 
@@ -97,11 +101,12 @@ def test_what_a_network_does_besides_goes_on() -> None:
         return torch.func.jvp(network, (x,), (torch.ones_like(x),))[1].square().sum()  # type: ignore[no-any-return]
 
     for loss in (stored, of_gradient, along):
-        found = []
-        for mode in (DepthwiseGradients(CPU, compiled=False), torch.enable_grad()):
+        found, ours_mode = [], DepthwiseGradients(CPU, compiled=False)
+        for mode in (ours_mode, torch.enable_grad()):
             with mode:
                 value = loss()
             found.append(torch.autograd.grad(value, [*network.parameters()], allow_unused=True))
+        assert ours_mode.used is (loss is not along)
         for ours, plain in zip(*found, strict=True):
             torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-3)
 
@@ -133,3 +138,15 @@ def test_a_network_learns_the_same() -> None:
     ours, plain = found(mode), found(torch.enable_grad())
     assert mode.used and not torch.equal(ours, plain)
     assert (ours - plain).norm() < 1e-6 * plain.norm()
+
+
+@pytest.mark.parametrize(("name", "gains"), [("udit-t", True), ("dit-s-4", False)])
+def test_training_and_its_timing_take_them(tmp_path: Path, name: str, gains: bool) -> None:
+    training = trainer(name, str(tmp_path))
+    training.take_step()
+    small = {"input_size": 16, "hidden_size": 16, "depth": (1, 1, 1, 1, 1)} if gains else {"depth": 1}
+    network: Any = registry.create(name, **small)
+    request = SpeedRequest(model=name, config={}, device_name="", batch_size=1, mode="training")
+    runner = TrainingRunner(network, request, CPU)
+    runner.prepare(1, "")
+    assert (training.depthwise.used, runner.depthwise.used) == (gains, gains)
