@@ -29,7 +29,6 @@ from bench.diffusion.guidance import guided
 from bench.records.schema import SamplingSpeed, SpeedRequest, TrainingTime
 from bench.speed.device import TORCH_DTYPES, between, mark, no_room, out_of_memory, seconds
 from bench.speed.traffic import Traffic
-from bench.training.depthwise import DepthwiseGradients
 from bench.training.step import Update
 from bench.utils.compilation import compile_network
 from bench.utils.device import on_cuda
@@ -323,7 +322,6 @@ class TrainingRunner(Runner):
             clip=None,
             scaler=self.scaler,
         )
-        self.depthwise = DepthwiseGradients(device, compiled=request.compile)
         self._parts: list[list[float]] = []
 
     def _placed(self, network: Any) -> Any:
@@ -337,7 +335,7 @@ class TrainingRunner(Runner):
         """One training step; `at_part` is called before, between and after its three parts."""
         *inputs, target = next(self.inputs[n])
         at_part()
-        with self._autocast(), self.depthwise.where_used():
+        with self._autocast():
             out = self.network(*inputs)
         loss = F.mse_loss(out.float(), target)
         at_part()

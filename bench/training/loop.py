@@ -29,7 +29,6 @@ from bench.records.schema import SamplingSettings
 from bench.sampling.plan import Plan
 from bench.sampling.sheets import write_sheet
 from bench.training.batches import batches, places
-from bench.training.depthwise import DepthwiseGradients
 from bench.training.ema import PosthocAverages
 from bench.training.protocols import Protocol
 from bench.training.run import (
@@ -290,7 +289,6 @@ class Trainer:
             run.rewind_log(self.step)
         if compiled:
             compile_network(network)
-        self.depthwise = DepthwiseGradients(self.device, compiled=compiled)
         self.first_step = self.step
         self.called = self.accelerator.prepare(network)  # wrapped for several processes
         self.batches = batches(dataset, self.settings, self.seed, accumulation, self.step)
@@ -355,7 +353,7 @@ class Trainer:
         y = torch.where(drawn[:, 1] < self.dropout, self.dataset.num_classes, y)
         x_t = self.objective.add_noise(x0, noise, t)
         try:
-            with autocast(self.settings.precision, self.device), self.depthwise.where_used():
+            with autocast(self.settings.precision, self.device):
                 output = self.called(x_t, t, y)
         except torch._dynamo.exc.TorchDynamoException as error:
             raise UsageError(f"{self.network.name} cannot be compiled: {reason(error)}") from error

@@ -83,8 +83,8 @@ def main() -> None:
     where = environment()
     note = (
         f"Same weights, outputs within {DIFFERENCE:.0e}; batch {args.batch_size}, float32. Inference is "
-        "deployed; training is forward, backward, gradient norm, fused AdamW and average for both, with our "
-        "gradients of wide depthwise kernels. A plain matrix product of as many multiply-accumulates, and a "
+        "deployed; training is forward, backward, gradient norm, fused AdamW and average for both. A "
+        "plain matrix product of as many multiply-accumulates, and a "
         "copy of the bytes that its operators move, would take these shares of our time. "
         f"Measured {where.date[:10]} on {where.cores} cores of "
         f"{where.cpu}, {where.threads} thread{'s' * (where.threads > 1)}, torch {where.torch}; "

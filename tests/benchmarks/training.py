@@ -2,14 +2,12 @@
 
 `udit-t` is trained and sampled by the two commands. A step of `bench train`, with its data, noise, gradient
 norm, clipping and averaged weights, is timed beside forward, loss, backward and AdamW alone, interleaved.
-Forward and backward pass of U-DiTs of published size are timed with PyTorch's gradients of depthwise
-convolutions and with ours. `--write` renews the README's section.
+`--write` renews the README's section.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
 import json
 import statistics
@@ -17,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +25,6 @@ import registry
 from bench import data
 from bench.records.environment import environment
 from bench.training import protocols
-from bench.training.depthwise import DepthwiseGradients
 from bench.training.loop import Trainer
 from bench.training.run import Run, RunRequest, fitted
 from tests.benchmarks.speed import interleaved, write_section
@@ -78,26 +74,6 @@ def overhead(model: str, repeats: int) -> tuple[float, float, float]:
     return *(statistics.median(seconds[side]) * 1e3 for side in ("ours", "bare")), ratio
 
 
-def depthwise(model: str, repeats: int) -> tuple[float, float, float]:
-    """Milliseconds of both passes with PyTorch's gradients and with ours, and the median ratio."""
-    network: Any = registry.create(model, in_channels=3, num_classes=10).train()
-    inputs = network.example_inputs(8)
-    ways = {
-        "theirs": contextlib.nullcontext(),
-        "ours": DepthwiseGradients(torch.device("cpu"), compiled=False),
-    }
-
-    def step(way: contextlib.AbstractContextManager[object]) -> None:
-        with way:
-            out = network(*inputs)
-        out.square().mean().backward()
-        network.zero_grad()
-
-    seconds = interleaved({name: partial(step, way) for name, way in ways.items()}, repeats)
-    ratio = statistics.median(a / b for a, b in zip(seconds["theirs"], seconds["ours"], strict=True))
-    return *(statistics.median(seconds[side]) * 1e3 for side in ("theirs", "ours")), ratio
-
-
 def whole(model: str) -> tuple[float, float, float]:
     """Seconds of training and of sampling under `micro`, and the mean squared error of the last 100 steps."""
     with tempfile.TemporaryDirectory() as folder:
@@ -135,16 +111,7 @@ def main() -> None:
     page += "\n".join(lines) + (
         f"\n\nMeasured {where.date[:10]} on {where.cores} cores of {where.cpu}, {where.threads} "
         f"threads, torch {where.torch}; `micro`, batch {micro.training.batch_size}, interleaved, median "
-        f"of {args.repeats} rounds.\n\n"
-    )
-    lines = ["| forward and backward | PyTorch's depthwise gradients, ms | ours, ms | times as fast |",
-             "|:--|--:|--:|--:|"]  # fmt: skip
-    rounds = max(args.repeats // 5, 3)
-    for model in track(["udit-t", "udit-s"], "depthwise gradients"):
-        lines.append("| {} | {:.0f} | {:.0f} | {:.2f} |".format(model, *depthwise(model, rounds)))
-    page += "\n".join(lines) + (
-        f"\n\nBatch 8 at 32×32, on the same machine with as many threads, interleaved, median of {rounds} "
-        "rounds."
+        f"of {args.repeats} rounds."
     )
     print(page)
     if args.write:
