@@ -92,6 +92,7 @@ def held_out_loss(
     settings: HeldOutSettings,
     *,
     step: int = 0,
+    training_error: float | None = None,
     seconds: float = 0.0,
     precision: Precision = "fp32",
     device: torch.device | str = "cpu",
@@ -104,7 +105,7 @@ def held_out_loss(
         objective: that it was trained with.
         dataset: of held-out images; see `bench.data.held_out`.
         settings: how many images.
-        step, seconds: of the training until now, for the result.
+        step, training_error, seconds: of the training until now, for the result.
         precision: bf16 and fp16 run the network under autocast.
 
     Raises:
@@ -138,6 +139,7 @@ def held_out_loss(
             )
             for band, of_band in zip(levels, errors, strict=True)
         ),
+        training_error=training_error,
         seconds=seconds,
         eval_seconds=time.perf_counter() - began,
     )

@@ -526,12 +526,15 @@ class HeldOutLoss(Model):
     Attributes:
         step: of the training run.
         bands: from the least noise to the most.
+        training_error: mean squared error of the prediction in training, over the steps since the checkpoint
+            before; None in older records.
         seconds: of training until then, as logged.
         eval_seconds: of the measurement.
     """
 
     step: int
     bands: tuple[BandLoss, ...]
+    training_error: Finite | None = Field(default=None, exclude_if=lambda loss: loss is None)
     seconds: float
     eval_seconds: float
 

@@ -10,11 +10,13 @@ Who calls holds the lease of the run's folder (`bench.studies.worker`): no secon
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import statistics
 import time
 from collections.abc import Iterable, Sequence
+from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -338,6 +340,8 @@ class _Measurement:
         assert self.request.held_out is not None
         source = open_run(Run(self.run).checkpoint(step))
         training = self.request.training
+        log = self.log(step)
+        before = max((leg for leg in self.legs if leg < step), default=0)
         with tf32(training.tf32, self.device):
             found = held_out_loss(
                 source.network.to(self.device).deploy(),
@@ -345,7 +349,8 @@ class _Measurement:
                 datasets.held_out(self.request.data, **self.options),
                 self.request.held_out,
                 step=step,
-                seconds=_seconds(self.log(step), training.batch_size),
+                training_error=_mean_error(log, before),
+                seconds=_seconds(log, training.batch_size),
                 precision=training.precision,
                 device=self.device,
                 progress=self.progress,
@@ -443,6 +448,14 @@ def _seconds(log: list[dict[str, Any]], batch_size: int) -> float:
         (step - before) * batch_size / entry["images_per_second"]
         for step, before, entry in zip(steps, [0, *steps], log, strict=False)
     )
+
+
+def _mean_error(log: list[dict[str, Any]], before: int) -> float:
+    """Mean squared error over the steps of a log after `before`; each entry is a mean since the last."""
+    steps = [0, *(entry["step"] for entry in log)]
+    weights = [max(0, step - max(last, before)) for last, step in itertools.pairwise(steps)]
+    errors = [entry.get("mse", entry["loss"]) for entry in log]
+    return sum(map(mul, weights, errors)) / sum(weights)
 
 
 def _delete(folder: Path) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,17 @@ def test_scores_are_those_of_the_commands_one_by_one(whole: Place, tmp_path: Pat
     alone, here = json.loads(scored.stdout)["scores"], whole.scores()[cell.file]
     for score in ("fid", "sfid", "inception_score", "precision", "recall", "kid"):
         assert here[score] == pytest.approx(alone[score], rel=1e-6, abs=1e-9), score
+    record = known(whole.results)[cell.file].result
+    assert isinstance(record, Quality)
+    log = map(json.loads, (Path(run) / "log.jsonl").read_text().splitlines())
+    errors = {entry["step"]: entry["mse"] for entry in log}  # each the mean of the steps since the last
+    steps = [0, *sorted(errors)]
+    by_step = {step: errors[last] for first, last in pairwise(steps) for step in range(first + 1, last + 1)}
+    before = 0
+    for each in record.held_out:
+        wanted = np.mean([by_step[step] for step in range(before + 1, each.step + 1)])
+        assert each.training_error == pytest.approx(wanted, rel=1e-6), each.step
+        before = each.step
     source = open_run(run)
     held_out = held_out_loss(
         source.network.deploy(),
