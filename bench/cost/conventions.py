@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+VERSION = 1  # raised when the same network is counted otherwise; part of each record
+
 
 @dataclass(frozen=True)
 class Spec:

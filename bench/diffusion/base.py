@@ -23,9 +23,11 @@ class Objective(ABC):
 
     Attributes:
         name: as registered; set by `bench.diffusion.objective`.
+        version: raised when the same settings give other numbers; part of each record.
     """
 
     name: str = ""
+    version: ClassVar[int] = 1
 
     @abstractmethod
     def sample_timesteps(self, u: Tensor) -> Tensor:
@@ -78,9 +80,11 @@ class Sampler(ABC, Generic[AnyObjective]):
     Attributes:
         name: as registered; set by `bench.diffusion.sampler`.
         objectives: names of the objectives that it works for.
+        version: raised when the same settings give other images; part of each record.
     """
 
     name: str = ""
+    version: ClassVar[int] = 1
     objectives: ClassVar[tuple[str, ...]]
 
     def check(self, objective_name: str, steps: str) -> int:

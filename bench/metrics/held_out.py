@@ -30,6 +30,7 @@ from bench.utils.precision import Precision, autocast
 from bench.utils.progress import Progress, silent
 from registry.errors import UsageError
 
+VERSION = 1  # raised when the same network gets another loss; part of each record
 BATCH = 64  # images at once
 SEED = 0  # of the noise, whatever seed a network was trained with
 GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, modulo 1, lie evenly for any number of images

@@ -656,6 +656,9 @@ class Fingerprints(Model):
         data: digest of the dataset's content.
         scorer: of the extractor.
         extractor: digest of the extractor's weights.
+        versions: of the harness's own code that made the number, by what it does: `trainer`, `sampling`,
+            `held_out`, `cost`, `objective ddpm`, `sampler ddim`, `score fid`, …; of a user's own objective,
+            sampler or score the fingerprint of its code. See `bench.studies.staleness`.
     """
 
     code: str | None = None
@@ -663,6 +666,7 @@ class Fingerprints(Model):
     data: str | None = None
     scorer: str | None = None
     extractor: str | None = None
+    versions: dict[str, int | str] = {}
 
 
 class Record(Model):

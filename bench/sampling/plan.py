@@ -18,6 +18,8 @@ from bench.utils.precision import Precision, autocast, check_precision, tf32
 from registry.backbone import height_width
 from registry.errors import UsageError
 
+VERSION = 1  # of noise, labels and guidance: raised when they give other images; part of each record
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -2,10 +2,15 @@
 
 Fingerprints are compared that both sides have. The backbone's and the dataset's code are read from source;
 the content of a dataset that lies in files of the user's is looked at where its options name a path.
+
+The harness's own code has versions instead: constants beside the code, which people raise when numbers
+change. Better code that gives the same numbers makes no record stale. `tests/test_versions.py` fails when
+numbers change and no version was raised.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -14,11 +19,15 @@ from typing import Any
 
 import registry
 from bench import data as datasets
+from bench.diffusion import objectives, samplers
 from bench.metrics.extractors import extractors, shipped_weights
+from bench.metrics.scores import SCORES
 from bench.records.schema import Fingerprints, QualityRequest, Record, Request
 from bench.studies import Study
 from bench.studies.cells import Cell, cost_request
+from registry import source
 from registry.errors import UsageError
+from registry.plugins import Registry
 
 _WORDS = {
     "code": "the backbone's code is another",
@@ -38,7 +47,7 @@ def fingerprints(request: Request, data_options: Mapping[str, Any] | None = None
     """
     code = _code("backbone", request.model)
     if not isinstance(request, QualityRequest):
-        return Fingerprints(code=code)
+        return Fingerprints(code=code, versions=_versions(request))
     reader = content = None
     if data_options is not None:
         given = request.data_options | dict(data_options)
@@ -54,7 +63,44 @@ def fingerprints(request: Request, data_options: Mapping[str, Any] | None = None
         data=content,
         scorer=_code("extractor", request.extractor) if request.extractor else None,
         extractor=shipped_weights(request.extractor) if request.extractor else None,
+        versions=_versions(request),
     )
+
+
+def _versions(request: Request) -> dict[str, int | str]:
+    """Of the harness's code that answers a request; see `Fingerprints.versions`."""
+    if request.kind == "cost":
+        return {"cost": _constant("bench.cost.conventions")}
+    if not isinstance(request, QualityRequest):
+        return {}
+    found: dict[str, int | str | None] = {"trainer": _constant("bench.training.loop")}
+    if request.training.objective:
+        found[f"objective {request.training.objective}"] = _version(objectives, request.training.objective)
+    if request.held_out:
+        found["held_out"] = _constant("bench.metrics.held_out")
+    if request.sampling:
+        found["sampling"] = _constant("bench.sampling.plan")
+        found[f"sampler {request.sampling.sampler}"] = _version(samplers, request.sampling.sampler)
+        found |= {f"score {score.name}": score.version for score in SCORES.values() if score.recorded}
+    return {name: version for name, version in found.items() if version is not None}
+
+
+def _constant(module: str) -> int:
+    """The `VERSION` of one of our modules, read from its source."""
+    found = source.read(module, source.file(source.ROOT, module))
+    assert found is not None
+    version: int = found.evaluate(ast.Name("VERSION", ast.Load(), lineno=1, col_offset=0))
+    return version
+
+
+def _version(plugins: Registry, name: str) -> int | str | None:
+    """The version of a built-in plugin, the fingerprint of a user's; None where the name is unknown."""
+    try:
+        built_in = plugins.find(name).module.startswith("bench.")
+        version: int | str = plugins.attribute(name, "version") if built_in else plugins.fingerprint(name)
+    except UsageError:
+        return None
+    return version
 
 
 def stale(record: Record, present: Fingerprints) -> str | None:
@@ -63,6 +109,9 @@ def stale(record: Record, present: Fingerprints) -> str | None:
         then, now = getattr(record.fingerprints, name), getattr(present, name)
         if then is not None and now is not None and then != now:
             return words
+    for name, version in present.versions.items():
+        if record.fingerprints.versions.get(name, version) != version:
+            return f"the harness's own code of {name} is another"
     return None
 
 
@@ -78,7 +127,8 @@ def of_another_time(
         record = records.get(request.file)
         if record is None:
             continue
-        deciding = {"kind", "model", "data", "data_options", "extractor"}
+        whole = ("kind", "model", "data", "data_options", "extractor", "held_out")
+        deciding = dict.fromkeys(whole, True) | {"training": {"objective"}, "sampling": {"sampler"}}
         key = json.dumps(request.model_dump(include=deciding), sort_keys=True)
         if key not in seen:
             seen[key] = fingerprints(request, data_options)

@@ -59,6 +59,7 @@ from registry.layers.embeddings import LabelDropout
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+VERSION = 1  # of training: raised when the same request ends in other weights; part of each record
 # How the samples beside each checkpoint are made, by the objective.
 PREVIEW = {"ddpm": ("ddim", "ddim25"), "flow": ("heun", "12")}
 Entry = dict[str, Any]  # a line of the log: step, means of the loss's terms, learning_rate, …

@@ -152,6 +152,7 @@ class Score(Quantity):
         default: whether it is computed unless scores are named.
         recorded: whether every cell of a study is scored by it, so that studies can show it.
         order: of its column among the others; scores without one follow by file and place in it.
+        version: raised when the same features give another value; part of each record.
     """
 
     full_name: str
@@ -162,6 +163,7 @@ class Score(Quantity):
     default: bool = False
     recorded: bool = True
     order: int = 100
+    version: int = 1
 
     @property
     def title(self) -> str:
