@@ -12,15 +12,6 @@ import registry
 from bench.diffusion.flow import Flow
 
 
-@pytest.fixture
-def plugins(monkeypatch):
-    """Names registered in a test are gone after it."""
-    for known in (bench.diffusion.objectives, bench.diffusion.samplers):
-        known.names()  # reads the entry points before the copy
-        monkeypatch.setattr(known, "_entries", entries := dict(known._entries))
-        monkeypatch.setitem(known.__dict__, "_installed", entries)
-
-
 def test_names_are_listed_without_torch():
     code = (
         "import sys, bench.diffusion as d\n"

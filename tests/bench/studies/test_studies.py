@@ -4,12 +4,18 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import bench.diffusion
 import registry
 from bench import studies
-from bench.records.schema import Quality, QualityRequest, Seconds
+from bench.diffusion.ddim import DDIM
+from bench.diffusion.ddpm import DDPM
+from bench.metrics.scores import SCORES
+from bench.records.schema import HeldOutSettings, Quality, QualityRequest, Seconds
+from bench.sampling import plan
 from bench.studies import executors, published
 from bench.studies.cells import (
     FROM_DATA,
@@ -24,7 +30,7 @@ from bench.studies.cells import (
     shard,
 )
 from bench.studies.staleness import fingerprints, of_another_time, stale
-from bench.training import protocols
+from bench.training import loop, protocols
 from registry.errors import CodeError, UsageError
 from tests.bench import made
 from tests.conftest import ROOT
@@ -300,7 +306,7 @@ def test_a_record_of_other_code_or_data_is_stale(tmp_path: Path) -> None:
     present = fingerprints(cell.request, {})
     assert present.code == registry.backbones.fingerprint("udit-t")
 
-    def reason(**changed: str | None) -> dict[str, str]:
+    def reason(**changed: Any) -> dict[str, str]:
         fingerprint = present.model_copy(update=changed)
         made.put(tmp_path, made.quality(cell.request), "micro", fingerprint)
         return of_another_time(known(tmp_path), [cell], study, {})
@@ -309,6 +315,9 @@ def test_a_record_of_other_code_or_data_is_stale(tmp_path: Path) -> None:
     assert "backbone" in reason(code="0" * 12)[cell.file]
     assert "dataset" in reason(reader="0" * 12)[cell.file]
     assert "extractor" in reason(scorer="0" * 12)[cell.file]
+    assert "score fid" in reason(versions=present.versions | {"score fid": 0})[cell.file]
+    assert "objective ddpm" in reason(versions=present.versions | {"objective ddpm": "0" * 12})[cell.file]
+    assert reason(versions={}) == {}  # a record from before there were versions
     assert reason(code=None) == {}  # a record from before there were fingerprints
 
 
@@ -318,6 +327,28 @@ def test_what_is_not_known_on_both_sides_makes_no_record_stale(tmp_path: Path) -
     assert stale(record, record.fingerprints.model_copy(update={"code": "1" * 12})) is None
     assert stale(record, record.fingerprints.model_copy(update={"data": None})) is None
     assert stale(record, record.fingerprints.model_copy(update={"data": "d2"})) is not None
+
+
+def test_each_piece_of_code_that_makes_a_number_has_its_version(plugins: None) -> None:
+    @bench.diffusion.samplers.register("my-ddim")
+    class MyDDIM(DDIM):
+        """DDIM by another name."""
+
+    request = made.QUALITY_REQUEST
+    versions = fingerprints(request).versions
+    scores = {f"score {score.name}": score.version for score in SCORES.values() if score.recorded}
+    assert versions == {
+        "trainer": loop.VERSION,
+        "objective ddpm": DDPM.version,
+        "sampling": plan.VERSION,
+        "sampler ddim": DDIM.version,
+        **scores,
+    }
+    sampling = request.sampling.model_copy(update={"sampler": "my-ddim"})
+    own = fingerprints(request.model_copy(update={"sampling": sampling})).versions
+    assert own["sampler my-ddim"] == bench.diffusion.samplers.fingerprint("my-ddim")
+    held_out = request.model_copy(update={"sampling": None, "held_out": HeldOutSettings(images=64)})
+    assert fingerprints(held_out).versions.keys() == {"trainer", "objective ddpm", "held_out"}
 
 
 def test_a_cost_is_stale_where_its_network_is_another(tmp_path: Path) -> None:

@@ -1,0 +1,14 @@
+"""Fixtures of several rooms' tests."""
+
+import pytest
+
+import bench.diffusion
+
+
+@pytest.fixture
+def plugins(monkeypatch):
+    """Names registered in a test are gone after it."""
+    for known in (bench.diffusion.objectives, bench.diffusion.samplers):
+        known.names()  # reads the entry points before the copy
+        monkeypatch.setattr(known, "_entries", entries := dict(known._entries))
+        monkeypatch.setitem(known.__dict__, "_installed", entries)
