@@ -482,7 +482,7 @@ def _print(
         return
     measured = [setting for setting in settings(found) if setting.protocol == protocol.name]
     words = f"Here: {protocol.title} ({protocol.name}); mean ± standard deviation over seeds."
-    remarks = [" ".join(filter(None, (words, tables.reduced(protocol.name)))), *_left_out(study, protocol)]
+    remarks = [words, *_left_out(study, protocol)]
     if not measured:
         terminal.table(tables.summary_table(study, found, None, remarks), console())
     for setting in measured:

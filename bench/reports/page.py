@@ -46,9 +46,10 @@ class Table:
     """Columns and rows; the first column labels the rows.
 
     Attributes:
-        title: above it; may be empty.
+        title: above it in a terminal; may be empty. On a page the section's stands there.
         footnotes: numbered from 1, as the marks "[1]" in labels say.
         remarks: how the numbers came about and what they mean, a sentence or more each.
+        text: paragraphs below the title, likewise.
     """
 
     columns: Sequence[Column]
@@ -56,6 +57,7 @@ class Table:
     title: str = ""
     footnotes: Sequence[str] = ()
     remarks: Sequence[str] = ()
+    text: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

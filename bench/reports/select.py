@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import compress
 from pathlib import Path
@@ -19,6 +19,7 @@ from bench.records.schema import (
     Config,
     Cost,
     Environment,
+    Network,
     Quality,
     QualityRequest,
     Record,
@@ -131,10 +132,14 @@ class Line:
         """Over the seeds measured in that setting; None of none."""
         return summary([*self.by_seed(setting, score).values()])
 
+    def trained(self, setting: Setting) -> Network | None:
+        """The cost of the network at the size in which the setting's protocol trains it."""
+        return next((result.network for result in self.results(setting).values()), None)
+
     def trained_gflops(self, setting: Setting) -> float | None:
-        """What the network costs at the size in which the setting's protocol trains it."""
-        found = [result.network.paper_gflops for result in self.results(setting).values()]
-        return found[0] if found else None
+        """GFLOPs of `trained`."""
+        network = self.trained(setting)
+        return network.paper_gflops if network else None
 
 
 @dataclass(frozen=True)
@@ -144,12 +149,14 @@ class SpeedColumn:
     Attributes:
         words: mode, arithmetic, batch and device.
         figures: variant -> images per second.
+        quartiles: variant -> the middle half of the rounds.
         records: variant -> the file that says so.
     """
 
     words: str
-    figures: dict[str, float]
-    records: dict[str, str]
+    figures: dict[str, float] = field(default_factory=dict)
+    quartiles: dict[str, tuple[float, float]] = field(default_factory=dict)
+    records: dict[str, str] = field(default_factory=dict)
 
 
 class Selection:
@@ -224,8 +231,9 @@ class Selection:
                 result = record.result
                 assert isinstance(result, Speed)
                 words, variant = speed_words(record), _variant(request.model, request.config)
-                column = found.setdefault(words, SpeedColumn(words, {}, {}))
+                column = found.setdefault(words, SpeedColumn(words))
                 column.figures[variant] = result.images_per_second
+                column.quartiles[variant] = result.quartiles
                 column.records[variant] = record.file
         return [found[words] for words in sorted(found)]
 

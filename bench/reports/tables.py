@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from bench.metrics.scores import MEASURED, SCORES
 from bench.records.quantities import COSTS, Quantity, decimals
-from bench.records.schema import Environment
+from bench.records.schema import Cost, Environment, Network
 from bench.reports.findings import findings
 from bench.reports.page import Column, Entry, Page, Section, Table
 from bench.reports.select import Line, Selection, Setting, SpeedColumn, published_conditions, settings
-from bench.reports.statistics import Summary
+from bench.reports.statistics import BySeed, Summary, compare_rows
 from bench.studies import Study, StudyRow, published
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ NUMBERS = {
     name: number
     for number, name in enumerate("toy scaling guidance training-steps downsampler components".split(), 1)
 }  # of the paper's tables
+BOLD = (
+    "Bold: scores not significantly worse than the best of their column (Tukey's range test at 5%); none "
+    "where no two rows differ significantly."
+)
 # What a published table prints besides scores.
 _PRINTED = {"training_steps": "Steps", "cfg_scale": "CFG", "gflops": "GFLOPs"}
 
@@ -78,32 +82,39 @@ def _steps(count: int) -> str:
     return f"{count // 1_000_000}M" if count >= 1_000_000 else f"{count // 1000}K"
 
 
-def cost_columns(study: Study, rows: Sequence[Line]) -> dict[str, Filled]:
-    """Costs that the study asks for, and deployed parameters where they differ from the trained ones."""
-    known = [line.cost.cost for line in rows if line.cost]
-    differ = any(cost.parameters != cost.parameters_deployed for cost in known)
-    return {
-        name: Filled(
-            Column(quantity.title, "measured"),
-            [
-                Entry(
-                    quantity.text(getattr(line.cost.cost, quantity.field)),
-                    records=(line.cost.cost.request.file,),
-                )
-                if line.cost
-                else Entry("")
-                for line in rows
-            ],
-        )
-        for name, quantity in COSTS.items()
-        if name in study.columns or (name == "params_deployed" and differ)
-    }
+def cost_columns(study: Study, rows: Sequence[Line], setting: Setting | None = None) -> dict[str, Filled]:
+    """Costs that the study asks for, and deployed parameters where they differ from the trained ones.
+
+    Args:
+        study, rows: its lines.
+        setting: of the scores beside them, whose protocol may train smaller networks: the costs are those of
+            the networks that have these scores. None: of the networks as published.
+    """
+    costs: list[Cost | Network | None]
+    if setting:
+        costs = [line.trained(setting) for line in rows]
+        files = [line.files(setting) for line in rows]
+    else:
+        costs = [line.cost.cost if line.cost else None for line in rows]
+        files = [(line.cost.cost.request.file,) if line.cost else () for line in rows]
+    differ = any(cost.parameters != cost.parameters_deployed for cost in costs if cost)
+    columns = {}
+    for name, quantity in COSTS.items():
+        if name in study.columns or (name == "params_deployed" and differ):
+            # Activation memory is not in records of quality.
+            values = [getattr(cost, quantity.field, None) for cost in costs]
+            entries = [
+                Entry(quantity.text(value), False, of) for value, of in zip(values, files, strict=True)
+            ]
+            title = f"{quantity.title}, as trained" if setting else quantity.title
+            columns[name] = Filled(Column(title, "" if setting else "measured"), entries)
+    return columns
 
 
 def score_columns(
     study: Study, rows: Sequence[Line], setting: Setting, group: Literal["", "measured"] = ""
 ) -> dict[str, Filled]:
-    """Mean ± standard deviation over seeds of the scores that the study asks for; the best mean is marked.
+    """Mean ± standard deviation over seeds of the scores that the study asks for; see `_best` for the marks.
 
     The held-out loss, and what the protocol judges by, are shown wherever they were measured.
     """
@@ -112,7 +123,7 @@ def score_columns(
         found = [line.score(setting, name) for line in rows]
         if name not in (*study.columns, "held_out", *setting.judges) or not any(found):
             continue
-        best = _best([one.mean if one else None for one in found], max if quantity.higher_is_better else min)
+        best = _best([line.better_is_lower(setting, quantity) for line in rows])
         entries = [
             Entry(spread(quantity, one), mark, line.files(setting) if one else ())
             for line, one, mark in zip(rows, found, best, strict=True)
@@ -122,13 +133,24 @@ def score_columns(
 
 
 def speed_columns(rows: Sequence[Line], shown: Sequence[SpeedColumn]) -> dict[str, Filled]:
-    """Images per second, a column for each way of measuring, with a letter that its remark has."""
+    """Images per second, a column for each way of measuring, with a letter that its remark has.
+
+    The fastest is marked, and whose quartiles over rounds overlap with its own; nothing if all do.
+    """
     columns = {}
     for letter, speed in zip(ascii_lowercase, shown, strict=False):
-        values = [speed.figures.get(line.variant) for line in rows]
+        known = [line.variant for line in rows if line.variant in speed.figures]
+        low, _ = speed.quartiles[max(known, key=speed.figures.__getitem__)]
+        fastest = {variant for variant in known if speed.quartiles[variant][1] >= low}
         entries = [
-            Entry("") if value is None else Entry(significant(value), mark, (speed.records[line.variant],))
-            for line, value, mark in zip(rows, values, _best(values, max), strict=True)
+            Entry(
+                significant(speed.figures[variant]),
+                variant in fastest and len(fastest) < len({*known}),
+                (speed.records[variant],),
+            )
+            if (variant := line.variant) in speed.figures
+            else Entry("")
+            for line in rows
         ]
         columns[letter] = Filled(Column(f"Images/s [{letter}]", "measured"), entries)
     return columns
@@ -156,11 +178,15 @@ def significant(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else decimals(value, 2)
 
 
-def _best(values: Sequence[float | None], better: Callable[..., float]) -> list[bool]:
-    """Which values are the best, where they differ."""
-    known = [value for value in values if value is not None]
-    best = better(known) if len(set(known)) > 1 else None
-    return [value is not None and value == best for value in values]
+def _best(rows: Sequence[BySeed]) -> list[bool]:
+    """Which rows are not significantly worse than the best one, if any is; scores of which less is better.
+
+    By the range test of the whole table, as the findings below it say; a row without two seeds in common with
+    the others is not marked.
+    """
+    compared = compare_rows(rows)
+    best = compared.groups()[0] if any(compared.pairs.values()) else []
+    return [row in best for row in range(len(rows))]
 
 
 def table(
@@ -170,6 +196,7 @@ def table(
     title: str = "",
     footnotes: Sequence[tuple[set[str], str]] = (),
     remarks: Sequence[str] = (),
+    caution: str = "",
     label: Callable[[Line], str] = attrgetter("label"),
 ) -> Table:
     """Columns after one of labels, which carry the marks of their footnotes.
@@ -181,6 +208,7 @@ def table(
         title: above the table.
         footnotes: (labels of the rows concerned, or none for the whole table; text).
         remarks: below the table.
+        caution: above it.
     """
     shown = [column for column in columns if not column.empty]
     labels = [
@@ -194,6 +222,7 @@ def table(
         title,
         [text for _, text in footnotes],
         [remark for remark in remarks if remark],
+        [caution] if caution else [],
     )
 
 
@@ -205,13 +234,17 @@ def summary_table(
 ) -> Table:
     """What `bench ablate` prints: each column of the study, published and measured, side by side.
 
+    Beside scores stands the cost of the networks that have them, and above them a caution where the protocol
+    is not the published one.
+
     Args:
         study, rows: its lines.
         setting: of the scores; None where nothing is measured.
         remarks: how the scores were measured.
     """
     from_paper = published_columns(rows)
-    here = cost_columns(study, rows) | (score_columns(study, rows, setting, "measured") if setting else {})
+    here = cost_columns(study, rows, setting)
+    here |= score_columns(study, rows, setting, "measured") if setting else {}
     columns: list[Filled] = []
     first = [name for name in from_paper if name in ("training_steps", "cfg_scale")]
     for name in dict.fromkeys((*first, *here, *study.columns)):
@@ -223,7 +256,8 @@ def summary_table(
         columns,
         title=study.title,
         footnotes=_origins(rows),
-        remarks=[_samplers(rows), *remarks],
+        remarks=[_samplers(rows), *remarks, BOLD if setting else ""],
+        caution=reduced(setting.protocol) if setting else "",
         label=attrgetter("row.label"),  # by which rows are chosen
     )
 
@@ -295,8 +329,7 @@ def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
     missing = "" if all(line.quality.get(setting) for line in rows) else " An empty cell: not measured."
     remarks = [
         f"Protocol {setting.protocol}: {setting.words}.",
-        reduced(setting.protocol),
-        f"Mean ± standard deviation over training seeds; the best mean is bold.{missing}",
+        f"Mean ± standard deviation over training seeds. {BOLD}{missing}",
         _samples(setting),
         _held_out(setting),
         _environments([record.environment for record in known], "Measured"),
@@ -304,8 +337,11 @@ def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
         *dict.fromkeys(findings(rows, setting)),  # of two scores the same may be told
     ]
     footnotes = [*_changes(rows, setting), *_outdated(rows)]
+    caution = reduced(setting.protocol)
     return Section(
-        quality_title(setting, others), table=table(rows, columns, footnotes=footnotes, remarks=remarks)
+        quality_title(setting, others),
+        [caution] if caution else [],
+        table(rows, columns, footnotes=footnotes, remarks=remarks),
     )
 
 
@@ -517,6 +553,7 @@ def values(rows: Sequence[Line], selection: Selection | None) -> list[dict[str, 
         for setting in settings(rows):
             parts = (setting.protocol, setting.extractor, setting.weights)
             words = ", ".join(filter(None, [*parts, *_distinctions(setting, settings(rows))]))
+            entry[f"paper_gflops as trained ({words})"] = line.trained_gflops(setting)
             for name in MEASURED:
                 if any(other.score(setting, name) for other in rows):
                     score = line.score(setting, name)

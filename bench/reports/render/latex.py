@@ -38,7 +38,7 @@ def page(page: Page) -> str:
 def _table(page_title: str, section: Section) -> str:
     table = section.table
     assert table is not None
-    sentences = filter(None, (page_title, section.title))
+    sentences = filter(None, (page_title, section.title, *section.text))
     caption = " ".join(text if text.endswith(("?", "!", ".")) else f"{text}." for text in sentences)
     # A row that begins with a bracket would be read as the line break's optional argument.
     rows = [" & ".join(map(_cell, row)) for row in table.rows]

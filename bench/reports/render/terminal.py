@@ -21,6 +21,8 @@ def table(table: Table, console: Console) -> None:
     """Print a table with its footnotes and remarks."""
     if table.title:
         console.print(Text(table.title, style="bold"))
+    for text in table.text:
+        console.print(Text(text))
     for part in _parts(table, console.width):
         console.print(_rich(table, part, console.width))
     notes = [f"[{i}] {text}" for i, text in enumerate(table.footnotes, 1)]

@@ -164,10 +164,11 @@ def test_the_table_shows_paper_and_here(whole: Place) -> None:
     shown = whole.bench()
     assert shown.exit_code == 0
     line = next(line for line in shown.output.splitlines() if "token downsampling" in line)
-    assert "89.43" in line and "0.90" in line and "0.91" in line and "±" in line
+    assert "89.43" in line and "0.90" in line and "±" in line
     assert "plain" in shown.output and "guided [1]" in shown.output
     assert "6 cells reused, measured 20" in shown.stderr and "to measure" not in shown.stderr
-    assert "a few steps" in shown.output and "compare with each other" in shown.output
+    assert "a few steps" in shown.output
+    assert shown.output.index("not with the published ones") < shown.output.index("89.43")
 
 
 # ---- that nothing is done twice ----

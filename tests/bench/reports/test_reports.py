@@ -16,13 +16,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy import stats
 
 import bench.reports
 import bench.studies
-from bench.reports import figures
+from bench.reports import figures, tables
 from bench.reports.page import Column, Entry, Page, Section, Table
 from bench.reports.render import csv as csv_form
-from bench.reports.render import html, latex, markdown
+from bench.reports.render import html, latex, markdown, terminal
 from bench.reports.select import Selection, lines, settings
 from bench.reports.tables import page
 from bench.studies.cells import cells, cost_request
@@ -40,7 +41,7 @@ def keep_quality(folder, name, fids, seeds=(0, 1, 2)):
     labels = [row.label for row in study.rows]
     for cell in cells(study, protocols.load("micro"), seeds):
         place = labels.index(cell.row.label)
-        if place < len(fids):
+        if place < len(fids) and cell.seed < len(fids[place]):
             fid = fids[place][seeds.index(cell.seed)]
             found = made.quality(cell.request, 0.01 * (1 + place), fid=fid, inception_score=9 - fid / 10)
             files.append(made.put(folder, found, "micro"))
@@ -100,10 +101,61 @@ def test_remarks_tell_protocol_extractor_number_and_environment(results):
     section = page_of("downsampler", results).sections[1]
     said = " ".join(section.table.remarks)
     assert protocols.load("micro").title in said
-    assert "compare with each other, not with the published ones" in said
     assert "Extractor digits, weights d63e10104591" in said
     assert "2,000 samples, ancestral, 50 steps, guidance 1, beside 1,797 reference images" in said
     assert "on Some CPU with torch 2.15.0, denoiser-bench 0.1.0, commit 0123456" in said
+
+
+@pytest.mark.parametrize("form", [markdown, html, latex])
+def test_published_scores_stand_beside_those_of_a_reduced_protocol_only_below_a_caution(results, form):
+    paper, measured = page_of("downsampler", results).sections
+    text = form.page(Page("x", "x", [measured]))
+    caution = "Scores of this reduced protocol compare with each other, not with the published ones."
+    assert text.count(caution) == 1 and text.index(caution) < min(text.index("96.15"), text.index("15.10"))
+    assert caution not in form.page(Page("x", "x", [paper]))  # no score is measured there
+
+
+def test_beside_scores_in_a_terminal_stands_the_cost_of_their_networks(results, capsys):
+    from bench.cli.output import console
+
+    study, selection = bench.studies.load("downsampler"), Selection(results)
+    rows = lines(study, selection)
+    (setting,) = settings(rows)
+    made_of = [0.01, 0.02, 0.03]  # GFLOPs as trained; as published they cost 0.3, 0.6 and 0.9
+    shown = tables.summary_table(study, rows, setting, [])
+    titles = [column.title for column in shown.columns]
+    costs = [row[titles.index("GFLOPs, as trained")].text for row in shown.rows]
+    assert list(map(float, costs)) == made_of and "GFLOPs, measured" not in titles
+    assert {row[titles.index("Params (M), as trained")].text for row in shown.rows} == {"0.000010"}
+    terminal.table(shown, console())
+    out = capsys.readouterr().out
+    assert out.index("not with the published ones") < min(out.index("96.15"), out.index("15.10"))
+    alone = tables.summary_table(study, rows, None, [])
+    titles = [column.title for column in alone.columns]
+    assert [row[titles.index("GFLOPs, measured")].text for row in alone.rows] == ["0.30", "0.60", "0.90"]
+    assert not alone.text
+    frame = tables.frame(rows, selection)
+    (column,) = (name for name in frame if name.startswith("paper_gflops as trained"))
+    assert list(frame[column]) == made_of and list(frame["paper_gflops"]) == pytest.approx([0.3, 0.6, 0.9])
+
+
+def test_bold_are_the_scores_that_are_not_significantly_worse_than_the_best(results):
+    def bold(name, fids):
+        for file in results.glob("quality-*"):
+            file.unlink()
+        keep_quality(results, name, fids)
+        rows = cells_of(page_of(name, results).sections[1])
+        return [[row[title].best for row in rows.values()] for title in ("FID↓", "IS↑")]
+
+    same, worse = [15.0, 15.2, 15.1], [20.1, 20.9, 20.4]
+    assert bold("downsampler", [worse, same, [15.1, 15.1, 15.1]]) == 2 * [[False, True, True]]
+    # Tukey's test of all three rows finds no pair, whatever the best mean is.
+    noise = [[15.0, 20.9, 17.0], [20.2, 15.0, 18.0], [19.0, 15.2, 15.1]]
+    assert stats.tukey_hsd(*noise).pvalue.min() > 0.05
+    assert bold("downsampler", noise) == 2 * [[False] * 3]
+    assert bold("downsampler", [[fid] for fid in (1.0, 2.0, 3.0)]) == 2 * [
+        [False] * 3
+    ]  # one seed tells nothing
 
 
 def test_what_is_separable_is_told(results):
@@ -437,7 +489,7 @@ def test_whatever_a_label_says_it_is_shown_and_does_nothing(text):
     codes = {code: character for character, code in latex._CHARACTERS.items()}
     pattern = "|".join(re.escape(code) for code in sorted(codes, key=len, reverse=True))
     escaped = latex.escape(text)
-    assert latex.page(odd).count(escaped) == 8
+    assert latex.page(odd).count(escaped) == 9
     assert re.sub(pattern, lambda code: codes[code[0]], escaped) == text
     assert not set(re.sub(pattern, "", escaped)) & set("\\{}$&#^_~%")
 
