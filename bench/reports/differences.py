@@ -1,12 +1,19 @@
-"""What changed between two folders of records, and what of it became worse."""
+"""What changed between two folders of records, and what of it became worse.
+
+A claim is made of what can be claimed: chance makes one anywhere in the whole comparison with probability
+0.05, however many records there are. Scores are compared over the seeds that both folders have, and their
+errors estimated as `bench.reports.statistics.standard_errors` says; a speed by the spread of the rounds of
+both runs, which stands for that between runs. Each interval holds at 1 − 0.05 / (number of intervals), so
+that all hold together with probability 0.95 (Bonferroni). Costs are exact.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Literal
 
 import registry
@@ -15,6 +22,7 @@ from bench.metrics.scores import SCORES
 from bench.records.quantities import COSTS, HELD_OUT, SPEEDS, Quantity
 from bench.records.schema import Quality, Record, Speed
 from bench.reports.page import Column, Entry, Page, Section, Table
+from bench.reports.statistics import LEVEL, standard_errors
 from registry.errors import UsageError
 
 # Quantities compared, by kind of record.
@@ -23,43 +31,24 @@ COMPARED: dict[str, dict[str, Quantity]] = {
     "speed": SPEEDS,
     "quality": {**SCORES, **HELD_OUT},
 }
+QUARTILES = 1.349  # distance of a normal distribution's quartiles, in standard deviations
 
-
-@dataclass(frozen=True)
-class Change:
-    """A value that is not what it was.
-
-    Attributes:
-        file: the record.
-        title: model, overrides and seed, in words.
-        before, after: None where there is no finite number.
-        relative: (after − before) / |before|; None where that is not defined.
-        regression: whether it became worse by more than the tolerance, or is no number any more.
-    """
-
-    file: str
-    title: str
-    value: str
-    before: float | None
-    after: float | None
-    relative: float | None
-    regression: bool
-
-
-Verdict = Literal["worse", "better", "not separable", "one seed", "within the tolerance"]
+Verdict = Literal["worse", "better", "within the tolerance", "not significant", "one seed"]
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A value of a backbone over all seeds that both folders have, of which some are not what they were.
+    """A value of a backbone before and after, over all seeds that both folders have.
 
     Attributes:
         subject: model, overrides, protocol and step, in words.
         quantity: what is judged.
         before, after: means; None where one of the values is no finite number.
         seeds: how many; 0 of what has none.
-        verdict: of scores, by a paired t test over seeds at 5%, which takes two; of speeds, whether quartiles
-            overlap; of costs, as they are.
+        change: (after − before) / |before|, or over |after| where that is 0; None without both.
+        interval: of the change, all intervals of the comparison together at 95%; None of what is exact or has
+            too few seeds.
+        verdict: worse or better where the whole interval lies beyond the tolerance.
     """
 
     subject: str
@@ -67,32 +56,32 @@ class Judgement:
     before: float | None
     after: float | None
     seeds: int
+    change: float | None
+    interval: tuple[float, float] | None
     verdict: Verdict
 
 
 @dataclass(frozen=True)
 class Differences:
-    """Of two folders, record by record.
+    """Of two folders.
 
     Attributes:
         compared: records in both.
         removed, added: files of records in one alone.
-        changes: by file.
-        judgements: by subject.
-        tolerance: how much worse a value could be, as a fraction of what it was.
+        judgements: of the values that changed, by subject.
+        tolerance: how much worse a value may be, as a fraction of what it was.
     """
 
     compared: int
     removed: Sequence[str]
     added: Sequence[str]
-    changes: Sequence[Change]
     judgements: Sequence[Judgement]
     tolerance: float
 
     @property
-    def regressions(self) -> list[Change]:
+    def regressions(self) -> list[Judgement]:
         """What became worse."""
-        return [change for change in self.changes if change.regression]
+        return [each for each in self.judgements if each.verdict == "worse"]
 
 
 def differences(before: str | Path, after: str | Path, tolerance: float = 0.0) -> Differences:
@@ -111,128 +100,124 @@ def differences(before: str | Path, after: str | Path, tolerance: float = 0.0) -
     common = sorted(old.keys() & new.keys())
     if not common:
         raise UsageError(f"{before} and {after} have no record in common: there is nothing to compare")
-    changes = [change for file in common for change in _changes(old[file], new[file], tolerance)]
     return Differences(
         len(common),
         sorted(old.keys() - new),
         sorted(new.keys() - old),
-        changes,
-        _judgements([(old[file], new[file]) for file in common], tolerance),
+        judgements([(old[file], new[file]) for file in common], tolerance),
         tolerance,
     )
 
 
-def summary_page(found: Differences) -> Page:
-    """What changed, for people who review it: what is worse first, and what cannot be told apart last."""
-    order: Mapping[Verdict, str] = {
-        "worse": "Worse",
-        "better": "Better",
-        "within the tolerance": f"Within the tolerance of {found.tolerance:.6g} of what it was",
-        "one seed": "Changed, with one seed to judge by",
-        "not separable": "Changed, but not separable",
-    }
-    groups = {verdict: [each for each in found.judgements if each.verdict == verdict] for verdict in order}
-    counts = ", ".join(f"{len(each)} {verdict}" for verdict, each in groups.items() if each) or "none changed"
-    text = (
-        f"{found.compared} records compared, {len(found.added)} added, {len(found.removed)} removed. "
-        f"Of their values, over seeds: {counts}."
-    )
-    remarks = [
-        "Scores: worse or better where a paired t test over the seeds that both have says so at 5%, each by "
-        "itself; speeds: where the quartiles do not overlap; costs: as they are."
+# ---- judging ----
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Values of one quantity of one subject, before and after, seed by seed."""
+
+    subject: str
+    table: str  # those of one protocol have deviations alike
+    quantity: Quantity
+    records: tuple[Record, Record]  # of the first seed
+    values: Sequence[tuple[float | None, float | None]]
+
+    @property
+    def whole(self) -> bool:
+        """Whether all are finite numbers."""
+        return all(before is not None and after is not None for before, after in self.values)
+
+    @property
+    def means(self) -> tuple[float | None, float | None]:
+        """Before and after; None where a value is none."""
+        before, after = zip(*self.values, strict=True)
+        return (None if None in before else mean(before), None if None in after else mean(after))
+
+    @property
+    def changes(self) -> list[float]:
+        """Relative change of each seed, of whole pairs."""
+        before, after = self.means
+        scale = abs(before or 0.0) or abs(after or 0.0) or 1.0
+        return [((new or 0.0) - (old or 0.0)) / scale for old, new in self.values]
+
+
+def judgements(pairs: Sequence[tuple[Record, Record]], tolerance: float) -> list[Judgement]:
+    """What changed in records before and after, by subject; see the module for how it is judged.
+
+    Where all results of a subject are equal it was not measured again, which says nothing of chance.
+    """
+    every = _paired(pairs)
+    errors = _errors(every)
+    level = LEVEL / 2 / max(len(errors), 1)
+    return [
+        _judge(each, errors.get(i), level, tolerance)
+        for i, each in enumerate(every)
+        if any(before != after for before, after in each.values)
     ]
-    sections = [Section(text=[text], remarks=remarks if found.judgements else [])]
-    sections += [Section(order[verdict], table=_table(each)) for verdict, each in groups.items() if each]
-    return Page("differences", "What changed in the records", sections)
 
 
-def _table(judgements: Sequence[Judgement]) -> Table:
-    columns = [Column("Backbone", number=False), Column("Value", number=False)]
-    columns += [Column("Before"), Column("After"), Column("Change"), Column("Seeds")]
-    rows = []
-    for each in judgements:
-        figures = [each.before, each.after]
-        change = ""
-        if each.before and each.after is not None:
-            change = f"{(each.after - each.before) / abs(each.before):+.2%}".replace("-", "−")
-        texts = ["none" if value is None else each.quantity.text(value) for value in figures]
-        rows.append([each.subject, each.quantity.title, *texts, change, str(each.seeds or "")])
-    return Table(columns, [list(map(Entry, row)) for row in rows])
-
-
-def _judgements(pairs: Sequence[tuple[Record, Record]], tolerance: float) -> list[Judgement]:
+def _paired(pairs: Sequence[tuple[Record, Record]]) -> list[_Pairs]:
     groups: dict[tuple[str, str], list[tuple[Record, Record]]] = {}
     for old, new in pairs:
         # Scores that differ in nothing but the seed; of other kinds each record stands alone.
         score = old.request.kind == "quality"
         alike = old.request.model_dump_json(exclude={"seed"}) if score else old.file
-        groups.setdefault((_title(old, seed=False), alike), []).append((old, new))
+        groups.setdefault((_title(old), alike), []).append((old, new))
     found = []
     for (subject, _), group in sorted(groups.items()):
-        for quantity in COMPARED.get(group[0][0].request.kind, {}).values():
-            values = [(_number(old, quantity), _number(new, quantity)) for old, new in group]
-            known = [pair for pair in values if pair != (None, None)]
-            if any(before != after for before, after in known):
-                found.append(_judge(subject, quantity, group, known, tolerance))
-    return found
-
-
-def _judge(
-    subject: str,
-    quantity: Quantity,
-    group: Sequence[tuple[Record, Record]],
-    values: Sequence[tuple[float | None, float | None]],
-    tolerance: float,
-) -> Judgement:
-    seeds = len(values) if isinstance(group[0][0].result, Quality) else 0
-    befores, afters = ([pair[side] for pair in values if pair[side] is not None] for side in (0, 1))
-    before, after = (
-        mean(each) if len(each) == len(values) else None  # type: ignore[type-var]
-        for each in (befores, afters)
-    )
-    verdict: Verdict
-    if before is None or after is None:
-        verdict = "worse" if after is None else "better"
-    else:
-        gain = (after - before) * (1 if quantity.higher_is_better else -1)
-        verdict = "better" if gain > 0 else "worse"
-        if abs(gain) <= tolerance * abs(before):
-            verdict = "within the tolerance"
-        elif seeds == 1:
-            verdict = "one seed"
-        elif not _apart(group[0], quantity, [b - a for a, b in values if a is not None and b is not None]):
-            verdict = "not separable"
-    return Judgement(subject, quantity, before, after, seeds, verdict)
-
-
-def _apart(records: tuple[Record, Record], quantity: Quantity, differences: Sequence[float]) -> bool:
-    """Whether a change is more than chance."""
-    old, new = (record.result for record in records)
-    if isinstance(old, Speed) and isinstance(new, Speed):
-        low, high = sorted((old.quartiles, new.quartiles))
-        return quantity.name != "images_per_second" or low[1] < high[0]
-    if not isinstance(old, Quality):
-        return True
-    from scipy.stats import t
-
-    error = stdev(differences) / math.sqrt(len(differences))
-    return abs(mean(differences)) > float(t.ppf(0.975, len(differences) - 1)) * error
-
-
-def _changes(old: Record, new: Record, tolerance: float) -> list[Change]:
-    found = []
-    for name, quantity in COMPARED.get(old.request.kind, {}).items():
-        before, after = (_number(record, quantity) for record in (old, new))
-        if before == after:
+        if all(old.result == new.result for old, new in group):
             continue
-        relative, regression = None, after is None
-        if before is not None and after is not None:
-            relative = (after - before) / abs(before) if before else None
-            worse = before - after if quantity.higher_is_better else after - before
-            regression = worse > tolerance * abs(before)
-        value = quantity.field or name
-        found.append(Change(old.file, _title(old), value, before, after, relative, regression))
+        first, _ = group[0]
+        for quantity in COMPARED.get(first.request.kind, {}).values():
+            values = [(_number(old, quantity), _number(new, quantity)) for old, new in group]
+            if known := [pair for pair in values if pair != (None, None)]:
+                found.append(_Pairs(subject, first.context.protocol or "", quantity, group[0], known))
     return found
+
+
+def _errors(every: Sequence[_Pairs]) -> dict[int, tuple[float, float]]:
+    """Standard errors of the mean changes and their degrees of freedom, by place; of those that have them."""
+    tables: dict[tuple[str, str], list[int]] = {}
+    found: dict[int, tuple[float, float]] = {}
+    for i, each in enumerate(every):
+        old, new = (record.result for record in each.records)
+        if each.whole and isinstance(old, Quality):
+            tables.setdefault((each.table, each.quantity.name), []).append(i)
+        elif isinstance(old, Speed) and isinstance(new, Speed) and each.quantity.name == "images_per_second":
+            spreads = [(run.quartiles[1] - run.quartiles[0]) / QUARTILES for run in (old, new)]
+            rounds = len(old.seconds_per_image) + len(new.seconds_per_image)
+            found[i] = math.hypot(*spreads) / old.images_per_second, rounds - 2
+    estimated = standard_errors([[every[i].changes for i in places] for places in tables.values()])
+    for places, of_table in zip(tables.values(), estimated, strict=True):
+        found |= {i: error for i, error in zip(places, of_table, strict=True) if error[1]}
+    return found
+
+
+def _judge(pairs: _Pairs, error: tuple[float, float] | None, level: float, tolerance: float) -> Judgement:
+    before, after = pairs.means
+    quality = isinstance(pairs.records[0].result, Quality)
+    seeds = len(pairs.values) if quality else 0
+    found = Judgement(pairs.subject, pairs.quantity, before, after, seeds, None, None, "one seed")
+    if before is None or after is None:
+        return replace(found, verdict="worse" if after is None else "better")
+    change = mean(pairs.changes)
+    found = replace(found, change=change)
+    if error is None and quality:
+        return found
+    interval = (change, change)
+    if error is not None:
+        from scipy.special import stdtrit
+
+        half = float(-stdtrit(error[1], level)) * error[0]
+        interval = (change - half, change + half)
+        found = replace(found, interval=interval)
+    worst, best = interval if pairs.quantity.higher_is_better else (-interval[1], -interval[0])
+    if best < -tolerance:
+        return replace(found, verdict="worse")
+    if worst > tolerance:
+        return replace(found, verdict="better")
+    within = -tolerance <= worst and best <= tolerance
+    return replace(found, verdict="within the tolerance" if within else "not significant")
 
 
 def _number(record: Record, quantity: Quantity) -> float | None:
@@ -244,11 +229,57 @@ def _number(record: Record, quantity: Quantity) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _title(record: Record, seed: bool = True) -> str:
+def _title(record: Record) -> str:
     request = record.request
     words = [registry.label(request.model, request.config)]
     if record.context.protocol:
         words.append(f"protocol {record.context.protocol}")
-    keys = ("step", "seed") if seed else ("step",)
-    words += [f"{key} {getattr(request, key)}" for key in keys if hasattr(request, key)]
+    if isinstance(record.result, Quality):
+        words.append(f"step {record.result.request.step}")
     return " ".join(words)
+
+
+# ---- telling ----
+
+
+def summary_page(found: Differences) -> Page:
+    """What changed, for people who review it: what is worse first, and what may be chance last."""
+    order: Mapping[Verdict, str] = {
+        "worse": "Worse",
+        "better": "Better",
+        "within the tolerance": f"Within the tolerance of {found.tolerance:.6g} of what it was",
+        "one seed": "Changed, with too few seeds to judge by",
+        "not significant": "Changed, but not significantly",
+    }
+    groups = {verdict: [each for each in found.judgements if each.verdict == verdict] for verdict in order}
+    counts = ", ".join(f"{len(each)} {verdict}" for verdict, each in groups.items() if each) or "none changed"
+    text = (
+        f"{found.compared} records compared, {len(found.added)} added, {len(found.removed)} removed. "
+        f"Of their values, over seeds: {counts}."
+    )
+    remarks = [
+        "Worse or better: the whole interval lies beyond the tolerance. All intervals hold together with "
+        "probability 0.95 (Bonferroni; Student's t over seeds, variances shrunk towards those of the other "
+        "rows of the protocol; speeds by the spread of their rounds). Costs are exact and have none."
+    ]
+    sections = [Section(text=[text], remarks=remarks if found.judgements else [])]
+    sections += [Section(order[verdict], table=_table(each)) for verdict, each in groups.items() if each]
+    return Page("differences", "What changed in the records", sections)
+
+
+def _table(judgements: Sequence[Judgement]) -> Table:
+    columns = [Column("Backbone", number=False), Column("Value", number=False)]
+    columns += [Column("Before"), Column("After"), Column("Change"), Column("95% interval"), Column("Seeds")]
+    rows = []
+    for each in judgements:
+        figures = [
+            "none" if value is None else each.quantity.text(value) for value in (each.before, each.after)
+        ]
+        change = "" if each.change is None else _percent(each.change)
+        interval = " to ".join(map(_percent, each.interval)) if each.interval else ""
+        rows.append([each.subject, each.quantity.title, *figures, change, interval, str(each.seeds or "")])
+    return Table(columns, [list(map(Entry, row)) for row in rows])
+
+
+def _percent(change: float) -> str:
+    return f"{change:+.2%}".replace("-", "−")
