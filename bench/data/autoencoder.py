@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import urllib.error
 import urllib.request
 import warnings
@@ -31,6 +32,9 @@ class Autoencoder:
     Attributes:
         scale, shift: latents as networks see them are (z − shift) · scale.
         channels, reduction: an image (H, W, 3) becomes (channels, H / reduction, W / reduction).
+
+    Raises:
+        UsageError: a scale that is not positive, or a scale or shift that is not finite.
     """
 
     def __init__(self, network: Any) -> None:
@@ -40,6 +44,11 @@ class Autoencoder:
         self.shift: float = config.shift_factor or 0.0
         self.channels: int = config.latent_channels
         self.reduction: int = 2 ** (len(config.block_out_channels) - 1)
+        if not (0 < self.scale < math.inf and math.isfinite(self.shift)):
+            raise UsageError(
+                f"the VAE's config.json has scaling_factor {self.scale} and shift_factor {self.shift}: both "
+                "must be finite, and the first above 0"
+            )
 
     @torch.no_grad()
     def posterior(self, images: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -56,13 +65,19 @@ class Autoencoder:
             scale: what they were scaled by, if not by this autoencoder's own.
 
         Raises:
-            UsageError: another number of channels.
+            UsageError: another number of channels, or the VAE makes numbers that are not finite.
         """
         if latents.shape[1] != self.channels:
             raise UsageError(f"this VAE decodes latents of {self.channels} channels, not {latents.shape[1]}")
         network = self.network.to(latents.device)
         z = latents.float() / (scale or self.scale) + self.shift
-        return np.concatenate([grid.to_images(network.decode(part).sample) for part in z.split(AT_ONCE)])
+        images = []
+        for part in z.split(AT_ONCE):
+            decoded = network.decode(part).sample
+            if not decoded.isfinite().all():
+                raise UsageError("the VAE decodes these latents to numbers that are not finite")
+            images.append(grid.to_images(decoded))
+        return np.concatenate(images)
 
 
 @functools.lru_cache(maxsize=1)

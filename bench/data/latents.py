@@ -20,11 +20,11 @@ from __future__ import annotations
 import functools
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -60,7 +60,7 @@ class Index:
 
     count: int
     shape: tuple[int, int, int]
-    scale: float
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     vae: str
     posterior: Posterior
     seed: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar, Generic, TypeVar
@@ -66,6 +67,10 @@ class Objective(ABC):
     @abstractmethod
     def timesteps_at_snr(self, snr: Tensor) -> Tensor:
         """Times, as the network sees them, at which the signal-to-noise ratio is nearest: (N,) -> (N,)."""
+
+    def snr_range(self) -> tuple[float, float]:
+        """The lowest and the highest signal-to-noise ratio that it trains at; here all, 0 to infinity."""
+        return 0.0, math.inf
 
 
 AnyObjective = TypeVar("AnyObjective", bound=Objective)  # the kind of objective that a sampler reads

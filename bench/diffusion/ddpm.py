@@ -231,6 +231,11 @@ class DDPM(Objective):
         log_snr = self.snr(torch.arange(NUM_TRAIN_TIMESTEPS, device=snr.device)).log()
         return (snr.log().view(-1, 1) - log_snr).abs().argmin(1)
 
+    def snr_range(self) -> tuple[float, float]:
+        """Of the last step and of the first."""
+        last, first = self.snr(torch.tensor([NUM_TRAIN_TIMESTEPS - 1, 0])).tolist()
+        return last, first
+
 
 def split(output: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
     """Prediction and variance range, None where there is none."""

@@ -15,14 +15,19 @@ from registry.errors import UsageError
 
 @samplers.register("dpm++")
 class DPMSolver(Sampler[DDPM]):
-    """DPM-Solver++ of second order, multistep; `steps` is a number up to 1000."""
+    """DPM-Solver++ of second order, multistep; `steps` is a number up to 999.
+
+    The loop ends at step 0 without a call there, so 1000 steps would visit one of the other 999 twice.
+    """
 
     objectives: ClassVar[tuple[str, ...]] = ("ddpm",)
 
     def evaluations(self, steps: str) -> int:
         """As many as steps."""
-        if self.number(steps) > NUM_TRAIN_TIMESTEPS:
-            raise UsageError(f"sampler {self.name} takes at most {NUM_TRAIN_TIMESTEPS} steps, not {steps}")
+        if self.number(steps) >= NUM_TRAIN_TIMESTEPS:
+            raise UsageError(
+                f"sampler {self.name} takes at most {NUM_TRAIN_TIMESTEPS - 1} steps, not {steps}"
+            )
         return int(steps)
 
     def loop(self, objective: DDPM, denoiser: Denoiser, x: Tensor, noise: Noise, steps: str) -> Tensor:

@@ -2,6 +2,9 @@
 
 `euler` and `heun` take even steps; `dopri5` chooses its own, by Dormand and Prince's pair of orders 5 and 4
 (Hairer, Nørsett and Wanner, "Solving Ordinary Differential Equations I", section II.4).
+
+`steps` counts steps. `num_steps` of SiT's released program counts the times of its ODE, both ends included,
+so that it takes one step fewer: N steps here are its `num_steps` N + 1. For its SDE both count alike.
 """
 
 from __future__ import annotations

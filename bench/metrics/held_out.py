@@ -1,8 +1,12 @@
 """Loss on images that were not trained on, with the same images, noise and noise levels for every network.
 
 The error of the noise prediction is measured in bands of ln SNR, at levels spread evenly over the steps of
-DDPM's linear schedule that lie in each band. Whatever a network predicts is turned into the noise at that
-SNR, so that noise, velocity and v-prediction are told in one unit. Nothing is drawn anew between the rows of
+DDPM's linear schedule that lie in each band. Levels beyond the objective's own schedule are left out, because
+its networks have no time for them: `scaled_linear` reaches 33 of the 38 levels of the first band and 98 of
+the 371 of the last. The bands of the result say where the schedule ends.
+
+Whatever a network predicts is turned into the noise at that SNR, so that noise, velocity and v-prediction are
+told in one unit. Nothing is drawn anew between the rows of
 a table, so that their differences can be told to a paired standard error over images.
 
 No network reaches 0: the least possible loss is the variance of the noise given the noised image, which
@@ -22,8 +26,8 @@ from torch import Tensor
 
 from bench.data import Dataset
 from bench.diffusion.base import Objective
-from bench.diffusion.schedules import NUM_TRAIN_TIMESTEPS, betas
-from bench.records.quantities import BANDS
+from bench.diffusion.schedules import betas
+from bench.records.quantities import BANDS, span
 from bench.records.schema import GROUPS, BandLoss, HeldOutLoss, HeldOutSettings
 from bench.utils import randomness
 from bench.utils.precision import Precision, autocast
@@ -43,15 +47,12 @@ class Band:
     Attributes:
         log_snr: (lowest, highest) ln SNR; None where it is open.
         snr: of the steps of DDPM's linear schedule that lie in it, (steps,) descending.
+        share: of these steps among those of all bands.
     """
 
     log_snr: tuple[float | None, float | None]
     snr: Tensor
-
-    @property
-    def share(self) -> float:
-        """Of all training steps."""
-        return len(self.snr) / NUM_TRAIN_TIMESTEPS
+    share: float
 
     def levels(self, indices: Tensor) -> Tensor:
         """SNR at which images are noised, by their numbers: (N,) -> (N,)."""
@@ -59,16 +60,34 @@ class Band:
         return self.snr[(spread * len(self.snr)).long()]
 
 
-def bands() -> list[Band]:
-    """The bands of `bench.records.quantities.BANDS`, from the least noise to the most."""
+def bands(objective: Objective) -> list[Band]:
+    """The bands of `bench.records.quantities.BANDS`, from the least noise to the most.
+
+    A band that the objective's schedule reaches in part ends where the schedule does.
+
+    Raises:
+        UsageError: the schedule does not reach a band at all.
+    """
     alphas_cumprod = np.cumprod(1 - betas("linear"))
     snr = torch.from_numpy(alphas_cumprod / (1 - alphas_cumprod))
+    lowest, highest = objective.snr_range()
+    reached = (snr.float() >= lowest) & (snr.float() <= highest)
     found = []
     for low, high in BANDS:
         inside = (snr.log() >= (-math.inf if low is None else low)) & (
             snr.log() < (math.inf if high is None else high)
         )
-        found.append(Band((low, high), snr[inside].float()))
+        scored = snr[inside & reached].float()
+        if not len(scored):
+            raise UsageError(
+                f"the held-out loss cannot be measured: objective {objective.name} has no noise level with "
+                f"ln SNR {span(low, high)}"
+            )
+        if (inside & (snr.float() < lowest)).any():
+            low = math.log(lowest)
+        if (inside & (snr.float() > highest)).any():
+            high = math.log(highest)
+        found.append(Band((low, high), scored, len(scored) / int(reached.sum())))
     return found
 
 
@@ -110,11 +129,11 @@ def held_out_loss(
         precision: bf16 and fp16 run the network under autocast.
 
     Raises:
-        UsageError: the dataset has fewer images.
+        UsageError: the dataset has fewer images, the objective lacks a band, or a loss is not finite.
     """
     check_images(dataset, settings)
     began = time.perf_counter()
-    levels = bands()
+    levels = bands(objective)
     errors = torch.empty(len(levels), settings.images, dtype=torch.float64)
     for start in range(0, settings.images, BATCH):
         indices = np.arange(start, min(start + BATCH, settings.images))
@@ -129,6 +148,8 @@ def held_out_loss(
             error = objective.to_epsilon(output.float(), x_t, t) - noise
             errors[number, start : start + len(indices)] = error.square().flatten(1).mean(1).double().cpu()
         progress("held-out loss", int(indices[-1]) + 1, settings.images)
+    if not errors.isfinite().all():
+        raise UsageError(f"the held-out loss of {network.name} at step {step} is not finite")
     return HeldOutLoss(
         step=step,
         bands=tuple(

@@ -53,7 +53,7 @@ def decimals(value: float, digits: int) -> str:
     return f"{value:.{digits}f}"
 
 
-def _span(low: float | None, high: float | None) -> str:
+def span(low: float | None, high: float | None) -> str:
     """A band of ln SNR in words."""
     if low is None or high is None:
         return f"> {low:g}" if high is None else f"< {high:g}".replace("-", "−")
@@ -91,7 +91,7 @@ HELD_OUT: dict[str, Quantity] = {
     for quantity in (
         Quantity("held_out", "Held-out loss↓", False, digits=5),
         *(
-            Quantity(f"held_out_{number}", f"ln SNR {_span(*band)}↓", False, digits=5)
+            Quantity(f"held_out_{number}", f"ln SNR {span(*band)}↓", False, digits=5)
             for number, band in enumerate(BANDS, 1)
         ),
     )

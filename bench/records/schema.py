@@ -508,8 +508,9 @@ class BandLoss(Model):
     """Held-out loss in a band of noise levels.
 
     Attributes:
-        log_snr: (lowest, highest) ln SNR of the band; None where it is open.
-        share: of the DDPM training steps under the linear schedule, whose levels lie in the band.
+        log_snr: (lowest, highest) ln SNR of the band; None where it is open, and the end of the objective's
+            schedule where that does not reach all levels of the band: those beyond are not scored.
+        share: of all levels that are scored, which are DDPM's training steps under the linear schedule.
         loss: mean over images.
         groups: means over 64 groups of images, the same ones for every network.
     """
@@ -539,8 +540,13 @@ class HeldOutLoss(Model):
     eval_seconds: float
 
     @property
+    def log_snr(self) -> tuple[float | None, float | None]:
+        """(lowest, highest) ln SNR scored; None: to the end of DDPM's linear schedule."""
+        return self.bands[-1].log_snr[0], self.bands[0].log_snr[1]
+
+    @property
     def loss(self) -> float:
-        """Over all bands, each with its share: the expectation over DDPM's training steps."""
+        """Over all bands, each with its share: the expectation over DDPM's training steps that are scored."""
         return sum(band.share * band.loss for band in self.bands)
 
     def value(self, name: str) -> float | None:

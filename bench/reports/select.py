@@ -48,6 +48,7 @@ class Setting(NamedTuple):
     sampler: str | None  # and its steps
     cfg_scale: float | None
     held_out: int | None  # images
+    log_snr: tuple[float | None, float | None]  # of the held-out loss, where a schedule does not reach all
     ema_decay: float
     judges: tuple[str, ...]  # quantities that order rows, the first of which ranks them
 
@@ -70,6 +71,7 @@ class Setting(NamedTuple):
             f"{images.sampler}, {images.steps} steps" if images else None,
             images.cfg_scale if images else None,
             request.held_out.images if request.held_out else None,
+            result.held_out[-1].log_snr if result.held_out else (None, None),
             request.training.ema_decay,
             protocol.evaluation.judges,
         )

@@ -361,6 +361,7 @@ def _distinctions(setting: Setting, others: Sequence[Setting]) -> list[str]:
         "sampler": setting.sampler,
         "cfg_scale": "no guidance" if setting.cfg_scale in (None, 1) else f"guidance {setting.cfg_scale:g}",
         "held_out": f"{setting.held_out} held-out images" if setting.held_out else "",
+        "log_snr": _levels(setting),
         "reference": f"reference {setting.reference}" if setting.reference else "",
         "ema_decay": f"EMA {setting.ema_decay:g}",
     }
@@ -383,12 +384,20 @@ def _held_out(setting: Setting) -> str:
     """How the held-out loss was measured, in words; "" where it was not."""
     if setting.held_out is None:
         return ""
+    levels = f", but only {_levels(setting)}, which the β schedule reaches" if _levels(setting) else ""
     return (
         f"Held-out loss: mean squared error of the predicted noise on {setting.held_out} images that were "
         "not trained on, averaged weights, the same noise for every row and seed, levels as DDPM's linear "
-        "schedule has them; a velocity counts as the noise that it amounts to. It cannot reach 0: how far "
-        "the noised image leaves the noise open belongs to the data, the same for all rows."
+        f"schedule has them{levels}; a velocity counts as the noise that it amounts to. It cannot reach 0: "
+        "how far the noised image leaves the noise open belongs to the data, the same for all rows."
     )
+
+
+def _levels(setting: Setting) -> str:
+    """Noise levels of the held-out loss in words, where the β schedule does not reach all; else ""."""
+    bounds = zip(("above", "below"), setting.log_snr, strict=True)
+    words = [f"{word} {bound:.2f}".replace("-", "−") for word, bound in bounds if bound is not None]
+    return f"ln SNR {' and '.join(words)}" if words else ""
 
 
 def _reference(setting: Setting) -> str:

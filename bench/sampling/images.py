@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from bench.sampling.files import write_images
-from bench.sampling.plan import Plan
+from bench.sampling.plan import Plan, ToImages
 from bench.sampling.sheets import columns, write_sheet
 from bench.utils import distributed
 from bench.utils.arrays import ResumableArrays, batches
@@ -20,8 +17,6 @@ from bench.utils.device import on_cuda
 from bench.utils.progress import Progress, silent
 from registry.backbone import height_width
 from registry.errors import UsageError
-
-ToImages = Callable[[Tensor], np.ndarray]  # grids (N, C, H, W) -> (N, H', W', 3) uint8
 
 
 def sample(
@@ -50,8 +45,8 @@ def sample(
         The sheet.
 
     Raises:
-        UsageError: see `Plan.check`; or the place cannot be written to, has not enough room, or holds
-            something already.
+        UsageError: see `Plan.check` and `Plan.images`; or the place cannot be written to, has not enough
+            room, or holds something already.
     """
     out, settings = Path(out), plan.settings
     plan.check(network, device)
@@ -77,7 +72,7 @@ def sample(
     for batch in distributed.share(batches(num, settings.batch_size)):
         if rows.missing(batch):
             indices = torch.arange(batch.start, batch.stop, device=device)
-            made = to_images(plan.grids(network, indices))
+            made = plan.images(network, indices, to_images)
             rows.put(batch, images=made, labels=plan.labels_of(indices, network.num_classes).cpu().numpy())
             progress("sampling", num - rows.missing(), num)
     distributed.wait()

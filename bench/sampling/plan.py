@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +21,7 @@ from registry.backbone import height_width
 from registry.errors import UsageError
 
 VERSION = 1  # of noise, labels and guidance: raised when they give other images; part of each record
+ToImages = Callable[[Tensor], np.ndarray]  # grids (N, C, H, W) -> (N, H', W', 3) uint8
 
 
 @dataclass(frozen=True)
@@ -94,3 +97,18 @@ class Plan:
                 lambda step: noise(purpose="step", step=step),
                 settings.steps,
             )
+
+    def images(self, network: Any, indices: Tensor, to_images: ToImages) -> np.ndarray:
+        """Samples by their numbers as pictures: (N,) on the network's device -> (N, H', W', 3) uint8.
+
+        Raises:
+            UsageError: a sample is not finite, or what `to_images` raises.
+            CodeError: see `grids`.
+        """
+        samples, settings = self.grids(network, indices), self.settings
+        if not samples.isfinite().all():
+            raise UsageError(
+                f"samples of {network.name} are not finite (sampler {settings.sampler}, {settings.steps} "
+                f"steps, {self.precision}): check the weights, or choose another sampler, other steps or fp32"
+            )
+        return to_images(samples)

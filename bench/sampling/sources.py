@@ -11,7 +11,7 @@ import registry
 from bench.diffusion import objective
 from bench.diffusion.base import Objective
 from bench.records.schema import SamplingSettings
-from bench.sampling.images import ToImages
+from bench.sampling.plan import ToImages
 
 
 @dataclass(frozen=True)

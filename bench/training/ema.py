@@ -71,12 +71,14 @@ def combination(times: np.ndarray, widths: np.ndarray, time: float, width: float
         time, width: of the average that is wanted.
 
     Returns:
-        (n,) factors; not one by one between 0 and 1.
+        (n,) factors whose sum is 1, as EDM2's `phema.py` has them, so that what did not change while training
+        comes back as it is; not one by one between 0 and 1.
     """
     gammas = np.array([exponent(each) for each in widths])
     normal = _product(times[:, None], gammas[:, None], times[None], gammas[None])
     wanted = _product(times, gammas, np.array(float(time)), np.array(exponent(width)))
-    return np.linalg.lstsq(normal, wanted, rcond=None)[0]
+    factors: np.ndarray = np.linalg.lstsq(normal, wanted, rcond=None)[0]
+    return factors / factors.sum()
 
 
 def _product(ta: np.ndarray, a: np.ndarray, tb: np.ndarray, b: np.ndarray) -> np.ndarray:

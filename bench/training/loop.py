@@ -416,10 +416,10 @@ class Trainer:
         plan = Plan(self.objective, settings, classes=tuple(range(min(classes, columns))))
         averaged = copy.deepcopy(self.network)
         averaged.load_state_dict(self.update.ema)
-        grids = plan.grids(averaged.deploy(), torch.arange(settings.num, device=self.device))
         try:
-            images = self.dataset.to_images(grids)
-        except UsageError:  # latents without their decoder can be trained on all the same
+            indices = torch.arange(settings.num, device=self.device)
+            images = plan.images(averaged.deploy(), indices, self.dataset.to_images)
+        except UsageError:  # no decoder of latents, or samples that are not finite: training goes on
             return
         write_sheet(self.run.folder / "samples" / f"{self.step:08d}.png", images, columns)
 

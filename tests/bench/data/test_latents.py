@@ -1,6 +1,7 @@
 """Latents on disk: equal to what diffusers gives directly, whole after a kill, damage named."""
 
 import json
+import math
 import pickle
 import shutil
 import signal
@@ -159,6 +160,26 @@ def test_a_shift_comes_off_before_scaling_and_goes_on_after(vae: Path, tmp_path:
     assert np.array_equal(network.decode((z - 0.25) * SCALE), plain.decode(z * SCALE))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"scaling_factor": 0.0}, {"scaling_factor": -0.2}, {"scaling_factor": math.nan},
+     {"scaling_factor": math.inf}, {"shift_factor": math.nan}],
+)  # fmt: skip
+def test_a_scale_that_makes_no_images_is_refused(vae: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    other = copy(vae, tmp_path)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, **changes}))
+    with pytest.raises(UsageError, match=r"the VAE's config\.json has scaling_factor [-\w.]+ and shift"):
+        autoencoder.load(str(other))
+
+
+def test_a_vae_whose_images_are_not_finite_is_refused(vae: Path) -> None:
+    network = autoencoder.Autoencoder(AutoencoderKL.from_pretrained(vae))
+    network.network.decoder.conv_out.bias.data[0] = math.inf
+    with pytest.raises(UsageError, match="the VAE decodes these latents to numbers that are not finite"):
+        network.decode(torch.zeros(1, 4, 8, 8))
+
+
 def test_workers_read_what_the_main_process_reads(encoded: Path) -> None:
     data = bench.data.load("latents", root=encoded)
     again = pickle.loads(pickle.dumps(data))
@@ -299,6 +320,9 @@ def test_damaged_folders_are_named(encoded: Path, tmp_path: Path) -> None:
     del lacking["shape"]
     index.write_text(json.dumps(lacking))
     assert f"{index} is damaged: shape Field required" in message()
+    for scale in (0.0, math.nan, math.inf):
+        index.write_text(json.dumps(json.loads((encoded / "index.json").read_text()) | {"scale": scale}))
+        assert f"{index} is damaged: scale Input should be" in message()
     index.write_text("{")
     assert f"{index} is damaged" in message()
     with pytest.raises(UsageError, match="leave num_classes out"):

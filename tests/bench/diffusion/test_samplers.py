@@ -1,5 +1,6 @@
 """Samplers on data whose best denoiser is known in closed form, and against scipy's solver."""
 
+import itertools
 import math
 import re
 
@@ -67,6 +68,20 @@ def test_ddpm_sampling_makes_the_distribution_of_gaussian_data(options):
         assert abs(made.mean() - M) < 0.01 and abs(made.std() - S) < 0.01, name
 
 
+@pytest.mark.parametrize("options", [*DDPMS, {"beta_schedule": "scaled_linear"}, ZERO_TERMINAL])
+@pytest.mark.parametrize(("name", "most"), [("ancestral", 1000), ("ddim", 1000), ("dpm++", 999)])
+def test_the_most_steps_visit_none_twice_and_end_at_finite_samples(name, most, options):
+    torch.manual_seed(0)
+    x, ddpm, visited = torch.randn(4, 1, 4, 4), objective("ddpm", **options), []
+
+    def denoiser(x, t):
+        visited.append(int(t[0]))
+        return gaussian(ddpm)(x, t)
+
+    assert sampler(name).sample(ddpm, denoiser, x, fresh(x), str(most)).isfinite().all()
+    assert len(set(visited)) == len(visited) == most
+
+
 def velocity(x, t):
     """The flow's velocity for data N(M, S²): E[x0 − noise | x]."""
     t = t.view(-1, 1, 1, 1).to(x.dtype)
@@ -102,6 +117,21 @@ def test_dopri5_is_scipy_s_in_every_step(atol, rtol):
     )  # fmt: skip
     assert len(calls) == 2 * theirs.nfev
     np.testing.assert_allclose(made.numpy().ravel(), theirs.y[:, -1], rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["euler", "heun"])
+def test_n_steps_are_those_of_sit_with_one_more_time(name):
+    """SiT's program gives `linspace(0, 1, num_steps)` to a solver that steps from each time to the next."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 1, 4, 4, dtype=torch.float64)
+    expected, num_steps = x, 11
+    for t, after in itertools.pairwise(torch.linspace(0, 1, num_steps, dtype=torch.float64)):
+        slope = velocity(expected, t)
+        ahead = expected + (after - t) * slope
+        expected = ahead if name == "euler" else expected + (after - t) * (slope + velocity(ahead, after)) / 2
+    made = sampler(name).sample(objective("flow"), velocity, x, None, str(num_steps - 1))
+    assert (made - expected).abs().max() < 1e-6
+    assert (sampler(name).sample(objective("flow"), velocity, x, None, "11") - expected).abs().max() > 1e-3
 
 
 def test_dopri5_of_a_sample_does_not_depend_on_its_batch():
@@ -192,7 +222,7 @@ def test_samplers_tell_how_often_they_evaluate(name, sampler_name, steps, evalua
         ("flow", "ddim", "10", "which has: euler, heun, dopri5, euler-maruyama"),
         ("ddpm", "anc", "10", "unknown sampler 'anc'"),
         ("ddpm", "dpm++", "ddim10", "takes a number of steps"),
-        ("ddpm", "dpm++", "1001", "at most 1000"),
+        ("ddpm", "dpm++", "1000", "at most 999"),
         ("ddpm", "ddim", "2000", "respacing '2000'"),
         ("flow", "euler", "ddim10", "takes a number of steps"),
         ("flow", "heun", "0", "1 or more"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from torch import Tensor
 from bench import data
 from bench.data import Dataset
 from bench.diffusion import objective
+from bench.diffusion.flow import Flow
 from bench.metrics.held_out import bands, held_out_loss
+from bench.records.quantities import BANDS
 from bench.records.schema import HeldOutSettings
 from registry.errors import UsageError
 
@@ -62,9 +65,75 @@ def best_velocity(x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
 @pytest.mark.parametrize(("name", "network"), [("ddpm", best_noise), ("flow", best_velocity)])
 def test_the_best_denoiser_of_gaussian_data_has_its_known_loss_in_every_band(name: str, network: Any) -> None:
     found = held_out_loss(network, objective(name), Gaussian(), SETTINGS)
-    for band, levels in zip(found.bands, bands(), strict=True):
+    for band, levels in zip(found.bands, bands(objective("ddpm")), strict=True):
         scaled = levels.snr.double() * Gaussian.deviation**2
         assert band.loss == pytest.approx(float((scaled / (scaled + 1)).mean()), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"beta_schedule": "scaled_linear"},
+        {"beta_schedule": "cosine"},
+        {"prediction_type": "v_prediction", "zero_terminal_snr": True},
+    ],
+)
+def test_levels_that_a_schedule_lacks_are_left_out_and_told(options: dict[str, Any]) -> None:
+    """Under a schedule that ends sooner the last of its levels does not stand for those beyond."""
+    ddpm, linear = objective("ddpm", **options), np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    alphas_cumprod = torch.from_numpy(np.cumprod(1 - ddpm.betas))  # type: ignore[attr-defined]
+    ours, levels = (alphas_cumprod / (1 - alphas_cumprod)).numpy(), linear / (1 - linear)
+    variance, images = 0.49, Gaussian()
+    images.deviation = math.sqrt(variance)
+
+    def best(x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        a = alphas_cumprod[t].view(-1, 1, 1, 1)
+        noise = (1 - a).sqrt() * x_t / (a * variance + 1 - a)
+        x0 = a.sqrt() * variance * x_t / (a * variance + 1 - a)
+        return (a.sqrt() * noise - (1 - a).sqrt() * x0 if "prediction_type" in options else noise).float()
+
+    found = held_out_loss(best, ddpm, images, SETTINGS)
+    reached = levels[(levels >= ours.min()) & (levels <= ours.max())]
+    for band, (low, high) in zip(found.bands, BANDS, strict=True):
+        bounds = -math.inf if low is None else low, math.inf if high is None else high
+        within = (np.log(levels) >= bounds[0]) & (np.log(levels) < bounds[1])
+        scored = levels[within & np.isin(levels, reached)]
+        assert band.loss == pytest.approx((scored * variance / (scored * variance + 1)).mean(), rel=0.02)
+        assert band.share == len(scored) / len(reached)
+        ends = levels[within].min() < ours.min(), levels[within].max() > ours.max()
+        assert band.log_snr == (
+            pytest.approx(math.log(ours.min())) if ends[0] else low,
+            pytest.approx(math.log(ours.max())) if ends[1] else high,
+        )
+    whole = (reached * variance / (reached * variance + 1)).mean()
+    assert found.loss == pytest.approx(whole, rel=0.02)
+    assert (len(reached) == 722) == (options == {"beta_schedule": "scaled_linear"})
+
+
+@pytest.mark.parametrize("name", ["ddpm", "flow"])
+def test_with_the_linear_schedule_and_a_flow_every_level_is_scored(name: str) -> None:
+    for band, bounds in zip(bands(objective(name)), BANDS, strict=True):
+        assert band.log_snr == bounds and band.share == len(band.snr) / 1000
+
+
+def test_a_schedule_without_a_band_and_a_network_that_is_not_finite_are_refused() -> None:
+    class Short(Flow):
+        name = "short"
+
+        def snr_range(self) -> tuple[float, float]:
+            return 1.0, math.inf
+
+    with pytest.raises(UsageError, match="objective short has no noise level with ln SNR −2…0"):
+        bands(Short())
+
+    class Broken(torch.nn.Module):
+        name = "broken"
+
+        def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+            return torch.where(t.view(-1, 1, 1, 1) > 900, torch.nan, x)
+
+    with pytest.raises(UsageError, match="held-out loss of broken at step 7 is not finite"):
+        held_out_loss(Broken(), objective("ddpm"), Gaussian(), SETTINGS, step=7)
 
 
 def test_noise_and_velocity_prediction_are_told_in_one_unit() -> None:
@@ -91,13 +160,13 @@ def test_the_variance_half_of_an_output_is_not_read() -> None:
 
 
 def test_bands_cover_all_training_steps_once() -> None:
-    snr = torch.cat([band.snr for band in bands()])
+    snr = torch.cat([band.snr for band in bands(objective("ddpm"))])
     assert len(snr) == 1000 and (snr.diff() < 0).all()
-    assert sum(band.share for band in bands()) == pytest.approx(1)
+    assert sum(band.share for band in bands(objective("ddpm"))) == pytest.approx(1)
 
 
 def test_levels_fill_a_band_evenly_in_every_group_of_images() -> None:
-    band = bands()[4]
+    band = bands(objective("ddpm"))[4]
     order = torch.searchsorted(-band.snr, -band.levels(torch.arange(64)))
     # 64 levels leave no gap of more than a few times the even spacing.
     assert order.sort().values.diff().max() < 3 * len(band.snr) / 64 + 1

@@ -9,6 +9,7 @@ import numpy as np
 from bench import studies
 from bench.metrics.scores import MEASURED
 from bench.records import read
+from bench.records.schema import Quality
 from bench.reports import leaderboard, tables
 from bench.reports.differences import differences
 from bench.reports.findings import conclusions, findings, phrase
@@ -38,6 +39,23 @@ def test_a_held_out_loss_alone_makes_a_table(tmp_path: Path) -> None:
     assert f"{np.mean([levels[0][0], levels[1][0]]):.5f}" in text
     assert "Order by mean held-out loss here against the published order by FID: Spearman's ρ = 1.00" in text
     assert "21 of 21 pairs of rows are separable in held-out loss, 21 of these as published" in text
+
+
+def test_levels_that_a_schedule_lacks_are_told_and_share_no_table(tmp_path: Path) -> None:
+    folder = write(tmp_path, {0: PUBLISHED})
+    for record in known(folder).values():
+        if record.request.model == "dit-unet":
+            assert isinstance(record.result, Quality)
+            curve = record.result.held_out
+            ends = curve[-1].bands[0].model_copy(update={"log_snr": (4.0, 7.07)}), *curve[-1].bands[1:]
+            changed = curve[-1].model_copy(update={"bands": ends})
+            made.put(folder, record.result.model_copy(update={"held_out": (*curve[:-1], changed)}),
+                     "proxy-fashion")  # fmt: skip
+    rows = lines(STUDY, Selection(folder))
+    assert {setting.log_snr for setting in settings(rows)} == {(None, None), (None, 7.07)}
+    text = markdown.page(tables.page(STUDY, rows, None))
+    assert text.count("schedule has them;") == 1
+    assert text.count("schedule has them, but only ln SNR below 7.07, which the β schedule reaches;") == 1
 
 
 def test_a_study_s_other_columns_make_nothing_missing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -14,17 +15,19 @@ import pytest
 import torch
 from PIL import Image
 
+import bench.diffusion
 import registry
 from bench import data
 from bench.data import grid
 from bench.data.export import export
-from bench.diffusion import objective
+from bench.diffusion import objective, samplers
 from bench.records.schema import SamplingSettings
 from bench.sampling import Plan, open_weights, sample, write_sheet
 from bench.training import protocols
 from bench.training.loop import train
-from bench.training.run import open_run
+from bench.training.run import Run, open_run
 from registry.errors import CodeError
+from tests.bench.place import Place
 from tests.conftest import ROOT
 
 
@@ -123,6 +126,52 @@ def test_guided_channels_are_the_network_s_own_unless_given(network: Any) -> Non
     assert torch.equal(grids(), grids(guided_channels=3))  # of U-DiT, as published
     assert not torch.equal(grids(), grids(guided_channels=0))
     assert torch.equal(grids(guided_channels=0), grids(guided_channels=4))
+
+
+@pytest.mark.parametrize("name", samplers.names())
+def test_samples_that_are_not_finite_are_refused_with_every_sampler(tmp_path: Path, name: str) -> None:
+    sampler_ = bench.diffusion.sampler(name)
+    network = registry.create("tiny-unet", in_channels=3, num_classes=10, widths=(8, 16, 16))
+    calls = []
+
+    def later(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        calls.append(inputs)  # values of the first call are looked at for themselves
+        return output if len(calls) == 1 else output * torch.nan
+
+    network.register_forward_hook(later)
+    settings = SamplingSettings(sampler=name, steps="8", num=2)
+    own = Plan(objective(sampler_.objectives[0]), settings, precision="bf16")
+    says = rf"samples of tiny-unet are not finite \(sampler {re.escape(name)}, 8 steps, bf16\)"
+    with pytest.raises(registry.UsageError, match=says):
+        sample(network, grid.to_images, own, tmp_path / "a.npz", identity={})
+    assert len(calls) > 1 and not (tmp_path / "a.npz").exists()
+
+
+def test_a_cell_whose_samples_are_not_finite_leaves_no_record(tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text("""
+import torch
+import registry
+
+@registry.register("late")
+class Late(registry.Backbone):
+    def __init__(self, input_size=32, num_classes=1000, in_channels=4):
+        super().__init__(input_size=input_size, num_classes=num_classes, in_channels=in_channels)
+        self.bias = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x, t, y):
+        # In sampling, at timestep 0; the held-out loss is measured on 64 images at once.
+        fine = self.training | (t.view(-1, 1, 1, 1) > 0) | (len(x) == 64)
+        return torch.where(fine, x + self.bias, torch.inf)
+""")
+    rows = '[[rows]]\nlabel = "it"\nbackbone = "late"\n'
+    place = Place(tmp_path, f'title = "t"\nseeds = [0]\ncolumns = ["fid"]\n{rows}')
+    done = place.bench("--plugin", str(tmp_path / "late.py"))
+    told = " ".join(done.stderr.split())
+    assert done.exit_code == 1 and "samples of late are not finite (sampler ddim, 3 steps, fp32)" in told
+    assert "Traceback" not in told and not place.scores()
+    (run,) = (path for path in place.work.iterdir() if path.name.startswith("late"))
+    assert not list((run / "samples").glob("*.png"))  # the previews that it cannot have stop no training
+    assert Run(run).checkpoints()
 
 
 def test_a_killed_call_goes_on_and_gives_the_same_bytes(tmp_path: Path, run: Path) -> None:

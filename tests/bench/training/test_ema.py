@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import quad
+from scipy.optimize import brentq
 
 import registry
 from bench.training import protocols
@@ -62,6 +64,43 @@ def test_another_width_is_reconstructed_from_two() -> None:
         made = sum(f * history[t - 1][w] for f, (t, w) in zip(factors, stored, strict=True))
         assert factors.sum() == pytest.approx(1, abs=1e-3)
         assert made == pytest.approx(history[-1][width], rel=1e-3)
+
+
+def weighting(tau: float, time: float, width: float) -> float:
+    """How much of step tau an average has, (γ + 1) τ^γ / t^(γ + 1) until its time, and 0 after it."""
+    gamma = brentq(lambda gamma: (gamma + 1) ** 0.5 / (gamma + 2) / (gamma + 3) ** 0.5 - width, 0, 1e7)
+    return (gamma + 1) * (tau / time) ** gamma / time if tau <= time else 0.0
+
+
+def overlap(one: tuple[float, float], other: tuple[float, float]) -> float:
+    """∫ of the product of two weightings of (time, width), by adaptive quadrature."""
+    end = min(one[0], other[0])
+    return quad(lambda tau: weighting(tau, *one) * weighting(tau, *other), 0, end, points=[0.9 * end])[0]
+
+
+@pytest.mark.parametrize("width", [0.01, 0.03, 0.07, 0.28])
+def test_factors_are_those_of_the_formula_with_a_sum_of_one(width: float) -> None:
+    """EDM2, Eq. 11 and Algorithm 3: solve A·x = b of the inner products, then divide by the sum of x."""
+    stored = [(time, each) for time in (2.0, 4.0, 6.0, 8.0) for each in (0.05, 0.1)]
+    matrix = np.array([[overlap(one, other) for other in stored] for one in stored])
+    expected = np.linalg.solve(matrix, [overlap(one, (8.0, width)) for one in stored])
+    assert abs(expected.sum() - 1) > 0.01  # of the nearest combination alone
+    times, widths = np.array(stored).T
+    found = combination(times, widths, 8, width)
+    assert found.sum() == pytest.approx(1, abs=1e-12)
+    assert found == pytest.approx(expected / expected.sum(), rel=1e-5, abs=1e-7)
+
+
+def test_weights_that_stay_as_they_are_come_back_as_they_are(tmp_path: Path) -> None:
+    smoke = protocols.load("smoke")
+    settings = smoke.training.model_copy(
+        update={"posthoc_ema": (0.05, 0.1), "learning_rate": 1e-30, "checkpoint_every": 2}
+    )
+    train("tiny-unet", smoke.model_copy(update={"training": settings}), tmp_path)
+    first = open_run(tmp_path, "model").network.state_dict()
+    for width in ("0.01", "0.1", "0.28"):
+        made = open_run(tmp_path, width).network.state_dict()
+        assert all(torch.allclose(made[name], value, rtol=1e-5) for name, value in first.items())
 
 
 def test_a_run_stores_them_and_gives_them_back(tmp_path: Path) -> None:
