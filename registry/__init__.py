@@ -35,6 +35,7 @@ __all__ = [
     "UsageError",
     "backbones",
     "canonical",
+    "changed",
     "create",
     "describe",
     "label",
@@ -102,15 +103,23 @@ def label(name: str, overrides: Mapping[str, Any]) -> str:
     """A network as `--model` takes it, with what differs from its defaults: `udit-t rope=false`.
 
     Args:
-        name: of a backbone; of one that is not registered, all overrides are shown.
+        name, overrides: see `changed`.
+    """
+    return " ".join([name, *(f"{o}={format_value(value)}" for o, value in changed(name, overrides).items())])
+
+
+def changed(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a backbone that differ from their defaults, with their values.
+
+    Args:
+        name: of a backbone; of one that is not registered, all overrides are returned.
         overrides: some options with their values, or all of them (`canonical`).
     """
     try:
         config, defaults = canonical(name, overrides), _plain_config(_defaults(name))
     except UsageError:
         config, defaults = dict(overrides), {}
-    shown = {o: value for o, value in config.items() if o not in defaults or defaults[o] != value}
-    return " ".join([name, *(f"{option}={format_value(value)}" for option, value in shown.items())])
+    return {o: value for o, value in config.items() if o not in defaults or defaults[o] != value}
 
 
 def __getattr__(attribute: str) -> Any:

@@ -13,7 +13,7 @@ from itertools import pairwise
 import registry
 from bench.metrics.scores import MEASURED
 from bench.records.quantities import COSTS
-from bench.records.schema import Quality
+from bench.records.schema import Cost, Network, Quality
 from bench.reports.page import Column, Entry, Table
 from bench.reports.select import Line, Setting, SpeedColumn, settings
 from bench.reports.statistics import compare_rows
@@ -31,14 +31,19 @@ class Standing:
     Attributes:
         line: its row of a study, with its records.
         study: name of that study.
+        network: what it costs: at its published size, or as the group's protocol trained it; None where it
+            was not counted.
+        counted: the records that say so.
         rank: one more than the rows that are better and can be told apart from it; None where seeds do not
             tell.
-        images_per_second: in the way of measuring that most networks have.
+        images_per_second: at its published size, in the way of measuring that most networks have.
         speed_record: the file that says so.
     """
 
     line: Line
     study: str
+    network: Cost | Network | None
+    counted: tuple[str, ...] = ()
     rank: int | None = None
     images_per_second: float | None = None
     speed_record: str | None = None
@@ -54,9 +59,9 @@ class Standing:
     @property
     def tier(self) -> str:
         """Cost in GFLOPs, as a span; "" where it was not counted."""
-        if self.line.cost is None:
+        if self.network is None:
             return ""
-        gflops = self.line.cost.cost.paper_gflops
+        gflops = self.network.paper_gflops
         place = sum(gflops >= border for border in TIERS)
         names = (f"under {TIERS[0]}", *(f"{a} to {b}" for a, b in pairwise(TIERS)))
         return (*names, f"{TIERS[-1]} and more")[place]
@@ -87,10 +92,11 @@ def groups(found: Mapping[str, Sequence[Line]], speed: SpeedColumn | None = None
         found: lines by the name of their study.
         speed: of the networks that have one.
     """
-    return [
+    timed = [
         replace(group, standings=tuple(_timed(each, speed) for each in group.standings))
-        for group in (*_published(found), *_measured(found))
+        for group in _published(found)
     ]
+    return timed + _measured(found)  # whose networks are others: as trained
 
 
 def _timed(standing: Standing, speed: SpeedColumn | None) -> Standing:
@@ -107,7 +113,7 @@ def shown(groups: Sequence[Group]) -> set[str]:
     """Titles of the columns that are shown before anyone chooses others, those that rank among them."""
     judges = (name for group in groups if group.setting for name in group.setting.judges)
     return {
-        *("Model", "Family", "Rank", "Params (M)", "GFLOPs", "Images/s", "Paper FID↓", "Seeds", "Source"),
+        *("Model", "Family", "Rank", "Params (M)", "GFLOPs", "Images/s", "Seeds", "Source"),
         *(MEASURED[name].title for name in (*published.QUALITY, "held_out", *judges)),
     }
 
@@ -122,7 +128,6 @@ def tables(groups: Sequence[Group]) -> list[Table]:
         *(Column(quantity.title) for quantity in COSTS.values()),
         Column("Images/s"),
         *(Column(quantity.title) for quantity in MEASURED.values()),
-        Column("Paper FID↓"),
         Column("Seeds"),
         Column("Source", number=False),
     ]
@@ -134,27 +139,27 @@ def tables(groups: Sequence[Group]) -> list[Table]:
 
 def _entries(standing: Standing, setting: Setting | None) -> list[Entry]:
     line, row = standing.line, standing.line.row.published
-    printed = row.printed if row else {}
-    cost = line.cost.cost if line.cost else None
-    counted = (cost.request.file,) if cost else ()
     if setting is None:
         assert row is not None
-        scores = [Entry(printed.get(name, "")) for name in MEASURED]
-        last = [Entry(""), Entry(""), Entry(_SOURCES.get(row.source, row.source))]
+        scores = [Entry(row.printed.get(name, "")) for name in MEASURED]
+        last = [Entry(""), Entry(_SOURCES.get(row.source, row.source))]
     else:
         found = {name: line.score(setting, name) for name in MEASURED}
         files = line.files(setting)
         scores = [
             Entry(spread(q, found[name]), False, files if found[name] else ()) for name, q in MEASURED.items()
         ]
-        last = [Entry(printed.get("fid", "")), Entry(str(len(files))), Entry("measured here")]
+        last = [Entry(str(len(files))), Entry("measured here")]
     speed = standing.images_per_second
     return [
         Entry(line.label),
         Entry("" if standing.rank is None else str(standing.rank)),
         Entry(standing.family),
         Entry(objective(line)),
-        *(Entry(q.text(getattr(cost, q.field)) if cost else "", False, counted) for q in COSTS.values()),
+        *(
+            Entry(q.text(getattr(standing.network, q.field, None)), False, standing.counted)
+            for q in COSTS.values()
+        ),
         Entry("") if speed is None else Entry(significant(speed), False, (standing.speed_record or "",)),
         *scores,
         *last,
@@ -179,7 +184,8 @@ def _published(found: Mapping[str, Sequence[Line]]) -> list[Group]:
             if (row := line.row.published) and row.printed.get("fid"):
                 place = by_conditions.setdefault((*row.conditions, _steps(row)), {})
                 # A figure that several tables print is shown once, two of one network both.
-                standing = Standing(line, study)
+                cost = line.cost.cost if line.cost else None
+                standing = Standing(line, study, cost, (cost.request.file,) if cost else ())
                 place.setdefault((line.variant or line.label, _printed_fid(standing)), standing)
     groups = []
     for (words, guidance, steps), standings in by_conditions.items():
@@ -195,13 +201,14 @@ def _measured(found: Mapping[str, Sequence[Line]]) -> list[Group]:
     every = settings([line for lines in found.values() for line in lines])
     groups = []
     for setting in every:
-        standings: dict[str, Standing] = {}
+        standings: dict[str, Standing] = {}  # by record: rows of two studies may be one network as trained
         for study, lines in found.items():
             for line in lines:
                 # A shorter training is no other network.
                 shorter = line.row.step is not None or "steps" in (line.row.training or {})
                 if setting in line.quality and not shorter:
-                    standings.setdefault(line.variant, Standing(line, study))
+                    files, (first, *_) = line.files(setting), line.results(setting).values()
+                    standings.setdefault(files[0], Standing(line, study, first.network, files))
         title = quality_title(setting, every).replace("Quality, protocol", "Measured:")
         guided = None if setting.cfg_scale is None else setting.cfg_scale != 1
         ranked = _ranked([*standings.values()], setting)

@@ -71,10 +71,9 @@ def command(record: Record, place: tuple[str, str] | None = None) -> str:
         if context.repeats:
             words += ["--repeats", str(context.repeats)]
         return shlex.join(words)
-    name, *overrides = shlex.split(network)
-    words = ["bench", "profile" if request.kind == "profile" else "flops", "--model", name]
-    for override in overrides:
-        words += ["--set", override]
+    words = ["bench", "profile" if request.kind == "profile" else "flops", "--model", request.model]
+    for option, value in registry.changed(request.model, request.config).items():
+        words += ["--set", f"{option}={registry.format_value(value)}"]
     return shlex.join(words)
 
 

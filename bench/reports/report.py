@@ -16,6 +16,7 @@ from bench.reports import figures, proxy, tables
 from bench.reports.page import Page
 from bench.reports.render import csv, html, latex, markdown
 from bench.reports.select import Line, Selection, lines, settings
+from bench.studies import Study
 from bench.utils.files import write_text
 from registry.errors import UsageError, suggest
 
@@ -38,7 +39,7 @@ def files(results: str | Path, formats: Sequence[str], studies: Sequence[str] = 
             are given.
 
     Raises:
-        UsageError: no such folder, or an unknown format.
+        UsageError: no such folder, an unknown format, or two studies that would have one page.
     """
     for name in formats:
         if name not in FORMATS:
@@ -46,8 +47,7 @@ def files(results: str | Path, formats: Sequence[str], studies: Sequence[str] = 
             raise UsageError(
                 f"unknown format {name!r}.{suggest(name, known)} It is one of {', '.join(known)}."
             )
-    selection = Selection(Path(results))
-    chosen = {study.name: study for study in map(bench.studies.load, studies or bench.studies.names())}
+    selection, chosen = Selection(Path(results)), chosen_studies(studies)
     found = {name: lines(study, selection) for name, study in chosen.items()}
     made, shown = _pictures(found, selection)
     if not studies:
@@ -60,6 +60,22 @@ def files(results: str | Path, formats: Sequence[str], studies: Sequence[str] = 
         if "csv" in formats:
             made[f"{page.file}.csv"] = csv.frame(tables.frame(found[name], selection))
     return made
+
+
+def chosen_studies(names: Sequence[str]) -> dict[str, Study]:
+    """Studies by name: those given, as names or TOML files, or all that are built in.
+
+    Raises:
+        UsageError: there is no such study, or two of them would have one page.
+    """
+    pages: dict[str, str] = {}
+    chosen = {}
+    for name in names or bench.studies.names():
+        study = bench.studies.load(name)
+        if (other := pages.setdefault(tables.page_file(study), name)) != name:
+            raise UsageError(f"{other} and {name} would have one page, {tables.page_file(study)}: rename one")
+        chosen[study.name] = study
+    return chosen
 
 
 def _proxy(found: Mapping[str, Sequence[Line]], formats: Sequence[str]) -> dict[str, str]:

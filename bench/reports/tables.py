@@ -426,15 +426,19 @@ def page(
         selection: the records, for speed.
         pictures: file -> description, shown at the end.
     """
-    number = NUMBERS.get(study.name)
-    title = page_title(study)
     sections = [Section(table=overview(study, rows, selection))]
     sections += [quality(study, rows, setting) for setting in settings(rows)]
     if len(sections) == 1:
         text = "Not measured here: there is no record of a row's quality, under any protocol."
         sections.append(Section("Quality", remarks=[text]))
     sections += [Section(description, picture=(file, description)) for file, description in pictures.items()]
-    return Page(f"table-{number}" if number else study.name, title, sections)
+    return Page(page_file(study), page_title(study), sections)
+
+
+def page_file(study: Study) -> str:
+    """The file of a study's page, without its ending: `table-5`, or the study's name."""
+    number = NUMBERS.get(study.name)
+    return f"table-{number}" if number else study.name
 
 
 def page_title(study: Study) -> str:

@@ -16,6 +16,8 @@ from bench.records.schema import (
     Fingerprints,
     Network,
     Part,
+    Profile,
+    ProfileRequest,
     Quality,
     QualityRequest,
     Rates,
@@ -23,6 +25,7 @@ from bench.records.schema import (
     Result,
     SamplingSettings,
     Seconds,
+    Share,
     Speed,
     SpeedRequest,
     TrainingSettings,
@@ -45,6 +48,7 @@ COST_REQUEST = CostRequest(model="udit-t", config={"ffn": "mlp", "depth": [1, 1]
 SPEED_REQUEST = SpeedRequest(
     model="udit-t", config={"ffn": "mlp", "input_size": 32}, device_name="Some CPU", batch_size=8
 )
+PROFILE_REQUEST = ProfileRequest(model="udit-t", config={"ffn": "mlp"}, device_name="Some CPU")
 QUALITY_REQUEST = QualityRequest(
     model="udit-t",
     config={"ffn": "mlp"},
@@ -97,6 +101,13 @@ def speed(request: SpeedRequest = SPEED_REQUEST, **changed: Any) -> Speed:
         "device": Device(name="Some CPU", threads=2, clock_mhz=None, peak_flops=2e9, bandwidth=1e9),
     }
     return Speed(request=request, **values | changed)
+
+
+def profile(request: ProfileRequest = PROFILE_REQUEST, **changed: Any) -> Profile:
+    """A profile of one stage and one operator."""
+    parts = (Share(name="all", seconds=1.0, time_share=1.0, macs=7, macs_share=1.0, ratio=1.0),)
+    values = {"input_size": 32, "threads": 2, "seconds": 1.0, "overhead": 0.0, "depthwise": None}
+    return Profile(request=request, stages=parts, operators=parts, **values | changed)
 
 
 def quality(request: QualityRequest = QUALITY_REQUEST, gflops: float = 0.01, **scores: Any) -> Quality:

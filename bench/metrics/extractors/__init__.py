@@ -85,5 +85,5 @@ def file_digest(path: Path) -> str:
 
 def shipped_weights(name: str) -> str | None:
     """Digest of the weights that an extractor of this package brings with it; None of any other."""
-    path = Path(__file__).with_name(f"{name}.safetensors")
-    return file_digest(path) if path.is_file() else None
+    shipped = {path.stem: path for path in Path(__file__).parent.glob("*.safetensors")}
+    return file_digest(shipped[name]) if name in shipped else None

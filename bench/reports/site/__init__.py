@@ -21,11 +21,12 @@ from importlib.resources import files as resources
 from operator import itemgetter
 from pathlib import Path
 
-import bench.studies
 from bench.records.schema import Cost, CostRequest, QualityRequest, Record
 from bench.reports import leaderboard, proxy
 from bench.reports.leaderboard import Group
+from bench.reports.report import chosen_studies
 from bench.reports.select import Line, Selection, lines
+from bench.reports.tables import page_title
 from bench.studies import Study
 from bench.utils.cache import cache_folder
 from bench.utils.files import write_bytes, write_text
@@ -50,9 +51,13 @@ class Site:
     @classmethod
     def load(cls, results: str | Path, studies: Sequence[str] = ()) -> Site:
         """From a folder of records, with the built-in studies or those given, by name or TOML file."""
-        selection = Selection(Path(results))
-        chosen = {study.name: study for study in map(bench.studies.load, studies or bench.studies.names())}
+        selection, chosen = Selection(Path(results)), chosen_studies(studies)
         return cls(selection, chosen, {name: lines(study, selection) for name, study in chosen.items()})
+
+    @cached_property
+    def titles(self) -> dict[str, str]:
+        """Of the studies' pages, by name."""
+        return {name: page_title(study) for name, study in self.studies.items()}
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -123,7 +128,7 @@ def files(results: str | Path, studies: Sequence[str] = ()) -> Iterator[tuple[st
         studies: names or TOML files; all that are built in where none are given.
 
     Raises:
-        UsageError: no such folder or study.
+        UsageError: no such folder or study, or two studies would have one page.
     """
     from bench.reports.site import pages
     from bench.reports.site.charts import named_page, record_page, samples_file

@@ -5,6 +5,7 @@ A string "{{name}}" in a specification stands for a value of the chosen options 
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -71,8 +72,10 @@ def record_page(file: str) -> str:
 
 
 def named_page(folder: str, name: str) -> str:
-    """Page of a study or a backbone, whatever characters its name has."""
+    """Page of a study or a backbone, whatever characters its name has: no two names share one."""
     plain = re.sub(r"[^\w-]+", "-", name)
+    if plain != name:
+        plain += f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return f"{folder}/{plain}.html"
 
 
@@ -186,8 +189,9 @@ def cost_against_quality(groups: Sequence[Group], pictures: set[str], root: str 
         "Cost against quality",
         spec,
         {"Score": options, "Cost": costs, "Scale of cost": _SCALES},
-        "Hollow points are published, filled ones measured here. The dashed line is the Pareto front: "
-        "nothing on its cheaper side is better. A point opens its record or its network.",
+        "Hollow points are published, filled ones measured here. Cost is that of the network that has the "
+        "score: published ones at their published size, measured ones as trained. The dashed line is the "
+        "Pareto front: nothing on its cheaper side is better. A point opens its record or its network.",
     )
 
 
@@ -200,10 +204,9 @@ def _point(group: Group, standing: Standing, pictures: set[str], root: str) -> J
     line = standing.line
     point: Json = {"label": line.label, "family": standing.family, "source": group.title, "image": ""}
     point["page"] = root + named_page("backbones", line.row.model) if line.row.model else ""
-    if line.cost:
-        for name in ("gflops", "params", "memory"):
-            quantity = COSTS[name]
-            point[name] = _number(getattr(line.cost.cost, quantity.field) * quantity.scale)
+    for name in ("gflops", "params", "memory"):
+        if (cost := getattr(standing.network, COSTS[name].field, None)) is not None:
+            point[name] = _number(cost * COSTS[name].scale)
     if standing.images_per_second is not None:
         point["speed"] = _number(standing.images_per_second)
     if group.setting is None:

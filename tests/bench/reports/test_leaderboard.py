@@ -2,13 +2,17 @@
 
 import csv
 import importlib.resources
+import json
 from pathlib import Path
+
+import pytest
 
 import bench.studies
 from bench.records.schema import QualityRequest, TrainingSettings
 from bench.reports import leaderboard
 from bench.reports.findings import conclusions, findings
 from bench.reports.select import Selection, lines
+from bench.reports.site import charts
 from bench.studies.cells import cells
 from bench.training import protocols
 from tests.bench import made
@@ -102,6 +106,31 @@ def test_published_groups_hold_each_figure_of_the_tables_once_in_the_order_of_it
         assert [standing.rank for standing in group.standings] == [1 + fids.index(fid) for fid in fids]
         shown[conditions] = fids
     assert {(conditions, fid) for conditions, fids in shown.items() for fid in fids} == printed
+
+
+def test_a_measured_network_stands_once_beside_its_own_cost_as_trained():
+    """Under `micro` a network is a hundred times smaller than the published one of its row."""
+    found = {
+        name: lines(bench.studies.load(name), Selection(ROOT / "results")) for name in bench.studies.names()
+    }
+    groups = leaderboard.groups(found)
+    points = charts.cost_against_quality(groups, set()).spec["data"]["values"]
+    for number, (group, table) in enumerate(zip(groups, leaderboard.tables(groups), strict=True)):
+        if group.setting is None:
+            continue
+        titles = [column.title for column in table.columns]
+        files = [standing.line.files(group.setting)[0] for standing in group.standings]
+        assert len(set(files)) == len(files)
+        shown = [point for point in points if point["group"] == number]
+        for file, row, point in zip(files, table.rows, shown, strict=True):
+            network = json.loads((ROOT / "results" / file).read_text())["result"]["network"]
+            cells = dict(zip(titles, row, strict=True))
+            assert float(cells["GFLOPs"].text) == pytest.approx(network["paper_gflops"], rel=0.05)
+            assert float(cells["Params (M)"].text) == pytest.approx(network["parameters"] / 1e6, abs=0.005)
+            assert cells["GFLOPs"].records[0] == file
+            assert cells["Memory (MiB)"].text == cells["Images/s"].text == ""  # of the published size alone
+            assert point["gflops"] == pytest.approx(network["paper_gflops"], rel=1e-5)
+            assert point["params"] == pytest.approx(network["parameters"] / 1e6, rel=1e-5)
 
 
 def test_guided_and_plain_samples_never_share_a_group():

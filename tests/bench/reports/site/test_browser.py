@@ -5,18 +5,15 @@ Skipped where there is no Chromium; with BENCH_BROWSER=required that is a failur
 
 import json
 import os
+import shutil
 
 import pytest
 
-import bench.studies
 from bench.reports import site
 from bench.reports.site import Site
-from bench.studies.cells import cells
 from bench.studies.published import rows as published_rows
-from bench.training import protocols
-from tests.bench import made
 from tests.bench.reports.site.browser import open_browser, show, until
-from tests.bench.reports.site.test_site import HOSTILE
+from tests.bench.reports.site.conftest import HOSTILE
 from tests.conftest import ROOT
 
 WIDTHS = (375, 1400, 2560)
@@ -232,20 +229,30 @@ def test_the_keyboard_reaches_and_turns_a_head(browser, folder):
     assert browser.execute_script("return document.activeElement.closest('th').ariaSort") == "ascending"
 
 
-def test_hostile_labels_stay_text(browser, tmp_path):
-    written = f"title = {json.dumps(HOSTILE)}\nprotocol = 'smoke'\n"
-    for label, backbone in ((HOSTILE, "udit-t"), ("plain", "dit-s-4")):
-        written += f"[[rows]]\nlabel = {json.dumps(label)}\nbackbone = '{backbone}'\n"
-    (tmp_path / "hostile.toml").write_text(written)
-    study = bench.studies.load(str(tmp_path / "hostile.toml"))
-    for cell in cells(study, protocols.load("smoke"), (0, 1)):
-        made.put(tmp_path / "results", made.quality(cell.request, fid=20.0 + cell.seed), "smoke")
-    site.write(tmp_path / "site", tmp_path / "results", [str(tmp_path / "hostile.toml")])
+def test_hostile_records_run_nothing_and_show_their_text(browser, hostile):
     browser.get_log("browser")
-    show(browser, tmp_path / "site/index.html")
+    pages = sorted((hostile / "site").rglob("*.html"))
+    assert {page.parent.name for page in pages} == {"site", "studies", "backbones", "records"}
+    for page in pages:
+        show(browser, page, 375, height=4000)  # an alert would be an error here
+        assert content_width(browser) <= 375
+        assert not browser.find_elements("css selector", "img[onerror]")
+        if page.parent.name == "records":
+            assert HOSTILE in browser.find_element("tag name", "main").text
+    show(browser, hostile / "site/index.html")
     assert HOSTILE in {row["Model"] for row in shown_rows(browser)}
-    show(browser, tmp_path / "site/studies/hostile.html", 375)
+    (study,) = (hostile / "site/studies").iterdir()
+    show(browser, study, 375)
     assert HOSTILE in browser.find_element("tag name", "h1").text
-    assert content_width(browser) <= 375
-    assert not browser.find_elements("css selector", "img[onerror]")
     assert browser.get_log("browser") == []
+
+
+def test_the_policy_of_a_page_stops_a_script_that_got_in(browser, folder, tmp_path):
+    shutil.copytree(folder / "assets", tmp_path / "assets")
+    text = (folder / "index.html").read_text("utf-8")
+    script = "<script>document.title = 'ran'</script><img src='x' onerror='document.title = `ran`'>"
+    (tmp_path / "index.html").write_text(text.replace("<main>", f"<main>{script}"), "utf-8")
+    show(browser, tmp_path / "index.html")  # its charts are drawn
+    assert browser.title == "denoiser-bench: leaderboard"
+    told = [entry["message"] for entry in browser.get_log("browser")]
+    assert sum("Content Security Policy" in text for text in told) == 2

@@ -1,18 +1,24 @@
 """The site: every link leads somewhere, hostile labels stay text, the same records give the same bytes."""
 
+import http.client
 import json
 import re
 import shlex
 import socket
+import struct
 import subprocess
 import sys
 import urllib.request
+from contextlib import contextmanager
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import PurePosixPath
+from urllib.parse import urlsplit
 
 import pytest
 
 import bench.studies
+from bench.cli.options import parse_overrides
 from bench.records import read_file
 from bench.records.schema import CostRequest
 from bench.reports import site
@@ -21,9 +27,8 @@ from bench.studies.cells import cells
 from bench.training import protocols
 from bench.utils.files import write_bytes
 from tests.bench import made
+from tests.bench.reports.site.conftest import HOSTILE, NAME
 from tests.conftest import ROOT
-
-HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & \"quoted\" 'too'"
 
 
 class Links(HTMLParser):
@@ -122,41 +127,61 @@ def test_nothing_is_loaded_from_elsewhere(files):
             assert not re.search(r'(src|href)="(https?:)?//', text), name
 
 
-@pytest.fixture
-def hostile(tmp_path):
-    """Records of a study whose title and label are markup."""
-    written = f"title = {json.dumps(HOSTILE)}\nprotocol = 'smoke'\n[[rows]]\nlabel = {json.dumps(HOSTILE)}\n"
-    written += "backbone = 'udit-t'\n[[rows]]\nlabel = 'plain'\nbackbone = 'dit-s-4'\n"
-    (tmp_path / "hostile.toml").write_text(written)
-    study = bench.studies.load(str(tmp_path / "hostile.toml"))
-    for cell in cells(study, protocols.load("smoke"), (0, 1)):
-        result = made.quality(cell.request, fid=20.0 + cell.seed)
-        made.put(tmp_path / "results", result, "smoke").with_suffix(".png").write_bytes(b"no picture")
-    return tmp_path
+def test_a_hostile_text_stays_text(hostile):
+    pages = sorted((hostile / "site").rglob("*.html"))
+    assert len(list((hostile / "results").glob("*.json"))) == 8
+    for path in pages:
+        page = Links(path.read_text("utf-8"))
+        assert not any("onerror" in attributes for _, attributes in page.tags), path
+        assert all(tag != "img" or "class" in attributes for tag, attributes in page.tags), path
+    (chart, *_) = Links((hostile / "site/index.html").read_text("utf-8")).charts
+    assert HOSTILE in {value.get("label") for value in chart["spec"]["data"]["values"]}
 
 
-def test_a_hostile_label_stays_text(hostile):
-    made_files = dict(site.files(hostile / "results", [str(hostile / "hostile.toml")]))
-    for name, text in made_files.items():
-        if not name.endswith(".html"):
-            continue
-        page = Links(text)
-        assert not any("onerror" in attributes for _, attributes in page.tags), name
-        assert all(tag != "img" or "class" in attributes for tag, attributes in page.tags), name
-    index = Links(made_files["index.html"])
-    labels = {
-        value["label"]
-        for chart in index.charts
-        for value in chart["spec"]["data"]["values"]
-        if "label" in value
-    }
-    assert HOSTILE in labels
+def test_a_command_is_quoted_for_the_shell(hostile):
+    commands = []
+    for path in (hostile / "site").rglob("*.html"):
+        for text in re.findall("<pre>(.*?)</pre>", path.read_text("utf-8"), re.DOTALL):
+            commands += [shlex.split(line, comments=True) for line in unescape(text).splitlines()]
+    assert ["bench", "flops", "--model", HOSTILE] in commands
+    assert ["bench", "ablate", NAME] in commands
+    (flops,) = [words for words in commands if words[1] == "flops" and "--set" in words]
+    assert {"ffn": HOSTILE} in [parse_overrides([word]) for word in flops[5::2]]
+    kinds = {"flops", "profile", "throughput", "ablate"}
+    assert {words[1] for words in commands} == kinds and all(words[0] == "bench" for words in commands)
 
 
 def test_a_name_with_slashes_stays_within_the_site(tmp_path):
     made.put(tmp_path / "results", made.cost(CostRequest(model="../../up", config={})))
     pages = [name for name, _ in site.files(tmp_path / "results", ["toy"]) if "up" in name]
-    assert "backbones/-up.html" in pages and not any("../" in name for name in pages)
+    assert any(name.startswith("backbones/-up-") for name in pages)
+    assert not any("../" in name for name in pages)
+
+
+def test_no_two_names_share_a_page(tmp_path):
+    for name in ("a b", "a-b", "a/b"):
+        made.put(tmp_path / "results", made.cost(CostRequest(model=name, config={})))
+    made_files = [(name, text) for name, text in site.files(tmp_path / "results", ["toy"])]
+    assert len({name for name, _ in made_files}) == len(made_files)
+    titles = [re.search("<h1>(.*?)</h1>", t)[1] for n, t in made_files if n.startswith("backbones/a-b")]
+    assert sorted(titles) == ["a b", "a-b", "a/b"]
+
+
+def test_two_studies_with_one_page_are_refused(run_bench, tmp_path):
+    (tmp_path / "results").mkdir()
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        text = f"title = '{folder}'\n[[rows]]\nlabel = 'a'\nbackbone = 'udit-t'\n"
+        (tmp_path / folder / "same.toml").write_text(text)
+        (tmp_path / folder / "table-5.toml").write_text(text)
+    for pair in (["one/same.toml", "two/same.toml"], ["downsampler", "one/table-5.toml"]):
+        studies = [tmp_path / name if "/" in name else name for name in pair]
+        for where in (["--site"], ["--out"]):
+            words = ("report", *studies, *where, tmp_path / "made", "--results", tmp_path / "results")
+            status, _, err = run_bench(*words)
+            assert status == 2 and err.count("\n") == 1 and "would have one page" in err
+            assert all(str(study) in err for study in studies)
+    assert not (tmp_path / "made").exists()
 
 
 def test_a_record_of_cost_names_the_command_that_makes_it_again(run_bench):
@@ -194,28 +219,61 @@ def test_report_writes_and_checks_the_site(run_bench, tmp_path):
     assert status == 2 and "leave --format out" in err
 
 
-def test_serve_shows_the_site_until_it_is_stopped(tmp_path):
-    made.put(tmp_path / "results", made.cost())
-    words = [
-        sys.executable,
-        "-m",
-        "bench.cli",
-        "serve",
-        "toy",
-        "--port",
-        "0",
-        "--results",
-        tmp_path / "results",
-    ]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+@contextmanager
+def served(results):
+    """`bench serve` of some records: its process and its address."""
+    words = [sys.executable, "-m", "bench.cli", "serve", "toy", "--port", "0", "--results", results]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(words, cwd=ROOT, **pipes) as serving:
         try:
-            address = serving.stdout.readline().split()[0]
-            with urllib.request.urlopen(address, timeout=10) as answer:
-                assert "<h1>" in answer.read().decode()
+            yield serving, serving.stdout.readline().split()[0]
         finally:
             serving.terminate()  # SIGINT may be ignored where tests run in the background
-        assert serving.wait(20) == 0
+            _, serving.told = serving.communicate(timeout=20)
+
+
+def test_serve_shows_the_site_until_it_is_stopped(tmp_path):
+    made.put(tmp_path / "results", made.cost())
+    with served(tmp_path / "results") as (serving, address):
+        for name, words in (("", "<h1>"), ("index.html?x", "<h1>"), ("assets/site.js", '"use strict"')):
+            with urllib.request.urlopen(address + name, timeout=10) as answer:
+                assert words in answer.read().decode()
+    assert serving.returncode == 0
+    assert f"making the site of the records in {tmp_path / 'results'}" in serving.told
+
+
+def test_serve_answers_to_names_of_this_machine_alone_and_prints_no_traceback(tmp_path):
+    made.put(tmp_path / "results", made.cost())
+    with served(tmp_path / "results") as (serving, address):
+        port = urlsplit(address).port
+
+        def status(path="/", host=f"localhost:{port}"):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            connection.putrequest("GET", path, skip_host=True)
+            if host is not None:
+                connection.putheader("Host", host)
+            connection.endheaders()
+            return connection.getresponse().status
+
+        for host in (f"localhost:{port}", f"127.0.0.1:{port}", "localhost", "LOCALHOST:9000"):
+            assert status(host=host) == 200
+        for host in ("evil.example", f"evil.example:{port}", "localhost.evil.example", "[::1", "", None):
+            assert status(host=host) == 403
+        for path in (
+            "/%00",
+            "/no",
+            "/../../etc/passwd",
+            "/%2e%2e/%2e%2e/etc/passwd",
+            "/%ED%A0%80",
+            "/assets",
+        ):
+            assert status(path) == 404
+        for _ in range(5):  # clients that go away before they have read what they asked for
+            with socket.create_connection(("127.0.0.1", port)) as gone:
+                gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                gone.sendall(b"GET /assets/vega.js HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert status() == 200
+    assert "Traceback" not in serving.told and serving.returncode == 0
 
 
 def test_a_port_that_is_taken_is_told_in_one_line(run_bench, tmp_path):
