@@ -236,7 +236,7 @@ def _network(
 
 
 def _without_prefix(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a network inside other modules, as `module.` and `_orig_mod.` before all names say."""
+    """The state dict of a network inside other modules, such as `module.` and `_orig_mod.`."""
     own = {name.partition(".")[0] for name in model.state_dict()}
     state = {name: tensor for name, tensor in state.items() if name != "n_averaged"}  # torch's AveragedModel
     while len(parts := _parts(state)) == 1 and sum(map(len, parts.values())) == len(state):
