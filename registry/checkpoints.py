@@ -11,6 +11,8 @@ import argparse
 import os
 import pickle
 import re
+import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,13 @@ TRANSFORMER_NAMES: list[Rule] = [
     (r"\.mlp\.fc2\.", ".mlp.contract."),
 ]
 
+# Names of entries that hold averaged weights: `ema`, `model_ema`, `ema_model`, `state_dict_ema`, `ema_0.999`.
+_AVERAGED = re.compile(
+    r"(?<![a-zA-Z])(?i:ema|swa|averaged?|shadow|polyak)(?![a-z])|(?<![A-Z])E(?:MA|ma)(?![a-z])"
+)
+# Bytes and times its size on disk beyond which what a file unpacks to is a decompression bomb.
+_LARGE, _USUAL_RATIO = 2**30, 100
+
 
 def load_checkpoint(
     model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any], *, key: str | None = None
@@ -41,18 +50,43 @@ def load_checkpoint(
         model: a backbone; its parameters keep their device and dtype.
         source: a `.pt`, `.pth`, `.bin` or `.safetensors` file, or a state dict. Names may be ours,
             those of the authors' releases, or diffusers'.
-        key: entry of the checkpoint that holds the network; by default `ema` before `model`.
+        key: entry of the checkpoint that holds the network. By default the averaged weights, whatever the
+            pair is called (`model` and `ema`, `state_dict` and `state_dict_ema`, …), or the only weights
+            that fit.
 
     Returns:
         `model`.
 
     Raises:
-        UsageError: no such file, not a checkpoint, pickled code, a missing or left-over name or a
-            wrong shape; the message lists them and the model is unchanged.
+        UsageError: no such file, not a checkpoint, pickled code, several sets of weights of which any may be
+            meant, a missing or left-over name, a wrong shape, or values that the network cannot hold as they
+            are; the message lists them and the model is unchanged.
     """
     where = "the state dict" if isinstance(source, Mapping) else os.fspath(source)
     content = source if isinstance(source, Mapping) else _read(Path(source))
-    state = _network(content, key, where)
+    state, where = _network(model, content, key, where)
+    state, problems = _matched(model, state)
+    own = model.state_dict()
+    unusable = [
+        f"{name} ({problem})"
+        for name in own
+        if name in state and state[name].shape == own[name].shape
+        if (problem := _problem(state[name], own[name]))
+    ]
+    if unusable:
+        problems.append(f"{len(unusable)} unusable: {_listed(unusable)}")
+    if problems:
+        raise UsageError(f"{where} does not fit {_title(model)}: {'; '.join(problems)}")
+    model.load_state_dict({name: state.get(name, own[name]).to(own[name].dtype) for name in own})
+    return model
+
+
+def _title(model: nn.Module) -> str:
+    return getattr(model, "name", "") or type(model).__name__
+
+
+def _matched(model: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """A state dict under the model's names and in its shapes, and in words what does not fit."""
     state = _translate(model, state)
     own = model.state_dict()
     for name, tensor in state.items():
@@ -68,16 +102,41 @@ def load_checkpoint(
         for name in own
         if name in state and state[name].shape != own[name].shape
     ]
-    problems = [
+    return state, [
         f"{len(found)} {problem}: {_listed(found)}"
         for problem, found in (("missing", missing), ("left over", extra), ("of wrong shape", shapes))
         if found
     ]
-    if problems:
-        name = getattr(model, "name", "") or type(model).__name__
-        raise UsageError(f"{where} does not fit {name}: {'; '.join(problems)}")
-    model.load_state_dict({name: state.get(name, own[name]) for name in own})
-    return model
+
+
+def _problem(tensor: Tensor, own: Tensor) -> str:
+    """Why a tensor of the right shape cannot stand in the place of `own`; empty where it can."""
+    if tensor.is_meta:
+        return "on the meta device, which holds no values"
+    if tensor.is_quantized or tensor.layout != torch.strided:
+        return "quantised" if tensor.is_quantized else "sparse"
+    kinds = [_kind(tensor.dtype), _kind(own.dtype)]
+    if kinds[0] != kinds[1] and kinds != ["floating-point", "complex"]:
+        return f"{_dtype(tensor)} where {_dtype(own)} is needed"
+    value = tensor.to(own.dtype)
+    if kinds[0] in ("integer", "bool"):
+        return "" if torch.equal(value.to(tensor.dtype), tensor) else f"beyond the range of {_dtype(own)}"
+    wild = ~value.isfinite()
+    if not wild.any() or not own.cpu().isfinite()[wild.cpu()].any():  # a mask of −∞ may be a buffer
+        return ""
+    wide = torch.complex128 if tensor.is_complex() else torch.float64
+    finite = tensor.to(wide).isfinite().all()
+    return f"beyond the range of {_dtype(own)}" if finite else "not finite"
+
+
+def _kind(dtype: torch.dtype) -> str:
+    if dtype.is_complex or dtype.is_floating_point:
+        return "complex" if dtype.is_complex else "floating-point"
+    return "bool" if dtype == torch.bool else "integer"
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _read(path: Path) -> Any:
@@ -93,8 +152,10 @@ def _read(path: Path) -> Any:
             raise UsageError(f"{path} is not a readable safetensors file: {error}") from None
     if path.suffix not in (".pt", ".pth", ".bin"):
         raise UsageError(f"{path}: a checkpoint ends in .pt, .pth, .bin or .safetensors")
+    _check_size(path)
     # The authors' training programs save their command line beside the weights: plain values.
-    with torch.serialization.safe_globals([argparse.Namespace]):
+    with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of kinds of tensors that are refused in one line
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
@@ -109,6 +170,24 @@ def _read(path: Path) -> Any:
             raise UsageError(f"{path} is damaged or no torch checkpoint: {problem}") from None
 
 
+def _check_size(path: Path) -> None:
+    """Refuse a file of a few bytes that would fill the memory.
+
+    Raises:
+        UsageError: it is a zip whose entries unpack to far more than it holds.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (OSError, ValueError, zipfile.BadZipFile):  # of torch's older format, or damaged
+        return
+    size = path.stat().st_size
+    if unpacked > max(_LARGE, _USUAL_RATIO * size):
+        raise UsageError(
+            f"{path} has {size:,} bytes and unpacks to {unpacked:,}, which no honest checkpoint does"
+        )
+
+
 def _pickled_code(path: Path) -> list[str]:
     """What a checkpoint would import besides tensors' own parts; nothing where that cannot be read."""
     try:
@@ -117,26 +196,81 @@ def _pickled_code(path: Path) -> list[str]:
         return []
 
 
-def _network(content: Any, key: str | None, where: str) -> dict[str, Tensor]:
-    """The state dict inside a checkpoint, without the prefix that DataParallel or compile add."""
+def _network(
+    model: nn.Module, content: Any, key: str | None, where: str
+) -> tuple[dict[str, Tensor], str]:
+    """The state dict inside a checkpoint, without the prefix that DataParallel or compile add, and its place.
+
+    Raises:
+        UsageError: there is none, or several and it is not sure which is meant.
+    """
     if not isinstance(content, Mapping):
         raise UsageError(f"{where} holds {type(content).__name__}, not a state dict")
-    inner = [entry for entry in content if isinstance(content[entry], Mapping)]
-    if key is not None and key not in inner:
-        raise UsageError(f"{where} has no state dict {key!r}; it has: {_listed(list(map(str, content)))}")
-    for entry in (key,) if key is not None else ("ema", "model", "state_dict"):
-        if entry in inner:
-            content = content[entry]
-            break
+    if key is not None:
+        if not isinstance(content.get(key), Mapping):
+            raise UsageError(f"{where} has no state dict {key!r}; it has: {_listed(list(map(str, content)))}")
+        return _network(model, content[key], None, f"{where}, entry {key!r},")
     state = {n: value for n, value in content.items() if isinstance(n, str) and isinstance(value, Tensor)}
-    others = [str(name) for name in content if name not in state]
-    if others or not content:
+    if state and len(state) == len(content):
+        state = _without_prefix(model, state)
+        parts = _parts(state)
+        if not any(map(_AVERAGED.search, parts)) or not _matched(model, dict(state))[1]:
+            return state, where
+        content = parts  # `online_model.…` and `ema_model.…` in one state dict
+    sets = [name for name, value in content.items() if isinstance(name, str) and _holds_weights(value)]
+    sets = [name for name in sets if _AVERAGED.search(name)] or sets
+    if not sets:
+        others = [str(name) for name in content if name not in state]
         found = f"entries that are no named tensors: {_listed(others)}" if others else "nothing"
         raise UsageError(f"{where} is not a state dict; it holds {found}")
-    for prefix in ("module.", "_orig_mod.", "module."):  # in either order
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    if len(sets) > 1:
+        fitting = [name for name in sets if _fits(model, content[name])]
+        if len(fitting) != 1:
+            which = f"{len(fitting)} of them fit" if fitting else "none of them fits"
+            raise UsageError(
+                f"{where} holds several sets of weights, {_listed(list(map(repr, fitting or sets)))}, and "
+                f"{which} {_title(model)}: name one by key (--weights of `bench sample`)"
+            )
+        sets = fitting
+    return _network(model, content[sets[0]], None, f"{where}, entry {sets[0]!r},")
+
+
+def _without_prefix(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of a network inside other modules, such as `module.` and `_orig_mod.`."""
+    own = {name.partition(".")[0] for name in model.state_dict()}
+    state = {name: tensor for name, tensor in state.items() if name != "n_averaged"}  # torch's AveragedModel
+    while len(parts := _parts(state)) == 1 and sum(map(len, parts.values())) == len(state):
+        if not own.isdisjoint(parts):
+            break
+        (state,) = parts.values()
     return state
+
+
+def _parts(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """A state dict by the first part of its names; names without a dot are left out."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        first, dot, rest = name.partition(".")
+        if dot:
+            parts.setdefault(first, {})[rest] = tensor
+    return parts
+
+
+def _holds_weights(value: Any) -> bool:
+    """Whether an entry of a checkpoint holds weights: tensors by name, or in a list as some averages are."""
+    if isinstance(value, Mapping):
+        items = () if "param_groups" in value else value.values()  # of an optimizer
+    else:
+        items = value if isinstance(value, list | tuple) else ()
+    return any(isinstance(item, Tensor) or _holds_weights(item) for item in items)
+
+
+def _fits(model: nn.Module, content: Any) -> bool:
+    """Whether an entry of a checkpoint has the model's names and shapes."""
+    try:
+        return not _matched(model, _network(model, content, None, "")[0])[1]
+    except UsageError:
+        return False
 
 
 def _listed(names: list[str]) -> str:

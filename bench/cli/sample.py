@@ -50,9 +50,9 @@ def sample(
     weights: Annotated[
         str,
         typer.Option(
-            metavar="ema|model|WIDTH",
+            metavar="ema|model|WIDTH|KEY",
             help="Averaged weights, the last, or a power-function average of a width such as 0.08, of a run "
-            "trained with posthoc_ema.",
+            "trained with posthoc_ema; of a file, the entry that holds the weights.",
         ),
     ] = "ema",
     model: Annotated[
@@ -87,7 +87,8 @@ def sample(
             if model is None:
                 raise UsageError(f"{checkpoint} is no folder of a run; a file of weights needs --model NAME")
             defaults = protocols.load("paper").sampling
-            source = open_weights(checkpoint, model, parse_overrides(overrides), defaults, vae)
+            key = None if weights == "ema" else weights
+            source = open_weights(checkpoint, model, parse_overrides(overrides), defaults, vae, key)
         options = {
             "sampler": sampler,
             "steps": steps,

@@ -39,6 +39,7 @@ def open_weights(
     overrides: dict[str, Any],
     defaults: SamplingSettings,
     vae: str | None = None,
+    key: str | None = None,
 ) -> Source:
     """A file of weights in the authors' layout; see `registry.load_checkpoint`.
 
@@ -49,17 +50,19 @@ def open_weights(
         defaults: how images are made where nothing else is asked for, such as those of the protocol `paper`;
             a flow is sampled by Heun's method in 125 steps, as many evaluations.
         vae: the decoder of latents; by default that of the papers.
+        key: entry of the file that holds the weights; by default the averaged ones.
 
     Raises:
         UsageError: no such file, weights of another network, or a decoder that is not to be had.
     """
-    network: Any = registry.load_checkpoint(registry.create(model, **overrides), path)
+    network: Any = registry.load_checkpoint(registry.create(model, **overrides), path, key=key)
     trained_by = objective(network.objective, beta_schedule=network.beta_schedule)
     if trained_by.name == "flow":
         defaults = defaults.model_copy(update={"sampler": "heun", "steps": "125"})
     with Path(path).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     identity = {"weights": digest, "model": network.name, "overrides": network.overrides}
+    identity |= {"key": key} if key else {}
     return Source(network, decoder(vae), trained_by, defaults, identity)
 
 

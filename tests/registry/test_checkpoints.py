@@ -6,6 +6,9 @@ import json
 import os
 import pickle
 import random
+import shutil
+import warnings
+import zipfile
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import registry
+from registry import checkpoints
 from registry.networks.udit import UDiT
 from registry.networks.uvit import UViT
 from tests import plain
@@ -348,6 +352,82 @@ def test_the_network_inside_a_training_checkpoint(tmp_path, state, loaded, suffi
     assert unchanged(load({"ema": None, "model": state}), loaded)
 
 
+PAIRS = [
+    ("model", "ema"),  # DiT, SiT
+    ("model", "model_ema"),  # k-diffusion, torchvision
+    ("model", "ema_model"),
+    ("state_dict", "state_dict_ema"),  # timm
+    ("state_dict", "ema_state_dict"),
+    ("net", "ema"),
+    ("module", "ema"),
+    ("module", "module_ema"),
+    ("params", "params_ema"),  # BasicSR
+    ("g", "g_ema"),
+    ("unet", "unetEma"),
+    ("network", "EMA"),
+    ("model", "ema_0.9999"),
+    ("model", "swa_model"),
+    ("model", "averaged"),
+]
+
+
+@pytest.mark.parametrize(("raw", "averaged"), PAIRS)
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_averaged_one_of_every_usual_pair(state, loaded, raw, averaged, first):
+    pair = [(raw, wrong(state)), (averaged, state)]
+    content = {"step": 3, **dict([pair[first], pair[1 - first]]), "opt": {"state": {}, "param_groups": []}}
+    assert unchanged(registry.load_checkpoint(tiny(), content), loaded)
+    raw_alone = registry.load_checkpoint(tiny(), content, key=raw)
+    assert not any(p.any() for n, p in raw_alone.named_parameters() if n != "pos_embed")
+
+
+def test_averages_that_lie_deeper(state, loaded):
+    """As PyTorch's AveragedModel, ema_pytorch and Lightning write them."""
+    swa = {"n_averaged": torch.tensor(5), **prefixed("module.", state)}
+    both = {**prefixed("online_model.", wrong(state)), **prefixed("ema_model.", state)}
+    for content in (
+        {"model": wrong(state), "model_ema": swa},
+        {"model": wrong(state), "ema": {"initted": torch.ones(1), "step": torch.ones(1), **both}},
+        {"state_dict": {**prefixed("net.", wrong(state)), **prefixed("net_ema.", state)}, "epoch": 1},
+        {"state_dict": prefixed("net.", state)},
+        {"checkpoint": {"model": wrong(state), "ema": {"module": state}}},
+    ):
+        assert unchanged(registry.load_checkpoint(tiny(), content), loaded)
+
+
+def test_the_only_weights_that_fit(state, loaded):
+    other = {"a.weight": torch.ones(2), "b.weight": torch.ones(3)}
+    for content in (
+        {"denoiser": state, "vae": other, "text": other},
+        {"ema": state, "vae_ema": other, "model": wrong(state)},
+    ):
+        assert unchanged(registry.load_checkpoint(tiny(), content), loaded)
+
+
+@pytest.mark.parametrize(
+    ("names", "named"),
+    [
+        (("ema_0.999", "ema_0.9999", "model"), "'ema_0.999', 'ema_0.9999', and 2 of them fit dit-s-2"),
+        (("online", "target"), "'online', 'target', and 2 of them fit dit-s-2"),
+        (("model", "best"), "'model', 'best', and 2 of them fit"),
+    ],
+)
+def test_two_sets_of_weights_are_named(tmp_path, state, names, named):
+    path = write(tmp_path / "two.pt", dict.fromkeys(names, state))
+    message = refused(tiny(), path)
+    assert message.startswith(f"{path} holds several sets of weights, {named}")
+    assert "name one by key" in message
+
+
+def test_an_average_that_cannot_be_read_is_not_passed_over(state):
+    shadows = {"decay": 0.999, "shadow_params": list(state.values())}  # torch_ema
+    assert "entry 'shadow_params', holds list" in refused(tiny(), {"model": state, "ema": shadows})
+    without_dots = {name.replace(".", ""): tensor for name, tensor in state.items()}  # LitEma
+    assert "entry 'ema', does not fit dit-s-2" in refused(tiny(), {"model": state, "ema": without_dots})
+    other = {"model": {"a.weight": torch.ones(2)}, "vae": {"b.weight": torch.ones(2)}}
+    assert "'model', 'vae', and none of them fits dit-s-2" in refused(tiny(), other)
+
+
 def test_the_command_line_that_authors_save_beside_the_weights_is_no_code(tmp_path, state, loaded):
     args = argparse.Namespace(model="DiT-S/2", image_size=256, lr=1e-4, results=None)
     path = write(tmp_path / "0400000.pt", {"ema": state, "model": wrong(state), "opt": {}, "args": args})
@@ -370,6 +450,88 @@ def test_other_precisions_load_into_the_networks_own(tmp_path, state, dtype):
     half = registry.load_checkpoint(tiny().to(torch.bfloat16), state)
     assert half.embed.weight.dtype == torch.bfloat16
     assert torch.equal(half.embed.weight, state["x_embedder.proj.weight"].bfloat16())
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_eight_bits_load_as_they_are(tmp_path, state, dtype, suffix):
+    path = write(tmp_path / f"eight{suffix}", {name: tensor.to(dtype) for name, tensor in state.items()})
+    network = registry.load_checkpoint(tiny(), path)
+    assert torch.equal(network.embed.weight, state["x_embedder.proj.weight"].to(dtype).float())
+
+
+class Buffers(nn.Module):
+    """Holds a value of every kind."""
+
+    def __init__(self, **values):
+        super().__init__()
+        for name, value in values.items():
+            self.register_buffer(name, value)
+
+
+FLOAT, COMPLEX = torch.ones(2), torch.ones(2, dtype=torch.complex64)
+INTEGER, BOOL = torch.ones(2, dtype=torch.int32), torch.ones(2, dtype=torch.bool)
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # deprecated, but files hold them
+    QUANTISED = torch.quantize_per_tensor(FLOAT, 0.1, 0, torch.quint8)
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "says"),
+    [
+        (FLOAT, COMPLEX, "complex64 where float32 is needed"),
+        (FLOAT, INTEGER.to(torch.int8), "int8 where float32 is needed"),
+        (FLOAT, BOOL, "bool where float32 is needed"),
+        (FLOAT, torch.tensor([1e300, 0], dtype=torch.float64), "beyond the range of float32"),
+        (FLOAT.half(), torch.tensor([7e4, 0]), "beyond the range of float16"),
+        (FLOAT, torch.tensor([torch.nan, 0]), "not finite"),
+        (FLOAT, torch.tensor([1, -torch.inf]).bfloat16(), "not finite"),
+        (FLOAT, torch.tensor([1, torch.nan]).to(torch.float8_e5m2), "not finite"),
+        (COMPLEX, torch.tensor([1, complex(0, torch.nan)]), "not finite"),
+        (COMPLEX, COMPLEX.to(torch.complex128) * 1e300, "beyond the range of complex64"),
+        (COMPLEX, INTEGER, "int32 where complex64 is needed"),
+        (INTEGER, FLOAT, "float32 where int32 is needed"),
+        (INTEGER, torch.tensor([2**40, 0]), "beyond the range of int32"),
+        (BOOL, FLOAT, "float32 where bool is needed"),
+        (FLOAT, FLOAT.to("meta"), "on the meta device, which holds no values"),
+        (FLOAT, FLOAT.to_sparse(), "sparse"),
+        (FLOAT, QUANTISED, "quantised"),
+        (FLOAT, FLOAT.double() * 3, None),
+        (FLOAT, FLOAT.half(), None),
+        (FLOAT.half(), FLOAT, None),
+        (COMPLEX, FLOAT, None),
+        (COMPLEX, COMPLEX.to(torch.complex128), None),
+        (INTEGER, INTEGER.long() * 7, None),
+        (BOOL, BOOL, None),
+        (torch.tensor([-torch.inf, 0]), torch.tensor([-torch.inf, 1]), None),  # a mask of attention
+        (torch.tensor([-torch.inf, 0]), torch.tensor([1, torch.inf]), "not finite"),
+    ],
+)
+def test_weights_of_another_kind_are_refused(tmp_path, own, given, says):
+    network = Buffers(kept=FLOAT.clone(), value=own.clone())
+    content = {"kept": 2 * FLOAT, "value": given}
+    path = write(tmp_path / "kind.pt", content)
+    for source in (path, content):
+        if says:
+            message = refused(network, source)
+            assert message.endswith(f"does not fit Buffers: 1 unusable: value ({says})")
+        else:
+            registry.load_checkpoint(network, source)
+            assert torch.equal(network.value, given.to(own.dtype))
+            assert torch.equal(network.kept, 2 * FLOAT)
+
+
+def test_a_small_file_that_would_fill_the_memory(tmp_path, state, monkeypatch):
+    monkeypatch.setattr(checkpoints, "_LARGE", 2**20)
+    path = write(tmp_path / "bomb.pt", {"model": {"weight": torch.zeros(1000, 1000)}})
+    packed = tmp_path / "packed.pt"
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in old.infolist():
+            with old.open(entry) as data, new.open(entry.filename, "w") as copy:
+                shutil.copyfileobj(data, copy)
+    monkeypatch.setattr(torch, "load", None)  # nothing is unpacked
+    message = refused(tiny(), packed)
+    assert "bytes and unpacks to 4,00" in message and message.startswith(str(packed))
 
 
 def test_dits_fixed_table_may_be_absent_and_may_be_there(state, loaded):
@@ -607,9 +769,9 @@ def test_refusals_do_not_hang_on_torchs_wording(tmp_path, state, monkeypatch, er
         ([torch.ones(2)], "holds list, not a state dict"),
         (torch.ones(2), "holds Tensor, not a state dict"),
         ({}, "holds nothing"),
-        ({"model": {}}, "holds nothing"),
+        ({"model": {}}, "no named tensors: model"),
         ({"opt": {"state": {}, "param_groups": [{"lr": 1.0}]}, "step": 3}, "no named tensors: opt, step"),
-        ({"model": {"opt": {}}}, "no named tensors: opt"),
+        ({"model": {"opt": {}}}, "no named tensors: model"),
         ({0: torch.ones(2), "a": torch.ones(2)}, "no named tensors: 0"),
         ({f"e{i}": i for i in range(20)}, "no named tensors: e0, e1, e2, e3, e4, e5, e6, e7, …"),
     ],

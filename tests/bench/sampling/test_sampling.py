@@ -308,6 +308,11 @@ def test_weights_of_the_authors_are_sampled_and_decoded(tmp_path: Path) -> None:
     overrides = {"depth": 1, "input_size": 8}
     defaults = protocols.load("paper").sampling
     source = open_weights(tmp_path / "dit.pt", "dit-s-4", overrides, defaults, vae=str(tmp_path / "vae"))
+    torch.save({"old": theirs.state_dict(), "new": theirs.state_dict()}, tmp_path / "two.pt")
+    two_sets = tmp_path / "two.pt", "dit-s-4", overrides, defaults, str(tmp_path / "vae")
+    refused("'old', 'new', and 2 of them fit", open_weights, *two_sets)
+    chosen = open_weights(*two_sets, key="new").identity
+    assert chosen["key"] == "new" and "key" not in source.identity
     two = plan("ddim", "2", 2)
     sample(source.network, source.to_images, two, tmp_path / "a.npz", identity=source.identity)
     grids = two.grids(theirs.eval(), torch.arange(2))
