@@ -21,6 +21,7 @@ from registry.errors import UsageError
 
 _BLOCK = 4096  # rows at most: 64 MiB of distances
 _BLOCK_VALUES = 2**23  # at most in a block of features: 32 MiB
+_ROWS = 256  # of a block that norms are added to at a time: a second array as large would cost time
 _GROUP = 32
 
 
@@ -146,32 +147,37 @@ def _inside(
 
 
 def _distances(first: RowBlock, second: RowBlock, half: bool) -> Tensor:
-    """Squared distances (n, m), as ‖u‖² − 2(u·v − ‖v‖²/2); rounding may leave some just below zero.
+    """Squared distances (n, m), as (‖u‖² + ‖v‖²) − 2·u·v; rounding may leave some just below zero.
 
     Those need no floor here: whether one is at most a radius, which is not negative, does not change.
+
+    Of two images they are the same to the bit whichever comes first, within a set and between sets, so that
+    a distance that equals a radius compares as equal. The two norms are therefore added first.
     """
     if half:
         distances = _half_distances(first.features.half(), second.features.half())
         if distances.isfinite().all():
             return distances.float()
-    products = _products(first.features, second.features, second.norms * -0.5)
-    return torch.add(first.norms[:, None], products, alpha=-2, out=products)
+    products = _products(first.features, second.features)
+    for part, norms in zip(products.split(_ROWS), first.norms.split(_ROWS), strict=True):
+        torch.sub(norms[:, None] + second.norms, part, alpha=2, out=part)
+    return products
 
 
-def _products(u: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """u·vᵀ + bias in float32: (n, d), (m, d), (m,) -> (n, m)."""
+def _products(u: Tensor, v: Tensor) -> Tensor:
+    """u·vᵀ in float32: (n, d), (m, d) -> (n, m)."""
     if u.device.type != "cpu":
-        return torch.addmm(bias, u, v.t())
+        return u @ v.t()
     # A 1×1 convolution of rows as pixels is the same product, by oneDNN: on some processors it takes
-    # half the time of the library behind addmm. In channels-last order nothing is moved.
+    # half the time of the library behind `@`. In channels-last order nothing is moved.
     pixels = u[None, None].permute(0, 3, 1, 2)
-    return F.conv2d(pixels, v[:, :, None, None], bias)[0, :, 0].t()
+    return F.conv2d(pixels, v[:, :, None, None])[0, :, 0].t()
 
 
 def _half_distances(u: Tensor, v: Tensor) -> Tensor:
     """The ADM suite's: every step but the sums rounded to float16. Not finite where that overflows."""
     norms_u, norms_v = (rows.square().float().sum(dim=1).half() for rows in (u, v))
-    products = _products(u.float(), v.float(), torch.zeros(len(v), device=v.device)).half()
+    products = _products(u.float(), v.float()).half()
     return (norms_u[:, None] - 2 * products + norms_v).clamp_min(0)
 
 

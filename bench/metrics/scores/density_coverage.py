@@ -23,7 +23,6 @@ def density_coverage(
     reference: np.ndarray,
     k: int = K,
     *,
-    half: bool = False,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> tuple[float, float]:
@@ -33,7 +32,6 @@ def density_coverage(
         samples: (N, D).
         reference: (M, D).
         k: which neighbour bounds a ball, the image itself not counted.
-        half: squared distances in float16 where they stay finite; see `bench.metrics.neighbours`.
         device: where to compute, such as `cuda`.
         progress: see `bench.utils.progress`.
 
@@ -49,13 +47,13 @@ def density_coverage(
     check(samples, "samples")
     check(reference, "reference", least=k + 1)
     check_widths(samples.shape[1], reference.shape[1])
-    centre = np.zeros(reference.shape[1]) if half else reference.mean(axis=0, dtype=np.float64)
+    centre = reference.mean(axis=0, dtype=np.float64)
     ours, balls = (RowBlocks(features, centre, device) for features in (samples, reference))
     with torch.inference_mode():
-        reach = radii(balls, k, half, progress, "neighbours among the references")
+        reach = radii(balls, k, False, progress, "neighbours among the references")
         reach[reach == 0] = -torch.inf  # an empty ball; the distance of equal images may round below zero
         inside, covered = 0, torch.zeros(len(reference), dtype=torch.bool, device=balls.device)
-        for _, ball, distances in pairs_of_blocks(ours, balls, half, progress):
+        for _, ball, distances in pairs_of_blocks(ours, balls, False, progress):
             within = distances < reach[ball.place]
             inside += int(within.sum())
             covered[ball.place] |= within.any(dim=0)
@@ -63,9 +61,7 @@ def density_coverage(
 
 
 def _both(inputs: Inputs) -> tuple[float, float]:
-    return density_coverage(
-        *inputs.features("pool"), half=inputs.half_distances, device=inputs.device, progress=inputs.progress
-    )
+    return density_coverage(*inputs.features("pool"), device=inputs.device, progress=inputs.progress)
 
 
 DENSITY = Score(

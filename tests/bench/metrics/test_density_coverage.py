@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
 from bench.metrics import Features, evaluate, neighbours
 from bench.metrics.scores.density_coverage import density_coverage
@@ -33,6 +34,27 @@ def test_they_are_those_of_the_definition(block: int, k: int, monkeypatch: pytes
         found = density_coverage(samples, reference, k)
         assert found == pytest.approx(by_definition(samples, reference, k), rel=1e-12)
         assert 0 < found[0] != 1 and 0 < found[1] < 1
+
+
+def as_prdc(samples: np.ndarray, reference: np.ndarray, k: int = 5) -> tuple[float, float]:
+    """As the authors' program counts, with `<` throughout, from distances that SciPy computes in float64."""
+    reach = np.sort(cdist(reference, reference), axis=1)[:, k]
+    between = cdist(reference, samples)
+    density = (between < reach[:, None]).sum(axis=0).mean() / k
+    return density, (between.min(axis=1) < reach).mean()
+
+
+@pytest.mark.parametrize("block", [4096, 300])  # 300: ties between blocks of several shapes
+def test_a_sample_on_the_edge_of_a_ball_is_outside(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of samples that are references, each ball has one on its edge: its own k-th neighbour."""
+    monkeypatch.setattr(neighbours, "_BLOCK", block)
+    reference = numbers(1000, 2048, 1)
+    assert as_prdc(reference, reference) == density_coverage(reference, reference) == (1, 1)
+    shuffled = np.random.default_rng(2).permutation(reference)
+    assert density_coverage(shuffled, reference) == (1, 1)
+    for samples in (reference[:333], np.concatenate([reference[:500], numbers(400, 2048, 3)])):
+        found = density_coverage(samples, reference)
+        assert found == pytest.approx(as_prdc(samples, reference), rel=1e-9)
 
 
 def test_density_sees_crowding_and_coverage_lost_modes() -> None:

@@ -195,6 +195,19 @@ def test_a_set_beside_itself() -> None:
     assert precision_recall(numbers(100, 4), numbers(100, 4) + 100) == (0, 0)
 
 
+def test_a_distance_is_the_same_whichever_image_comes_first_and_in_every_block() -> None:
+    features = numbers(700, 512, 1)
+    whole = neighbours.RowBlocks(features, features.mean(axis=0), "cpu")[0]
+    distances = neighbours._distances(whole, whole, False)
+    assert torch.equal(distances, distances.t())
+    for rows, columns in ((slice(0, 300), slice(300, 700)), (slice(41, 90), slice(500, 533))):
+        one, other = (
+            neighbours.RowBlock(whole.features[part], whole.norms[part], part) for part in (rows, columns)
+        )
+        assert torch.equal(neighbours._distances(one, other, False), distances[rows, columns])
+        assert torch.equal(neighbours._distances(other, one, False), distances[columns, rows])
+
+
 def test_half_distances_that_overflow_are_computed_in_full() -> None:
     samples, reference = numbers(300, 16, 1) * 1e3, numbers(200, 16, 2) * 1e3
     assert precision_recall(samples, reference, half=True) == precision_recall(samples, reference)
