@@ -81,7 +81,7 @@ def test_a_training_step_copies_its_images_alone(tmp_path: Any, model: str, opti
 @pytest.mark.parametrize("cfg_scale", [1.0, 1.5])
 @pytest.mark.parametrize("name", sorted(set(samplers.names()) - {"dopri5", "dpm++"}))
 def test_more_sampling_steps_are_no_more_copies(name: str, cfg_scale: float) -> None:
-    """Two are left out: dopri5 looks at its error, diffusers' scheduler for its first step."""
+    """Two are left out: dopri5 looks at its error, diffusers' scheduler copies numbers at some steps."""
     model = "sit-s-2" if name in ("euler", "heun", "euler-maruyama") else "udit-t"
     network = registry.create(model, **SMALLEST[model]).deploy().to(META)
     found = []
