@@ -107,7 +107,7 @@ def evaluate(
 ) -> None:
     """FID, sFID, Inception score, precision and recall, equal to the ADM suite's, and others.
 
-    A folder is searched at any depth for png, jpg and webp.
+    A folder is searched at any depth for all that Pillow reads.
     An .npz holds images (arr_0) as the ADM suite's files do, features that
     `bench features` wrote, or statistics (mu, sigma), which give FID and sFID.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -16,8 +17,8 @@ from torch import Tensor
 
 from bench.data import register
 from bench.data.dataset import ImageDataset
-from bench.data.digests import check_regular, digest, files_digest
-from bench.data.images import ENDINGS, FORMATS, to_rgb
+from bench.data.digests import digest, files_digest
+from bench.data.images import FORMATS, image_files, left_out_note, to_rgb
 from registry.errors import UsageError, reason
 
 READ_THROUGH = 64 * 2**20  # bytes of files that `check` reads all of, in a few seconds
@@ -28,6 +29,7 @@ class Folder(ImageDataset):
     """Images of a folder by class (ROOT/CLASS/…/IMAGE), read when asked for, as 3×size×size grids.
 
     Classes are the sorted names of the folders; all images become 8-bit RGB (`bench.data.images.to_rgb`).
+    What is no image is left out with a warning (`bench.data.images.image_files`).
 
     Args:
         root: the folder.
@@ -36,6 +38,9 @@ class Folder(ImageDataset):
             their path from `root` (`CLASS/IMAGE`), as a big-endian number, are less than that share of 2⁶⁴.
             Which they are does not change when other images come or go.
         split: all images, those to `train` on or those held out (`test`).
+
+    Attributes:
+        left_out: how many files, or folders, of which kind were left out.
 
     Raises:
         UsageError: no such folder, no class folders, one without images, something that is no regular file,
@@ -55,25 +60,27 @@ class Folder(ImageDataset):
         self.root, self.size = root.expanduser(), size
         self.workers = min(os.cpu_count() or 1, 8)
         self.shape = (3, size, size)
-        try:
-            classes = sorted(
-                entry.name
-                for entry in os.scandir(self.root)
-                if entry.is_dir() and not entry.name.startswith(".")
-            )
-            found = [_images(self.root, name) for name in classes]
-        except OSError as error:
-            raise UsageError(f"cannot read the folder {error.filename or root}: {error.strerror}") from None
-        if not found:
+        found, self.left_out = image_files(self.root)
+        classes = sorted(e.name for e in os.scandir(self.root) if e.is_dir() and not e.name.startswith("."))
+        if not classes:
             raise UsageError(f"{root} has no class folders: put images into {root}/CLASS/")
-        for name, images in zip(classes, found, strict=True):
-            if not images:
-                raise UsageError(f"the class folder {self.root / name} has no {', '.join(ENDINGS)} files")
+        images: dict[str, list[str]] = {name: [] for name in classes}
+        for path in found:
+            name, inside, _ = path.partition("/")
+            if inside:
+                images[name].append(path)
+            else:
+                self.left_out["images outside of class folders"] += 1
+        for name in classes:
+            if not images[name]:
+                raise UsageError(f"the class folder {self.root / name} has no images that Pillow reads")
+        if self.left_out:
+            warnings.warn(left_out_note(self.root, self.left_out), stacklevel=2)
         self.class_names, self.num_classes = classes, len(classes)
         # Arrays, not lists: millions of names go to every worker process.
-        self._files = np.array([file for images in found for file, _ in images])
-        self._labels = np.repeat(np.arange(len(found)), [len(images) for images in found])
-        sizes = np.array([length for images in found for _, length in images])
+        self._files = np.array([file for name in classes for file in sorted(map(os.fsencode, images[name]))])
+        self._labels = np.repeat(np.arange(len(classes)), [len(images[name]) for name in classes])
+        sizes = np.array([found[os.fsdecode(file)] for file in self._files])
         if split != "all":
             ours = np.array([_held_out(file, holdout) for file in self._files]) == (split == "test")
             if not ours.any():
@@ -141,22 +148,6 @@ def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
     return image.crop((left, top, left + size, top + size))
-
-
-def _images(root: Path, inside: str) -> list[tuple[bytes, int]]:
-    """Images in a folder of `root`: paths from `root` and sizes in bytes, sorted."""
-    found = []
-    for entry in os.scandir(root / inside):
-        path = f"{inside}/{entry.name}"
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            found += _images(root, path)
-        elif entry.name.lower().endswith(ENDINGS):
-            state = entry.stat()
-            check_regular(root / path, state)
-            found.append((os.fsencode(path), state.st_size))
-    return sorted(found)
 
 
 def _held_out(file: bytes, holdout: float) -> bool:

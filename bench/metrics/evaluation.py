@@ -103,6 +103,7 @@ class Comparison:
         weights: the first 12 digits of its weights' SHA-256; None where a file of statistics lacks it.
         statistics: which of the reference's entered FID and sFID, in words.
         half_distances: whether neighbours are by float16 distances.
+        left_out: how many files of which kind were left out of the folders of `samples` and `reference`.
         notes: all of that and what else a reader should know, a sentence or two each.
     """
 
@@ -117,6 +118,7 @@ class Comparison:
     weights: str | None
     statistics: str
     half_distances: bool
+    left_out: dict[str, dict[str, int]]
     notes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
@@ -215,6 +217,11 @@ def compare(
         weights=digest,
         statistics=statistics,
         half_distances=half_distances,
+        left_out={
+            side: images.left_out
+            for side, images in (("samples", ours), ("reference", others))
+            if isinstance(images, ImageSet) and images.left_out
+        },
         notes=[
             f"Samples: {_described(ours)}. Reference: {_described(others)}.",
             f"Features of {name}{f' (weights {digest})' if digest else ''}, {why}; scores of another "

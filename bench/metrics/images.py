@@ -16,7 +16,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from PIL import Image, ImageFile
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from bench.data.images import ENDINGS, FORMATS, to_rgb
+from bench.data.images import FORMATS, image_files, left_out_note, orientation, to_rgb
 from bench.metrics.npz import Member, Npz
 from bench.metrics.statistics import Statistics, check
 from bench.utils.arrays import batches
@@ -52,6 +52,7 @@ class ImageSet:
         digest: SHA-256 of the content, as hexadecimal text.
         statistics: those that lie in the file beside the images, by "pool" and "spatial".
         notes: what a user should know of it, a sentence each.
+        left_out: how many files, or folders, of which kind were left out of the folder.
     """
 
     path: Path
@@ -61,6 +62,7 @@ class ImageSet:
     statistics: dict[str, Statistics]
     notes: tuple[str, ...]
     _decoder: Callable[[Sequence[range]], Any]
+    left_out: dict[str, int] = field(default_factory=dict)
 
     def batches(self, size: int) -> list[range]:
         """All images cut into parts of `size`, or of fewer where so many are very large."""
@@ -123,10 +125,9 @@ def open_set(path: str | Path, progress: Progress = silent) -> ImageSet | Featur
     """Look through a folder of images or an `.npz`.
 
     Args:
-        path: a folder with `.png`, `.jpg`, `.jpeg` and `.webp` at any depth (links to folders are not
-            followed), taken in the order of their relative paths; or an `.npz` that holds images as the
-            ADM suite's do (`arr_0`, uint8 N×H×W×3), features that `bench features` wrote, or statistics
-            (`mu`, `sigma`; `mu_s`, `sigma_s`).
+        path: a folder with images at any depth (see `bench.data.images.image_files`), taken in the order of
+            their relative paths; or an `.npz` that holds images as the ADM suite's do (`arr_0`, uint8
+            N×H×W×3), features that `bench features` wrote, or statistics (`mu`, `sigma`; `mu_s`, `sigma_s`).
         progress: see `bench.utils.progress`.
 
     Raises:
@@ -242,33 +243,38 @@ class _ArrayParts(IterableDataset[Any]):
 
 
 def _folder(folder: Path, progress: Progress) -> ImageSet:
-    paths = [path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.name[0] != "."]
-    for path in paths:
-        if not path.is_file():
-            raise UsageError(f"{path} is not a regular file: take it out of {folder}")
-    names = sorted(path.relative_to(folder).as_posix() for path in paths)
+    found, left_out = image_files(folder)
+    names = sorted(found)
+    notes = [left_out_note(folder, left_out)] if left_out else []
     if not names:
-        raise UsageError(f"{folder} holds no images ({', '.join(sorted(ENDINGS))})")
-    sha, modes, sizes = hashlib.sha256(), Counter[str](), []
+        raise UsageError(f"{folder} holds no images that Pillow reads. {' '.join(notes)}".rstrip())
+    sha, modes, turned, animated, sizes = hashlib.sha256(), Counter[str](), 0, 0, []
     for done, name in enumerate(names, 1):
         with _opened(folder / name) as (file, image):
-            sizes.append((image.height, image.width))
-            mode = _mode(image)
+            turn, mode = orientation(image), _mode(image)
+            sizes.append((image.width, image.height) if turn > 4 else (image.height, image.width))
             modes[mode] += 1
+            turned += turn > 1
+            animated += image.format != "MPO" and getattr(image, "is_animated", False)
             file.seek(0)
             sha.update(os.fsencode(name) + b"\0" + hashlib.file_digest(file, "sha256").digest())
-            if mode.endswith("16 bits"):
-                sha.update(b"rounded")  # features made before, of pixels cut off, have another digest
+            # Features made before, of pixels cut off or not turned, have another digest.
+            sha.update(b"rounded" * mode.endswith("16 bits") + b"turned" * (turn > 1))
         if sizes[-1] != sizes[0]:
             raise UsageError(
                 f"the images of {folder} differ in size: {names[0]} is {size_text(sizes[0])}, "
                 f"{name} is {size_text(sizes[-1])}"
             )
         progress(f"looking through {folder.name}", done, len(names))
-    others = ", ".join(f"{count} in {mode}" for mode, count in modes.items() if mode != "mode RGB")
-    notes = (f"{folder}: {others} of {len(names)} images, converted to 8-bit RGB.",) if others else ()
+    total = f"of {len(names)} images"
+    if others := ", ".join(f"{count} in {mode}" for mode, count in modes.items() if mode != "mode RGB"):
+        notes.append(f"{folder}: {others} {total}, converted to 8-bit RGB.")
+    if turned:
+        notes.append(f"{folder}: {turned} {total} turned as their EXIF orientation says.")
+    if animated:
+        notes.append(f"{folder}: {animated} {total} have several frames, of which the first is scored.")
     decoder = functools.partial(_FolderParts, [folder / name for name in names])
-    return ImageSet(folder, len(names), sizes[0], sha.hexdigest(), {}, notes, decoder)
+    return ImageSet(folder, len(names), sizes[0], sha.hexdigest(), {}, tuple(notes), decoder, dict(left_out))
 
 
 class _FolderParts:
@@ -301,7 +307,7 @@ def _opened(path: Path) -> Iterator[tuple[BufferedReader, ImageFile.ImageFile]]:
             with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
                 yield file, image
     except Image.UnidentifiedImageError:
-        raise UsageError(f"{path} is no PNG, JPEG or WebP image") from None
+        raise UsageError(f"{path} is no image that Pillow reads") from None
     except Exception as error:
         raise UsageError(f"{path} cannot be read as an image: {reason(error)}") from None
 

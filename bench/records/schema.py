@@ -620,6 +620,7 @@ class Context(Model):
         against: label of the network that ratios are to.
         repeats: rounds.
         processes: that trained and sampled together; None: one.
+        left_out: how many files of which kind the dataset left out of its folder; None: none.
     """
 
     protocol: str | None = None
@@ -627,6 +628,7 @@ class Context(Model):
     against: str | None = None
     repeats: int | None = None
     processes: int | None = None
+    left_out: dict[str, int] | None = None
 
 
 class Environment(Model):

@@ -215,6 +215,7 @@ class _Measurement:
                 protocol=self.protocol.name,
                 flipped=Run(self.run).manifest.request.training.flip if self.request.training.flip else None,
                 processes=self.protocol.training.processes if self.protocol.training.processes > 1 else None,
+                left_out=getattr(dataset, "left_out", None) or None,
             ),
             fingerprints=fingerprints(self.request, self.data_options).model_copy(
                 update={"data": dataset.digest, "extractor": found.weights if found else None}

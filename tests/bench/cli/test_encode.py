@@ -50,7 +50,7 @@ def test_defaults_keep_all_that_the_papers_need(
 def test_errors_are_one_line(bench_encode, vae: Path, photos: Path, tmp_path: Path) -> None:
     defaults = {"--images": photos, "--out": tmp_path / "o", "--vae": vae, "--size": SIDE, "--device": "cpu"}
     for option, value, message in [
-        ("--images", tmp_path / "none", "cannot read the folder"),
+        ("--images", tmp_path / "none", "none: No such file"),
         ("--size", 31, "multiples of 2"),
         ("--vae", tmp_path, "cannot read an AutoencoderKL from the folder"),
         ("--device", "mps:7", "not on 'mps:7'"),

@@ -1,6 +1,7 @@
 """`bench eval` and `bench features` as a user meets them: two folders of digits, one table."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,18 @@ def test_the_table_says_what_a_reader_must_know(bench, width) -> None:
         "with fewer than 50,000 samples FID and sFID are biased upward",
     ):
         assert said in text, said
+
+
+def test_what_is_left_out_of_a_folder_is_said(bench, sets, tmp_path) -> None:
+    shutil.copytree(sets / "s", tmp_path / "s")
+    shutil.copytree(sets / "s", tmp_path / "s" / ".ipynb_checkpoints")
+    (tmp_path / "s" / "labels.csv").write_text("")
+    args = ("--samples", tmp_path / "s", "--reference", "r")
+    found = scores(bench, *args)
+    assert found["left_out"] == {"samples": {"hidden folders": 1, ".csv": 1}}
+    close(found, scores(bench, "--samples", "s", "--reference", "r"))
+    out = bench("eval", *args, width=400)[1]
+    assert f"{tmp_path / 's'}: left out: 1 hidden folders, 1 .csv." in out
 
 
 def test_feature_files_stand_for_their_images_and_need_no_extractor(bench, tmp_path, monkeypatch) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
@@ -22,8 +22,9 @@ import bench.data
 from bench.cli.options import load_plugins
 from bench.data import cifar10, digests, fashion_mnist, grid, sources
 from bench.data.digits import upsample
-from bench.data.folder import resize_and_crop
+from bench.data.folder import Folder, resize_and_crop
 from bench.metrics.extractors import train_digits
+from bench.metrics.images import ImageSet, open_set
 from registry.errors import CodeError, UsageError
 
 
@@ -322,6 +323,34 @@ def test_a_folder_by_class(photos: Path) -> None:
         assert np.array_equal(made[index], expected[:, ::-1] if index == 3 else expected)
 
 
+def test_a_folder_holds_the_images_that_are_scored_of_it(photos: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    for number, ending in enumerate(("jpg", "bmp", "tiff", "ppm", "jfif", "gif")):
+        turned = {"exif": exif} if ending == "jpg" else {}
+        path = image(photos / "c" / f"{number}.png", (16, 16), seed=number)
+        Image.open(path).save(path.with_suffix(f".{ending}"), "JPEG" if ending == "jfif" else None, **turned)
+        path.unlink()
+    (photos / "c").rename(photos.parent / "elsewhere")
+    (photos / "c").symlink_to(photos.parent / "elsewhere")
+    (photos / "c" / "around").symlink_to(photos / "c")
+    image(photos / "c" / ".ipynb_checkpoints" / "0-checkpoint.png", (16, 16))
+    image(photos / "loose.png", (16, 16))
+    told = {
+        "hidden folders": 2,
+        "folders that contain themselves": 1,
+        ".txt": 1,
+        "images outside of class folders": 1,
+    }
+    with pytest.warns(UserWarning, match="photos: left out: 2 hidden folders, 1 "):
+        data = bench.data.load("folder", root=photos, size=16)
+    assert isinstance(data, Folder) and data.left_out == told
+    scored = open_set(photos / "c")
+    assert isinstance(scored, ImageSet) and scored.count == 6
+    (pixels,) = scored.read([range(6)])
+    assert np.array_equal(data.images(np.arange(4, 10)), pixels.permute(0, 2, 3, 1).numpy())
+
+
 def digest_of(root: Path, **options: Any) -> str:
     return bench.data.load("folder", **{"root": root, "size": 16, **options}).digest
 
@@ -482,7 +511,7 @@ def test_bad_folders_are_named(tmp_path: Path, photos: Path, monkeypatch: pytest
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)
     assert "DecompressionBombError" in message(photos, check=True)
     (photos / "c").mkdir()
-    assert f"the class folder {photos / 'c'} has no .png" in message(photos)
+    assert f"the class folder {photos / 'c'} has no images that Pillow reads" in message(photos)
 
 
 # ---- plugins and what they may get wrong ----

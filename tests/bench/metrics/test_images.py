@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from bench.metrics.images import FeatureSet, ImageSet, open_set
 from bench.metrics.npz import Npz
@@ -84,6 +84,68 @@ def test_other_formats_and_modes_are_converted_as_pil_does_and_said_once(tmp_pat
     assert np.array_equal(expected[1], IMAGES[0])
     (note,) = images.notes
     assert "1 in mode L, 1 in mode RGBA, 1 in mode P of 5 images, converted to 8-bit RGB" in note
+
+
+def test_all_that_pillow_decodes_is_read(tmp_path: Path) -> None:
+    for ending in ("bmp", "tif", "TIFF", "ppm", "gif", "tga", "qoi", "webp", "avif", "jp2"):
+        Image.fromarray(IMAGES[0]).save(tmp_path / f"a.{ending}")
+    for ending in ("jpg", "jfif", "jpe"):
+        Image.fromarray(IMAGES[0]).save(tmp_path / f"b.{ending}", "JPEG")
+    images = open_set(tmp_path)
+    paths = sorted(tmp_path.iterdir())
+    assert isinstance(images, ImageSet) and images.count == len(paths) == 13 and images.left_out == {}
+    assert np.array_equal(everything(images), [np.asarray(Image.open(p).convert("RGB")) for p in paths])
+
+
+def test_what_is_left_out_is_counted_and_links_are_followed(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "s")
+    (folder / ".ipynb_checkpoints").mkdir()
+    for hidden in (".ipynb_checkpoints/0-checkpoint.png", "class0/._0.png"):
+        Image.fromarray(IMAGES[0]).save(folder / hidden)
+    for other in ("a.txt", "b.TXT", "class1/README"):
+        (folder / other).write_text("")
+    (folder / "class1").rename(tmp_path / "elsewhere")
+    (folder / "class1").symlink_to(tmp_path / "elsewhere")
+    (folder / "class0" / "around").symlink_to(folder)
+    images = open_set(folder)
+    assert isinstance(images, ImageSet) and images.count == 7
+    assert images.left_out == {
+        "hidden folders": 1,
+        "hidden files": 1,
+        "folders that contain themselves": 1,
+        ".txt": 2,
+        "files without an ending": 1,
+    }
+    assert images.notes[0].startswith(f"{folder}: left out: 2 .txt, 1 ")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
+def test_images_are_turned_as_their_exif_says(tmp_path: Path, ending: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(IMAGES[0]).save(tmp_path / f"a.{ending}", exif=exif)
+    images = open_set(tmp_path)
+    (found,) = everything(images)
+    upright = ImageOps.exif_transpose(Image.open(tmp_path / f"a.{ending}")).convert("RGB")
+    assert isinstance(images, ImageSet) and images.size == found.shape[:2] == upright.size[::-1]
+    assert np.array_equal(found, np.asarray(upright))
+    said = "1 of 1 images turned as their EXIF orientation says" in "".join(images.notes)
+    assert said == (orientation > 1 and ending != "tif")  # Pillow turns these by itself
+
+
+def test_of_several_frames_the_first_is_read(tmp_path: Path) -> None:
+    first, *others = (Image.fromarray(image) for image in IMAGES)
+    first.save(tmp_path / "a.png", save_all=True, append_images=others)
+    images = open_set(tmp_path)
+    assert np.array_equal(everything(images), IMAGES[:1])
+    assert "1 of 1 images have several frames, of which the first is scored" in images.notes[0]
+
+
+@pytest.mark.parametrize("levels", [np.full((6, 5), 0.5, np.float32), np.full((6, 5), 70000, np.int32)])
+def test_levels_that_are_no_8_or_16_bits_are_refused(tmp_path: Path, levels: np.ndarray) -> None:
+    Image.fromarray(levels).save(tmp_path / "a.tif")
+    assert "convert it to 8 bits" in refused(tmp_path)
 
 
 def test_progress_is_told(tmp_path: Path) -> None:
@@ -158,7 +220,9 @@ def test_files_that_are_no_sets(tmp_path: Path) -> None:
     Image.fromarray(IMAGES[0]).save(tmp_path / "s.png")
     assert "is neither a folder of images nor an .npz" in refused(tmp_path / "s.png")
     (tmp_path / "empty").mkdir()
-    assert "holds no images (.jpeg, .jpg, .png, .webp)" in refused(tmp_path / "empty")
+    assert "holds no images that Pillow reads" in refused(tmp_path / "empty")
+    (tmp_path / "empty" / "a.txt").write_text("")
+    assert "reads. " in (said := refused(tmp_path / "empty")) and "empty: left out: 1 .txt." in said
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -226,7 +290,7 @@ def test_images_that_are_none_are_named(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "s")
     whole = (folder / "class1" / "3.png").read_bytes()
     (folder / "class1" / "3.png").write_text("no image")
-    with pytest.raises(UsageError, match=r"3\.png is no PNG, JPEG or WebP image"):
+    with pytest.raises(UsageError, match=r"3\.png is no image that Pillow reads"):
         open_set(folder)
     (folder / "class1" / "3.png").write_bytes(whole[:-40])
     for size in (2, 7):  # in a worker, or here
@@ -307,16 +371,16 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> N
     Image.fromarray(IMAGES[0]).save(tmp_path / "a.png")
     other = tmp_path / "b.png"
     os.mkfifo(other)
-    with pytest.raises(UsageError, match=r"b\.png is not a regular file: take it out of"):
+    with pytest.raises(UsageError, match=r"b\.png is no regular file: take it out of the folder"):
         open_set(tmp_path)
     other.unlink()
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(other))
-        with pytest.raises(UsageError, match=r"b\.png is not a regular file"):
+        with pytest.raises(UsageError, match=r"b\.png is no regular file"):
             open_set(tmp_path)
     other.unlink()
     other.symlink_to("/dev/zero")
-    with pytest.raises(UsageError, match=r"b\.png is not a regular file"):
+    with pytest.raises(UsageError, match=r"b\.png is no regular file"):
         open_set(tmp_path)
     os.mkfifo(tmp_path / "s.npz")
     with pytest.raises(UsageError, match=r"s\.npz is neither a regular file nor a folder"):
