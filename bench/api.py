@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -46,12 +46,16 @@ def flops(network: str | nn.Module, *, input_size: Size | None = None, **overrid
 
 
 def throughput(
-    networks: Sequence[Network], *, repeats: int = 30, progress: Progress = silent, **settings: Any
+    networks: Network | Sequence[Network],
+    *,
+    repeats: int = 30,
+    progress: Progress = silent,
+    **settings: Any,
 ) -> list[Speed]:
     """How fast networks run side by side; see `bench.speed.throughput`.
 
     Args:
-        networks: the first is what the others are compared with.
+        networks: one, or several, of which the first is what the others are compared with.
         repeats: rounds, at least 6; each times every network.
         progress: see `bench.utils.progress`.
         **settings: fields of `bench.speed.throughput.Settings`: device, dtype, batch_size, mode, compile,
@@ -64,7 +68,15 @@ def throughput(
     """
     from bench.speed.throughput import Settings, measure
 
-    return measure(networks, Settings(**settings), repeats=repeats, progress=progress)
+    chosen = cast("Sequence[Network]", [networks] if _is_one(networks) else networks)
+    return measure(chosen, Settings(**settings), repeats=repeats, progress=progress)
+
+
+def _is_one(networks: Network | Sequence[Network]) -> bool:
+    """Whether this is a name, a module, or a name with overrides, and no list of such."""
+    if isinstance(networks, tuple):
+        return len(networks) == 2 and isinstance(networks[1], Mapping)
+    return isinstance(networks, str) or not isinstance(networks, Sequence)
 
 
 def profile(

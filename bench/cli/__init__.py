@@ -5,10 +5,13 @@ A command imports what it needs when it runs, so that `bench --help` is instant.
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import signal
 import sys
 import traceback
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -92,6 +95,10 @@ def main() -> None:
     from bench.utils.process import keep_memory
     from registry.errors import CodeError, UsageError
 
+    if sys.stdout is None:  # `>&-`
+        sys.exit(_fail(ValueError(), "standard output is closed: there is nowhere to print to", False, 2))
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     keep_memory()
     arguments = [argument for argument in sys.argv[1:] if argument != "--traceback"]
     whole = len(arguments) < len(sys.argv) - 1
@@ -106,7 +113,10 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        app(arguments, prog_name="bench")
+        try:
+            app(arguments, prog_name="bench")
+        finally:
+            sys.stdout.flush()  # where a full disk may show only now
     except SystemExit as end:
         interrupt = getattr(end.__context__, "__cause__", None)
         if not isinstance(interrupt, KeyboardInterrupt):
@@ -120,6 +130,13 @@ def main() -> None:
     except CodeError as error:
         sys.exit(_fail(error, str(error), whole, 1))
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EPIPE) and not error.filename:
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+            )  # or Python writes again at its end
+            if error.errno == errno.EPIPE:  # as of `| head`, which has read enough
+                sys.exit(1)
+            sys.exit(_fail(error, f"cannot write the output: {error.strerror}", whole, 2))
         place = _place(error)
         if place is None:
             raise

@@ -16,6 +16,7 @@ from bench.metrics.scores.inception_score import SPLIT
 from bench.utils import distributed
 from bench.utils.precision import tf32
 from bench.utils.progress import Progress, silent
+from bench.utils.text import texts
 from registry.errors import UsageError
 
 GROUPS = 20  # that confidence intervals are made from
@@ -41,7 +42,7 @@ def evaluate(
     samples: Features,
     reference: Features,
     *,
-    scores: Sequence[str] = (),
+    scores: str | Sequence[str] = (),
     half_distances: bool = False,
     intervals: int = 0,
     progress: Progress = silent,
@@ -66,7 +67,7 @@ def evaluate(
         >>> found = evaluate(Features(pool=of_samples), Features(pool=of_images))
         >>> found.values["fid"], found.missing["sfid"]
     """
-    entries = select(list(scores))
+    entries = select(texts(scores))
     count = samples.count("samples")
     reference.count("reference")
     if intervals:
@@ -130,7 +131,7 @@ def compare(
     samples: str | Path,
     reference: str | Path,
     *,
-    scores: Sequence[str] = (),
+    scores: str | Sequence[str] = (),
     extractor: str | None = None,
     weights: str | Path | None = None,
     batch_size: int = 64,
@@ -165,7 +166,7 @@ def compare(
     Raises:
         UsageError: sets that cannot be read or compared; the message names the file.
     """
-    entries = select(list(scores))
+    entries = select(texts(scores))
     place = own_device(device)
     ours, others = open_set(samples, progress), open_set(reference, progress)
     if isinstance(ours, FeatureSet) and not ours.features:

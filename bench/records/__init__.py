@@ -151,8 +151,8 @@ def read_file(path: Path) -> Record:
         table = json.loads(path.read_text(encoding="utf-8"))
         if _depth(table) > DEPTH:
             raise UsageError(f"{damaged}: it is nested too deeply")
-        if (number := _excess(table)) is not None:
-            raise UsageError(f"{damaged}: {number:g} is no measurement")
+        if _excessive(table):
+            raise UsageError(f"{damaged}: a number above {GREATEST:g} is no measurement")
         if character := hidden_character(table):
             raise UsageError(f"{damaged}: it holds the control character {character} in a text")
         digest = table.pop(DIGEST, None) if isinstance(table, dict) else None
@@ -220,11 +220,8 @@ def _depth(value: object) -> int:
     return depth
 
 
-def _excess(value: object) -> float | None:
-    """A finite number beyond what a measurement can be, or None."""
+def _excessive(value: object) -> bool:
+    """Whether there is a finite number beyond what a measurement can be."""
     if isinstance(value, dict | list):
-        inner = value.values() if isinstance(value, dict) else value
-        return next((found for found in map(_excess, inner) if found is not None), None)
-    if isinstance(value, float) and GREATEST < abs(value) < math.inf:
-        return value
-    return None
+        return any(map(_excessive, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, int | float) and GREATEST < abs(value) < math.inf

@@ -18,6 +18,7 @@ from bench.reports.render import csv, html, latex, markdown
 from bench.reports.select import Line, Selection, lines, settings
 from bench.studies import Study
 from bench.utils.files import write_text
+from bench.utils.text import texts
 from registry.errors import UsageError, suggest
 
 RENDERERS: dict[str, tuple[str, Callable[[Page], str]]] = {
@@ -29,7 +30,9 @@ FORMATS = (*RENDERERS, "csv")
 LEDGER = "records.csv"
 
 
-def files(results: str | Path, formats: Sequence[str], studies: Sequence[str] = ()) -> dict[str, str]:
+def files(
+    results: str | Path, formats: str | Sequence[str], studies: str | Sequence[str] = ()
+) -> dict[str, str]:
     """Every file of a report: its name and its content.
 
     Args:
@@ -41,6 +44,7 @@ def files(results: str | Path, formats: Sequence[str], studies: Sequence[str] = 
     Raises:
         UsageError: no such folder, an unknown format, or two studies that would have one page.
     """
+    formats, studies = texts(formats), texts(studies)
     for name in formats:
         if name not in FORMATS:
             known = list(FORMATS)
@@ -141,7 +145,7 @@ def _pictures(
 
 
 def write(
-    folder: str | Path, results: str | Path, formats: Sequence[str], studies: Sequence[str] = ()
+    folder: str | Path, results: str | Path, formats: str | Sequence[str], studies: str | Sequence[str] = ()
 ) -> list[Path]:
     """Write a report, each file whole or not at all; see `files`.
 
@@ -156,7 +160,7 @@ def write(
 
 
 def check(
-    folder: str | Path, results: str | Path, formats: Sequence[str], studies: Sequence[str] = ()
+    folder: str | Path, results: str | Path, formats: str | Sequence[str], studies: str | Sequence[str] = ()
 ) -> list[str]:
     """How the files of a report differ from what the records make: a line for each file that does.
 

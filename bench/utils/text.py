@@ -1,13 +1,19 @@
-"""Text that strangers wrote: what may be hidden in it."""
+"""Text that strangers wrote: what may be hidden in it, and one text where several are asked for."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 # Control characters, escape codes among them, ends of lines, marks that change the direction of what follows,
 # and halves of characters, which no file can hold.
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def texts(value: str | Iterable[str]) -> list[str]:
+    """Several texts, or the one that was given in place of them, whose letters nobody means."""
+    return [value] if isinstance(value, str) else list(value)
 
 
 def hidden_character(value: Any) -> str | None:

@@ -38,13 +38,15 @@ def read(kind: str, package: str, name: str | Path) -> dict[str, Any]:
             )
         source = resources.files(package) / f"{name}.toml"
     try:
-        table = tomllib.loads(source.read_text(encoding="utf-8"))
+        table = tomllib.loads(source.read_text(encoding="utf-8-sig"))
+        character = hidden_character(table)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"cannot read the {kind} {name}: {getattr(error, 'strerror', None) or error}"
         ) from None
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{kind} {name} is no valid TOML: {error}") from None
-    if character := hidden_character(table):
+    except (ValueError, RecursionError) as error:  # of TOML, of a number's length, of nested lists
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise UsageError(f"{kind} {name} is no valid TOML: {why}") from None
+    if character:
         raise UsageError(f"{kind} {name} holds the control character {character} in a text: take it out")
     return table

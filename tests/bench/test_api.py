@@ -8,6 +8,8 @@ import pytest
 
 import bench
 import registry
+from bench import reports
+from tests.bench import made
 from tests.conftest import ROOT
 
 
@@ -30,6 +32,23 @@ def test_throughput_takes_names_overrides_and_objects():
     )
     assert [speed.request.model for speed in found] == ["udit-t", "tiny-unet"]
     assert found[0].ratio is None and found[1].interval[0] <= found[1].ratio <= found[1].interval[1]
+
+
+@pytest.mark.parametrize("one", ["tiny-unet", ("tiny-unet", {"input_size": 8}), "module"])
+def test_throughput_of_one_network_needs_no_list(one):
+    if one == "module":
+        one = registry.create("tiny-unet", input_size=8)
+    (speed,) = bench.throughput(one, batch_size=1, repeats=6)
+    assert speed.request.model == "tiny-unet" and speed.ratio is None
+
+
+def test_one_text_stands_for_a_list_of_it(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (2, 40, 8, 8, 3), dtype=np.uint8)
+    found = bench.evaluate(images[0], images[1], scores="inception_score", cache=tmp_path)
+    assert list(found.scores) == ["inception_score"]
+    made.put(tmp_path / "results", made.cost())
+    files = reports.files(tmp_path / "results", "md", "downsampler")
+    assert "table-5.md" in files and not [name for name in files if name.endswith((".csv", ".html"))]
 
 
 def test_profile():

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-_NUMBER = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?", re.IGNORECASE)
+# What begins like a formula and is none that does anything: a number, or a label such as "- shortcut".
+_HARMLESS = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?|[+-] ?[^\W\d][\w .,/&+-]*", re.IGNORECASE)
 
 
 def frame(table: pd.DataFrame) -> str:
@@ -24,6 +25,6 @@ def frame(table: pd.DataFrame) -> str:
 def _inert(value: Any) -> Any:
     if isinstance(value, float):
         return f"{value:.6g}"
-    if isinstance(value, str) and value[:1] in ("=", "@", "+", "-") and not _NUMBER.fullmatch(value):
+    if isinstance(value, str) and value[:1] in ("=", "@", "+", "-") and not _HARMLESS.fullmatch(value):
         return f"'{value}"
     return value

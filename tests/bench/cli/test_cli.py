@@ -1,11 +1,15 @@
 """The command as a user meets it: output, JSON, one-line errors, exit status."""
 
 import json
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import ROOT
 
 
 def test_help_and_list_import_nothing_heavy():
@@ -109,6 +113,24 @@ def own(tmp_path):
     backbones._entries.pop("mynet", None)
     sys.modules.pop("bench_plugin_scratch_net", None)
     sys.path.remove(str(tmp_path))
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+@pytest.mark.parametrize("command", [("list",), ("studies", "--json"), ("--help",)])
+def test_where_nothing_can_be_printed_there_is_one_line(command, buffered):
+    words = shlex.join([sys.executable, "-m", "bench.cli", *command])
+    for where, says in ((">/dev/full", "No space left on device"), (">&-", "standard output is closed")):
+        environment = os.environ | {"PYTHONUNBUFFERED": buffered}
+        done = subprocess.run(f"{words} {where}", shell=True, capture_output=True, env=environment, cwd=ROOT)
+        err = done.stderr.decode()
+        assert done.returncode == 2 and err.count("\n") == 1 and says in err, (where, err)
+
+
+def test_a_reader_that_has_enough_is_no_mistake_and_stderr_may_be_closed():
+    words = shlex.join([sys.executable, "-m", "bench.cli", "list"])
+    for line in (f"{words} | true", f"{words} 2>&-"):
+        done = subprocess.run(line, shell=True, capture_output=True, cwd=ROOT)
+        assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_network_from_a_scratch_file(run_bench, own):

@@ -12,6 +12,10 @@ from bench.training import protocols
 from bench.training.run import build
 from registry.errors import UsageError
 
+HUGE = {
+    "nested lists": f"x = {'[' * 20_000}{']' * 20_000}",
+    "a number of 5,000 digits": f"x = {'9' * 5_000}",
+}
 VALID = """
 title = "t"
 data = "digits"
@@ -195,3 +199,22 @@ def test_a_protocol_beside_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert protocols.load("micro", beside=tmp_path) == protocols.load("micro")
     with pytest.raises(registry.UsageError, match="unknown protocol 'mien'"):
         protocols.load("mien", beside=tmp_path)
+
+
+@pytest.mark.parametrize("text", HUGE.values(), ids=HUGE)
+@pytest.mark.parametrize("load", [protocols.load, studies.load])
+def test_what_no_reader_of_toml_takes_is_one_line(tmp_path, load, text):
+    file = tmp_path / "own.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError) as error:
+        load(file)
+    assert str(file) in str(error.value) and "no valid TOML" in str(error.value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
+    plain, marked = tmp_path / "plain.toml", tmp_path / "marked.toml"
+    plain.write_text(VALID, "utf-8")
+    marked.write_text(VALID, "utf-8-sig")
+    assert marked.read_bytes()[:3] == b"\xef\xbb\xbf"
+    assert protocols.load(marked).training == protocols.load(plain).training
