@@ -143,7 +143,8 @@ def ablate(
             from bench.studies.checking import Checker
 
             checker = Checker(options)
-            checker.check(chosen, wanted)
+            checker.check(chosen, todo, reference)
+            checker.check_disk(todo, work)
             if dry_run or measurer.at_once(len(todo)) != 1:
                 status.update("estimating memory")
                 memory = checker.memory(todo)
