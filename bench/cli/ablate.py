@@ -80,12 +80,6 @@ def ablate(
     ] = None,
     results: Annotated[Path, typer.Option(metavar="DIR", help="Folder of records.")] = Path("results"),
     work: Annotated[Path, typer.Option(metavar="DIR", help="Folder of training runs.")] = Path("runs"),
-    checkpoints: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Shared folder for copies of the runs, where --work is each machine's own."
-        ),
-    ] = None,
     plugins: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
@@ -149,7 +143,8 @@ def ablate(
             from bench.studies.checking import Checker
 
             checker = Checker(options)
-            checker.check(chosen, wanted)
+            checker.check(chosen, todo, reference)
+            checker.check_disk(todo, work)
             if dry_run or measurer.at_once(len(todo)) != 1:
                 status.update("estimating memory")
                 memory = checker.memory(todo)
@@ -162,7 +157,6 @@ def ablate(
         reference=reference,
         fresh=force,
         memory=memory,
-        checkpoints=checkpoints,
     )
     if dry_run:
         tokens, expected = {}, {}
@@ -186,12 +180,10 @@ def ablate(
         from bench.cli.watch import View
         from bench.studies.watching import Meter, Watcher
 
-        make_folders(
-            work, results, *([checkpoints] if checkpoints else [])
-        )  # or hours of work could not be written down
+        make_folders(work, results)  # or hours of work could not be written down
         planned_files = {job.title: job.record.name for group in groups for job in group.jobs}
         failures: dict[str, str | None] = {}  # of the jobs that ended, by the files of their records
-        watcher = Watcher(results, {group.leases[0].name for group in groups})
+        watcher = Watcher(results, work, todo)
         meter = Meter(results, {cell.file: cell.run for cell in todo})
 
         def ended(title: str, failure: str | None) -> None:
@@ -227,6 +219,9 @@ def list_studies(
     results: Annotated[Path, typer.Option(metavar="DIR", help="With --watch: folder of records.")] = Path(
         "results"
     ),
+    work: Annotated[Path, typer.Option(metavar="DIR", help="With --watch: folder of training runs.")] = Path(
+        "runs"
+    ),
     plugins: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
@@ -235,7 +230,7 @@ def list_studies(
 
     load_plugins(plugins)
     if watch is not None:
-        _watch(watch, protocol, seeds, results, as_json=as_json)
+        _watch(watch, protocol, seeds, results, work, as_json=as_json)
         return
     found = [studies.load(name) for name in studies.names()]
     if as_json:
@@ -250,7 +245,9 @@ def list_studies(
     print_table("Studies", ["Study", "About", "Rows", "Protocol"], rows, numbers=False)
 
 
-def _watch(study: str, protocol: str | None, seeds: str | None, results: Path, *, as_json: bool) -> None:
+def _watch(
+    study: str, protocol: str | None, seeds: str | None, results: Path, work: Path, *, as_json: bool
+) -> None:
     """Look at the folder of records until all cells of a study are measured; with `as_json` once."""
     import time
     from dataclasses import asdict
@@ -265,7 +262,7 @@ def _watch(study: str, protocol: str | None, seeds: str | None, results: Path, *
     settings = protocols.load(protocol or chosen.protocol, chosen.folder)
     every = cells(chosen, settings, _seeds(seeds) if seeds is not None else chosen.seeds)
     runs = {cell.file: cell.run for cell in every}
-    watcher, meter = Watcher(results, set(runs.values())), Meter(results, runs)
+    watcher, meter = Watcher(results, work, every), Meter(results, runs)
 
     def measured() -> list[str]:
         return [file for file in runs if (results / file).exists()]

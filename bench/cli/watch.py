@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from bench.studies.watching import Activity, Usage, Watcher
 
 EVERY = 30.0  # seconds from one plain line to the next
-SILENT = 15.0  # seconds without a sign after which that is told
 
 
 class View:
@@ -79,13 +78,12 @@ class View:
         is done, by the present rate of training.
         """
         done = self.done()
-        taken = sum((each.usage for each in found), self.usage())
-        words = f"{done} of {self.total} measured, {len(found)} under way, {taken} so far"
+        words = f"{done} of {self.total} measured, {len(found)} under way, {self.usage()} so far"
         training = [each for each in found if each.description == "training" and each.seconds_left]
-        self._parts |= {each.name: each.done / each.total for each in training}
+        self._parts |= {each.run: each.done / each.total for each in training}
         self._parts_at_first = self._parts | self._parts_at_first
         if self._at_first < done < self.total:
-            under_way = sum(self._parts.get(each.name, 0.0) for each in found)
+            under_way = sum(self._parts.get(each.run, 0.0) for each in found)
             advance = done - self._at_first + under_way - sum(self._parts_at_first.values())
             if advance > 0:  # it is not where a process died that was seen to train
                 left = (time.monotonic() - self._began) / advance * (self.total - done - under_way)
@@ -109,16 +107,12 @@ class View:
 
 def cells(activity: Activity) -> list[str]:
     """A line of the table as text."""
-    where = f"{activity.host}:{activity.pid}" if activity.host else ""
-    if activity.silence > SILENT:
-        where += f", no sign for {span(activity.silence)}"
-    counted = f"{activity.done:,} of {activity.total:,}" if activity.total else ""
     rate, left = activity.images_per_second, activity.seconds_left
     return [
-        activity.title or activity.name,
-        where,
+        activity.title,
+        activity.holder,
         activity.description,
-        counted,
+        f"{activity.done:,} of {activity.total:,}",
         f"{rate:,.1f}" if rate else "",
         span(left) if left is not None else "",
     ]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import registry
@@ -13,12 +16,15 @@ from bench import data as datasets
 from bench.cost.training import training_bytes
 from bench.data import Dataset
 from bench.diffusion import check_sampler
-from bench.metrics.extractors import extractors
+from bench.metrics.extractors import create
+from bench.metrics.features import check_fits
 from bench.metrics.held_out import check_images
+from bench.metrics.images import FeatureSet, open_set, size_text
 from bench.studies import Study
 from bench.studies.cells import Cell
 from bench.training.protocols import Protocol
 from bench.training.run import build, check_trainable
+from bench.utils.files import bytes_below
 from registry.errors import UsageError
 
 PROCESS = 800 * 2**20  # bytes of a process that has imported PyTorch and loaded a small dataset
@@ -35,13 +41,20 @@ class Checker:
         self._options = data_options
         self._datasets: dict[str, Dataset] = {}
 
-    def check(self, study: Study, cells: Iterable[Cell]) -> None:
-        """See that each row's network can be built and each cell be measured.
+    def check(self, study: Study, cells: Collection[Cell], reference: Path | None = None) -> None:
+        """See that each row's network can be built and each cell be measured, to its last score.
+
+        Args:
+            study: whose rows are looked at.
+            cells: to be measured.
+            reference: file that samples are compared with; None: the dataset trained on.
 
         Raises:
-            UsageError: an override that a backbone does not take, a dataset that is not to be had or smaller
-                than the protocol's batch or than the images it measures a held-out loss on, a network that
-                does not fit the dataset, a sampler that does not fit the objective. The row is named.
+            UsageError: an override that a backbone does not take; a dataset that is not to be had or smaller
+                than the protocol's batch or than the images it measures a held-out loss on; a network that
+                does not fit the dataset; a sampler that does not fit the objective; a decoder or an
+                extractor whose weights are not to be had; a reference that does not fit the samples. Where
+                it is a row's, that is named.
             CodeError: a network that cannot be trained.
         """
         for row in study.rows:
@@ -56,12 +69,47 @@ class Checker:
             rows.setdefault(cell.row.label, cell)
         for protocol in {cell.protocol.data: cell.protocol for cell in rows.values()}.values():
             _check_held_out(protocol, protocol.dataset_options(self._options))
+            if protocol.evaluation.samples:
+                _check_scores(self._dataset(protocol), protocol.extractor, reference)
         for cell in rows.values():
             dataset = self._dataset(cell.protocol)
             try:
                 _check(cell, dataset)
             except UsageError as error:
                 raise UsageError(f"row {cell.row.label!r}: {error}") from None
+
+    def check_disk(self, cells: Iterable[Cell], work: Path) -> None:
+        """See that a disk has room for the training runs of cells.
+
+        A finished run keeps its newest checkpoint and its power-function averages; one that is under way has
+        a checkpoint more than the protocol keeps, and the images of a cell.
+
+        Args:
+            cells: to be measured.
+            work: folder of training runs.
+
+        Raises:
+            UsageError: it has not.
+        """
+        kept, most, there = 0, 0, 0
+        for cell in {cell.run: cell for cell in cells}.values():
+            training, network = cell.protocol.training, self._network(cell)
+            learned = sum(parameter.nbytes for parameter in network.parameters() if parameter.requires_grad)
+            whole = sum(tensor.nbytes for tensor in network.state_dict().values())
+            checkpoint = 2 * (whole + learned)  # weights and their average, AdamW's two moments
+            saved = -(-training.steps // training.checkpoint_every)
+            averages = saved * len(training.posthoc_ema) * learned
+            images = cell.protocol.sampling.num * self._image_bytes(cell.protocol)
+            kept += checkpoint + averages
+            most = max(most, checkpoint * (min(saved, training.keep) if training.keep else saved) + images)
+            there += bytes_below(work / cell.run)
+        place = next(folder for folder in (work.absolute(), *work.absolute().parents) if folder.exists())
+        needed, free = kept + most - there, shutil.disk_usage(place).free
+        if needed > free:
+            raise UsageError(
+                f"the training runs need about {needed / 2**30:,.1f} GiB more in {work}, whose disk has "
+                f"{free / 2**30:,.1f} GiB free: choose another with --work, or keep fewer checkpoints"
+            )
 
     def attention_tokens(self, cells: Iterable[Cell]) -> dict[str, dict[str, int]]:
         """Tokens that a token can attend to, by the label of a row and by stage, on the protocol's grids.
@@ -105,6 +153,12 @@ class Checker:
     def _network(self, cell: Cell) -> Any:
         return _network(cell, self._dataset(cell.protocol))
 
+    def _image_bytes(self, protocol: Protocol) -> int:
+        """Of one sample; 0 where none is made."""
+        if not protocol.evaluation.samples:
+            return 0
+        return _image(self._dataset(protocol)).nbytes
+
     def _dataset(self, protocol: Protocol) -> Dataset:
         if protocol.data not in self._datasets:
             options = protocol.dataset_options(self._options)
@@ -118,6 +172,26 @@ def _check_held_out(protocol: Protocol, options: Mapping[str, Any]) -> None:
         check_images(datasets.held_out(protocol.data, **options), settings)
 
 
+def _image(dataset: Dataset) -> np.ndarray:
+    """A picture (1, H, W, 3) as the dataset makes it of a grid; raises what sampling would at its end."""
+    return dataset.to_images(torch.zeros(1, *dataset.shape))
+
+
+def _check_scores(dataset: Dataset, extractor: str, reference: Path | None) -> None:
+    """See that samples can be decoded, and compared by an extractor with a file."""
+    image, made = _image(dataset), create(extractor)
+    if reference is None:
+        return
+    others = open_set(reference)
+    if isinstance(others, FeatureSet):
+        check_fits(others, made.name, made.digest, made.outputs)
+    if others.size and others.size != image.shape[1:3]:
+        raise UsageError(
+            f"{reference} holds images of {size_text(others.size)}, but samples of {dataset.name} are of "
+            f"{size_text(image.shape[1:3])}: scores compare images of one size"
+        )
+
+
 def _check(cell: Cell, dataset: Dataset) -> None:
     training, images = cell.protocol.training_of(cell.model), cell.protocol.sampling
     if training.batch_size > len(dataset):
@@ -128,7 +202,6 @@ def _check(cell: Cell, dataset: Dataset) -> None:
     assert training.objective is not None
     if cell.protocol.evaluation.samples:
         check_sampler(training.objective, images.sampler, images.steps)
-        extractors.find(cell.protocol.extractor)
     check_trainable(_network(cell, dataset))
 
 

@@ -5,7 +5,7 @@
         images-<hash>.npz, .grid.png         of one cell; the images are deleted once they are scored
     WORK/references/<data>-….npz             features of the images trained on, to compare with
 
-Who calls holds the lease of the run's folder (`bench.studies.worker`): no second process is there.
+Who calls holds the lock of the run's folder (`bench.studies.worker`): no second process is there.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import itertools
 import json
 import shutil
 import statistics
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from operator import mul
@@ -36,20 +37,17 @@ from bench.records.schema import (
     HeldOutLoss,
     Network,
     Quality,
-    QualityRequest,
     Rates,
     Seconds,
 )
 from bench.studies import StudyRow, processes
-from bench.studies.cells import cost_request
-from bench.studies.mirror import Mirror
+from bench.studies.cells import Task, cost_request
 from bench.studies.staleness import fingerprints
-from bench.training.protocols import Protocol
 from bench.training.run import Run, open_run
-from bench.utils import distributed, leases
+from bench.utils import distributed, locks
 from bench.utils.files import write_text, write_whole
 from bench.utils.precision import tf32
-from bench.utils.progress import Progress, Stopped, silent
+from bench.utils.progress import Progress, silent
 from registry.errors import UsageError, reason
 
 MEASURED = [score.name for score in SCORES.values() if score.recorded]  # what every cell is scored by
@@ -89,90 +87,45 @@ def record_costs(results: Path, progress: Progress = silent) -> None:
         measure_cost(request, results)
 
 
-def measure_quality(
-    request: QualityRequest,
-    *,
-    overrides: dict[str, Any],
-    protocol: Protocol,
-    run: Path,
-    results: Path,
-    data_options: dict[str, Any],
-    reference: str | None,
-    replaces: str | None,
-    fresh: bool,
-    last: bool,
-    checkpoints: str | None,
-    plugins: Sequence[str],
-    progress: Progress,
-) -> None:
+def measure_quality(task: Task, plugins: Sequence[str] = ()) -> None:
     """Measure a cell and write its record, unless another process has just done so.
 
     Args:
-        request: what is measured.
-        overrides: of the network, as the run is begun with.
-        protocol: that of the cell.
-        run: folder of its training run.
-        results: folder of records.
-        data_options: of the dataset.
-        reference: file that samples are compared with; None: the dataset trained on.
-        replaces: digest of the record's file that is measured anew; None: there is none.
-        fresh: delete what the folder holds before.
-        last: no cell needs the run's folder any more: only its newest checkpoint and its pictures are left.
-        checkpoints: folder that all machines see, for a copy of the run; None: the run's own is seen.
+        task: the cell, and the places of all that is written.
         plugins: files and modules that each of several processes imports.
-        progress: see `bench.utils.progress`.
 
     Raises:
         UsageError: what the cell fails of.
-        Stopped: see there.
+        Stopped: a signal came; training goes on from its checkpoint.
     """
-    if records.file_digest(results / request.file) == replaces:
-        mirror = Mirror(Path(checkpoints) / run.name) if checkpoints else None
-        measurement = _Measurement(
-            request, overrides, protocol, run, results, data_options, reference, mirror, plugins, progress
-        )
-        if fresh:
-            measurement.forget()
-        measurement.measure()
+    run = task.run
+    if records.file_digest(task.results / task.request.file) == task.replaces:
+        if task.fresh:
+            _delete(run)
+        _Measurement(task, plugins).measure()
     for left in run.glob(".bench-*"):  # of processes that were killed while writing
         shutil.rmtree(left, ignore_errors=True)
-    for old in Run(run).checkpoints()[:-1] if last else []:
+    for old in Run(run).checkpoints()[:-1] if task.last else []:
         shutil.rmtree(old, ignore_errors=True)
 
 
 class _Measurement:
-    """A cell while it is measured; attributes as the arguments of `measure_quality`."""
+    """A cell while it is measured; see `measure_quality` for the arguments."""
 
-    def __init__(
-        self,
-        request: QualityRequest,
-        overrides: dict[str, Any],
-        protocol: Protocol,
-        run: Path,
-        results: Path,
-        data_options: dict[str, Any],
-        reference: str | None,
-        mirror: Mirror | None,
-        plugins: Sequence[str],
-        progress: Progress,
-    ) -> None:
-        self.given_reference, self.mirror, self.plugins = reference, mirror, plugins
-        self.request, self.overrides, self.protocol = request, overrides, protocol
-        self.run, self.results, self.data_options = run, results, data_options
-        self.progress = progress
+    def __init__(self, task: Task, plugins: Sequence[str]) -> None:
+        self.task, self.plugins = task, plugins
+        self.request, self.run, self.protocol = task.request, task.run, task.protocol
         self.device = distributed.device()
-        self.options = protocol.dataset_options(data_options)
-        self.features = run / "features"
-        self.images = run / f"images-{Path(request.file).stem[-12:]}.npz"
+        self.options = self.protocol.dataset_options(task.data_options)
+        self.features = self.run / "features"
+        self.images = self.run / f"images-{Path(self.request.file).stem[-12:]}.npz"
 
     def measure(self) -> None:
         """Train, sample, score, and write the record."""
         dataset = datasets.load(self.request.data, **self.options)
-        if self.mirror:
-            self.mirror.fetch(Run(self.run))
         if self.foreign(dataset):
-            self.progress("code or data have changed: training anew", 0, 0)
-            self.forget()
+            print(f"{self.run}: code or data have changed: training anew", file=sys.stderr)
+            _delete(self.run)
         per_second, found, began = None, None, time.perf_counter()
         if not self.images.exists():  # else killed while it was scored
             self.train()
@@ -206,18 +159,18 @@ class _Measurement:
             keep_samples(
                 self.images.with_name(f"{self.images.stem}.grid.png"),
                 sampling.columns(network.num_classes),
-                self.results / self.request.file,
+                self.task.results / self.request.file,
             )
         records.write(
             result,
-            self.results,
+            self.task.results,
             context=Context(
                 protocol=self.protocol.name,
                 flipped=Run(self.run).manifest.request.training.flip if self.request.training.flip else None,
                 processes=self.protocol.training.processes if self.protocol.training.processes > 1 else None,
                 left_out=getattr(dataset, "left_out", None) or None,
             ),
-            fingerprints=fingerprints(self.request, self.data_options).model_copy(
+            fingerprints=fingerprints(self.request, self.task.data_options).model_copy(
                 update={"data": dataset.digest, "extractor": found.weights if found else None}
             ),
             device=self.device,
@@ -230,9 +183,7 @@ class _Measurement:
         """Scores of the images."""
         extractor = self.request.extractor
         assert extractor is not None
-        given = self.given_reference
-        reference = Path(given) if given else self.reference(dataset, extractor)
-        self.progress("scoring", 0, 0)
+        reference = self.task.reference or self.reference(dataset, extractor)
         found = compare(
             self.images,
             reference,
@@ -240,7 +191,6 @@ class _Measurement:
             extractor=extractor,
             device=self.device,
             cache=self.features,
-            progress=self.progress,
         )
         assert found is not None, "one process measures a cell"
         return found
@@ -264,24 +214,12 @@ class _Measurement:
         wanted += [step] * (step not in wanted)
         # One that is kept no longer is trained again; it comes out the same.
         if saved and saved[-1] > wanted[0] and wanted[0] not in saved:
-            self.forget()
+            _delete(self.run)
             wanted = [*self.legs, *[step] * (step not in self.legs)]
         for leg in wanted:
             self.train_until(leg)
             if leg in self.legs:
                 self.measure_held_out(leg)
-                self.store()
-
-    def store(self) -> None:
-        """Have the run's copy be as far as it is."""
-        if self.mirror:
-            self.mirror.store(Run(self.run))
-
-    def forget(self) -> None:
-        """Remove the run's folder and its copy."""
-        if self.mirror:
-            self.mirror.delete()
-        _delete(self.run)
 
     @property
     def legs(self) -> list[int]:
@@ -295,39 +233,7 @@ class _Measurement:
         """Train to a checkpoint, unless it is there."""
         if step in [int(path.name) for path in Run(self.run).checkpoints()]:
             return
-        saved = Run(self.run).checkpoints()
-        self.progress("training", int(saved[-1].name) if saved else 0, self.request.step)
-
-        def progress(description: str, done: int, total: int) -> None:
-            nonlocal saved
-            # People ask how far the cell is, not its leg.
-            self.progress(description, done, self.request.step if total == step else total)
-            if self.mirror and saved != (saved := Run(self.run).checkpoints()):
-                self.store()
-
-        arguments = {
-            "step": step,
-            "protocol": self.protocol.model_dump(mode="json"),
-            "overrides": self.overrides,
-            "data_options": self.data_options,
-        }
-        try:
-            self.call("train", arguments, progress)
-        except Stopped:  # with a checkpoint
-            self.store()
-            raise
-        self.store()
-
-    def call(self, function: str, arguments: dict[str, Any], progress: Progress) -> None:
-        """Have a function of `bench.studies.processes` done by as many as the protocol asks for."""
-        shared = {"run": str(self.run), "request": self.request.model_dump(mode="json")}
-        processes.call(
-            function,
-            shared | arguments,
-            processes=self.protocol.training.processes,
-            plugins=self.plugins,
-            progress=progress,
-        )
+        processes.call("train", self.task, plugins=self.plugins, step=step)
 
     def held_out_file(self, step: int) -> Path:
         """Where the held-out loss at a checkpoint is kept."""
@@ -354,7 +260,6 @@ class _Measurement:
                 seconds=_seconds(log, training.batch_size),
                 precision=training.precision,
                 device=self.device,
-                progress=self.progress,
             )
         write_text(self.held_out_file(step), found.model_dump_json())
 
@@ -381,9 +286,8 @@ class _Measurement:
 
         def progress(description: str, done: int, total: int) -> None:
             told.append((time.perf_counter(), done))
-            self.progress(description, done, total)
 
-        self.call("sample", {"images": str(self.images)}, progress)
+        processes.call("sample", self.task, plugins=self.plugins, progress=progress, images=str(self.images))
         (began, before), (ended, _) = told[0], told[-1]
         made = settings.num - before
         return made / (ended - began) if made else None
@@ -393,12 +297,11 @@ class _Measurement:
         folder = self.run.parent / "references"
         code = extractors.fingerprint(extractor)
         path = folder / f"{self.request.data}-{dataset.digest}-{extractor}-{code}.npz"
-        place = path.with_name(f".{path.name}.lease")
-        with leases.held(place, lambda holder: self.progress(f"waiting for {holder}", 0, 0)):
+        with locks.held(path, seconds=-1):
             if not path.exists():
                 images = path.with_name(f"{path.stem}-images.npz")
                 if not images.exists():
-                    export(dataset, images, self.progress)
+                    export(dataset, images)
                 cache = folder / f"{path.stem}-features"
                 write_whole(
                     path,
@@ -408,7 +311,6 @@ class _Measurement:
                         extractor=extractor,
                         device=self.device,
                         cache=cache,
-                        progress=self.progress,
                     ),
                 )
                 images.unlink()

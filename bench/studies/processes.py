@@ -1,93 +1,74 @@
 """Training and sampling of one cell by several processes, one for each GPU where there are any.
 
-    call("train", arguments, processes=8, plugins=[], progress=progress)
+    call("train", task, step=1200)
 
-The process that measures the cell keeps its leases and does the rest. It begins the others by
-`torch.distributed.run`, as `accelerate launch` does, which ends all of them when one ends; the first tells by
-its output how far they are, a line of JSON each time. Their input is a pipe that ends with the process that
-began them, and so do they: none of them ever works in a folder whose lease is another's.
+The process that measures the cell holds the lock of its run and does the rest. It begins the others, which
+find each other by a file and talk on the loopback interface alone: nothing listens to other hosts. The output
+of each is lines of JSON, which tell how far it is or why it failed. Their input is a pipe that ends with the
+process that began them, and so do they: none of them ever works in a folder that another process has locked.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
+import selectors
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 
 from bench import sampling
-from bench.records.schema import QualityRequest
-from bench.studies.worker import failure
+from bench.studies.cells import Task
+from bench.studies.failures import failure
 from bench.training.loop import train
-from bench.training.protocols import Protocol
 from bench.training.run import Run, open_run
-from bench.utils import distributed, leases
-from bench.utils.progress import Progress, Stopped
+from bench.utils import distributed
+from bench.utils.process import end_with_input, ending
+from bench.utils.progress import Progress, Stopped, silent
 from bench.utils.signals import caught_signals
 from registry.errors import UsageError
 from registry.plugins import load_file
 
-MARK = "bench: "  # before each line that is told; others are what libraries print
+LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 
 
-def train_until(
-    run: str,
-    step: int,
-    request: dict[str, Any],
-    protocol: dict[str, Any],
-    overrides: dict[str, Any],
-    data_options: dict[str, Any],
-    *,
-    progress: Progress,
-) -> None:
-    """Train a run to a step, from its newest checkpoint on.
-
-    Args:
-        run: its folder.
-        step: the last one, which gets a checkpoint.
-        request, protocol: of the cell, as JSON holds them.
-        overrides: of the network.
-        data_options: of the dataset.
+def train_until(task: Task, step: int, progress: Progress) -> None:
+    """Train the run of a cell to a step, which gets a checkpoint, from its newest checkpoint on.
 
     Raises:
         UsageError: see `bench.training.loop.train`.
         Stopped: a signal came; a checkpoint is written.
     """
     trained = train(
-        request["model"],
-        Protocol.model_validate(protocol),
-        run,
+        task.request.model,
+        task.protocol,
+        task.run,
         until=step,
-        overrides=overrides,
-        data_options=data_options,
-        seed=request["seed"],
+        overrides=task.overrides,
+        data_options=task.data_options,
+        seed=task.request.seed,
         resume=True,
+        locked=True,
         progress=progress,
     )
     if trained.signal:  # even at the last step, for others follow
         raise Stopped
 
 
-def make_images(run: str, images: str, request: dict[str, Any], *, progress: Progress) -> None:
+def make_images(task: Task, images: str, progress: Progress) -> None:
     """Sample the images of a cell into a file.
-
-    Args:
-        run: folder of its training run.
-        images: the file.
-        request: of the cell, as JSON holds it.
 
     Raises:
         UsageError: see `bench.sampling.sample`.
     """
-    wanted = QualityRequest.model_validate(request)
+    wanted = task.request
     assert wanted.sampling is not None
-    source = open_run(Run(run).checkpoint(wanted.step))
+    source = open_run(Run(task.run).checkpoint(wanted.step))
     plan = sampling.Plan(
         source.objective, wanted.sampling, seed=wanted.seed, precision=wanted.training.precision
     )
@@ -96,7 +77,7 @@ def make_images(run: str, images: str, request: dict[str, Any], *, progress: Pro
         source.to_images,
         plan,
         images,
-        identity=request,
+        identity=wanted.model_dump(mode="json"),
         device=distributed.device(),
         progress=progress,
     )
@@ -106,69 +87,99 @@ FUNCTIONS: dict[str, Callable[..., None]] = {"train": train_until, "sample": mak
 
 
 def call(
-    function: str, arguments: dict[str, Any], *, processes: int, plugins: Sequence[str], progress: Progress
+    function: str, task: Task, *, plugins: Sequence[str] = (), progress: Progress = silent, **arguments: Any
 ) -> None:
-    """Call one of the functions above, by so many processes; by this one where that is 1.
+    """Call one of the functions above, by as many processes as the protocol asks for.
 
     Args:
         function: its key.
-        arguments: as JSON can hold them.
+        task: the cell.
         plugins: files and modules that each process imports.
+        progress: see `bench.utils.progress`.
+        **arguments: of the function, as JSON can hold them.
 
     Raises:
-        UsageError: as the function; or a process ended otherwise.
+        UsageError: as the function; or a process ended otherwise, which ends all of them.
         Stopped: as the function.
     """
+    processes = task.protocol.training.processes
     if processes == 1:
-        FUNCTIONS[function](**arguments, progress=progress)
+        FUNCTIONS[function](task, **arguments, progress=progress)
         return
     torch.cuda.empty_cache()  # the first of them works on this process's GPU
-    launch = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}")
-    threads = str(max(1, torch.get_num_threads() // processes))
-    message = json.dumps({"function": function, "arguments": arguments, "plugins": list(plugins)})
-    command = [sys.executable, *launch, "-m", __name__, message]
-    environment = os.environ | {"OMP_NUM_THREADS": threads, leases.LENT: leases.process()}
-    # In a session of their own, Ctrl-C comes to them from here alone.
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
-        start_new_session=True,
-    ) as launched, _killed_with_this(launched), caught_signals(launched.terminate) as received:  # fmt: skip
-        why = None
-        assert launched.stdout
-        for line in launched.stdout:
-            if not line.startswith(MARK):
-                print(line, end="", file=sys.stderr)
-                continue
-            told = json.loads(line.removeprefix(MARK))
-            if "failure" in told:
-                why = why or told["failure"]
-            else:
-                progress(*told["progress"])
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
+        job = {
+            "function": function,
+            "task": task.model_dump(mode="json"),
+            "arguments": arguments,
+            "plugins": list(plugins),
+            "meeting": f"file://{folder}/store",
+        }
+        begun = [stack.enter_context(_begin(job, rank, processes)) for rank in range(processes)]
+        stack.callback(_each, begun, "kill")  # before they are waited for
+        received = stack.enter_context(caught_signals(lambda: _each(begun, "terminate")))
+        why = _follow(begun, progress)
     if received:
         raise Stopped
-    if why or launched.returncode:
-        raise UsageError(why or f"its {processes} processes ended with status {launched.returncode}")
+    if why:
+        raise UsageError(why)
 
 
-@contextlib.contextmanager
-def _killed_with_this(launched: subprocess.Popen[str]) -> Iterator[None]:
-    """End processes at once where this one ends by an error."""
-    try:
-        yield
-    except BaseException:
-        launched.kill()
-        raise
+def _begin(job: dict[str, Any], rank: int, processes: int) -> subprocess.Popen[bytes]:
+    environment = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": processes,
+        "LOCAL_WORLD_SIZE": processes,
+        "OMP_NUM_THREADS": max(1, torch.get_num_threads() // processes),
+        "GLOO_SOCKET_IFNAME": LOOPBACK,
+        "NCCL_SOCKET_IFNAME": LOOPBACK,
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", __name__, json.dumps(job)], bufsize=0,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        env=os.environ | {name: str(value) for name, value in environment.items()},
+        start_new_session=True,  # Ctrl-C comes to it from here alone
+    )  # fmt: skip
+
+
+def _follow(begun: Sequence[subprocess.Popen[bytes]], progress: Progress) -> str | None:
+    """Wait for the end of all processes; why one failed, which ends the others, or None."""
+    why = None
+    with selectors.DefaultSelector() as waiting:
+        for process in begun:
+            assert process.stdout
+            waiting.register(process.stdout, selectors.EVENT_READ, process)
+        while waiting.get_map():
+            for key, _ in waiting.select():
+                if line := key.data.stdout.readline():
+                    told = json.loads(line)
+                    why = why or told.get("failure")
+                    if "progress" in told:
+                        progress(*told["progress"])
+                    continue
+                waiting.unregister(key.fileobj)
+                if status := key.data.wait():
+                    why = why or f"one of its {len(begun)} processes ended with {ending(status)}"
+                    _each(begun, "kill")
+    return why
+
+
+def _each(processes: Sequence[subprocess.Popen[bytes]], action: str) -> None:
+    """Terminate or kill processes, as far as they run."""
+    for process in processes:
+        getattr(process, action)()
 
 
 def main(message: str) -> None:
     """Do one process's part of a call; ends with status 1 where it fails."""
-    parent = threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True)
-    parent.start()
+    end_with_input()
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 
     def tell(**what: Any) -> None:
-        out.write(f"{MARK}{json.dumps(what)}\n")
+        out.write(json.dumps(what) + "\n")
 
     def progress(*told: Any) -> None:
         if distributed.is_main():
@@ -178,7 +189,14 @@ def main(message: str) -> None:
     try:
         for plugin in job["plugins"]:
             load_file(plugin)
-        FUNCTIONS[job["function"]](**job["arguments"], progress=progress)
+        torch.distributed.init_process_group(
+            "nccl" if torch.cuda.is_available() else "gloo",
+            init_method=job["meeting"],
+            rank=distributed.index(),
+            world_size=distributed.count(),
+        )
+        FUNCTIONS[job["function"]](Task.model_validate(job["task"]), **job["arguments"], progress=progress)
+        torch.distributed.destroy_process_group()
     except Stopped:
         return
     except Exception as error:

@@ -17,7 +17,7 @@ import registry
 from bench.records.schema import QualityRequest, Record, TrainingSettings
 from bench.studies.cells import FROM_DATA
 from bench.training.run import Run, RunRequest
-from bench.utils import leases
+from bench.utils import locks
 from registry.errors import UsageError
 
 State = Literal["in use", "unfinished", "finished", "recorded", "damaged"]
@@ -83,7 +83,7 @@ def _summary(folder: Path, scored: set[str]) -> RunSummary:
     checkpoints = run.checkpoints()
     step, steps = int(checkpoints[-1].name) if checkpoints else 0, request.training.steps
     state: State = "unfinished" if step < steps else "finished"
-    if leases.in_use(run.lease):
+    if locks.holder(folder):
         state = "in use"
     elif _key(request) in scored and step >= steps:
         state = "recorded"

@@ -1,19 +1,18 @@
-"""What is under way in a folder of records, by any executor and on any machine, as the leases tell, and what
-measuring has taken so far.
-"""
+"""What of a study is under way, by any executor and on any machine, and what measuring has taken so far."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Iterable, Mapping
+import contextlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from bench import records
 from bench.records.schema import Quality
-from bench.studies.executors import LEASES
-from bench.utils import leases
+from bench.studies.cells import Cell, by_run
+from bench.utils import locks
 from registry.errors import UsageError
 
 
@@ -39,72 +38,72 @@ class Usage:
 
 @dataclass(frozen=True)
 class Activity:
-    """A group under way; what is not known yet is None or empty.
+    """A training run that a process works in; what is not known is None or empty.
 
     Attributes:
-        name: of its lease: that of a training run, or `costs`.
-        host, pid: where it is done.
-        title: of the job.
-        description, done, total: what is under way in it and how far that is; a total of 0 where it is not
-            known.
-        images_per_second: of what is counted in images.
-        seconds_left: of what is under way, at the present rate.
-        silence: seconds since this process last saw a sign of it.
-        usage: of the job since this process began it.
+        run: its name.
+        title: of the cell that is measured in it.
+        holder: the process, in words.
+        description: what it does, as far as files tell.
+        done, total: steps of training.
+        images_per_second: of training.
+        seconds_left: of training, at that rate.
     """
 
-    name: str
-    host: str
-    pid: int
+    run: str
     title: str
+    holder: str
     description: str
     done: int
     total: int
     images_per_second: float | None
     seconds_left: float | None
-    silence: float
-    usage: Usage
 
 
 class Watcher:
-    """Looks at what is under way, again and again.
+    """Looks at what is under way, again and again: locks tell where, logs how far it is.
 
     Args:
         results: folder of records.
-        names: of the leases that are wanted; by default all.
+        work: folder of training runs.
+        cells: that are wanted.
     """
 
-    def __init__(self, results: Path, names: Collection[str] | None = None) -> None:
-        self.folder, self.names = results / LEASES, names
-        self._watch = leases.Watch()
+    def __init__(self, results: Path, work: Path, cells: Sequence[Cell]) -> None:
+        self.results, self.work, self.groups = results, work, by_run(cells)
 
     def look(self) -> list[Activity]:
-        """What is under way, sorted by name; what dead processes of this machine left behind is not."""
-        try:
-            names = sorted(os.listdir(self.folder))  # noqa: PTH208 (names are enough)
-        except OSError:
-            return []
-        wanted = [n for n in names if not n.startswith(".") and (self.names is None or n in self.names)]
-        return [found for name in wanted if (found := self._activity(name))]
+        """What is under way."""
+        return [found for group in self.groups if (found := self._activity(group))]
 
-    def _activity(self, name: str) -> Activity | None:
-        holder = leases.look(self.folder / name)
-        if holder is None or holder.here is False:
+    def _activity(self, group: Sequence[Cell]) -> Activity | None:
+        run = self.work / group[0].run
+        if (holder := locks.holder(run)) is None:
             return None
-        told = holder.told
+        cell = next((cell for cell in group if not (self.results / cell.file).exists()), group[-1])
+        last = _last_entry(run / "log.jsonl")
+        step, rate = last.get("step", 0), last.get("images_per_second")
+        left = (cell.step - step) * cell.protocol.training.batch_size
+        training = step < cell.step
         return Activity(
-            name,
-            host=str(told.get("host", "")),
-            pid=int(told.get("pid", 0)),
-            title=str(told.get("title", "")),
-            description=str(told.get("description", "")),
-            done=int(told.get("done", 0)),
-            total=int(told.get("total", 0)),
-            images_per_second=told.get("images_per_second"),
-            seconds_left=told.get("seconds_left"),
-            silence=self._watch.silence(self.folder / name, holder),
-            usage=Usage(**{key: float(told.get(key, 0)) for key in ("cores", "gpus")}),
+            group[0].run,
+            cell.title,
+            holder,
+            "training" if training else "sampling and scoring",
+            min(step, cell.step),
+            cell.step,
+            rate if training else None,
+            left / rate if training and rate else None,
         )
+
+
+def _last_entry(log: Path) -> dict[str, Any]:
+    """The last whole line of a run's log; empty where there is none yet."""
+    with contextlib.suppress(OSError, ValueError), log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 4096))
+        lines = file.read().rpartition(b"\n")[0].splitlines()
+        return dict(json.loads(lines[-1])) if lines else {}
+    return {}
 
 
 class Meter:

@@ -104,6 +104,7 @@ def train(
     seed: int = 0,
     until: int | None = None,
     resume: bool = False,
+    locked: bool = False,
     accumulation: int = 1,
     compiled: bool = False,
     tracker: str | None = None,
@@ -118,6 +119,7 @@ def train(
         data: dataset, by default the protocol's; `data_options` are its own.
         until: stop after this step, with a checkpoint; by default after the protocol's last.
         resume: go on from the newest checkpoint in `out`, if there is one.
+        locked: whether the caller holds the lock of `out`; else it is held while this trains.
         accumulation: parts into which the batch of each process is cut, for memory.
         compiled: run what torch.compile makes of the network.
         tracker: an experiment tracker that accelerate knows, such as `tensorboard`.
@@ -174,7 +176,7 @@ def train(
     )
     run = Run(out)
     with (
-        run.locked(),
+        contextlib.nullcontext() if locked else run.locked(),
         tf32(settings.tf32, device),
         deterministic(settings.deterministic),
         threads(begin_or_continue(run, manifest, resume)),

@@ -6,7 +6,7 @@
     posthoc/00000500/                 power-function averages, where the protocol asks for them; all are kept
     samples/00000500.png              the same noise at every checkpoint
 
-Who works in it holds a lease (`bench.utils.leases`) beside it, `.NAME.lease`.
+Who works in it holds its lock (`bench.utils.locks`).
 
 A checkpoint is a folder that appears whole or not at all, so the newest one is always good.
 """
@@ -34,7 +34,7 @@ from bench.diffusion.base import Objective
 from bench.records.schema import Config, Model, TrainingSettings
 from bench.sampling.sources import Source, decoder
 from bench.training.protocols import Protocol
-from bench.utils import distributed, leases
+from bench.utils import distributed, locks
 from bench.utils.files import write_text
 from registry.backbone import height_width
 from registry.errors import CodeError, UsageError, reason
@@ -146,19 +146,14 @@ class Run:
         """Write `run.json`."""
         write_text(self.folder / "run.json", manifest.model_dump_json(indent=2) + "\n")
 
-    @property
-    def lease(self) -> Path:
-        """Where who works in the folder holds a lease: beside it, for the folder may be made anew."""
-        folder = self.folder.resolve()
-        return folder.with_name(f".{folder.name}.lease")
-
     def locked(self) -> contextlib.AbstractContextManager[None]:
-        """Alone with the folder, among all that train; of several processes at one job the first holds it.
+        """Alone with the folder, among all that train; of several processes at one job the first locks it.
 
         Raises:
-            UsageError: another job trains in it, named.
+            InUseError: another job trains in it, named.
         """
-        return leases.held(self.lease) if distributed.is_main() else contextlib.nullcontext()
+        held = locks.held(self.folder, seconds=locks.PATIENCE)
+        return held if distributed.is_main() else contextlib.nullcontext()
 
     # ---- checkpoints ----
 
@@ -358,21 +353,6 @@ def read(folder: Path, parts: Iterable[str]) -> tuple[dict[str, Tensors], dict[s
             f"the checkpoint {path} is damaged ({why}): delete {folder} to go on from the one before it"
         ) from None
     return tensors, state
-
-
-def check_sums(folder: Path) -> None:
-    """See that the files of a folder that `Run.save` has written are what was written.
-
-    Raises:
-        UsageError: a file is missing or is another.
-    """
-    try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        wrong = [name for name, checksum in state["sha256"].items() if _checksum(folder / name) != checksum]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UsageError(f"{folder} is damaged: {reason(error)}") from None
-    if wrong:
-        raise UsageError(f"{folder} is damaged: {', '.join(wrong)}")
 
 
 def _write(folder: Path, parts: Mapping[str, Tensors], state: dict[str, Any]) -> None:

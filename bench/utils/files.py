@@ -71,3 +71,8 @@ def make_folders(*folders: Path) -> None:
             tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
             raise UsageError(f"cannot work in {folder}: {error.strerror or error}") from None
+
+
+def bytes_below(folder: Path) -> int:
+    """Bytes of all files in a folder, at any depth; 0 where there is none."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,4 +1,4 @@
-"""What a process that computes on the CPU is told: to keep its memory, and how many threads an operator has.
+"""What a process is told: to keep its memory, how many threads an operator has, with whom it ends.
 
 glibc gives the memory of large tensors back to the system when they are freed, and the pages of every new one
 are got and cleared one by one. How much that costs depends on the network and on what was freed before
@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import signal
+import threading
 from collections.abc import Iterator
 
 # Parameters of mallopt (malloc.h): blocks up to the one are reused, and the other may lie unused.
@@ -39,3 +41,22 @@ def threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def end_with_input() -> None:
+    """From now on, end this process with status 1 when its input ends, at once.
+
+    Whoever began it holds that pipe open, so that it never works on when the other was killed.
+    """
+
+    def wait() -> None:
+        while os.read(0, 4096):  # and not by sys.stdin, which Python could not close beside this thread
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def ending(status: int) -> str:
+    """How a process ended, in words; the status is that of `subprocess`."""
+    return f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"

@@ -18,11 +18,10 @@ from bench.records.schema import Context, Speed
 from bench.speed import profile as profiles
 from bench.speed import throughput
 from bench.studies import published
-from bench.studies.cells import Cell, cells
+from bench.studies.cells import Cell, Task, cells
 from bench.studies.measuring import measure_quality
 from bench.studies.staleness import fingerprints
 from bench.training import protocols
-from bench.utils.progress import silent
 from tests.device.journal import Found, Items
 
 Network = tuple[str, dict[str, Any]]
@@ -109,21 +108,15 @@ def quality(device: torch.device, out: Path, tiny: bool, data: Path | None) -> I
         ]
 
     def measure(cell: Cell) -> Found:
-        measure_quality(
-            cell.request,
+        task = Task(
+            request=cell.request,
             overrides=cell.overrides,
             protocol=cell.protocol,
             run=out / "runs" / cell.run,
             results=out / "records",
             data_options={} if data is None or tiny else {"root": str(data)},
-            reference=None,
-            replaces=None,
-            fresh=False,
-            last=True,
-            checkpoints=None,
-            plugins=(),
-            progress=silent,
         )
+        measure_quality(task)
         return {"label": cell.row.label, "seed": cell.seed, "record": cell.file}
 
     return {cell.title: partial(measure, cell) for cell in planned}

@@ -4,9 +4,8 @@
     failed = executor.run(groups(cells, costs, …), work=Path("runs"))
 
 An executor is a plugin that has groups of jobs done by `bench.studies.worker`, in processes of this machine
-or of a cluster that sees the same folders. What is done, and who does what, stands in the folder of records
-alone: a group is done under a lease there (`bench.utils.leases`), so that several calls, on several machines,
-share the work of one folder.
+or of a cluster that sees the same folders. A group is done under the lock of its run's folder
+(`bench.utils.locks`), so that several calls, on several machines, share the work of one folder.
 """
 
 from __future__ import annotations
@@ -20,14 +19,13 @@ from typing import Any
 
 from bench import records
 from bench.records.schema import CostRequest
-from bench.studies.cells import Cell, by_run
-from bench.utils.leases import Watch
+from bench.studies.cells import Cell, Task, by_run
+from bench.utils import locks
 from registry.plugins import Registry
 
 executors = Registry("executor", group="bench.executors", base="bench.studies.executors.Executor")
 executors.discover("bench.studies.executors")
 
-LEASES = ".leases"  # folder of the leases of groups in a folder of records
 PATIENCE = 1.0  # seconds between two looks for a group that has become free
 Ended = Callable[[str, str | None], None]  # title of a job that ended, and why it failed or None
 
@@ -59,34 +57,25 @@ class Group:
     """Jobs that one process does one after the other: no two groups share a training run.
 
     Attributes:
-        leases: that the process that does them holds: one in the folder of records, for all who write
-            there, and of a training run that of its folder.
+        run: folder of the training run, whose lock the process holds that does them; None of costs.
         jobs: at least one.
         memory: bytes that each of its processes is estimated to need; 0 where that is not known.
     """
 
-    leases: tuple[Path, ...]
+    run: Path | None
     jobs: tuple[Job, ...]
     memory: int = 0
 
     @property
     def message(self) -> dict[str, Any]:
         """For the process that does it, as JSON can hold it; see `bench.studies.worker.work`."""
-        jobs = [
-            {
-                "title": job.title,
-                "results": str(job.record.parent),
-                "replaces": job.replaces,
-                **job.message,
-            }
-            for job in self.jobs
-        ]
-        return {"leases": [str(place) for place in self.leases], "jobs": jobs}
+        jobs = [{"title": job.title, **job.message} for job in self.jobs]
+        return {"run": str(self.run) if self.run else None, "jobs": jobs}
 
     @property
     def processes(self) -> int:
         """How many train and sample one of its cells together, at most; see `Training` of a protocol."""
-        protocols = [job.message["protocol"] for job in self.jobs if "protocol" in job.message]
+        protocols = [job.message["quality"]["protocol"] for job in self.jobs if "quality" in job.message]
         return max((protocol["training"]["processes"] for protocol in protocols), default=1)
 
     def after(self, count: int) -> Group | None:
@@ -113,13 +102,12 @@ class Backlog:
     def __init__(self, groups: Iterable[Group], ended: Ended = lambda title, failure: None) -> None:
         self.failed: dict[str, str] = {}
         self._groups, self._ended = deque(groups), ended
-        self._watch = Watch()
 
     def __len__(self) -> int:
         return len(self._groups)
 
     def take(self, fits: Callable[[Group], bool] = lambda group: True) -> Group | None:
-        """The next group that nobody is at, or None; leases of dead holders are freed.
+        """The next group that nobody is at, or None.
 
         Groups that were done elsewhere since they were planned are ended on the way.
 
@@ -129,10 +117,9 @@ class Backlog:
         for _ in range(len(self._groups)):
             group = self._groups.popleft()
             if all(job.done for job in group.jobs):
-                self.finish(group, [(job.title, None) for job in group.jobs], None)
+                self.finish(group, [(job.title, None) for job in group.jobs])
                 continue
-            free = [self._watch.is_free(place) for place in group.leases]  # each is looked at
-            if all(free) and fits(group):
+            if fits(group) and not (group.run and locks.holder(group.run)):
                 return group
             self._groups.append(group)
         return None
@@ -148,17 +135,17 @@ class Backlog:
             self.failed[title] = failure
         self._ended(title, failure)
 
-    def finish(self, group: Group, ended: Sequence[tuple[str, str | None]], held: str | None) -> None:
-        """A group is done as far as these jobs; the rest later, where another process is at it."""
+    def finish(self, group: Group, ended: Sequence[tuple[str, str | None]], held: bool = False) -> None:
+        """These jobs of a group have ended; all of it is done later, where another process is at it."""
         for title, failure in ended:
             self.end(title, failure)
-        if held is not None:
-            self.put_back(group.after(len(ended)))
+        if held:
+            self.put_back(group)
 
     def crash(self, group: Group, why: str) -> None:
         """The process of a group is gone: the first job without a record failed, the rest is done later."""
         count = sum(job.done for job in group.jobs)
-        self.finish(group, [(job.title, None) for job in group.jobs[:count]], None)
+        self.finish(group, [(job.title, None) for job in group.jobs[:count]])
         for job in group.jobs[count : count + 1]:
             self.end(job.title, why)
         self.put_back(group.after(count + 1))
@@ -233,7 +220,6 @@ def groups(
     reference: Path | None = None,
     fresh: bool = False,
     memory: Mapping[str, int] | None = None,
-    checkpoints: Path | None = None,
 ) -> list[Group]:
     """What is to be done. A record that is there already is measured anew.
 
@@ -245,38 +231,42 @@ def groups(
         reference: file that samples are compared with; by default the dataset trained on.
         fresh: train from the start, whatever the work folder holds.
         memory: bytes that each process of a training run needs, by its name, as far as they are known.
-        checkpoints: folder that all machines see, for copies of the runs; None: they see the work folder.
     """
     results, work = results.resolve(), work.resolve()
 
-    def job(title: str, file: str, message: dict[str, Any]) -> Job:
-        return Job(title, results / file, records.file_digest(results / file), message)
+    def replaced(file: str) -> str | None:
+        return records.file_digest(results / file)
 
     counting = tuple(
-        job(f"cost of {label}", request.file, {"cost": request.model_dump(mode="json")})
+        Job(
+            f"cost of {label}",
+            results / request.file,
+            replaced(request.file),
+            {"cost": request.model_dump(mode="json"), "results": str(results)},
+        )
         for label, request in costs.items()
     )
-    found = [Group((results / LEASES / "costs",), counting)] if counting else []
+    found = [Group(None, counting)] if counting else []
     for group in by_run(cells):
-        measuring = tuple(
-            job(
-                cell.title,
-                cell.file,
-                {
-                    "quality": cell.request.model_dump(mode="json"),
-                    "overrides": cell.overrides,
-                    "protocol": cell.protocol.model_dump(mode="json"),
-                    "run": str(work / cell.run),
-                    "data_options": dict(data_options),
-                    "reference": str(reference.resolve()) if reference else None,
-                    "fresh": fresh and cell is group[0],
-                    "last": cell is group[-1],
-                    "checkpoints": str(checkpoints.resolve()) if checkpoints else None,
-                },
+        run = work / group[0].run
+        tasks = [
+            Task(
+                request=cell.request,
+                overrides=cell.overrides,
+                protocol=cell.protocol,
+                run=run,
+                results=results,
+                replaces=replaced(cell.file),
+                data_options=dict(data_options),
+                reference=reference.resolve() if reference else None,
+                fresh=fresh and cell is group[0],
+                last=cell is group[-1],
             )
             for cell in group
+        ]
+        measuring = tuple(
+            Job(cell.title, results / cell.file, task.replaces, {"quality": task.model_dump(mode="json")})
+            for cell, task in zip(group, tasks, strict=True)
         )
-        run = group[0].run
-        places = (results / LEASES / run, work / f".{run}.lease")
-        found.append(Group(places, measuring, (memory or {}).get(run, 0)))
+        found.append(Group(run, measuring, (memory or {}).get(group[0].run, 0)))
     return found

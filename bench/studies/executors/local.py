@@ -1,4 +1,4 @@
-"""Processes of this machine as executor.
+"""Processes of this machine as executor: a new one for each group.
 
 A cell that takes its process down fails alone, and several cells at once share neither threads nor an
 interpreter.
@@ -9,19 +9,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import selectors
-import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import IO
 
 from bench.studies.executors import PATIENCE, Backlog, Ended, Executor, Group, executors
 from bench.utils.device import available_memory, usable_cores
 from bench.utils.files import make_folders
+from bench.utils.process import ending
 from registry.errors import UsageError
 
 # In the reasons of failures: what PyTorch says, and how the system ends a process that takes too much.
@@ -120,121 +119,90 @@ class Local(Executor):
         Returns:
             Titles of the jobs that failed, and why.
         """
-        backlog, memory = Backlog(groups, ended), self.memory()
-        gpus, processes = _gpus(), max(group.processes for group in groups)
-        workers = [
-            _Worker(i, work, jobs, plugins, _share(gpus, i, processes) if jobs > 1 else gpus)
-            for i in range(at_once)
-        ]
-        try:
-            with selectors.DefaultSelector() as waiting:
-                while True:
-                    for worker in workers:
-                        if not worker.group:
-                            worker.begin(backlog.take(_room(worker, workers, memory)), waiting)
-                    if not (backlog or any(worker.group for worker in workers)):
-                        break
-                    for key, _ in waiting.select(PATIENCE):
-                        key.data.read(backlog, waiting)
-        finally:
-            for worker in workers:
-                worker.stop()
-            for worker in workers:
-                worker.wait()
+        backlog, memory, gpus = Backlog(groups, ended), self.memory(), _gpus()
+        processes = max((group.processes for group in groups), default=1)
+        shares = [_share(gpus, i, processes) if jobs > 1 else gpus for i in range(at_once)]
+        under_way: dict[Future[tuple[int, bool]], _Worker] = {}
+
+        def begin(number: int) -> None:
+            """Begin a group that fits beside what others do on the same GPU, or on this CPU."""
+            on_gpu = bool(shares[number])
+            beside = [each.group for each in under_way.values() if shares[each.number] == shares[number]]
+
+            def fits(group: Group) -> bool:
+                needs = [_need(each, on_gpu) for each in (group, *beside)]
+                return memory is None or not beside or sum(needs) <= memory
+
+            if group := backlog.take(fits):
+                log = work / f"worker-{socket.gethostname()}-{os.getpid()}-{number}.log"
+                worker = _Worker(number, group, log, plugins, _environment(jobs, shares[number]))
+                under_way[pool.submit(worker.follow, backlog.end)] = worker
+
+        with ThreadPoolExecutor(at_once or 1) as pool:
+            try:
+                while backlog or under_way:
+                    for number in set(range(at_once)) - {each.number for each in under_way.values()}:
+                        begin(number)
+                    if not under_way:
+                        time.sleep(PATIENCE)
+                    for future in wait(under_way, PATIENCE, FIRST_COMPLETED).done:
+                        worker = under_way.pop(future)
+                        worker.finish(backlog, *future.result())
+            finally:
+                for worker in under_way.values():
+                    worker.process.terminate()
+                wait(under_way, STOP_PATIENCE)
+                for worker in under_way.values():
+                    worker.process.kill()
         return backlog.failed
 
 
-@dataclass
 class _Worker:
-    """One child process, started when there is something to do and again when it died."""
+    """A process that does a group.
 
-    number: int
-    work: Path
-    processes: int  # that share the cores
-    plugins: Sequence[str]
-    gpus: Sequence[str]  # its own; processes that name the same share it
-    process: subprocess.Popen[bytes] | None = None
-    group: Group | None = None  # under way
-    ended: int = 0  # jobs of it
-    unread: bytes = b""
+    Args:
+        number: of its share of the machine.
+        group: what it does.
+        log: what it prints.
+        plugins: files and modules that it imports.
+        environment: its own.
+    """
 
-    @property
-    def log(self) -> Path:
-        """What the process prints."""
-        return self.work / f"worker-{socket.gethostname()}-{os.getpid()}-{self.number}.log"
-
-    def begin(self, group: Group | None, waiting: selectors.BaseSelector) -> None:
-        """Begin a group, if there is one."""
-        if group is None:
-            return
-        self.group, self.ended = group, 0
-        if self.process is None:
-            self._start()
-            waiting.register(self._output, selectors.EVENT_READ, self)
-        with contextlib.suppress(BrokenPipeError):  # it died: the end of its output tells
-            self._input.write(json.dumps(group.message).encode() + b"\n")
-            self._input.flush()
-
-    def read(self, backlog: Backlog, waiting: selectors.BaseSelector) -> None:
-        """See what has ended since the last time."""
-        assert self.process
-        data = os.read(self._output, 65536)
-        *lines, self.unread = (self.unread + data).split(b"\n")
-        for line in lines:
-            message = json.loads(line)
-            if "title" in message:
-                self.ended += 1
-                backlog.end(message["title"], message["failure"])
-            else:
-                if message["held"] and self.group:
-                    backlog.put_back(self.group.after(self.ended))
-                self.group = None
-        if not data:
-            waiting.unregister(self._output)
-            self.wait()
-            code, group = self.process.returncode, self.group
-            self.process, self.group, self.unread = None, None, b""
-            if group and (rest := group.after(self.ended)):
-                end = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-                backlog.end(rest.jobs[0].title, f"its process ended with {end}; see {self.log}")
-                backlog.put_back(rest.after(1))
-
-    def stop(self) -> None:
-        """Ask the process to end: at once, or after a checkpoint where it is training."""
-        if self.process:
-            if self.group:
-                self.process.terminate()
-            with contextlib.suppress(BrokenPipeError):
-                self._input.close()
-            self.process.stdin = None  # or waiting would write to it
-
-    def wait(self) -> None:
-        """Return when the process has ended."""
-        if self.process:
-            try:
-                self.process.communicate(timeout=STOP_PATIENCE)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.communicate()
-
-    @property
-    def _input(self) -> IO[bytes]:
-        assert self.process and self.process.stdin
-        return self.process.stdin
-
-    @property
-    def _output(self) -> int:
-        assert self.process and self.process.stdout
-        return self.process.stdout.fileno()
-
-    def _start(self) -> None:
-        command = [sys.executable, "-m", "bench.cli.worker", *self.plugins]
-        with self.log.open("ab") as log:
+    def __init__(
+        self, number: int, group: Group, log: Path, plugins: Sequence[str], environment: dict[str, str]
+    ) -> None:
+        self.number, self.group, self.log = number, group, log
+        command = [sys.executable, "-m", "bench.cli.worker", *plugins]
+        with log.open("ab") as file:
             # In a session of its own, Ctrl-C comes to it from here alone.
             self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                env=_environment(self.processes, self.gpus), start_new_session=True,
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file,
+                env=environment, start_new_session=True,
             )  # fmt: skip
+
+    def follow(self, ended: Ended) -> tuple[int, bool]:
+        """Have the group done; how many of its jobs ended, and whether another process is at it."""
+        count, held = 0, False
+        with contextlib.suppress(BrokenPipeError), self.process as process:  # it died before it read that
+            assert process.stdin and process.stdout
+            process.stdin.write(json.dumps(self.group.message).encode() + b"\n")
+            process.stdin.flush()
+            for line in process.stdout:
+                told = json.loads(line)
+                held = told.get("held", held)
+                if "title" in told:
+                    ended(told["title"], told["failure"])
+                    count += 1
+        return count, held
+
+    def finish(self, backlog: Backlog, count: int, held: bool) -> None:
+        """See what is to be done of the group after its process has ended."""
+        rest = self.group.after(count)
+        if rest and not held:
+            how = ending(self.process.returncode)
+            backlog.end(rest.jobs[0].title, f"its process ended with {how}; see {self.log}")
+            rest = rest.after(1)
+        backlog.put_back(rest)
 
 
 def _environment(processes: int, gpus: Sequence[str]) -> dict[str, str]:
@@ -252,17 +220,6 @@ def _share(gpus: Sequence[str], number: int, count: int) -> list[str]:
     """The GPUs of one of several processes that have so many each; one may be shared."""
     first = number * count
     return [gpus[i % len(gpus)] for i in range(first, first + count)] if gpus else []
-
-
-def _room(worker: _Worker, workers: Sequence[_Worker], memory: int | None) -> Callable[[Group], bool]:
-    """Whether a group of known need fits beside what others do on the same GPU, or on this CPU."""
-    beside = [each.group for each in workers if each.group and each.gpus == worker.gpus]
-
-    def fits(group: Group) -> bool:
-        needs = [_need(each, bool(worker.gpus)) for each in (group, *beside)]
-        return memory is None or not beside or sum(needs) <= memory
-
-    return fits
 
 
 def _need(group: Group, on_gpu: bool) -> int:

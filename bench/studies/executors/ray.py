@@ -7,9 +7,9 @@ another call has begun. See docs.ray.io on `num_cpus`, `num_gpus`, `memory` and 
 from __future__ import annotations
 
 import logging
-import re
 import signal
-import socket
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +21,8 @@ from bench.utils.files import make_folders
 from bench.utils.progress import Stopped
 from registry.errors import UsageError, reason
 
+CONNECT = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False)"
+CONNECT_PATIENCE = 20  # seconds
 STOP_PATIENCE = 60  # seconds that tasks get to write a checkpoint when they are stopped
 
 
@@ -69,9 +71,20 @@ class Ray(Executor):
         make_folders(work)
         handler = signal.getsignal(signal.SIGTERM)
         try:
-            if self.address and (place := re.fullmatch(r"([\w.-]+):(\d+)", self.address)):
-                socket.create_connection((place[1], int(place[2])), timeout=10).close()  # Ray tries for long
+            if self.address not in (None, "local"):  # Ray itself tries without end where nothing answers
+                subprocess.run(
+                    [sys.executable, "-c", CONNECT, self.address], check=True, timeout=CONNECT_PATIENCE,
+                    capture_output=True, text=True,
+                )  # fmt: skip
             ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR)
+        except subprocess.TimeoutExpired:
+            raise UsageError(
+                f"no Ray cluster at {self.address}: nothing of Ray answered in {CONNECT_PATIENCE} seconds"
+            ) from None
+        except subprocess.CalledProcessError as error:
+            raise UsageError(
+                f"no Ray cluster at {self.address}: {error.stderr.strip().splitlines()[-1]}"
+            ) from None
         except Exception as error:  # of many kinds, by what is wrong with the address
             raise UsageError(f"no Ray cluster at {self.address or 'this machine'}: {reason(error)}") from None
         signal.signal(signal.SIGTERM, handler)  # Ray has put its own in the place

@@ -1,15 +1,15 @@
 """Groups of jobs: who may begin which, and what becomes of those that another process is at."""
 
 import json
+import os
+import socket
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from bench import studies
@@ -21,66 +21,60 @@ from bench.studies.cells import cells
 from bench.studies.executors import Backlog, Group, Job, executor, groups, local
 from bench.studies.watching import Activity, Meter, Usage, Watcher
 from bench.training import protocols
-from bench.utils import leases
+from bench.utils import locks
 from registry.errors import UsageError
 from tests.bench import made
 
 
 def group(folder: Path, name: str) -> Group:
-    """One job under two leases, as of a training run."""
-    job = Job(name, folder / f"{name}.json", None, {})
-    return Group((folder / "records" / name, folder / "runs" / name), (job,))
+    """One job in the folder of a run."""
+    return Group(folder / "runs" / name, (Job(name, folder / f"{name}.json", None, {}),))
 
 
-def test_what_another_process_is_at_waits_and_what_the_dead_left_does_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_another_process_is_at_waits(tmp_path: Path) -> None:
+    a, b = group(tmp_path, "a"), group(tmp_path, "b")
+    backlog = Backlog([a, b])
+    with locks.held(a.run):
+        assert backlog.take() == b and backlog.take() is None and len(backlog) == 1
+        assert worker.work(a.message, [], pytest.fail)  # nothing of it is done
+    assert backlog.take() == a and not backlog
+
+
+@pytest.mark.parametrize(("gpus", "most"), [("", 10), ("a,b", 6)])
+def test_no_more_is_begun_than_fits_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: str, most: int
 ) -> None:
-    a, b, c = (group(tmp_path, name) for name in "abc")
-    now = [0.0]
-    backlog = Backlog([a, b, c])
-    backlog._watch.clock = lambda: now[0]
-    with monkeypatch.context() as patch:
-        patch.setattr(leases, "_machine", lambda: "another")
-        of_a = [leases.claim(place) for place in a.leases]
-        of_b = leases.claim(b.leases[1])
-    assert backlog.take() == c and backlog.take() is None and len(backlog) == 2
-    backlog.put_back(c)
-    assert backlog.take() == c
-    for lease in of_a:
-        lease.release()
-    assert backlog.take() == a and backlog.take() is None
-    backlog.put_back(a.after(1))  # nothing is left of it
-    for _ in range(4):
-        now[0] += leases.EXPIRY / 4
-        of_b.beat()
-        assert backlog.take() is None
-    now[0] += leases.EXPIRY + 1
-    assert backlog.take() == b and not backlog  # both leases of it are free
-    assert leases.look(b.leases[1]) is None
+    """Of the CPU's memory, or of that of the GPU that processes share: what needs too much runs alone."""
+    needs = {"huge": 99, "large": 7, "middle": 5, "small": 3, "tiny": 1}
+    groups = [replace(group(tmp_path, name), memory=need) for name, need in needs.items()]
+    beside: list[tuple[str, list[str]]] = []
+    under_way: dict[str, tuple[str, int]] = {}
 
+    class Worker:
+        def __init__(
+            self, number: int, group: Group, log: Path, plugins: object, environment: dict[str, str]
+        ):
+            self.number, self.group, self.gpu = number, group, environment.get("CUDA_VISIBLE_DEVICES", "")
+            (name,) = (job.title for job in group.jobs)
+            beside.append((name, [n for n, (gpu, _) in under_way.items() if gpu == self.gpu]))
+            under_way[name] = self.gpu, group.memory
+            self.process = SimpleNamespace(terminate=lambda: None, kill=lambda: None)
 
-def test_a_group_is_begun_under_all_of_its_leases_or_not(tmp_path: Path) -> None:
-    one = group(tmp_path, "a")
-    with leases.claim(one.leases[1]):
-        assert "process" in worker.work(one.message, [], pytest.fail)
-        assert leases.look(one.leases[0]) is None
+        def follow(self, ended: object) -> tuple[int, bool]:
+            time.sleep(0.2)
+            return 1, False
 
+        def finish(self, backlog: Backlog, count: int, held: bool) -> None:
+            del under_way[self.group.jobs[0].title]
 
-def test_no_more_is_begun_than_fits_in_memory(tmp_path: Path) -> None:
-    small, large, huge = (
-        replace(group(tmp_path, name), memory=need) for name, need in (("s", 3), ("l", 6), ("h", 99))
-    )
-
-    def room(beside: list[Group | None], gpus: tuple[str, ...] = ("a", "a", "a")) -> Callable[[Group], bool]:
-        busy = [SimpleNamespace(group=each, gpus=[gpu]) for each, gpu in zip(beside, gpus[1:], strict=False)]
-        ours = SimpleNamespace(group=None, gpus=[gpus[0]])
-        return local._room(ours, [ours, *busy], 10)
-
-    backlog = Backlog([huge, large, small])
-    assert backlog.take(room([large])) == small  # the others wait
-    assert backlog.take(room([small])) == large
-    assert backlog.take(room([small, large])) is None
-    assert backlog.take(room([small], ("a", "b"))) == huge  # alone on its GPU, whatever it needs
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    monkeypatch.setattr(local, "_Worker", Worker)
+    monkeypatch.setattr(local.Local, "memory", lambda self: most)
+    assert executor("local", jobs=4).run(groups, work=tmp_path) == {}
+    assert {name for name, _ in beside} == needs.keys()
+    for name, others in beside:
+        assert not others or needs[name] + sum(needs[other] for other in others) <= most
+    assert any(others for _, others in beside)
 
 
 def test_the_gpus_of_a_machine_are_divided_among_cells(
@@ -89,8 +83,8 @@ def test_the_gpus_of_a_machine_are_divided_among_cells(
     assert [local._share("abcd", i, 2) for i in range(2)] == [["a", "b"], ["c", "d"]]
     assert [local._share("ab", i, 1) for i in range(3)] == [["a"], ["b"], ["a"]]
     monkeypatch.setattr(local, "_gpus", lambda: ["a", "b", "c"])
-    message = {"protocol": {"training": {"processes": 2}}}
-    pair = Group((tmp_path / "lease",), (Job("pair", tmp_path / "none", None, message),))
+    message = {"quality": {"protocol": {"training": {"processes": 2}}}}
+    pair = Group(tmp_path / "run", (Job("pair", tmp_path / "none", None, message),))
     with pytest.raises(UsageError, match="2 cells at once of 2 processes each need 4 GPUs, but there are 3"):
         executor("local", jobs=2).run([pair], work=tmp_path)
     with pytest.raises(UsageError, match=r"2 processes needs whole GPUs, not gpus = 0.5"):
@@ -98,8 +92,8 @@ def test_the_gpus_of_a_machine_are_divided_among_cells(
 
 
 def test_clusters_are_told_what_a_cell_needs(tmp_path: Path) -> None:
-    message = {"protocol": {"training": {"processes": 2}}}
-    pair = Group((tmp_path / "lease",), (Job("pair", tmp_path / "none", None, message),), 3 * 2**30)
+    message = {"quality": {"protocol": {"training": {"processes": 2}}}}
+    pair = Group(tmp_path / "run", (Job("pair", tmp_path / "none", None, message),), 3 * 2**30)
     one = replace(group(tmp_path, "a"), memory=2**30)
     on_ray, on_gpus = executor("ray", cpus=4), executor("ray", gpus=1)
     assert on_ray.resources(pair, 1e12).items() >= {"num_cpus": 8, "memory": 6 * 2**30}.items()
@@ -151,14 +145,14 @@ def test_the_time_left_counts_what_is_under_way(monkeypatch: pytest.MonkeyPatch)
 
     def told(at: float, measured: int, **steps: int) -> str:
         clock[0], done[0] = at, measured
-        activity = Activity("", "here", 1, "", "training", 0, 100, 1.0, 1.0, 0.0, Usage())
-        found[:] = [replace(activity, name=name, done=step) for name, step in steps.items()]
+        activity = Activity("", "", "here", "training", 0, 100, 1.0, 1.0)
+        found[:] = [replace(activity, run=name, done=step) for name, step in steps.items()]
         return view.summary(found).rpartition("about ")[2]
 
     told(0, 0, first=0, second=40)  # the second goes on with an earlier call's training
     # Of ten cells 9 − 0.9 are left; one and half a cell were done meanwhile.
     assert told(100, 1, second=90) == f"{span(100 / 1.5 * 8.1)} left"
-    found[:] = [replace(found[0], description="held-out loss", done=1)]
+    found[:] = [replace(found[0], description="sampling and scoring", seconds_left=None)]
     assert view.summary(found).endswith(f"about {span(100 / 1.5 * 8.1)} left")
     assert told(120, 2) == f"{span(120 / 1.6 * 8)} left"
     assert "left" not in told(500, 10)
@@ -178,53 +172,53 @@ def test_a_wrong_executor_is_one_clear_line(name: str, options: dict[str, object
     assert told in str(raised.value)
 
 
-def test_what_is_under_way_is_read_from_the_folder(
+def test_locks_and_logs_tell_what_is_under_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = studies.load("downsampler")
     every = cells(study, protocols.load("smoke"), [0])
     made.put(tmp_path, made.quality(every[1].request), "smoke")
     arguments = ["studies", "--watch", "downsampler", "--protocol", "smoke", "--seeds", "0", "--json"]
-    lease = leases.claim(tmp_path / ".leases" / every[0].run)
-    other = leases.claim(tmp_path / ".leases" / "of-another-study")
-    now = [5.0]
-    monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    job = {"protocol": {"training": {"batch_size": 16, "processes": 1}}}
-    progress = worker._telling([lease], every[0].title, job, lambda: None)
-    progress("training", 1, 8)
-    now[0] += 4
-    progress("training", 3, 8)
-    lease.beat()
-    found = json.loads(CliRunner().invoke(app, [*arguments, "--results", str(tmp_path)]).stdout)
-    assert (found["cells"], found["measured"]) == (len(every), 1)
-    (one,) = found["under_way"]
-    assert (one["title"], one["description"], one["done"], one["total"]) == (every[0].title, "training", 3, 8)
-    assert one["images_per_second"] == 2 * 16 / 4 and one["seconds_left"] == 5 * 4 / 2
-    assert one["usage"] == {"cores": 4.0 * torch.get_num_threads(), "gpus": 0.0}
-    assert found["usage"] == {"cores": 2 * (1.0 + 3.0 + 2.0), "gpus": 0.0}  # as the record says
-    assert {each.name for each in Watcher(tmp_path).look()} == {every[0].run, "of-another-study"}
-    view = View(len(every), lambda: 1, Watcher(tmp_path, {every[0].run}), lambda: Usage(cores=5400))
-    cell, where, doing, counted, rate, left = [next(column.cells).plain for column in view.table().columns]
-    assert (cell, doing, counted) == (every[0].title, "training", "3 of 8") and str(one["pid"]) in where
-    assert (rate, left) == ("8.0", "10 s")
-    # Of three cells two are left, less the 3 of 8 steps, at 16 s each.
-    title = "1 of 3 measured, 1 under way, 1.50 core-hours so far, about 26 s of training left"
-    assert view.table().title == title
-    monkeypatch.setattr(watch, "EVERY", 0.05)
-    with view:
-        time.sleep(0.3)
-    first, second, *_, last = capsys.readouterr().err.splitlines()
-    assert first == last == title
-    assert second == f"  {every[0].title} ({where}): training, 3 of 8, 8.0, 10 s"
-    progress("held-out loss", 64, 512)
-    progress("training", 4, 8)
-    now[0] += 100
-    progress("held-out loss", 64, 512)  # of the next checkpoint
-    now[0] += 4
-    progress("held-out loss", 192, 512)
-    lease.beat()
-    (one,) = Watcher(tmp_path, {every[0].run}).look()
-    assert (one.images_per_second, one.seconds_left) == ((192 - 64) / 4, 10.0)
-    lease.release()
-    other.release()
-    assert Watcher(tmp_path).look() == []
+    places = ["--results", str(tmp_path), "--work", str(tmp_path / "runs")]
+    run = tmp_path / "runs" / every[0].run
+    run.mkdir(parents=True)
+    watcher = Watcher(tmp_path, tmp_path / "runs", every)
+    assert watcher.look() == []
+    log = run / "log.jsonl"
+    log.write_text('{"step": 1, "images_per_second": 4.0}\n{"step": 3, "images_per_second": 8.0}\n{"step": 5')
+    with locks.held(run):
+        found = json.loads(CliRunner().invoke(app, [*arguments, *places]).stdout)
+        assert (found["cells"], found["measured"]) == (len(every), 1)
+        assert found["usage"] == {"cores": 2 * (1.0 + 3.0 + 2.0), "gpus": 0.0}  # as the record says
+        batch = every[0].protocol.training.batch_size
+        holder = f"process {os.getpid()} on {socket.gethostname()}"
+        assert found["under_way"] == [
+            {
+                "run": every[0].run, "title": every[0].title, "holder": holder, "description": "training",
+                "done": 3, "total": 8, "images_per_second": 8.0, "seconds_left": 5 * batch / 8,
+            }
+        ]  # fmt: skip
+        view = View(len(every), lambda: 1, watcher, lambda: Usage(cores=5400))
+        shown = [next(column.cells).plain for column in view.table().columns]
+        left = span(5 * batch / 8)
+        assert shown == [every[0].title, holder, "training", "3 of 8", "8.0", left]
+        # Of three cells two are left, less the 3 of 8 steps.
+        rest = span((len(every) - 1 - 3 / 8) * 8 * batch / 8)
+        title = (
+            f"1 of {len(every)} measured, 1 under way, 1.50 core-hours so far, about {rest} of training left"
+        )
+        assert view.table().title == title
+        monkeypatch.setattr(watch, "EVERY", 0.05)
+        with view:
+            time.sleep(0.3)
+        first, second, *_, last = capsys.readouterr().err.splitlines()
+        assert first == last == title
+        assert second == f"  {every[0].title} ({holder}): training, 3 of 8, 8.0, {left}"
+        log.write_text('{"step": 8, "images_per_second": 8.0}\n')
+        (one,) = watcher.look()
+        assert (one.description, one.images_per_second, one.seconds_left) == (
+            "sampling and scoring",
+            None,
+            None,
+        )
+    assert watcher.look() == []

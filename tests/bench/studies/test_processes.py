@@ -1,9 +1,13 @@
 """Cells of several processes: the record of one process, and no process outlives the one that began it."""
 
-import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +17,12 @@ from safetensors.torch import load_file
 
 from bench import records, studies
 from bench.studies import worker
-from bench.studies.cells import Cell, cells
+from bench.studies.cells import Cell, Task, cells
 from bench.studies.executors import groups
-from bench.studies.processes import MARK
 from bench.training import protocols
 from bench.training.run import Run
 from registry.errors import UsageError
-from tests.soak import without_times
+from tests.soak import children, without_times
 
 STUDY = """
 title = "One network"
@@ -47,7 +50,7 @@ def test_two_processes_of_a_cell_make_the_record_of_one(
         (group,) = groups([one], {}, results=place / "results", work=place / "work", data_options={})
         assert group.processes == processes
         ended: list[Any] = []
-        assert worker.work(group.message, [], lambda *job, ended=ended: ended.append(job)) is None
+        assert not worker.work(group.message, [], lambda *job, ended=ended: ended.append(job))
         assert ended == [("DiT, seed 0", None)]
         record = records.read_file(place / "results" / one.file)
         assert record.context.processes == (2 if processes == 2 else None)
@@ -63,41 +66,103 @@ def test_two_processes_of_a_cell_make_the_record_of_one(
     assert tables[0]["result"]["loss"] == pytest.approx(tables[1]["result"]["loss"], rel=1e-6)
 
 
-def endless(folder: Path) -> dict[str, Any]:
-    """Arguments of a training without end."""
-    one = cell(folder, 1)
-    protocol = one.protocol.model_dump(mode="json")
-    protocol["training"] |= {"steps": 10**6, "checkpoint_every": 10**6}
-    return {
-        "run": str(folder / "run"), "step": 10**6, "request": one.request.model_dump(mode="json"),
-        "protocol": protocol, "overrides": one.overrides, "data_options": {},
-    }  # fmt: skip
+def endless(folder: Path, processes: int = 2) -> Task:
+    """A training without end."""
+    one = cell(folder, processes)
+    training = one.protocol.training.model_copy(update={"steps": 10**6, "checkpoint_every": 10**6})
+    return Task(
+        request=one.request,
+        overrides=one.overrides,
+        protocol=one.protocol.model_copy(update={"training": training}),
+        run=folder / "run",
+        results=folder / "results",
+    )
 
 
-# What a worker does; ends with 7 where it was told to stop.
-STOPPED = """
-import json, sys
+# What a process does that measures a cell; ends with 7 where it was told to stop.
+TRAINS = """
+import sys
+from bench.studies.cells import Task
 from bench.studies.processes import call
-from bench.utils.progress import Stopped, silent
+from bench.utils.progress import Stopped
 try:
-    call("train", json.loads(sys.argv[1]), processes=2, plugins=[], progress=silent)
+    call("train", Task.model_validate_json(sys.argv[1]), step=10**6)
 except Stopped:
     sys.exit(7)
 """
 
 
+@contextmanager
+def training(task: Task) -> Iterator[subprocess.Popen[bytes]]:
+    """Two processes that train, once they do, and the one that began them."""
+    command = [sys.executable, "-c", TRAINS, task.model_dump_json()]
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        until = time.monotonic() + 120
+        while not (task.run / "log.jsonl").exists() and time.monotonic() < until:
+            assert process.poll() is None
+            time.sleep(0.1)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_nothing_listens_to_other_hosts_while_processes_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [name for _, name in socket.if_nameindex() if name not in ("lo", "lo0")]
+    if others:  # whatever the environment says
+        monkeypatch.setenv("GLOO_SOCKET_IFNAME", others[0])
+    with training(endless(tmp_path)) as process:
+        found = listening(children(process.pid))
+    assert found  # Gloo's, by which the two add up gradients
+    assert found <= {"0100007F", "00000000000000000000000001000000"}  # 127.0.0.1 and ::1
+
+
+def listening(pids: list[int]) -> set[str]:
+    """Addresses at which processes listen, as /proc/net has them."""
+    inodes = set()
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                inodes.add(str(link.readlink()).removeprefix("socket:[").removesuffix("]"))
+    lines = [
+        line.split()
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+    ]
+    return {words[1].partition(":")[0] for words in lines if words[3] == "0A" and words[9] in inodes}
+
+
 def test_a_signal_stops_all_processes_with_a_checkpoint(tmp_path: Path) -> None:
-    arguments = json.dumps(endless(tmp_path))
-    process = subprocess.Popen([sys.executable, "-c", STOPPED, arguments], start_new_session=True)
-    until = time.monotonic() + 120
-    while not (tmp_path / "run/log.jsonl").exists() and time.monotonic() < until:
-        assert process.poll() is None
-        time.sleep(0.1)
-    process.terminate()
-    assert process.wait(timeout=60) == 7
+    with training(endless(tmp_path)) as process:
+        process.terminate()
+        assert process.wait(timeout=60) == 7
     (checkpoint,) = Run(tmp_path / "run").checkpoints()
     assert int(checkpoint.name) > 0
-    assert not [line for line in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path) in read(line)]
+    assert not at_work(tmp_path)
+
+
+def test_processes_end_with_the_one_that_began_them(tmp_path: Path) -> None:
+    with training(endless(tmp_path)) as process:
+        process.kill()
+    until = time.monotonic() + 10
+    while at_work(tmp_path) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not at_work(tmp_path)
+
+
+def test_a_process_that_dies_ends_the_others(tmp_path: Path) -> None:
+    with training(endless(tmp_path)) as process:
+        os.kill(children(process.pid)[1], signal.SIGKILL)
+        assert process.wait(timeout=30) == 1
+    assert not at_work(tmp_path)
+
+
+def at_work(folder: Path) -> list[Path]:
+    """Processes whose command names a folder."""
+    return [file for file in Path("/proc").glob("[0-9]*/cmdline") if str(folder) in read(file)]
 
 
 def read(file: Path) -> str:
@@ -105,19 +170,6 @@ def read(file: Path) -> str:
         return file.read_text(errors="replace")
     except OSError:  # it has ended
         return ""
-
-
-def test_a_process_ends_with_the_one_that_began_it(tmp_path: Path) -> None:
-    message = json.dumps({"function": "train", "arguments": endless(tmp_path), "plugins": []})
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bench.studies.processes", message],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdin and process.stdout
-    assert process.stdout.readline() == f'{MARK}{{"progress": ["training", 0, 1000000]}}\n'
-    process.stdin.close()  # as where the other is killed
-    assert process.wait(timeout=10) == 1
-    process.stdout.close()
 
 
 def test_processes_that_cannot_share_a_batch_are_refused(tmp_path: Path) -> None:

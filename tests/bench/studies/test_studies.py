@@ -1,16 +1,22 @@
 """Studies: what a file says, what follows from it, and mistakes told in one line; nothing is trained here."""
 
+import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import bench.diffusion
 import registry
 from bench import studies
+from bench.cli import app
 from bench.diffusion.ddim import DDIM
 from bench.diffusion.ddpm import DDPM
 from bench.metrics.scores import SCORES
@@ -33,6 +39,7 @@ from bench.studies.staleness import fingerprints, of_another_time, stale
 from bench.training import loop, protocols
 from registry.errors import CodeError, UsageError
 from tests.bench import made
+from tests.bench.place import PROTOCOL
 from tests.conftest import ROOT
 
 ROW = '[[rows]]\nlabel = "a"\nbackbone = "udit-t"\n'
@@ -288,13 +295,14 @@ def test_no_two_groups_of_jobs_share_a_training_run(tmp_path: Path) -> None:
     found = cells(study, MICRO, [0, 1])
     costs = missing_costs(study, {})
     groups = executors.groups(found, costs, results=tmp_path, work=tmp_path, data_options={})
-    assert len({place for group in groups for place in group.leases}) == 2 * len(groups) - 1
+    assert len({group.run for group in groups}) == len(groups)
     first, *lists = [group.jobs for group in groups]
     assert len(first) == len(costs) and all("cost" in job.message for job in first)
-    runs = [{job.message["run"] for job in jobs} for jobs in lists]
+    lists = [[job.message["quality"] for job in jobs] for jobs in lists]
+    runs = [{task["run"] for task in tasks} for tasks in lists]
     assert all(len(one) == 1 for one in runs) and len(set.union(*runs)) == len(runs) == 4
-    assert [[job.message["last"] for job in jobs] for jobs in lists] == [[False, False, True]] * 4
-    assert not any(job.message["fresh"] for jobs in lists for job in jobs)
+    assert [[task["last"] for task in tasks] for tasks in lists] == [[False, False, True]] * 4
+    assert not any(task["fresh"] for tasks in lists for task in tasks)
 
 
 # ---- whether it is of this code and data ----
@@ -458,6 +466,72 @@ def test_what_cannot_run_is_told_before_anything_runs(tmp_path: Path, row: str, 
     with pytest.raises(UsageError, match=told) as raised:
         Checker({}).check(made, cells(made, MICRO, [0]))
     assert "\n" not in str(raised.value)
+
+
+def weightless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No weights of Inception, nor a network to fetch them by."""
+    from bench.metrics.extractors import inception
+
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("offline")
+
+    monkeypatch.setattr(inception.torch.hub, "get_dir", lambda: "/nowhere")
+    monkeypatch.setattr(inception.Path, "mkdir", lambda *_, **__: None)
+    monkeypatch.setattr(inception.torch.hub, "download_url_to_file", offline)
+
+
+@pytest.mark.parametrize("option", [(), ("--dry-run",)])
+def test_what_scoring_lacks_is_told_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: tuple[str, ...]
+) -> None:
+    """Weights of the extractor, a reference that fits, and room on the disk, in a dry run too."""
+    (tmp_path / "few.toml").write_text(PROTOCOL.replace("[evaluation]", '[evaluation]\nextractor = "digits"'))
+    arguments = [
+        "ablate", str(written(tmp_path, ROW)), "--results", str(tmp_path / "r"), "--work", str(tmp_path / "w")
+    ]  # fmt: skip
+
+    def told(*more: str, protocol: str = "few.toml") -> str:
+        done = CliRunner().invoke(app, [*arguments, "--protocol", str(tmp_path / protocol), *option, *more])
+        assert isinstance(done.exception, UsageError), done.output
+        assert not (tmp_path / "w").exists()
+        return str(done.exception)
+
+    np.savez(tmp_path / "small.npz", arr_0=np.zeros((8, 4, 4, 3), np.uint8))
+    assert "holds images of 4×4, but samples of digits are of 16×16" in told(
+        "--reference", str(tmp_path / "small.npz")
+    )
+    np.savez(tmp_path / "others.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    assert "holds statistics of inception, not of digits" in told("--reference", str(tmp_path / "others.npz"))
+    (tmp_path / "text.npz").write_text("no archive")
+    assert "text.npz" in told("--reference", str(tmp_path / "text.npz"))
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
+        assert "GiB more in" in (why := told()) and "0.0 GiB free" in why
+    weightless(monkeypatch)
+    (tmp_path / "large.toml").write_text(
+        PROTOCOL.replace("[evaluation]", '[evaluation]\nextractor = "inception"')
+    )
+    assert "the Inception weights are not in" in told(protocol="large.toml")
+
+
+def test_the_room_that_a_run_takes_is_that_of_its_checkpoints(tmp_path: Path) -> None:
+    from bench.studies.checking import Checker
+    from bench.training.loop import train
+
+    (tmp_path / "few.toml").write_text(PROTOCOL)
+    protocol = protocols.load(tmp_path / "few.toml")
+    (cell,) = cells(studies.load(written(tmp_path, ROW)), protocol, [0])
+    run = train("udit-t", protocol, tmp_path / "work" / cell.run).folder
+    whole = sum(path.stat().st_size for path in run.rglob("*.safetensors"))
+    checkpoint = whole / len(list(run.glob("checkpoints/*")))
+    kept, most = 1 * checkpoint, protocol.training.keep * checkpoint + protocol.sampling.num * 16 * 16 * 3
+    free = SimpleNamespace(free=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: free)
+        for needed, enough in ((0.97 * (kept + most), False), (1.03 * (kept + most), True)):
+            free.free = needed
+            with nullcontext() if enough else pytest.raises(UsageError, match="choose another with --work"):
+                Checker({}).check_disk([cell], tmp_path / "none")
 
 
 def test_a_network_that_cannot_be_trained_is_told_before_anything_runs(tmp_path: Path) -> None:

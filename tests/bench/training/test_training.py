@@ -24,6 +24,7 @@ from bench.sampling import Plan, sample
 from bench.training import loop, protocols
 from bench.training.loop import train
 from bench.training.run import Run, load, open_run
+from bench.utils import locks
 from bench.utils.process import threads
 from registry.errors import CodeError
 
@@ -538,7 +539,8 @@ def test_float16_is_for_cuda(tmp_path: Path) -> None:
     refused("fp16 needs a CUDA device", "udit-t", protocol(precision="fp16"), tmp_path / "run")
 
 
-def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
+def test_two_processes_cannot_train_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "PATIENCE", 0.5)
     out = tmp_path / "run"
     script = tmp_path / "holds.py"
     script.write_text(f"""
@@ -557,7 +559,6 @@ with Run({str(out)!r}).locked():
         holder.kill()  # what it leaves behind is no obstacle
         holder.wait()
         holder.stdout.close()
-    assert list((tmp_path / ".run.lease").iterdir())
     assert train("udit-t", protocol(steps=2, checkpoint_every=2), out).step == 2
 
 
