@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -75,7 +77,7 @@ def flops(
             ]
             for cost in costs
         ],
-        notes=[_NOTE, *_uncounted(costs)],
+        notes=[_NOTE, *itertools.chain.from_iterable(map(_remarks, costs))],
     )
     if by:
         for cost in costs:
@@ -97,13 +99,13 @@ def _size(cost: Cost) -> str:
     return "×".join(map(str, (size, size) if isinstance(size, int) else size or ()))
 
 
-def _uncounted(costs: list[Cost]) -> list[str]:
-    return [
-        f"Not counted in {_label(cost)}, though they may cost: "
-        + ", ".join(f"{operator} ×{times}" for operator, times in cost.uncounted.items())
-        for cost in costs
-        if cost.uncounted
-    ]
+def _remarks(cost: Cost) -> Iterator[str]:
+    """What a reader must know of a network's counts."""
+    for note in cost.notes:
+        yield f"{_label(cost)}: {note}"
+    if cost.uncounted:
+        operators = ", ".join(f"{operator} ×{times}" for operator, times in cost.uncounted.items())
+        yield f"Not counted in {_label(cost)}, though they may cost: {operators}"
 
 
 def _print_parts(cost: Cost, by: By, convention: Convention) -> None:

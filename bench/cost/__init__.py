@@ -37,7 +37,7 @@ def measure(model: str | nn.Module, *, input_size: Size | None = None, **overrid
         **overrides: of the named backbone, as for `registry.create`.
 
     Raises:
-        UsageError: unknown name or override.
+        UsageError: unknown name or override, or a network with a part that cannot be counted.
         CodeError: the network returns no tensor, or one of another shape than its contract says.
         Exception: whatever the network itself raises.
 
@@ -90,6 +90,7 @@ def measure(model: str | nn.Module, *, input_size: Size | None = None, **overrid
         paper_gflops=paper / 1e9,
         activation_bytes=max(peaks.values()),
         uncounted=dict(analysis.unsupported_ops()),
+        notes=tuple(analysis.notes),
         stages=tuple(part for part in (*inner, between) if part.paper or part.parameters),
         modules=tuple(
             Part(name=name, **_counts(counts), parameters_deployed=_parameters(deployed.get_submodule(name)))
@@ -138,12 +139,12 @@ def _weightless(name: str, overrides: dict[str, Any]) -> nn.Module:
     """The backbone on the meta device; for real where its constructor looks at numbers."""
     import torch
 
-    with (
-        contextlib.suppress(Exception),
-        torch.device("meta"),
-    ):  # if something else is wrong, it is wrong again
+    from bench.cost.trace import seeded
+
+    with contextlib.suppress(Exception), torch.device("meta"):
         return registry.create(name, **overrides)
-    return registry.create(name, **overrides)
+    with seeded():  # if something else is wrong, it is wrong again
+        return registry.create(name, **overrides)
 
 
 def _parameters(module: nn.Module) -> int:

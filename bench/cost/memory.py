@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
 class LiveTensors:
-    """Follows storages from when they are first seen until they are freed.
+    """Follows storages from when they are first seen until they are freed; sparse tensors have none.
 
     Args:
         besides: tensors that are not followed, such as weights.
@@ -27,12 +28,12 @@ class LiveTensors:
         self.peaks: Counter[str] = Counter()
         self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
         for tensor in besides:
-            self._seen.add(tensor.untyped_storage())
+            if tensor.layout is torch.strided:
+                self._seen.add(tensor.untyped_storage())
 
     def add(self, tensor: Tensor, stage: str = "") -> None:
         """Follow the storage of a tensor that was made, or seen, while a stage runs."""
-        storage = tensor.untyped_storage()
-        if storage not in self._seen:
+        if tensor.layout is torch.strided and (storage := tensor.untyped_storage()) not in self._seen:
             self._seen.add(storage)
             self.live += storage.nbytes()
             weakref.finalize(storage, self._freed, storage.nbytes())

@@ -1,30 +1,47 @@
-"""One forward pass of a deployed network, observed on fake tensors, which have shapes and no memory."""
+"""One forward pass of a deployed network, observed on fake tensors, which have shapes and no memory.
+
+A network that does not run on shapes alone, as where it looks at values, is observed on real tensors: its
+weights (of a network by name, random ones), random inputs, and the step `STEP`, all of seed `SEED`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import logging
+import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._ops import HigherOrderOperator
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import registry
 from bench.cost.conventions import COSTLESS, HANDLERS, Spec
 from bench.cost.memory import LiveTensors
 from bench.cost.stages import BETWEEN, around, stages
-from registry.backbone import check_output, deploy
-from registry.errors import CodeError
+from registry.backbone import check_output, deploy, is_denoiser
+from registry.errors import CodeError, UsageError, reason
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # fvcore scripts functions that are not used here
     from fvcore.nn.jit_analysis import _IGNORED_OPS, JitModelAnalysis, Statistics
+
+SEED = 0
+STEP = 500  # t of a denoiser that is observed on real tensors
+
+_ON_VALUES = (
+    f"The forward pass does not run on shapes alone: the counts are for seed {SEED} and t = {STEP}, and may "
+    "depend on values."
+)
+_COSTLESS = _IGNORED_OPS | COSTLESS | {"prim::device"}
+_KNOWN = _COSTLESS | HANDLERS.keys()
 
 
 class Analysis(JitModelAnalysis):
@@ -39,8 +56,10 @@ class Analysis(JitModelAnalysis):
     Attributes:
         deployed: its form for inference, without memory for weights.
         peaks: the most bytes of live tensors besides the weights, by stage.
+        notes: what a reader must know of the counts.
 
     Raises:
+        UsageError: it has a part that cannot be counted.
         CodeError: its forward returns what cannot be an output of it.
         Exception: whatever its forward raises.
     """
@@ -48,48 +67,72 @@ class Analysis(JitModelAnalysis):
     _stats: Statistics | None
 
     def __init__(self, network: nn.Module) -> None:
-        self.deployed: Any = deploy(_shell(network, lambda p: torch.empty_like(p, device="meta")))
+        for part, module in network.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                where = f"{part!r} of {_name(network)}" if part else _name(network)
+                raise UsageError(
+                    f"{where} is TorchScript, which cannot be counted: build it without torch.jit"
+                )
+        self.deployed: Any = deploy(_shell(network))
         super().__init__(self.deployed, ())
         self.set_op_handle(**HANDLERS)
-        self._ignored_ops = _IGNORED_OPS | COSTLESS | {"prim::device"}
+        self._ignored_ops = _COSTLESS
         self.uncalled_modules_warnings(False).unsupported_ops_warnings(False)
         self.stages = {name: self._aliases[module] for name, module in stages(self.deployed).items()}
-        observer = self._observe_fake() or self._observe()
+        shapes = self._observe_shapes()
+        observer = shapes or self._observe_values(network)
         self.peaks = observer.memory.peaks
+        self.notes = [*([] if shapes else [_ON_VALUES]), *observer.notes()]
         self._calls = observer.calls
 
-    def _observe_fake(self) -> _Observer | None:
+    def _observe_shapes(self) -> _Observer | None:
         """The forward pass on fake tensors; None if it fails on them, as where it looks at values."""
         log = logging.getLogger("torch._subclasses.fake_tensor")
         disabled, log.disabled = log.disabled, True  # what fails here is tried again
         try:
             with FakeTensorMode(allow_non_fake_inputs=True):
-                return self._observe()
+                model = _shell(self.deployed, device="cpu")
+                return self._observe(model, _inputs(model))
         except CodeError:
             raise
-        except Exception:  # on zeros it goes well, or shows a mistake as itself
+        except Exception:  # on real tensors it goes well, or shows a mistake as itself
             return None
         finally:
             log.disabled = disabled
 
-    def _observe(self) -> _Observer:
-        """The forward pass with zeros for weights, real ones unless tensors are fake."""
-        model: Any = _shell(self.deployed, lambda p: torch.zeros(p.shape, dtype=p.dtype, device="cpu"))
+    def _observe_values(self, network: nn.Module) -> _Observer:
+        """The forward pass on real tensors."""
+        with seeded():
+            model: Any = deploy(_real(network)).cpu()
+            inputs = _inputs(model)
+            try:
+                return self._observe(model, inputs)
+            except CodeError:
+                raise
+            except Exception as error:
+                failure = error
+            with torch.no_grad():
+                model(*inputs)  # raises what the network itself raises
+        raise UsageError(f"{_name(network)} runs, but cannot be counted: {reason(failure)}") from failure
+
+    def _observe(self, model: Any, inputs: Sequence[Any]) -> _Observer:
+        """The forward pass of the deployed network, observed."""
         modules = {name: module for name, module in model.named_modules() if name}
         inner = {stage: model.get_submodule(name) for stage, name in self.stages.items()}
         observer = _Observer((*model.parameters(), *model.buffers()))
-        with torch.no_grad(), _decomposed_attention():
-            inputs = model.example_inputs(1)
-            with (
-                around(modules, observer.modules.append, lambda _: observer.modules.pop()),
-                around(inner, observer.enter_stage, lambda _: observer.stages.pop()),
-                observer,
-                _Einsums(observer),
-            ):
-                for tensor in inputs:
-                    observer.own(tensor)
-                output = model(*inputs)
-        # Values from weights of zero say nothing.
+        with (
+            torch.no_grad(),
+            _decomposed_attention(),
+            _uncompiled(),
+            around(modules, observer.modules.append, lambda _: observer.modules.pop()),
+            around(inner, observer.enter_stage, lambda _: observer.stages.pop()),
+            observer,
+            _Calls(observer),
+        ):
+            for tensor in inputs:
+                observer.own(tensor)
+            output = model(*inputs)
+        # Values of random weights say nothing.
         check_output(model, inputs, output.to("meta") if isinstance(output, Tensor) else output)
         return observer
 
@@ -108,9 +151,12 @@ class Analysis(JitModelAnalysis):
             counts: dict[str, Counter[str]] = {name: Counter() for name in self._named_modules}
             uncounted: dict[str, Counter[str]] = {name: Counter() for name in self._named_modules}
             for module, kind, inputs, outputs in self._calls:
-                handler = self._op_handles.get(kind)
-                if handler is None and kind in self._ignored_ops:
+                handler = self._op_handles.get(kind, self._op_handles.get(kind.removesuffix("_")))
+                if handler is None and self._ignored_ops & {kind, kind.removesuffix("_")}:
                     continue
+                layouts = {value.layout for value in (*inputs, *outputs) if isinstance(value, Spec)}
+                if special := layouts - {"strided"}:  # whose shapes do not tell what is computed
+                    kind, handler = f"{kind} ({', '.join(sorted(special))})", None
                 for ancestor in self._get_all_ancestors(module):
                     if handler is None:
                         uncounted[ancestor][kind] += 1
@@ -131,10 +177,13 @@ class _Observer(TorchDispatchMode):
         modules, stages: names of those that run now, the innermost last.
     """
 
+    supports_higher_order_operators = True
+
     def __init__(self, weights: Sequence[Tensor]) -> None:
         super().__init__()
         self.calls: list[tuple[str, str, list[Any], list[Any]]] = []
         self.memory = LiveTensors(besides=weights)
+        self._masks: list[tuple[Any, ...]] = []  # of each flex_attention
         self.modules, self.stages = [""], [BETWEEN]
 
     def enter_stage(self, name: str) -> None:
@@ -146,46 +195,143 @@ class _Observer(TorchDispatchMode):
         self.memory.add(tensor, self.stages[-1])
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        outputs = list(out) if isinstance(out, (tuple, list)) else [out]
+        kwargs = kwargs or {}
+        if isinstance(func, HigherOrderOperator):
+            return self._higher_order(func, args, kwargs)
+        operator = func._schema.name
+        # Composite operators come here in inference mode and in branches of `torch.cond`.
+        if not {operator, operator.removesuffix("_")} & _KNOWN and set(types) <= {FakeTensor}:
+            with self:
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        return self._finish(operator, args, func(*args, **kwargs))
+
+    def _higher_order(self, func: HigherOrderOperator, args: Any, kwargs: Any) -> Any:
+        """An operator that takes functions: of `torch.cond` the branch that is taken runs, observed."""
+        if func is torch.ops.higher_order.cond:
+            condition, then, otherwise, operands = args
+            branch = then if condition else otherwise
+            with self:
+                return branch(*operands)
+        if func is torch.ops.higher_order.flex_attention:
+            self._masks.append(args[4])
+        return self._finish(f"higher_order::{func.name()}", args, func(*args, **kwargs))
+
+    def _finish(self, operator: str, inputs: Sequence[Any], out: Any) -> Any:
+        """Follow and record what an operator made."""
+        outputs = list(out) if isinstance(out, tuple | list) else [out]
         for tensor in outputs:
             if isinstance(tensor, Tensor):
                 self.own(tensor)
-        self.note(func._schema.name, args, outputs)
+        self.note(operator, inputs, outputs)
         return out
 
     def note(self, operator: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         """Record one call, in the module that runs."""
         self.calls.append((self.modules[-1], operator, [*map(_spec, inputs)], [*map(_spec, outputs)]))
 
+    def notes(self) -> list[str]:
+        """What a reader must know of the counts."""
+        if not self._masks:
+            return []
+        blocks = [_kept_blocks(mask) for mask in self._masks]
+        note = "flex_attention counts as two dense matrix products, without score_mod and mask"
+        if None not in blocks:
+            kept, every = map(sum, zip(*blocks, strict=True))
+            note += f" (masks keep {kept / every:.1%} of the blocks)"
+        return [note + "."]
 
-class _Einsums(TorchFunctionMode):
-    """Notes einsums that only move elements: the dispatcher shows them as views, torchprofile counts them."""
+
+class _Calls(TorchFunctionMode):
+    """Notes functions that the dispatcher shows as something else.
+
+    Einsums that only move elements, which torchprofile counts, are views there; `torch.linalg.vecdot` is an
+    elementwise product and a sum.
+    """
 
     def __init__(self, observer: _Observer) -> None:
         super().__init__()
         self.observer = observer
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func is torch.linalg.vecdot:
+            return _vecdot(*args, **kwargs)
+        out = func(*args, **kwargs)
         if func is torch.einsum and len(args) == 2:
             self.observer.note("torch::einsum", args[1:], [out])
         return out
 
 
+def _vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
+    """`torch.linalg.vecdot` as the matrix product that it is."""
+    x, y = (tensor.movedim(dim, -1) for tensor in torch.broadcast_tensors(x, y))
+    return (x.conj()[..., None, :] @ y[..., None])[..., 0, 0]
+
+
 def _spec(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return Spec(tuple(value.shape), value.is_floating_point() or value.is_complex())
+        layout = str(value.layout).removeprefix("torch.")
+        return Spec(
+            tuple(value.shape), value.is_floating_point() or value.is_complex(), value.is_complex(), layout
+        )
     return value
 
 
-def _shell(model: nn.Module, like: Callable[[Tensor], Tensor]) -> nn.Module:
-    """A copy of a network whose parameters and buffers are replaced by what `like` makes of them."""
+def _kept_blocks(mask: tuple[Any, ...]) -> tuple[int, int] | None:
+    """Blocks of a `BlockMask` that are computed, and all of them; None where its tensors hold no values."""
+    columns, partial, full, width = mask[1], mask[2], mask[4], mask[-2]
+    if type(partial) is not Tensor or partial.is_meta:
+        return None
+    kept = partial.sum() + (0 if full is None else full.sum())
+    return int(kept), partial.numel() * -(-columns // width)
+
+
+def _name(network: nn.Module) -> str:
+    return getattr(network, "name", "") or type(network).__name__
+
+
+@contextlib.contextmanager
+def seeded() -> Iterator[None]:
+    """Within this context PyTorch's random numbers on the CPU start from `SEED`; their state is restored."""
+    with torch.random.fork_rng(devices=()):
+        torch.default_generator.manual_seed(SEED)
+        yield
+
+
+def _inputs(model: Any) -> tuple[Any, ...]:
+    """A network's example inputs at batch 1; of a denoiser at the step `STEP`."""
+    inputs = model.example_inputs(1)
+    if is_denoiser(model, inputs):
+        x, t, y = inputs
+        inputs = x, torch.full_like(t, STEP), y
+    return inputs
+
+
+def _real(network: Any) -> nn.Module:
+    """The network itself, or built again with weights where it has none.
+
+    Raises:
+        UsageError: it was built on the meta device by hand.
+    """
+    if not any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
+        return network
+    if not getattr(network, "name", ""):
+        raise UsageError(
+            f"{_name(network)} has no weights (it is on the meta device), and its forward pass does not run "
+            "on shapes alone: build it on the CPU"
+        )
+    return registry.create(network.name, **network.overrides)
+
+
+def _shell(model: nn.Module, device: str = "meta") -> Any:
+    """A copy of a network whose parameters and buffers are empty and on another device."""
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(like(parameter), requires_grad=False)
+        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device=device), requires_grad=False)
     for buffer in model.buffers():
-        memo[id(buffer)] = like(buffer)
+        memo[id(buffer)] = torch.empty_like(buffer, device=device)
     return copy.deepcopy(model, memo)
 
 
@@ -198,3 +344,10 @@ def _decomposed_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _uncompiled() -> contextlib.AbstractContextManager[Any]:
+    """Within this context compiled functions run as they are written, so that each operator is seen."""
+    if "torch._dynamo" in sys.modules:  # else nothing is compiled
+        return torch.compiler.set_stance("force_eager")
+    return contextlib.nullcontext()

@@ -111,6 +111,7 @@ class Cost(Result):
         activation_bytes: peak of live tensors besides the weights, float32, without gradients; the skips that
             wait for the decoder included.
         uncounted: operators that may cost something and are in no count -> how often.
+        notes: what a reader must know of the counts, such as that they depend on values; sentences.
         stages, modules, operators: the same cost in parts; a record keeps the stages.
     """
 
@@ -125,6 +126,7 @@ class Cost(Result):
     paper_gflops: float
     activation_bytes: int
     uncounted: dict[str, int]
+    notes: tuple[str, ...] = Field(default=(), exclude_if=lambda notes: not notes)  # as records of before
     stages: tuple[Part, ...] = Field(repr=False)
     modules: tuple[Part, ...] = Field(default=(), repr=False)
     operators: tuple[Part, ...] = Field(default=(), repr=False)

@@ -56,3 +56,21 @@ def test_wildcards_and_sizes(run_bench):
     found = json.loads(run_bench("flops", "-m", "dit-unet*", "--input-size", "16x24", "--json")[1])
     assert [one["request"]["model"] for one in found] == ["dit-unet", "dit-unet-slim"]
     assert found[0]["input_size"] == [16, 24]
+
+
+def test_a_count_that_may_depend_on_values_says_so(run_bench, tmp_path):
+    (tmp_path / "looks.py").write_text(
+        "import registry, torch\n"
+        "@registry.register('test-looks')\n"
+        "class Looks(registry.Backbone):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(input_size=8)\n"
+        "        self.conv = torch.nn.Conv2d(4, 4, 1)\n"
+        "    def forward(self, x, t, y):\n"
+        "        return self.conv(x) if t.item() == 500 else x\n"
+    )
+    args = ("flops", "--plugin", str(tmp_path / "looks.py"), "-m", "test-looks")
+    words = "the counts are for seed 0 and t = 500, and may depend on values"
+    (found,) = json.loads(run_bench(*args, "--json")[1])
+    assert found["macs"] == 64 * 16 and words in found["notes"][0]
+    assert f"test-looks: The forward pass does not run on shapes alone: {words}." in run_bench(*args)[1]

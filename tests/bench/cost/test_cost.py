@@ -207,6 +207,185 @@ def test_what_may_cost_and_is_not_counted_is_named():
     assert found.uncounted == {"aten::_fft_c2c": 2}
 
 
+class Tokens(registry.Backbone):
+    """Calls a function with the network, tokens (1, 256, 4) and t; what it returns is not used."""
+
+    def __init__(self, run=None):
+        super().__init__(input_size=16, in_channels=4, num_classes=0)
+        self.linear, self.other = nn.Linear(4, 4), nn.Linear(4, 4, bias=False)
+        self.register_buffer("repeats", torch.tensor(5))
+        if run:
+            self.run = run
+
+    def run(self, net, x, t):
+        for _ in range(int(self.repeats)):
+            x = self.linear(x)
+
+    def forward(self, x, t, y):
+        self.run(self, x.flatten(2).transpose(1, 2), t)
+        return x
+
+
+def _pruned(net, x, t):
+    net.linear(x[:, x[0, :, 0] > 0])  # about half of the tokens
+
+
+@pytest.mark.parametrize(
+    ("run", "least", "most"),
+    [
+        (None, 5 * 256 * 16, 5 * 256 * 16),
+        (lambda net, x, t: net.linear(x) if t[0] > 500 else net.other(x[:, :9]), 9 * 16, 9 * 16),
+        (lambda net, x, t: net.linear(x) if t[0] > 499 else net.other(x[:, :9]), 256 * 16, 256 * 16),
+        (lambda net, x, t: net.linear(x) if net.other.weight.any() else x, 256 * 16, 256 * 16),
+        (_pruned, 80 * 16, 176 * 16),
+    ],
+)
+def test_values_that_decide_on_the_cost_are_real_and_noted(run, least, most):
+    found = cost.measure(Tokens(run))
+    assert least <= found.macs <= most
+    assert found.notes == (
+        "The forward pass does not run on shapes alone: the counts are for seed 0 and t = 500, "
+        "and may depend on values.",
+    )
+    assert cost.measure(Tokens(run)) == found and cost.measure("tiny-unet").notes == ()
+
+
+def test_a_name_has_one_cost_even_where_random_weights_decide():
+    class Drawn(Tokens):
+        def __init__(self):
+            super().__init__()
+            self.chances = nn.Parameter(torch.rand(64))
+
+        def run(self, net, x, t):
+            for _ in range(int((self.chances > 0.5).sum())):
+                x = self.linear(x)
+
+    registry.register("test-drawn")(Drawn)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        one, other = cost.measure("test-drawn"), cost.measure("test-drawn")
+    assert one == other and 0 < one.macs < 64 * 256 * 16
+    with torch.device("meta"):
+        named, unnamed = registry.create("test-drawn"), Drawn()
+    assert cost.measure(named) == one  # is built again, with weights
+    with pytest.raises(registry.UsageError, match=r"Drawn has no weights .* build it on the CPU"):
+        cost.measure(unnamed)
+
+
+def test_a_record_keeps_its_notes_and_is_as_before_without_any(tmp_path):
+    noted = cost.measure(Tokens())
+    assert json.loads(records.write(noted, tmp_path).read_text())["result"]["notes"] == list(noted.notes)
+    (found,) = records.read(tmp_path)
+    assert found.result.notes == noted.notes
+    assert "notes" not in cost.measure("tiny-unet").record_values()
+
+
+def complex_numbers(*shape):
+    return torch.ones(shape, dtype=torch.complex64)
+
+
+def _recurrent(kind):
+    return lambda net, x, t: getattr(nn, kind)(4, 5, num_layers=2, bidirectional=True)(x[:, :7])
+
+
+def _in_place(net, x, t):
+    x[0, :4].clone().addmm_(x[0, :4], x[0, :4])
+
+
+@torch.inference_mode()
+def _inferred(net, x, t):
+    nn.MultiheadAttention(4, 2, batch_first=True)(x, x, x)
+
+
+def eights(*shape, dtype=torch.float8_e4m3fn):
+    return torch.ones(shape).to(dtype)
+
+
+def whole(*shape):
+    return torch.ones(shape, dtype=torch.int8)
+
+
+PRODUCTS = [
+    (lambda net, x, t: torch.addbmm(x.new_ones(8, 8), *[x.new_ones(4, 8, 8)] * 2), 4 * 8**3),
+    (lambda net, x, t: torch.baddbmm(*[x.new_ones(4, 8, 8)] * 3), 4 * 8**3),
+    (lambda net, x, t: torch.addmv(x.new_ones(3), x.new_ones(3, 5), x.new_ones(5)), 15),
+    (lambda net, x, t: torch.addr(x.new_ones(3, 5), x.new_ones(3), x.new_ones(5)), 15),
+    (lambda net, x, t: torch.vdot(*[x.new_ones(7)] * 2), 7),
+    (lambda net, x, t: torch.linalg.vecdot(x, x[:, :1]), 256 * 4),
+    (lambda net, x, t: torch.linalg.vecdot(x, x, dim=1), 256 * 4),
+    (lambda net, x, t: torch.linalg.vecdot(*[complex_numbers(3, 5)] * 2), 4 * 15),
+    (lambda net, x, t: complex_numbers(2, 3, 4) @ complex_numbers(4, 5), 4 * 2 * 3 * 4 * 5),
+    (lambda net, x, t: torch.einsum("bi,bij->bj", x[0], x[0].new_ones(256, 4, 3)), 256 * 4 * 3),
+    (lambda net, x, t: torch.tensordot(x[0], x[0], ([0], [0])), 256 * 16),
+    (lambda net, x, t: F.bilinear(x, x[..., :3], x.new_ones(7, 4, 3)), 256 * 7 * (4 + 1) * 3),
+    (lambda net, x, t: torch.conv_tbc(x, x.new_ones(3, 4, 5), x.new_ones(5), 1), 1 * 256 * 3 * 4 * 5),
+    (lambda net, x, t: torch._int_mm(whole(32, 16), whole(16, 8)), 32 * 16 * 8),
+    (lambda net, x, t: torch._scaled_mm(eights(32, 16), eights(48, 16).T, *[torch.ones(())] * 2), 32 * 768),
+    (lambda net, x, t: x[0].int() @ t.new_ones(4, 3, dtype=torch.int32), 256 * 4 * 3),
+    (lambda net, x, t: F.conv_transpose1d(x.mT, x.new_ones(4, 6, 3)), 256 * 4 * 6 * 3),
+    (lambda net, x, t: F.conv3d(x.reshape(1, 4, 4, 8, 8), x.new_ones(6, 2, 1, 3, 3), groups=2), 864 * 2 * 9),
+    (lambda net, x, t: F.scaled_dot_product_attention(x, x, x[..., :3]), 256 * 256 * (4 + 3)),
+    (_recurrent("LSTM"), 2 * 7 * 4 * 5 * ((4 + 5) + (10 + 5))),
+    (_recurrent("GRU"), 2 * 7 * 3 * 5 * ((4 + 5) + (10 + 5))),
+    (_in_place, 4**3),
+    (_inferred, 4 * 256 * 16 + 2 * 256 * 256 * 4),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("run", "macs"), PRODUCTS, ids=range(len(PRODUCTS)))
+def test_every_product_counts_by_its_formula(run, macs):
+    found = cost.measure(Tokens(run))
+    assert found.macs == macs and not found.uncounted
+
+
+def test_flex_attention_counts_densely_and_says_so():
+    flex = pytest.importorskip("torch.nn.attention.flex_attention")
+    mask = flex.create_block_mask(lambda b, h, q, k: q >= k, None, None, 256, 256, device="cpu")  # of 128²
+
+    def run(net, x, t, **options):
+        flex.flex_attention(*[x[:, None]] * 3, **options)
+
+    dense = cost.measure(Tokens(run))
+    masked = cost.measure(Tokens(lambda net, x, t: run(net, x, t, block_mask=mask)))
+    assert dense.macs == masked.macs == 2 * 256 * 256 * 4
+    words = "flex_attention counts as two dense matrix products, without score_mod and mask"
+    assert (
+        dense.notes[-1].startswith(words) and masked.notes[-1] == f"{words} (masks keep 75.0% of the blocks)."
+    )
+
+
+def test_of_a_condition_the_branch_that_is_taken_counts():
+    def run(net, x, t):
+        torch.cond(t.max() > 499, lambda x: net.linear(x), lambda x: x.clone(), (x,))
+
+    found = cost.measure(Tokens(run))
+    assert found.macs == 256 * 16 and len(found.notes) == 1 and not found.uncounted
+
+
+def test_sparse_products_are_named_as_uncounted():
+    network = Tokens(lambda net, x, t: net.sparse @ x[0])
+    network.register_buffer("sparse", torch.eye(256).to_sparse_csr())
+    found = cost.measure(network)
+    assert found.macs == 0 and found.uncounted == {"aten::mm (sparse_csr)": 1}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_a_scripted_part_is_named_in_one_line():
+    network = Tokens()
+    network.linear = torch.jit.script(nn.Sequential(nn.Linear(4, 4)))
+    with pytest.raises(registry.UsageError, match=r"'linear' of Tokens is TorchScript, .*without torch.jit"):
+        cost.measure(network)
+
+
+def test_what_runs_and_cannot_be_counted_is_no_mistake_of_the_network():
+    def run(net, x, t):
+        torch.nested.nested_tensor([x[0], x[0, :9]]).sum(-1, keepdim=True)
+
+    with pytest.raises(registry.UsageError, match=r"^Tokens runs, but cannot be counted: ") as error:
+        cost.measure(Tokens(run))
+    assert error.traceback[-1].path.name == "trace.py"
+
+
 def adopted(network, **overrides):
     return registry.backbone.adopt("", network, overrides)
 
