@@ -45,7 +45,11 @@ __all__ = [
 ]
 
 backbones = Registry(
-    "backbone", group="bench.backbones", argument="override", base="registry.backbone.Backbone"
+    "backbone",
+    group="bench.backbones",
+    argument="override",
+    base="registry.backbone.Backbone",
+    largest=1_000_000,  # a depth beyond it would be built for hours, until the memory is full
 )
 backbones.discover("registry.networks")
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from registry.checkpoints import Rule
-from registry.errors import CodeError, UsageError
+from registry.errors import CodeError, UsageError, reason
 from registry.layers.embeddings import LabelDropout
 
 Size = int | tuple[int, int]  # a square grid's side, or (height, width)
@@ -212,9 +212,12 @@ def _null_class(model: Any) -> int | None:
 
 
 def is_denoiser(network: Any, inputs: Sequence[Any]) -> bool:
-    """Whether the inputs of a network are x (N, C, H, W), t and y."""
-    x = inputs[0]
-    return len(inputs) == 3 and x.is_floating_point() and x.dim() == 4 and x.shape[1] == network.in_channels
+    """Whether the inputs of a network are x (N, C, H, W), t (N,) and y (N,), an integer."""
+    if len(inputs) != 3 or not all(isinstance(value, Tensor) for value in inputs):
+        return False
+    x, t, y = inputs
+    grids = x.is_floating_point() and x.dim() == 4 and x.shape[1] == network.in_channels
+    return grids and t.dim() == 1 and y.dim() == 1 and not y.is_floating_point()
 
 
 def check_output(network: Any, inputs: Sequence[Any], output: Any) -> None:
@@ -254,8 +257,8 @@ def adopt(name: str, factory: Callable[..., Any], overrides: dict[str, Any]) -> 
 
     Raises:
         UsageError: one of our networks refuses the overrides.
-        CodeError: the factory returns no module, or one with parameters that have no shape yet or with an
-            attribute in the way of the contract.
+        CodeError: the factory returns no module, or one that is compiled or scripted, that has parameters
+            without a shape yet, that cannot be copied, or with an attribute in the way of the contract.
     """
     try:
         model = factory(**overrides)
@@ -263,14 +266,60 @@ def adopt(name: str, factory: Callable[..., Any], overrides: dict[str, Any]) -> 
         raise UsageError(f"{name}: {error}") from None
     if not isinstance(model, nn.Module):
         raise CodeError(f"backbone {name!r} must make an nn.Module, not {type(model).__name__}", factory)
+    if isinstance(model, torch.jit.ScriptModule) or "_orig_mod" in model._modules:
+        compiler = "TorchScript" if isinstance(model, torch.jit.ScriptModule) else "torch.compile"
+        raise CodeError(
+            f"backbone {name!r} is what {compiler} made of a network: return it as it was, and --compile "
+            "compiles it",
+            factory,
+        )
     lazy = [name for name, p in model.named_parameters() if nn.parameter.is_lazy(p)]
     if lazy:
         raise CodeError(f"backbone {name!r}: {lazy[0]} has no shape yet, as a lazy layer has none", factory)
     if not isinstance(model, Backbone):
         _complete(model, factory, overrides)
+    if not type(model).__module__.startswith("registry."):
+        _check_attributes(name, model, factory)
+        _check_copies(name, model, factory)
     named: Any = model
     named.name, named.overrides = name, overrides
     return model
+
+
+def _check_attributes(name: str, model: Any, factory: Callable[..., Any]) -> None:
+    """See that the sizes a network states are whole numbers; `CodeError` where they are not."""
+    least = {"num_classes": 0, "in_channels": 1, "out_channels": 1, "input_size": 1}
+    for attribute, smallest in least.items():
+        value = getattr(model, attribute)
+        sides = value if attribute == "input_size" and isinstance(value, tuple | list) else (value,)
+        if len(sides) in (1, 2) and all(type(side) is int and side >= smallest for side in sides):
+            continue
+        needed = {"num_classes": "the number of classes, 0 for none", "input_size": "a side or (H, W)"}
+        raise CodeError(
+            f"backbone {name!r}: {attribute} must be {needed.get(attribute, 'a number of channels')}, "
+            f"not {value!r}",
+            factory,
+        )
+
+
+def _check_copies(name: str, model: nn.Module, factory: Callable[..., Any]) -> None:
+    """See that a network can be copied, as for its deployed form; `CodeError` where it cannot."""
+    for part, module in model.named_modules():
+        for hook in module._forward_pre_hooks.values():
+            package, _, norm = type(hook).__module__.rpartition(".")
+            if package == "torch.nn.utils" and norm in ("weight_norm", "spectral_norm"):
+                raise CodeError(
+                    f"backbone {name!r} cannot be copied, for {part or 'it'} has {package}.{norm}: use "
+                    f"{package}.parametrizations.{norm}",
+                    factory,
+                )
+    kept = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    try:
+        copy.deepcopy(model, kept)
+    except Exception as error:
+        raise CodeError(
+            f"backbone {name!r} cannot be copied by copy.deepcopy: {reason(error)}", factory
+        ) from error
 
 
 def _complete(model: Any, factory: Callable[..., Any], overrides: dict[str, Any]) -> None:

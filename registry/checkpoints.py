@@ -13,7 +13,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -196,9 +196,7 @@ def _pickled_code(path: Path) -> list[str]:
         return []
 
 
-def _network(
-    model: nn.Module, content: Any, key: str | None, where: str
-) -> tuple[dict[str, Tensor], str]:
+def _network(model: nn.Module, content: Any, key: str | None, where: str) -> tuple[dict[str, Tensor], str]:
     """The state dict inside a checkpoint, without the prefix that DataParallel or compile add, and its place.
 
     Raises:
@@ -258,10 +256,9 @@ def _parts(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 def _holds_weights(value: Any) -> bool:
     """Whether an entry of a checkpoint holds weights: tensors by name, or in a list as some averages are."""
-    if isinstance(value, Mapping):
-        items = () if "param_groups" in value else value.values()  # of an optimizer
-    else:
-        items = value if isinstance(value, list | tuple) else ()
+    items: Iterable[Any] = value if isinstance(value, list | tuple) else ()
+    if isinstance(value, Mapping) and "param_groups" not in value:  # as an optimizer has
+        items = value.values()
     return any(isinstance(item, Tensor) or _holds_weights(item) for item in items)
 
 

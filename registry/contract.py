@@ -4,8 +4,11 @@
         print(result.status, result.check, result.reason)
 
 `CHECKS`, at the end, lists them all. Each check runs on its own copy of the network, in float32,
-without dropout, and with noise added to its parameters: networks start with closed branches (adaLN-Zero)
-and a zero output, which hide whether anything behind them works.
+without dropout or torch.compile, and with noise added to its parameters: networks start with closed branches
+(adaLN-Zero) and a zero output, which hide whether anything behind them works.
+
+A check that fails is an error: numbers of this network cannot be trusted. What limits the network and makes
+no number wrong is a warning.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import contextlib
 import copy
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,7 +28,7 @@ from registry.backbone import check_output, height_width, is_denoiser
 from registry.errors import CodeError, reason, user_frame
 from registry.layers.embeddings import LabelDropout
 
-Status = Literal["pass", "fail", "n/a"]
+Status = Literal["pass", "warn", "fail", "n/a"]
 Verdict = tuple[Status, str]  # and the reason
 
 SEED = 0
@@ -35,11 +38,17 @@ ROUNDING = 1e-5  # the same computation twice; what changes the output by more h
 NEAR = 1e-2  # the same in float32 by other kernels, TF32 among them
 BF16 = 0.1
 DEPLOYED = 1e-9  # in float64
+MERGED = 1e-4  # the deployed network of one that computes in float32 alone
+
+DRAWS = 64  # pairs of labels among which one is dropped in training: all but surely at a share of 10%
 
 
 @dataclass(frozen=True)
 class Result:
-    """Outcome of one check; the reason is one line, what was found or what to put right."""
+    """Outcome of one check: `fail` is an error, `warn` a warning.
+
+    The reason is one line, what was found or what to put right.
+    """
 
     check: str
     status: Status
@@ -61,34 +70,48 @@ def check(model: nn.Module, *, progress: Callable[[str, int, int], None] | None 
     for name, run in CHECKS.items():
         if progress:
             progress(name, len(results), len(CHECKS))
-        with _seeded():
+        with _repeatable():
             try:
-                status, found = run(_opened(model))
+                status, found = run(_opened(model, label_dropout=run is _null_class))
             except CodeError as error:
                 status, found = "fail", str(error)
             except Exception as error:
                 frame = user_frame(error)
                 place = f" ({frame.filename}, line {frame.lineno})" if frame else ""
                 status, found = "fail", reason(error) + place
+        if status == "fail" and name in WARNINGS:
+            status = "warn"
         results.append(Result(name, status, found))
     return results
 
 
-def rebuilt_from_weights(model: nn.Module) -> Verdict:
-    """The check of that name alone; what the network raises is not caught.
+def check_before_training(model: nn.Module) -> None:
+    """The checks without which training is in vain; what the network raises is not caught.
 
     Args:
         model: as of `check`.
+
+    Raises:
+        CodeError: the network cannot be made again from its weights, or its null class is not trained.
     """
-    with _seeded():
-        return _rebuilt_from_weights(_opened(model))
+    for run in (_rebuilt_from_weights, _null_class):
+        with _repeatable():
+            status, found = run(_opened(model, label_dropout=run is _null_class))
+        if status == "fail":
+            raise CodeError(found, model)
 
 
 @contextlib.contextmanager
-def _seeded() -> Iterator[None]:
-    """Within this context PyTorch's random numbers start from `SEED`; its state is restored after it."""
+def _repeatable() -> Iterator[None]:
+    """Within this context PyTorch's random numbers start from `SEED`, and nothing is compiled.
+
+    The state of the random numbers is restored after it.
+    """
     cuda = torch.cuda.is_initialized()  # a network on the CPU must not wake the GPU
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if cuda else ()):
+    with (
+        torch.random.fork_rng(devices=range(torch.cuda.device_count()) if cuda else ()),
+        torch.compiler.set_stance("force_eager"),
+    ):
         torch.default_generator.manual_seed(SEED)
         if cuda:
             torch.cuda.manual_seed_all(SEED)
@@ -96,14 +119,20 @@ def _seeded() -> Iterator[None]:
 
 
 @torch.no_grad()
-def _opened(model: nn.Module) -> Any:
-    """A copy in float32 and eval mode, without dropout, in which no parameter is zero or closes a branch."""
+def _opened(model: nn.Module, *, label_dropout: bool = False) -> Any:
+    """A copy in float32 and eval mode, without dropout, in which no parameter is zero or closes a branch.
+
+    Args:
+        label_dropout: keep that of labels.
+    """
     net: Any = copy.deepcopy(model).float().eval()
     net.zero_grad()
     for module in net.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
-        if isinstance(module, (LabelDropout, nn.MultiheadAttention)):
+        if isinstance(
+            module, nn.MultiheadAttention if label_dropout else (LabelDropout, nn.MultiheadAttention)
+        ):
             module.dropout = 0.0
     for parameter in net.parameters():
         if parameter.is_floating_point():
@@ -121,16 +150,18 @@ def _forward(net: Any, inputs: Sequence[Tensor]) -> Tensor:
     out = net(*inputs)
     if not isinstance(out, Tensor):
         raise CodeError(f"forward returns {type(out).__name__}, not a tensor", net)
+    wild = int((~out.isfinite()).sum())
+    if wild:  # no comparison with it says anything
+        raise CodeError(f"{wild} of {out.numel()} output values are not finite", net)
     return out
 
 
 def _difference(a: Tensor, b: Tensor) -> float:
-    """max|a − b| / max|b|; infinite where the shapes differ or a number is not finite."""
+    """max|a − b| / max|b|; infinite where the shapes differ."""
     if a.shape != b.shape:
         return math.inf
     a, b = a.double(), b.double()
-    difference = ((a - b).abs().max() / b.abs().max().clamp_min(1e-300)).item()
-    return difference if math.isfinite(difference) else math.inf
+    return ((a - b).abs().max() / b.abs().max().clamp_min(1e-300)).item()
 
 
 def _least_change(a: Tensor, b: Tensor) -> float:
@@ -248,7 +279,15 @@ def _gradients(net: Any) -> Verdict:
     # Rows of a table that were not drawn may be zero, the whole table may not.
     dead = [name for name, p in trained.items() if p.grad is None or not p.grad.any()]
     if dead:
-        return "fail", f"no gradient reaches {_some(dead)}"
+        net.eval()
+        inputs = net.example_inputs(2)
+        whole = _forward(net, inputs)
+        with torch.no_grad():
+            for name in dead:
+                trained[name].mul_(2).add_(1)
+        if _difference(_forward(net, inputs), whole) > ROUNDING:
+            return "fail", f"no gradient reaches {_some(dead)}, on which the output depends"
+        return "warn", f"no gradient reaches {_some(dead)}: the output does not depend on it"
     wild = [name for name, p in trained.items() if not p.grad.isfinite().all()]
     if wild:
         return "fail", f"the gradient is not finite at {_some(wild)}"
@@ -267,9 +306,30 @@ def _train_equals_eval(net: Any) -> Verdict:
     )
 
 
+def _float32_alone(net: Any) -> str:
+    """Why a network cannot compute in float64; empty where it can."""
+    inputs = net.example_inputs(2)
+    _forward(net, inputs)  # a mistake of another kind is raised as itself
+    try:
+        out = _forward(
+            copy.deepcopy(net).double(), [a.double() if a.is_floating_point() else a for a in inputs]
+        )
+    except Exception as error:
+        return f"the network computes in float32 alone ({reason(error)})"
+    if out.dtype == torch.float64:
+        return ""
+    return f"the network computes in {_dtype(out)} alone, which it returns for float64"
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
 def _deployed_equals_trained(net: Any) -> Verdict:
     before = {name: v.clone() for name, v in net.state_dict().items() if isinstance(v, Tensor)}
-    inputs = net.double().example_inputs(2)
+    alone = _float32_alone(net)
+    precision, bound = ("float32", MERGED) if alone else ("float64", DEPLOYED)
+    inputs = (net if alone else net.double()).example_inputs(2)
     trained = _forward(net, inputs)
     once = _forward(net.deploy(), inputs)
     after = net.state_dict()
@@ -281,15 +341,16 @@ def _deployed_equals_trained(net: Any) -> Verdict:
     if changed:
         return "fail", f"deploy() changes the network it copies, at {_some(changed)}: merge into new tensors"
     gap = _difference(once, trained)
-    if gap > DEPLOYED:
+    if gap > bound:
         return (
             "fail",
-            f"the deployed network differs by {_of_output(gap)} in float64 (at most {DEPLOYED:.0e})",
+            f"the deployed network differs by {_of_output(gap)} in {precision} (at most {bound:.0e})",
         )
     again = _difference(_forward(net.deploy(), inputs), once)
     if again:
         return "fail", f"deploying a second time changes the output by {_of_output(again)}"
-    return "pass", f"in float64 they agree to {_of_output(gap)}"
+    agree = f"in {precision} they agree to {_of_output(gap)}"
+    return ("n/a", f"{alone}; {agree}") if alone else ("pass", agree)
 
 
 def _rebuilt_from_weights(net: Any) -> Verdict:
@@ -325,8 +386,6 @@ def _bf16_autocast(net: Any) -> Verdict:
     inputs = net.example_inputs(2)
     with torch.autocast(inputs[0].device.type, dtype=torch.bfloat16):
         out = _forward(net, inputs)
-    if not out.isfinite().all():
-        return "fail", f"{(~out.isfinite()).sum()} of {out.numel()} output values are not finite"
     gap = _difference(out, _forward(net, inputs))
     if gap <= BF16:
         return "pass", f"differs from float32 by {_of_output(gap)}"
@@ -337,15 +396,98 @@ def _bf16_autocast(net: Any) -> Verdict:
 
 
 def _float64(net: Any) -> Verdict:
+    if alone := _float32_alone(net):
+        return "n/a", alone
     inputs = net.example_inputs(2)
     single = _forward(net, inputs)
     out = _forward(net.double(), [a.double() if a.is_floating_point() else a for a in inputs])
-    if out.dtype != torch.float64:
-        return "fail", f"a float64 network returns {out.dtype}: something casts to a fixed dtype"
     gap = _difference(single, out)
     if gap <= NEAR:
         return "pass", f"float32 differs from it by {_of_output(gap)}"
     return "fail", f"float32 differs from float64 by {_of_output(gap)} (at most {NEAR:.0e})"
+
+
+@_of_denoisers
+def _null_class(net: Any) -> Verdict:
+    """Of a network with its label dropout."""
+    null, classes = net.null_class, net.num_classes
+    dropping = [part for part in net.modules() if isinstance(part, LabelDropout) and part.dropout > 0]
+    if not classes:
+        return "n/a", "unconditional"
+    if dropping:
+        if null == dropping[0].num_classes:
+            return "pass", f"a LabelDropout trains {null}"
+        return (
+            "fail",
+            f"null_class is {null}, but the LabelDropout puts {dropping[0].num_classes} in its place",
+        )
+    others: dict[str, Tensor] = {}
+    for _ in range(8):  # several, as a unit that one input leaves at zero gets no gradient from it
+        others = _reached(net, others)
+    if null is None:
+        tables = {f"{n}.weight": m for n, m in net.named_modules() if isinstance(m, nn.Embedding)}
+        rows = {
+            name: (torch.arange(classes + 1) == classes) & ~others[name]
+            for name, table in tables.items()
+            if table.num_embeddings == classes + 1
+        }
+        trained = [name for name in rows if name not in _untrained(net, rows)]
+        if not trained:
+            return "n/a", "the network declares no null class, and drops no labels"
+        return "warn", (
+            f"labels are dropped in training, for the last row of {_some(trained)}: declare null_class = "
+            f"{classes}, and the network can be guided"
+        )
+    try:
+        nulls = _reached(net, {}, null)
+    except Exception as error:
+        return "fail", f"null_class is {null}, which forward does not take ({reason(error)})"
+    rows = {name: reached & ~others[name] for name, reached in nulls.items()}
+    rows = {name: own for name, own in rows.items() if own.any()}
+    if not rows:
+        return "n/a", f"the null class {null} has no weights of its own"
+    if untrained := _untrained(net, rows):
+        return "fail", (
+            f"null_class is {null}, yet in training no gradient reaches its weights in "
+            f"{_some(list(untrained))}: drop labels in forward, or give the network a "
+            "registry.layers.embeddings.LabelDropout, and bench train drops them"
+        )
+    return "pass", f"labels are dropped in training: a gradient reaches {_some(list(rows))}"
+
+
+def _untrained(net: Any, rows: dict[str, Tensor]) -> Collection[str]:
+    """Names of parameters of which training reaches none of the rows given, in `DRAWS` batches at most."""
+    net.train()
+    reached: dict[str, Tensor] = {}
+    left: Collection[str] = rows
+    for _ in range(DRAWS):
+        if left:
+            reached = _reached(net, reached)
+            left = [name for name in left if not (reached[name] & rows[name]).any()]
+    return left
+
+
+@torch.enable_grad()
+def _reached(net: Any, before: dict[str, Tensor], label: int | None = None) -> dict[str, Tensor]:
+    """Rows of each parameter that get a gradient from a new batch, or that got one before.
+
+    Args:
+        before: what this returned for the batches before.
+        label: of all samples; None for those of the example.
+
+    Returns:
+        name -> (rows,) bool; a vector is one row.
+    """
+    net.zero_grad()
+    x, t, y = net.example_inputs(2)
+    out = net(x, t, y if label is None else torch.full_like(y, label))
+    (out * torch.randn_like(out)).sum().backward()
+    reached = {}
+    for name, parameter in net.named_parameters():
+        grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        rows = grad.flatten(1) if grad.dim() > 1 else grad.reshape(1, -1)
+        reached[name] = rows.any(dim=1).cpu() | before.get(name, torch.tensor(False))
+    return reached
 
 
 @_of_denoisers
@@ -361,8 +503,6 @@ def _sizes(net: Any) -> Verdict:
             return "fail", f"a {h}×{w} input {problem}"
         if out is not None and tuple(out.shape[2:]) != (h, w):
             return "fail", f"a {h}×{w} input gives a {'×'.join(map(str, out.shape[2:]))} output"
-        if out is not None and not out.isfinite().all():
-            return "fail", f"a {h}×{w} input gives an output that is not finite"
         (refused if out is None else taken).append(f"{h}×{w}")
     wrong = f"{channels + 1} channels"
     out, problem = _try(net, (torch.randn(n, channels + 1, height, width).to(x), t, y), {channels + 1})
@@ -381,6 +521,8 @@ def _try(net: Any, inputs: Sequence[Tensor], numbers: set[int]) -> tuple[Tensor 
         if numbers <= {int(number) for number in re.findall(r"\d+", str(error))}:
             return None, ""
         problem = f"is refused without being named ({reason(error)})"
+    except CodeError as error:
+        return None, f"is taken, but {error}"
     except Exception as error:
         problem = f"breaks the network ({reason(error)})"
     return None, f"{problem}: call self.check_input(x) first, or raise a UsageError that names what it got"
@@ -401,6 +543,7 @@ CHECKS: dict[str, Callable[[Any], Verdict]] = {
     "long skips": _long_skips,
     "no leak between samples": _no_leak,
     "gradients": _gradients,
+    "null class": _null_class,
     "train equals eval": _train_equals_eval,
     "deployed equals trained": _deployed_equals_trained,
     "rebuilt from weights": _rebuilt_from_weights,
@@ -409,3 +552,6 @@ CHECKS: dict[str, Callable[[Any], Verdict]] = {
     "sizes": _sizes,
     "deterministic": _deterministic,
 }
+
+# What fails here limits a network, and makes no number wrong.
+WARNINGS = {"train equals eval", "bf16 autocast", "sizes"}

@@ -98,10 +98,19 @@ class Registry:
         group: the entry-point group through which installed packages add names.
         argument: what an argument of its factories is called, for messages.
         base: the class, as "module.Class", whose attributes hold for a factory without such attributes.
+        largest: what an integer argument may be.
     """
 
-    def __init__(self, kind: str, group: str, argument: str = "option", base: str = "") -> None:
+    def __init__(
+        self,
+        kind: str,
+        group: str,
+        argument: str = "option",
+        base: str = "",
+        largest: int = 2**63 - 1,
+    ) -> None:
         self.kind, self.group, self.argument, self.base = kind, group, argument, base
+        self.largest = largest
         self._entries: dict[str, Entry] = {}  # by key of the name and of each alias
         self._clashes: dict[str, str] = {}  # key -> message, raised when that name is used
         self._packages: list[str] = []  # to be searched for names
@@ -322,7 +331,9 @@ class Registry:
             hint = options[option].annotation if option in options else inspect.Parameter.empty
             untyped = hint is inspect.Parameter.empty or isinstance(hint, str)
             checked[option] = (
-                value if untyped else _convert(f"{title}: {self.argument} {option}", value, hint)
+                value
+                if untyped
+                else _convert(f"{title}: {self.argument} {option}", value, hint, self.largest)
             )
         return checked
 
@@ -476,16 +487,39 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
         return _cached_adapter.__wrapped__(hint)
 
 
-def _convert(subject: str, value: Any, hint: Any) -> Any:
+def _convert(subject: str, value: Any, hint: Any, largest: int) -> Any:
     from pydantic import PydanticUserError, ValidationError
 
+    problem = f"{subject} must be {_type_text(hint)}, not {_shown(value)}."
     try:
-        return _adapter(hint).validate_python(value)
+        converted = _adapter(hint).validate_python(value)
     except PydanticUserError:  # a type that pydantic has no schema for checks nothing
         return value
     except ValidationError:
         choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
-        raise UsageError(
-            f"{subject} must be {_type_text(hint)}, not {value!r}."
-            + suggest(str(value), [str(choice) for choice in choices])
-        ) from None
+        raise UsageError(problem + suggest(str(value), [str(choice) for choice in choices])) from None
+    if _truth_as_number(value, converted):
+        raise UsageError(problem)
+    if (found := _largest(converted)) > largest:
+        raise UsageError(f"{subject} must be at most {largest:,}, not {_shown(found)}")
+    return converted
+
+
+def _shown(value: Any) -> str:
+    """A value in a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:100]}…"
+
+
+def _truth_as_number(value: Any, converted: Any) -> bool:
+    """Whether true or false became a number, as pydantic has it."""
+    if isinstance(value, list | tuple) and isinstance(converted, list | tuple):
+        return any(map(_truth_as_number, value, converted))
+    return isinstance(value, bool) and type(converted) in (int, float)
+
+
+def _largest(value: Any) -> int:
+    """The largest magnitude of the integers in a value."""
+    if isinstance(value, list | tuple):
+        return max(map(_largest, value), default=0)
+    return abs(value) if type(value) is int else 0

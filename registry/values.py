@@ -23,7 +23,7 @@ def parse_value(text: str) -> Any:
     """`"false"` -> False, `"1,2"` -> [1, 2], `"mlp"` -> "mlp": JSON, or a list with commas, or text."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except ValueError:  # or a number of thousands of digits
         return [parse_value(item) for item in text.split(",")] if "," in text else text
 
 

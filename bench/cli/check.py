@@ -28,7 +28,10 @@ def check(
     device: Annotated[str, typer.Option(help="Device to run on.")] = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Check networks against the contract; exit status 1 if a check fails."""
+    """Check networks against the contract; exit status 1 if numbers of one cannot be trusted.
+
+    `fail` is an error; `warn` a limit of the network that makes no number wrong.
+    """
     import torch
 
     from bench.utils.device import find_device
@@ -54,6 +57,14 @@ def check(
     else:
         for (name, own), found in zip(networks, results, strict=True):
             rows = [[result.check, result.status, result.reason] for result in found]
-            print_table(registry.label(name, own), ["Check", "Result", "Reason"], rows, numbers=False)
+            counts = {status: sum(result.status == status for result in found) for status in ("fail", "warn")}
+            notes = []
+            if counts["fail"]:
+                notes.append(f"{counts['fail']} failed: numbers of this network cannot be trusted.")
+            if counts["warn"]:
+                notes.append(f"{counts['warn']} warned: a limit of the network, which makes no number wrong.")
+            print_table(
+                registry.label(name, own), ["Check", "Result", "Reason"], rows, numbers=False, notes=notes
+            )
     if any(result.status == "fail" for found in results for result in found):
         raise typer.Exit(1)

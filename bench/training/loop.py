@@ -53,7 +53,7 @@ from bench.utils.progress import Progress, silent
 from bench.utils.signals import caught_signals
 from registry import contract
 from registry.backbone import check_output
-from registry.errors import CodeError, UsageError, reason
+from registry.errors import UsageError, reason
 from registry.layers.embeddings import LabelDropout
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def train(
         UsageError: anything that does not fit, before the first step; afterwards a loss that is not
             finite, or a checkpoint that cannot be written. The last good checkpoint stays.
         CodeError: the network returns something else than a prediction for its input, or cannot be trained
-            and made again from its weights.
+            and made again from its weights, or has a null class that training does not reach.
     """
     model = registry.backbones.find(model).name
     settings = protocol.training_of(model)
@@ -156,9 +156,7 @@ def train(
     network = build(model, changed, dataset.shape, dataset.num_classes, dataset.name).to(device)
     check_trainable(network)
     if not registry.backbones.find(model).module.startswith("registry."):
-        status, found = contract.rebuilt_from_weights(network)
-        if status == "fail":
-            raise CodeError(found, network)
+        contract.check_before_training(network)
     request = RunRequest(
         model=model,
         config=registry.canonical(model, fitted(model, changed, dataset.shape, dataset.num_classes)),

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 import registry
 from bench import data as datasets
@@ -36,7 +36,7 @@ from bench.sampling.sources import Source, decoder
 from bench.training.protocols import Protocol
 from bench.utils import distributed, locks
 from bench.utils.files import write_text
-from registry.backbone import height_width
+from registry.backbone import height_width, is_denoiser
 from registry.errors import CodeError, UsageError, reason
 
 PARTS = ("model", "ema", "optimizer")
@@ -379,13 +379,19 @@ def _write(folder: Path, parts: Mapping[str, Tensors], state: dict[str, Any]) ->
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def check_trainable(network: nn.Module) -> None:
+def check_trainable(network: Any) -> None:
     """See that there is something to train, and that checkpoints can hold the network and give it back.
 
     Raises:
+        UsageError: the network takes other inputs than x, t and y.
         CodeError: no parameter is trainable, or an entry of the state dict is no tensor, or an expanded one,
             which cannot be written to.
     """
+    if not is_denoiser(network, network.example_inputs(1)):
+        raise UsageError(
+            f"{network.name} takes other inputs than x (N, C, H, W), t (N,) and y (N,): it can be counted "
+            "and timed, not trained"
+        )
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise CodeError("the network has no trainable parameter", network)
     for name, value in network.state_dict().items():

@@ -114,7 +114,7 @@ class Net(nn.Module):
 
 LINE = 1 + open(__file__).read().split("    def forward(self, x, t, y):")[0].count("\n")  # noqa: PTH123, SIM115
 X = torch.zeros(3, 2, 4, 4)
-INPUTS = X, torch.zeros(3), torch.zeros(3)
+INPUTS = X, torch.zeros(3), torch.zeros(3, dtype=torch.int64)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +140,7 @@ def test_outputs_that_pass():
     backbone.check_output(Net(), INPUTS, X.to("meta"))  # has no values to look at
     backbone.check_output(Net(), (X.long(), *INPUTS[1:]), X[:1])  # of another signature
     backbone.check_output(Net(), INPUTS[:2], X[:1])
+    backbone.check_output(Net(), (X, torch.zeros(3, 5, 8), INPUTS[1]), X[:1])  # x, text, t
 
 
 def test_code_without_a_file_is_an_error_without_place():

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import textwrap
+import threading
 from dataclasses import dataclass
 from typing import Literal
 
@@ -288,6 +289,81 @@ def test_parameters_without_a_shape_are_refused(shelf):
         registry.create("lazy")
 
 
+def small(module):
+    module.in_channels, module.num_classes = 4, 0
+    return module
+
+
+def with_lock():
+    module = nn.Conv2d(4, 4, 1)
+    module.lock = threading.Lock()
+    return module
+
+
+def unconditional():
+    module = nn.Conv2d(4, 4, 1)
+    module.num_classes = None
+    return module
+
+
+NORMED = r"cannot be copied, for 0 has torch\.nn\.utils\.{0}: use torch\.nn\.utils\.parametrizations\.{0}"
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (
+            lambda: torch.compile(nn.Conv2d(4, 4, 1)),
+            "is what torch.compile made of a network: return it as it was",
+        ),
+        (
+            lambda: torch.jit.script(nn.Conv2d(4, 4, 1)),
+            "is what TorchScript made of a network: return it as it was",
+        ),
+        (lambda: nn.Sequential(nn.utils.weight_norm(nn.Conv2d(4, 4, 1))), NORMED.format("weight_norm")),
+        (lambda: nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(4, 4, 1))), NORMED.format("spectral_norm")),
+        (with_lock, "cannot be copied by copy.deepcopy: TypeError: cannot pickle '_thread.lock' object"),
+        (unconditional, "num_classes must be the number of classes, 0 for none, not None"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_network_that_cannot_be_measured_is_one_line(shelf, make, says):
+    shelf.register("made")(make)
+    with pytest.raises(CodeError, match=f"^backbone 'made':? {says}") as error:
+        registry.create("made")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "says"),
+    [
+        ("num_classes", -1, "the number of classes, 0 for none, not -1"),
+        ("num_classes", 10.0, "the number of classes, 0 for none, not 10.0"),
+        ("input_size", "32", "a side or (H, W), not '32'"),
+        ("input_size", (8, 8, 8), "a side or (H, W), not (8, 8, 8)"),
+        ("in_channels", True, "a number of channels, not True"),
+        ("out_channels", None, "a number of channels, not None"),
+    ],
+)
+def test_sizes_that_are_no_numbers(shelf, attribute, value, says):
+    @registry.register("odd")
+    def make():
+        module = Plain()
+        setattr(module, attribute, value)
+        return module
+
+    with pytest.raises(CodeError) as error:
+        registry.create("odd")
+    assert str(error.value).startswith(f"backbone 'odd': {attribute} must be {says}")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_parametrizations_can_be_copied(shelf):
+    for norm in (nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm):
+        shelf.register(norm.__name__)(lambda norm=norm: small(norm(nn.Conv2d(4, 4, 1))))
+        assert registry.create(norm.__name__).deploy()(torch.ones(1, 4, 2, 2)).shape == (1, 4, 2, 2)
+
+
 CELL = """
 class Net(nn.Module):
     version = {version}
@@ -540,6 +616,13 @@ def test_an_error_in_a_plugin_is_the_users_own(shelf, install, tmp_path, source,
         ("udit-t", {"depth": (1, 1, 2, 1, "x")}, ["depth", "'x'"]),
         ("udit-t", {"cosine": "maybe"}, ["cosine must be bool, not 'maybe'"]),
         ("udit-t", {"hidden_size": 2.5}, ["hidden_size must be int, not 2.5"]),
+        ("uvit-s-2", {"depth": True}, ["depth must be int, not True"]),
+        ("udit-t", {"depth": (1, 1, True, 1, 1)}, ["depth must be", "not (1, 1, True, 1, 1)"]),
+        ("udit-t", {"input_size": True}, ["input_size must be int | tuple[int, int], not True"]),
+        ("udit-t", {"mlp_ratio": False}, ["mlp_ratio must be float, not False"]),
+        ("dit-s-2", {"depth": 100_000_000_000}, ["depth must be at most 1,000,000, not 100000000000"]),
+        ("tiny-unet", {"widths": (16, 32, int("9" * 24))}, ["widths must be at most 1,000,000, not 9999"]),
+        ("dit-s-2", {"depth": "9" * 5000}, ["depth must be int, not '9999", "…"]),
         ("udit-t", {"hidden_size": None}, ["hidden_size must be int, not None"]),
         ("udit-t", {"mlp_ratio": "big"}, ["mlp_ratio must be float"]),
         ("udit-t", {"input_size": (16,)}, ["input_size must be int | tuple[int, int]", "(16,)"]),

@@ -104,3 +104,8 @@ def test_the_text_of_a_value_stands_for_it(seed):
     text = format_value(made)
     assert not set(text) & set(" \n\u00a0")
     assert repr(parse_value(text)) == repr(plain(made))
+
+
+def test_a_number_of_thousands_of_digits_is_text():
+    assert parse_value("9" * 5000) == "9" * 5000
+    assert parse_value(f"1,{'9' * 5000}") == [1, "9" * 5000]

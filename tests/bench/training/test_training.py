@@ -486,9 +486,23 @@ class Drawn(Nothing):
         return x + self.weight * self.table
 
 
+class NullUntrained(Nothing):
+    """Declares a null class, but drops no label."""
+
+    null_class = 10
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__(num_classes)
+        self.label = torch.nn.Embedding(num_classes + 1, 1)
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return x * self.label(y)[..., None, None]
+
+
 @pytest.mark.parametrize(
     ("network", "text"),
     [
+        (NullUntrained, "in training no gradient reaches its weights in label.weight"),
         (Drawn, "drawn numbers that are no buffer"),
         (Nothing, "no trainable parameter"),
         (Expanded, "table of .* an expanded tensor"),
@@ -503,6 +517,21 @@ def test_what_cannot_be_trained_is_told_before_anything_is_written(
     with pytest.raises(CodeError, match=rf"{text}.*test_training.py, line \d+"):
         train(name, protocol(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+class OtherInputs(Nothing):
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__(num_classes)
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def example_inputs(self, batch_size: int = 1) -> tuple[torch.Tensor, ...]:
+        return torch.randn(batch_size, 4, 8, 8), torch.randn(batch_size, 5, 3), torch.ones(batch_size)
+
+
+def test_a_network_with_other_inputs_is_not_trained(tmp_path: Path) -> None:
+    registry.register("x-text-t")(OtherInputs)
+    refused("other inputs than x (N, C, H, W), t (N,) and y (N,): it can be counted and timed, not trained",
+            "x-text-t", protocol(), tmp_path / "run")  # fmt: skip
 
 
 # ---- runs that cannot be mixed ----
