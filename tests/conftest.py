@@ -39,7 +39,9 @@ SMALLEST: dict[str, dict[str, Any]] = {
     for name, overrides in {
         "dic-s": {"hidden_size": 8, "depth": (1, 1, 1, 1, 1)},
         "dico-s": {"hidden_size": 8, "depth": (1, 1, 1, 1, 1)},
+        "dico-ablation": {"hidden_size": 8, "depth": (1, 1, 1, 1, 1)},
         "dit-s-4": {"hidden_size": 48, "depth": 1, "num_heads": 2},
+        "dit-skip": {"hidden_size": 48, "depth": 3, "num_heads": 2},
         "sit-s-2": {"hidden_size": 48, "depth": 1, "num_heads": 2},
         "tiny-unet": {"widths": (8, 16, 16)},
         "udit-t": {"hidden_size": 8, "depth": (1, 0, 0, 0, 0), "num_heads": 2},

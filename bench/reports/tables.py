@@ -272,7 +272,7 @@ def overview(study: Study, rows: Sequence[Line], selection: Selection | None, *,
         for filled in (*costs.values(), *speeds.values())
         for line, entry in zip(rows, filled.entries, strict=True)
     )
-    of_the_paper = {line.row.published.table for line in rows if line.row.published} - {published.LEADERBOARD}
+    of_the_paper = any(line.row.published and line.row.published.of_the_paper for line in rows)
     return table(
         rows,
         [*chain.from_iterable(from_paper.values()), *costs.values(), *speeds.values()],
@@ -469,7 +469,7 @@ def _origins(rows: Sequence[Line]) -> list[tuple[set[str], str]]:
     """Rows of other publications than the paper, without a backbone, added here, or of another time."""
     sources: dict[str, set[str]] = {}
     for line in rows:
-        if (row := line.row.published) and row.table == published.LEADERBOARD:
+        if (row := line.row.published) and not row.of_the_paper:
             sources.setdefault(row.source, set()).add(line.row.label)
     notes = [(labels, f"Published in {source}.") for source, labels in sources.items()]
     bare = {line.row.label for line in rows if line.row.model is None}
@@ -480,9 +480,9 @@ def _origins(rows: Sequence[Line]) -> list[tuple[set[str], str]]:
 
 
 def _samplers(rows: Sequence[Line]) -> str:
-    """What samples of the leaderboard's rows were made with, in words; "" where there are none of them."""
+    """What samples of other papers' rows were made with, in words; "" where there are none of them."""
     found = [line.row.published for line in rows if line.row.published]
-    words = [", ".join((*row.conditions, row.sampler)) for row in found if row.table == published.LEADERBOARD]
+    words = [", ".join((*row.conditions, row.sampler)) for row in found if not row.of_the_paper]
     return f"Published scores: {'; '.join(dict.fromkeys(words))}." if words else ""
 
 

@@ -275,7 +275,7 @@ def _is_plain(value: Any) -> bool:
 def _published(text: str, step: int | None) -> PublishedRow:
     """The published row "TABLE/LABEL"; of several of that label, the one after so many steps."""
     name, slash, label = text.partition("/")
-    if not (slash and (name.isdecimal() or name == published.LEADERBOARD)):
+    if not (slash and (name.isdecimal() or name in published.OTHERS)):
         raise UsageError(
             f'published = {text!r}: it is written "TABLE/LABEL", such as "5/Pixel Shuffle (PS)" or '
             '"leaderboard/DiC-S"'

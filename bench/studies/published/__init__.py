@@ -1,8 +1,9 @@
 """Figures of the papers, as printed, and which backbone each row stands for.
 
 `published.csv` holds the 41 rows of Tables 1 to 6 of the U-DiT paper; `source` says whether its
-authors measured the row (u-dit) or quoted it (dit). `leaderboard.csv` holds 22 rows of six families, each
-with the publication that it is from. Nothing measured here may be put here.
+authors measured the row (u-dit) or quoted it (dit). `leaderboard.csv` holds 22 rows of six families, and
+`dico.csv` the 15 networks of Tables 4 and 5 of the DiCo paper, each with the publication that it is from.
+Nothing measured here may be put here.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any
 
 import registry
 
-LEADERBOARD = "leaderboard"
-TABLES = (1, 2, 3, 4, 5, 6, LEADERBOARD)
+OTHERS = ("leaderboard", "dico")  # rows that are not of the U-DiT paper
+TABLES = (1, 2, 3, 4, 5, 6, *OTHERS)
 QUALITY = ("fid", "sfid", "inception_score", "precision", "recall")
 OBJECTIVES = {"ddpm": "noise prediction", "flow": "flow"}
 
@@ -27,16 +28,16 @@ class PublishedRow:
     """One row of a published table.
 
     Attributes:
-        table: 1 … 6, or `LEADERBOARD`.
+        table: 1 … 6, or one of `OTHERS`.
         label: the row's label, exactly as printed.
-        source: who measured it: "u-dit" or "dit"; on the leaderboard, the publication.
+        source: who measured it: "u-dit" or "dit"; of the others, the publication.
         model: the registered backbone it stands for; None where there is none.
         overrides: with these overrides.
         objective: what the network was trained for, "ddpm" or "flow".
         sampler: what its samples were made with, in words.
         printed: the figures as printed, as text (`""`, or no entry, where the table has none):
-            `training_steps`, `batch_size`, `cfg_scale`, `gflops`, `fid`, `sfid`, `inception_score`,
-            `precision`, `recall`.
+            `training_steps`, `batch_size`, `cfg_scale`, `params` (in millions), `gflops`, `fid`, `sfid`,
+            `inception_score`, `precision`, `recall`.
     """
 
     table: int | str
@@ -47,6 +48,11 @@ class PublishedRow:
     objective: str
     sampler: str
     printed: dict[str, str]
+
+    @property
+    def of_the_paper(self) -> bool:
+        """Whether it is a row of the U-DiT paper."""
+        return self.table not in OTHERS
 
     @property
     def conditions(self) -> tuple[str, str]:
@@ -93,8 +99,9 @@ def rows(table: int | str | None = None) -> list[PublishedRow]:
         raise registry.UsageError(f"there is no table {table}; the paper has Tables 1 to 6")
     printed = _read("published.csv")
     found = [_of_the_paper(record) for record in printed if table in (None, int(record["table"]))]
-    if table in (None, LEADERBOARD):
-        found += [_of_the_leaderboard(record) for record in _read("leaderboard.csv")]
+    for other in OTHERS:
+        if table in (None, other):
+            found += [_of_another(other, record) for record in _read(f"{other}.csv")]
     return found
 
 
@@ -117,14 +124,14 @@ def _of_the_paper(record: dict[str, str]) -> PublishedRow:
     )
 
 
-def _of_the_leaderboard(record: dict[str, str]) -> PublishedRow:
+def _of_another(table: str, record: dict[str, str]) -> PublishedRow:
     told = ("row", "backbone", "objective", "source")
     return PublishedRow(
-        table=LEADERBOARD,
+        table=table,
         label=record["row"],
         source=record["source"],
         model=record["backbone"] or None,
-        overrides={},
+        overrides=_tables()["others"].get(record["row"], {}),
         objective=record["objective"],
         sampler=_tables()["samplers"][record["objective"]],
         printed={key: text for key, text in record.items() if key not in told},

@@ -102,7 +102,7 @@ def test_the_families_cost_about_alike(scaled: bool, grid: int | None) -> None:
 
 
 def test_names_are_in_the_order_of_the_tables() -> None:
-    assert studies.names() == [*TABLES, "backbones", "leaderboard"]
+    assert studies.names() == [*TABLES, "backbones", "dico-components", "leaderboard"]
 
 
 def test_the_leaderboard_has_its_figures_as_printed() -> None:
@@ -143,6 +143,27 @@ def test_the_leaderboard_measures_four_networks_under_small_protocols_and_none_t
     samplers = {cell.request.training.objective: cell.request.sampling.sampler for cell in whole}
     assert samplers == {"ddpm": "ancestral", "flow": "euler-maruyama"}
     assert missing_costs(study, {}).keys() == {row.label for row in study.rows} - bare
+
+
+def test_the_components_of_dico_have_their_figures_as_printed() -> None:
+    study = studies.load("dico-components")
+    assert [row.published for row in study.rows] == published.rows("dico")
+    found = {row.label: row.published.printed for row in study.rows if row.published}
+    names = ("params", "gflops", "fid", "inception_score", "precision", "recall")
+    printed = {
+        "DiT (iso.)": ("32.9", "6.06", "67.16", "20.41", "0.37", "0.57"),
+        "3×3→7×7 DWC": ("33.4", "4.34", "47.49", "32.93", "0.49", "0.59"),
+        "CM→Agent Attn": ("33.3", "4.24", "52.07", "28.82", "0.43", "0.60"),
+    }
+    for label, figures in printed.items():
+        assert tuple(found[label][name] for name in names) == figures
+    leaders = {row.label: row.printed for row in published.rows("leaderboard")}
+    for name in ("gflops", "fid", "inception_score"):  # also printed there
+        assert found["DiCo-S"][name] == leaders["DiCo-S"][name]
+    bare = {row.label for row in study.rows if row.model is None}
+    assert bare == {"DiCo (iso.)", "DiCo (iso.&skip)"}
+    measured = [cell.row.label for cell in cells(study, protocols.load(study.protocol), [0])]
+    assert measured == [row.label for row in study.rows if row.label not in bare]
 
 
 # ---- what follows from a file ----
