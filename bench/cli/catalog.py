@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from registry.plugins import Registry
 
 
-Registered = Literal["backbone", "dataset", "executor", "extractor", "objective", "sampler"]
+Registered = Literal["backbone", "dataset", "executor", "extractor", "objective", "sampler", "score"]
 # Where the registry of a kind is: module and name.
 REGISTRIES = {
     "backbone": ("registry", "backbones"),
@@ -24,9 +24,13 @@ REGISTRIES = {
     "extractor": ("bench.metrics.extractors", "extractors"),
     "objective": ("bench.diffusion", "objectives"),
     "sampler": ("bench.diffusion", "samplers"),
+    "score": ("bench.metrics.scores", "scores"),
 }
-# What a backbone declares beside its options.
-DECLARED = ("objective", "beta_schedule", "guided_channels")
+# What one of a kind declares beside its options.
+DECLARED = {
+    "backbone": ("objective", "beta_schedule", "guided_channels"),
+    "score": ("heading", "higher_is_better", "default", "recorded", "version"),
+}
 # How one of a kind is used.
 USES = {
     "backbone": "bench flops --model {} --set KEY=VALUE",
@@ -38,7 +42,7 @@ USES = {
 def list_names(
     pattern: Annotated[str, typer.Argument(help="Wildcard, such as `udit*`.")] = "*",
     kind: Annotated[
-        Literal["backbone", "dataset", "executor", "extractor", "objective", "sampler", "protocol"],
+        Literal["backbone", "dataset", "executor", "extractor", "objective", "sampler", "score", "protocol"],
         typer.Option(help="What kind of thing."),
     ] = "backbone",
     plugins: Plugins = [],  # noqa: B006, typer copies it
@@ -83,8 +87,7 @@ def describe(
     load_plugins(plugins)
     registry = _registry(kind)
     description = registry.describe(name)
-    attributes = DECLARED if kind == "backbone" else ()
-    declared = {attribute: registry.attribute(name, attribute) for attribute in attributes}
+    declared = {attribute: registry.attribute(name, attribute) for attribute in DECLARED.get(kind, ())}
     if as_json:
         print_json(asdict(description) | declared)
         return

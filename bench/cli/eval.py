@@ -1,20 +1,15 @@
-"""`bench eval`: how good images are, beside a reference.
-
-Flags and rows follow from the table of scores.
-"""
+"""`bench eval`: how good images are, beside a reference."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from inspect import Parameter, Signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperCommand
 
-from bench.cli.options import Json, load_plugins
+from bench.cli.options import Json, Plugins, load_plugins
 from bench.cli.output import bar, print_json, print_table, working
 from bench.utils.progress import Progress, silent
 
@@ -27,10 +22,6 @@ Extractor = Annotated[
     str | None,
     typer.Option(help="`inception`, `digits` (the default up to 16×16 pixels) or a plugin's."),
 ]
-Plugins = Annotated[
-    list[str],
-    typer.Option("--plugin", metavar="FILE|MODULE", help="Python file or module that registers extractors."),
-]
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights of the extractor.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images a pass of the extractor.")]
 Device = Annotated[str, typer.Option(help="Device to run on: `cpu`, `cuda`, `cuda:1`.")]
@@ -38,59 +29,21 @@ Cache = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Folder to store features in. Default: in the user's cache."),
 ]
-ADDED = "bench.cli.eval.added"  # names of the scores whose flags were given, in the context
-
-
-class ScoreFlags(TyperCommand):
-    """`bench eval` with a flag for each score that is not computed by default, such as `--kid`.
-
-    The table is read when the command or its help is wanted, not when `bench` starts.
-    """
-
-    def get_params(self, ctx: Any) -> Any:  # typer brings click's types along since 0.26
-        """The options of the function, then the flags, `--help` last."""
-        *options, help_option = super().get_params(ctx)
-        return [*options, *_flags(), help_option]
-
-
-def _flags() -> list[Any]:
-    """Options as typer makes them of a function with a parameter for each score."""
-    from bench.metrics.scores import SCORES
-
-    parameters = []
-    for name, score in SCORES.items():
-        if not score.default:
-            option = typer.Option(
-                f"--{name.replace('_', '-')}",
-                help=f"Also {score.full_name}: {score.option}.",
-                callback=_add,
-                expose_value=False,
-            )
-            annotation = Annotated[bool, option]
-            parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=False, annotation=annotation))
-
-    def flags() -> None: ...
-
-    flags.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-    app = typer.Typer(add_completion=False)
-    app.command(add_help_option=False)(flags)
-    return typer.main.get_command(app).params
-
-
-def _add(ctx: typer.Context, param: typer.CallbackParam, value: bool) -> None:
-    if value:
-        ctx.meta.setdefault(ADDED, []).append(param.name)
 
 
 def evaluate(
-    ctx: typer.Context,
     samples: Annotated[
         str, typer.Option(metavar="PATH", help="Folder of images, or .npz of images or features.")
     ],
     reference: Annotated[str, typer.Option(metavar="PATH", help="The same, or .npz of statistics.")],
     scores: Annotated[
         list[str],
-        typer.Option("--score", metavar="NAME", help="Only this score, such as `fid`; repeatable."),
+        typer.Option(
+            "--score",
+            metavar="NAME",
+            help="Only this score or wildcard, such as `kid` or `'*'`; repeatable. See "
+            "`bench list --kind score`.",
+        ),
     ] = [],  # noqa: B006
     extractor: Extractor = None,
     weights: Weights = None,
@@ -99,6 +52,9 @@ def evaluate(
     half_distances: Annotated[
         bool,
         typer.Option("--half-distances", help="Precision and recall at half precision, as in the ADM suite."),
+    ] = False,
+    fid_infinity: Annotated[
+        bool, typer.Option("--fid-infinity", help="Also FID extrapolated to infinitely many samples.")
     ] = False,
     intervals: Annotated[bool, typer.Option("--intervals", help="95% confidence intervals.")] = False,
     cache: Cache = None,
@@ -116,7 +72,7 @@ def evaluate(
         from bench.metrics.evaluation import compare
         from bench.metrics.scores import select
 
-        names = [score.name for score in select(scores)] + ctx.meta.get(ADDED, [])
+        names = [score.name for score in select(scores)] + ["fid_infinity"] * fid_infinity
     with bars() as progress:
         found = compare(
             samples,

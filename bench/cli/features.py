@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.eval import BatchSize, Cache, Device, Extractor, Plugins, Weights, bars
-from bench.cli.options import load_plugins
+from bench.cli.eval import BatchSize, Cache, Device, Extractor, Weights, bars
+from bench.cli.options import Plugins, load_plugins
 from bench.cli.output import console, working
 
 

@@ -5,7 +5,7 @@
     found = evaluate(Features(pool=of_samples), Features(pool=of_images))
     found.values["fid"]
 
-Each score is a file of `bench.metrics.scores`. Importing this package imports no torch.
+Scores are plugins, see `bench.metrics.scores`. Importing this package imports no torch.
 """
 
 from __future__ import annotations

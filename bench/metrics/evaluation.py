@@ -82,8 +82,8 @@ def evaluate(
             if reason is not None:
                 found.missing[score.name] = reason
                 continue
-            found.values[score.name] = score.function(inputs)
-            if intervals and score.interval and (interval := score.interval(inputs)) is not None:
+            found.values[score.name] = score.compute(inputs)
+            if intervals and (interval := score.interval(inputs)) is not None:
                 found.intervals[score.name] = interval
     return found
 

@@ -1,12 +1,14 @@
 """Quantities: what records hold, how each is headed and printed, and which way is better.
 
-Scores are quantities too; they stand in `bench.metrics.scores`, each beside its function.
+Scores are quantities too; they stand in `bench.metrics.scores`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
 from dataclasses import dataclass
+from typing import TypeVar
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,37 @@ class Quantity:
         if value is None:
             return ""
         return decimals(value * self.scale, self.digits)
+
+
+Kind = TypeVar("Kind", bound=Quantity, covariant=True)
+
+
+class Quantities(Mapping[str, Kind]):
+    """Quantities by name, as they are at each call: a plugin may add a score at any time.
+
+    Args:
+        collect: makes them.
+    """
+
+    def __init__(self, collect: Callable[[], Mapping[str, Kind]]) -> None:
+        self._collect = collect
+
+    def __getitem__(self, name: str) -> Kind:
+        return self._collect()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._collect())
+
+    def __len__(self) -> int:
+        return len(self._collect())
+
+    def items(self) -> ItemsView[str, Kind]:
+        """Names and quantities, collected once."""
+        return self._collect().items()
+
+    def values(self) -> ValuesView[Kind]:
+        """Quantities, collected once."""
+        return self._collect().values()
 
 
 def decimals(value: float, digits: int) -> str:

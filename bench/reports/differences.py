@@ -19,17 +19,17 @@ from typing import Literal
 import registry
 from bench import records
 from bench.metrics.scores import SCORES
-from bench.records.quantities import COSTS, HELD_OUT, SPEEDS, Quantity
+from bench.records.quantities import COSTS, HELD_OUT, SPEEDS, Quantities, Quantity
 from bench.records.schema import Quality, Record, Speed
 from bench.reports.page import Column, Entry, Page, Section, Table
 from bench.reports.statistics import LEVEL, standard_errors
 from registry.errors import UsageError
 
 # Quantities compared, by kind of record.
-COMPARED: dict[str, dict[str, Quantity]] = {
+COMPARED: dict[str, Mapping[str, Quantity]] = {
     "cost": COSTS,
     "speed": SPEEDS,
-    "quality": {**SCORES, **HELD_OUT},
+    "quality": Quantities(lambda: {**SCORES, **HELD_OUT}),
 }
 QUARTILES = 1.349  # distance of a normal distribution's quartiles, in standard deviations
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.metrics.scores import MEASURED, SCORES
-from bench.records.quantities import COSTS, HELD_OUT, LOSS, Quantity
+from bench.records.quantities import COSTS, HELD_OUT, LOSS, Quantities, Quantity
 from bench.records.schema import Quality, Record
 from bench.reports.select import Line, Setting, published_conditions, settings
 from bench.reports.statistics import compare_rows, rank_correlation, ranked
@@ -112,11 +112,7 @@ class Agreement:
         return PREDICTORS[self.predictor]
 
 
-PREDICTORS: dict[str, Quantity] = {
-    **HELD_OUT,
-    **MEASURED,
-    **BASELINES,
-}
+PREDICTORS: Quantities[Quantity] = Quantities(lambda: {**HELD_OUT, **MEASURED, **BASELINES})
 
 
 def agreements(

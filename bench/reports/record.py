@@ -15,7 +15,6 @@ from bench.reports.page import Column, Entry, Table
 # Of a result's fields, by the names that they have there.
 _QUANTITIES: dict[str, Quantity] = {
     **{quantity.field or name: quantity for name, quantity in {**COSTS, **SPEEDS, LOSS.name: LOSS}.items()},
-    **{f"scores.{name}": score for name, score in SCORES.items()},
 }
 MOST = 8  # entries of a list that are shown in a line
 
@@ -81,7 +80,8 @@ def _pairs(title: str, heading: str, values: dict[str, Any], remarks: Sequence[s
     columns = [Column(heading, number=False), Column("", number=False)]
     rows = []
     for name, value in _flat(values):
-        quantity = _QUANTITIES.get(name) if heading == "Measured" else None
+        score = SCORES.get(name.removeprefix("scores."))
+        quantity = _QUANTITIES.get(name, score) if heading == "Measured" else None
         shown = quantity.text(value) if quantity and value is not None else _text(value)
         rows.append([Entry(quantity.title if quantity else name), Entry(shown)])
     return Table(columns, rows, title, remarks=remarks)

@@ -29,15 +29,15 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import registry
-from bench.metrics.scores import MEASURED, SCORES
-from bench.records.quantities import COSTS, Quantity
+from bench.metrics.scores import MEASURED, select
+from bench.records.quantities import COSTS, Quantities, Quantity
 from bench.studies import published
 from bench.studies.published import PublishedRow
 from bench.training import protocols
 from bench.utils import toml
 from registry.errors import UsageError, suggest
 
-COLUMNS: dict[str, Quantity] = {**COSTS, **MEASURED}
+COLUMNS: Quantities[Quantity] = Quantities(lambda: {**COSTS, **MEASURED})
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,7 @@ class _WrittenStudy(_Table):
     training: dict[str, Any] = {}
     sampling: dict[str, Any] = {}
     columns: tuple[str, ...] = Field(
-        default=("params", "gflops", *(score.name for score in SCORES.values() if score.default)),
-        min_length=1,
+        default_factory=lambda: ("params", "gflops", *(score.name for score in select([]))), min_length=1
     )
     rows: tuple[_WrittenRow, ...] = ()
 

@@ -50,8 +50,6 @@ from bench.utils.precision import tf32
 from bench.utils.progress import Progress, silent
 from registry.errors import UsageError, reason
 
-MEASURED = [score.name for score in SCORES.values() if score.recorded]  # what every cell is scored by
-
 
 def measure_cost(request: CostRequest, results: Path) -> None:
     """Measure what a backbone costs and write the record."""
@@ -187,7 +185,7 @@ class _Measurement:
         found = compare(
             self.images,
             reference,
-            scores=MEASURED,
+            scores=[name for name, score in SCORES.items() if score.recorded],
             extractor=extractor,
             device=self.device,
             cache=self.features,

@@ -21,7 +21,7 @@ import registry
 from bench import data as datasets
 from bench.diffusion import objectives, samplers
 from bench.metrics.extractors import extractors, shipped_weights
-from bench.metrics.scores import SCORES
+from bench.metrics.scores import SCORES, scores
 from bench.records.schema import Fingerprints, QualityRequest, Record, Request
 from bench.studies import Study
 from bench.studies.cells import Cell, cost_request
@@ -81,7 +81,8 @@ def _versions(request: Request) -> dict[str, int | str]:
     if request.sampling:
         found["sampling"] = _constant("bench.sampling.plan")
         found[f"sampler {request.sampling.sampler}"] = _version(samplers, request.sampling.sampler)
-        found |= {f"score {score.name}": score.version for score in SCORES.values() if score.recorded}
+        recorded = [name for name, score in SCORES.items() if score.recorded]
+        found |= {f"score {name}": _version(scores, name) for name in recorded}
     return {name: version for name, version in found.items() if version is not None}
 
 

@@ -3,12 +3,13 @@
 import pytest
 
 import bench.diffusion
+from bench.metrics.scores import scores
 
 
 @pytest.fixture
 def plugins(monkeypatch):
     """Names registered in a test are gone after it."""
-    for known in (bench.diffusion.objectives, bench.diffusion.samplers):
+    for known in (bench.diffusion.objectives, bench.diffusion.samplers, scores):
         known.names()  # reads the entry points before the copy
         monkeypatch.setattr(known, "_entries", entries := dict(known._entries))
         monkeypatch.setitem(known.__dict__, "_installed", entries)

@@ -1,53 +1,77 @@
-"""The table of scores. Every file of this package is a score, or a family computed together.
+"""Scores by name: plugins, each with what it needs, how it is headed and which way is better.
 
-    from bench.metrics.scores import SCORES
+    from bench.metrics.scores import SCORES, BOTH_POOLS, Score, scores
 
     SCORES["fid"].title, SCORES["fid"].higher_is_better        # "FID↓", False
 
-A new score is a new file with a `Score` at its top level; `density_coverage.py` is an example. Commands,
-studies, reports and comparisons read it from here. Importing this package imports no torch.
+    @scores.register("mean-gap")
+    class MeanGap(Score):
+        "Distance between the mean features."
+        heading, full_name, higher_is_better, needs = "Gap", "Mean gap", False, BOTH_POOLS
+
+        def compute(self, inputs):
+            samples, reference = inputs.features("pool")
+            return float(np.linalg.norm(samples.mean(0) - reference.mean(0)))
+
+An installed package adds names through the entry-point group `bench.scores`. Commands, studies, reports and
+comparisons read `SCORES`. Importing this package imports no torch.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
+import functools
+from collections.abc import Callable
+from typing import Any
 
-from bench.metrics.scores.base import Features, Inputs, Need, Score
-from bench.records.quantities import HELD_OUT, LOSS, Quantity
-from registry.errors import UsageError, suggest
+from bench.metrics.scores.base import BOTH_POOLS, Features, Inputs, Need, Score
+from bench.records.quantities import HELD_OUT, LOSS, Quantities, Quantity
+from registry.errors import CodeError
+from registry.plugins import Registry
 
-__all__ = ["MEASURED", "SCORES", "Features", "Inputs", "Need", "Score", "select"]
+__all__ = ["BOTH_POOLS", "MEASURED", "SCORES", "Features", "Inputs", "Need", "Score", "scores", "select"]
 
+scores = Registry("score", group="bench.scores", base="bench.metrics.scores.base.Score")
+scores.discover("bench.metrics.scores")
 
-def _collect() -> dict[str, Score]:
-    """Entries of all modules in their order, then by file and place in it."""
-    entries: dict[str, Score] = {}
-    for module in pkgutil.iter_modules(__path__):
-        content = importlib.import_module(f"{__name__}.{module.name}")
-        entries |= {entry.name: entry for entry in vars(content).values() if isinstance(entry, Score)}
-    return dict(sorted(entries.items(), key=lambda item: item[1].order))
+_FIRST = ("fid", "sfid", "inception_score", "precision", "recall", "kid")  # columns; the others follow
 
 
-SCORES: dict[str, Score] = _collect()
-# What records of quality hold.
-MEASURED: dict[str, Quantity] = {
-    **{name: score for name, score in SCORES.items() if score.recorded},
-    LOSS.name: LOSS,
-    **HELD_OUT,
-}
+def _table() -> dict[str, Score]:
+    names = sorted(scores.names(), key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
+    return {name: _made(name, scores.factory(name)) for name in names}
+
+
+@functools.cache
+def _made(name: str, factory: Callable[..., Any]) -> Score:
+    """The score behind a name.
+
+    Raises:
+        CodeError: it is no score, or lacks what a score has.
+    """
+    made = factory()
+    if not isinstance(made, Score):
+        raise CodeError(f"score {name!r} is a {type(made).__name__}, not a bench.metrics.Score", factory)
+    attributes = ("heading", "full_name", "higher_is_better", "needs")
+    if lacking := [attribute for attribute in attributes if not hasattr(made, attribute)]:
+        raise CodeError(f"score {name!r} lacks {', '.join(lacking)}: see bench.metrics.scores", factory)
+    object.__setattr__(made, "name", name)
+    return made
+
+
+def _measured() -> dict[str, Quantity]:
+    recorded = {name: score for name, score in SCORES.items() if score.recorded}
+    return {**recorded, LOSS.name: LOSS, **HELD_OUT}
+
+
+SCORES: Quantities[Score] = Quantities(_table)
+MEASURED: Quantities[Quantity] = Quantities(_measured)  # what records of quality hold
 
 
 def select(names: list[str]) -> list[Score]:
-    """Entries by name, the default ones where none are named.
+    """Scores by name or wildcard, the default ones where none are named.
 
     Raises:
         UsageError: no such score.
     """
-    for name in names:
-        if name not in SCORES:
-            known = list(SCORES)
-            raise UsageError(
-                f"unknown score {name!r}.{suggest(name, known)} It is one of {', '.join(known)}."
-            )
-    return [score for score in SCORES.values() if (score.name in names if names else score.default)]
+    chosen = {name for pattern in names for name in scores.names(pattern) or [scores.find(pattern).name]}
+    return [score for name, score in SCORES.items() if (name in chosen if names else score.default)]

@@ -1,9 +1,10 @@
-"""What a score is: an entry of the one table, and what it is computed from."""
+"""What a score is, and what it is computed from."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -139,31 +140,35 @@ class Inputs:
         return None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Score(Quantity):
-    """An entry of the table of scores.
+class Score(Quantity, ABC):
+    """A score: a subclass is registered under its name, and its docstring says what it is, with its source.
 
     Attributes:
+        name: as registered; set by `bench.metrics.scores.SCORES`.
+        heading, higher_is_better, digits, scale: see `Quantity`.
         full_name: for `bench eval`.
-        option: what it is, with its source, for the help of `bench eval`.
         needs: what it is computed from.
-        function: computes it.
-        interval: its 95% confidence interval, from `Inputs.groups` groups of samples; None for none.
         default: whether it is computed unless scores are named.
         recorded: whether every cell of a study is scored by it, so that studies can show it.
-        order: of its column among the others; scores without one follow by file and place in it.
         version: raised when the same features give another value; part of each record.
     """
 
     full_name: str
-    option: str
     needs: tuple[Need, ...]
-    function: Callable[[Inputs], float] = field(repr=False)
-    interval: Callable[[Inputs], tuple[float, float] | None] | None = field(default=None, repr=False)
     default: bool = False
     recorded: bool = True
-    order: int = 100
     version: int = 1
+
+    def __init__(self) -> None:  # its fields are attributes of the class
+        pass
+
+    @abstractmethod
+    def compute(self, inputs: Inputs) -> float:
+        """The score of what its needs say is there."""
+
+    def interval(self, inputs: Inputs) -> tuple[float, float] | None:
+        """Its 95% confidence interval, from `Inputs.groups` groups of samples; None: it has none."""
+        return None
 
     @property
     def title(self) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bench.metrics.scores import scores
 from bench.metrics.scores.base import BOTH_POOLS, Inputs, Score
 from bench.metrics.statistics import check, check_widths
 from bench.utils.progress import Progress, silent
@@ -64,23 +65,29 @@ def _both(inputs: Inputs) -> tuple[float, float]:
     return density_coverage(*inputs.features("pool"), device=inputs.device, progress=inputs.progress)
 
 
-DENSITY = Score(
-    name="density",
-    heading="Dens.",
-    full_name="Density",
-    option="how many references a sample is near to (Naeem et al. 2020)",
-    higher_is_better=True,
-    digits=3,
-    needs=BOTH_POOLS,
-    function=lambda inputs: inputs.once(_both)[0],
-)
-COVERAGE = Score(
-    name="coverage",
-    heading="Cov.",
-    full_name="Coverage",
-    option="share of references near a sample (Naeem et al. 2020)",
-    higher_is_better=True,
-    digits=3,
-    needs=BOTH_POOLS,
-    function=lambda inputs: inputs.once(_both)[1],
-)
+@scores.register("density")
+class Density(Score):
+    """How many references a sample is near to (Naeem et al. 2020)."""
+
+    heading, full_name = "Dens.", "Density"
+    higher_is_better = True
+    digits = 3
+    needs = BOTH_POOLS
+
+    def compute(self, inputs: Inputs) -> float:
+        """See `Score.compute`."""
+        return inputs.once(_both)[0]
+
+
+@scores.register("coverage")
+class Coverage(Score):
+    """Share of references near a sample (Naeem et al. 2020)."""
+
+    heading, full_name = "Cov.", "Coverage"
+    higher_is_better = True
+    digits = 3
+    needs = BOTH_POOLS
+
+    def compute(self, inputs: Inputs) -> float:
+        """See `Score.compute`."""
+        return inputs.once(_both)[1]

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from bench.metrics import resampling
-from bench.metrics.scores.base import Inputs, Kind, Need, Score
+from bench.metrics.scores import scores
+from bench.metrics.scores.base import Inputs, Need, Score
 from bench.metrics.statistics import Statistics, check_widths, frechet_distance
 
 
@@ -24,65 +25,55 @@ def fid(samples: np.ndarray, reference: np.ndarray) -> float:
     )
 
 
-def _distance(inputs: Inputs, kind: Kind) -> float:
-    widths = []
-    for features in (inputs.samples, inputs.reference):
-        given, array = features.given_statistics(kind), features.array(kind)
-        if given is not None:
-            widths.append(len(given.mean))
-        elif array is not None:
-            widths.append(array.shape[-1])
-    check_widths(*widths)
-    return frechet_distance(*inputs.statistics(kind))
+@scores.register("fid")
+class FID(Score):
+    """Fréchet distance of features (Heusel et al. 2017)."""
+
+    heading = full_name = "FID"
+    higher_is_better = False
+    needs = (Need("samples", "pool", True), Need("reference", "pool", True))
+    default = True
+
+    def compute(self, inputs: Inputs) -> float:
+        """See `Score.compute`."""
+        kind, widths = self.needs[0].kind, []
+        for features in (inputs.samples, inputs.reference):
+            given, array = features.given_statistics(kind), features.array(kind)
+            if given is not None:
+                widths.append(len(given.mean))
+            elif array is not None:
+                widths.append(array.shape[-1])
+        check_widths(*widths)
+        return frechet_distance(*inputs.statistics(kind))
+
+    def interval(self, inputs: Inputs) -> tuple[float, float] | None:
+        """See `Score.interval`."""
+        kind = self.needs[0].kind
+        features = inputs.samples.array(kind)
+        if features is None or inputs.samples.given_statistics(kind) is not None:
+            return None
+        return resampling.frechet_interval(features, *inputs.statistics(kind), inputs.groups, inputs.progress)
 
 
-def _interval(inputs: Inputs, kind: Kind) -> tuple[float, float] | None:
-    features = inputs.samples.array(kind)
-    if features is None or inputs.samples.given_statistics(kind) is not None:
-        return None
-    return resampling.frechet_interval(features, *inputs.statistics(kind), inputs.groups, inputs.progress)
+@scores.register("sfid")
+class SFID(FID):
+    """FID of spatial features (Nash et al. 2021)."""
+
+    heading = full_name = "sFID"
+    needs = (Need("samples", "spatial", True), Need("reference", "spatial", True))
 
 
-def _infinity(inputs: Inputs) -> float:
-    samples = inputs.samples.pool
-    assert samples is not None
-    return resampling.fid_infinity(samples, inputs.statistics("pool")[1], progress=inputs.progress)
+@scores.register("fid_infinity")
+class FIDInfinity(Score):
+    """FID extrapolated to infinitely many samples (Chong and Forsyth 2020)."""
 
+    heading = full_name = "FID∞"
+    higher_is_better = False
+    needs = (Need("samples", "pool"), Need("reference", "pool", True))
+    recorded = False  # it takes fifteen times as long as FID
 
-FID = Score(
-    name="fid",
-    heading="FID",
-    full_name="FID",
-    option="Fréchet distance of features (Heusel et al. 2017)",
-    higher_is_better=False,
-    digits=2,
-    needs=(Need("samples", "pool", True), Need("reference", "pool", True)),
-    function=lambda inputs: _distance(inputs, "pool"),
-    interval=lambda inputs: _interval(inputs, "pool"),
-    default=True,
-    order=1,
-)
-SFID = Score(
-    name="sfid",
-    heading="sFID",
-    full_name="sFID",
-    option="FID of spatial features (Nash et al. 2021)",
-    higher_is_better=False,
-    digits=2,
-    needs=(Need("samples", "spatial", True), Need("reference", "spatial", True)),
-    function=lambda inputs: _distance(inputs, "spatial"),
-    interval=lambda inputs: _interval(inputs, "spatial"),
-    default=True,
-    order=2,
-)
-FID_INFINITY = Score(
-    name="fid_infinity",
-    heading="FID∞",
-    full_name="FID∞",
-    option="FID extrapolated to infinitely many samples (Chong and Forsyth 2020)",
-    higher_is_better=False,
-    digits=2,
-    needs=(Need("samples", "pool"), Need("reference", "pool", True)),
-    function=_infinity,
-    recorded=False,  # it takes fifteen times as long as FID
-)
+    def compute(self, inputs: Inputs) -> float:
+        """See `Score.compute`."""
+        samples = inputs.samples.pool
+        assert samples is not None
+        return resampling.fid_infinity(samples, inputs.statistics("pool")[1], progress=inputs.progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bench.metrics import resampling
+from bench.metrics.scores import scores
 from bench.metrics.scores.base import Inputs, Need, Score
 from bench.metrics.statistics import blocks, check
 from bench.utils.progress import Progress, silent
@@ -80,26 +81,21 @@ def interval(logits: np.ndarray, groups: int) -> tuple[float, float]:
     return resampling.jackknife_interval(_from_sums(*whole), left_out)
 
 
-def _score(inputs: Inputs) -> float:
-    assert inputs.samples.logits is not None
-    return inception_score(inputs.samples.logits, progress=inputs.progress)
+@scores.register("inception_score")
+class InceptionScore(Score):
+    """Inception score (Salimans et al. 2016)."""
 
+    heading, full_name = "IS", "Inception score"
+    higher_is_better = True
+    needs = (Need("samples", "logits"),)
+    default = True
 
-def _interval(inputs: Inputs) -> tuple[float, float]:
-    assert inputs.samples.logits is not None
-    return interval(inputs.samples.logits, inputs.groups)
+    def compute(self, inputs: Inputs) -> float:
+        """See `Score.compute`."""
+        assert inputs.samples.logits is not None
+        return inception_score(inputs.samples.logits, progress=inputs.progress)
 
-
-INCEPTION_SCORE = Score(
-    name="inception_score",
-    heading="IS",
-    full_name="Inception score",
-    option="Inception score (Salimans et al. 2016)",
-    higher_is_better=True,
-    digits=2,
-    needs=(Need("samples", "logits"),),
-    function=_score,
-    interval=_interval,
-    default=True,
-    order=3,
-)
+    def interval(self, inputs: Inputs) -> tuple[float, float]:
+        """See `Score.interval`."""
+        assert inputs.samples.logits is not None
+        return interval(inputs.samples.logits, inputs.groups)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from bench.metrics import resampling
+from bench.metrics.scores import scores
 from bench.metrics.scores.base import BOTH_POOLS, Inputs, Score
 from bench.metrics.statistics import check, check_widths
 from bench.utils.progress import Progress, silent
@@ -80,16 +81,19 @@ def _both(inputs: Inputs) -> tuple[float, float]:
     return kid(*sets, size=min(SUBSET_SIZE, *map(len, sets)), progress=inputs.progress)
 
 
-KID = Score(
-    name="kid",
-    heading="KID·10³",
-    full_name="KID·10³",
-    option="kernel Inception distance (Binkowski et al. 2018)",
-    higher_is_better=False,
-    digits=2,
-    scale=1000,
-    needs=BOTH_POOLS,
-    function=lambda inputs: inputs.once(_both)[0],
-    interval=lambda inputs: resampling.normal_interval(*inputs.once(_both)),
-    order=6,
-)
+@scores.register("kid")
+class KID(Score):
+    """Kernel Inception distance (Binkowski et al. 2018)."""
+
+    heading = full_name = "KID·10³"
+    higher_is_better = False
+    scale = 1000
+    needs = BOTH_POOLS
+
+    def compute(self, inputs: Inputs) -> float:
+        """See `Score.compute`."""
+        return inputs.once(_both)[0]
+
+    def interval(self, inputs: Inputs) -> tuple[float, float]:
+        """See `Score.interval`."""
+        return resampling.normal_interval(*inputs.once(_both))

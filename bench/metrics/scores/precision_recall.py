@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.metrics import resampling
+from bench.metrics.scores import scores
 from bench.metrics.scores.base import BOTH_POOLS, Inputs, Score
 
 
@@ -14,29 +15,35 @@ def _both(inputs: Inputs) -> tuple[float, float]:
     )
 
 
-PRECISION = Score(
-    name="precision",
-    heading="Prec.",
-    full_name="Precision",
-    option="improved precision (Kynkäänniemi et al. 2019)",
-    higher_is_better=True,
-    digits=3,
-    needs=BOTH_POOLS,
-    function=lambda inputs: inputs.once(_both)[0],
-    interval=lambda inputs: resampling.share_interval(inputs.once(_both)[0], len(inputs.features("pool")[0])),
-    default=True,
-    order=4,
-)
-RECALL = Score(
-    name="recall",
-    heading="Rec.",
-    full_name="Recall",
-    option="improved recall (Kynkäänniemi et al. 2019)",
-    higher_is_better=True,
-    digits=3,
-    needs=BOTH_POOLS,
-    function=lambda inputs: inputs.once(_both)[1],
-    interval=lambda inputs: resampling.share_interval(inputs.once(_both)[1], len(inputs.features("pool")[1])),
-    default=True,
-    order=5,
-)
+class _Share(Score):
+    """The share of images of one side that lie in the neighbourhoods of the other."""
+
+    higher_is_better = True
+    digits = 3
+    needs = BOTH_POOLS
+    default = True
+    of_references = False
+
+    def compute(self, inputs: Inputs) -> float:
+        """See `Score.compute`."""
+        return inputs.once(_both)[self.of_references]
+
+    def interval(self, inputs: Inputs) -> tuple[float, float]:
+        """See `Score.interval`."""
+        count = len(inputs.features("pool")[self.of_references])
+        return resampling.share_interval(self.compute(inputs), count)
+
+
+@scores.register("precision")
+class Precision(_Share):
+    """Improved precision (Kynkäänniemi et al. 2019)."""
+
+    heading, full_name = "Prec.", "Precision"
+
+
+@scores.register("recall")
+class Recall(_Share):
+    """Improved recall (Kynkäänniemi et al. 2019)."""
+
+    heading, full_name = "Rec.", "Recall"
+    of_references = True

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from bench import data, studies
 from bench.cli import app
 from bench.metrics.held_out import held_out_loss
+from bench.metrics.scores import scores
 from bench.records.schema import HeldOutSettings, Quality
 from bench.studies.cells import cells, cost_request, known
 from bench.studies.executors import Group, Job, executor, local
@@ -106,7 +107,8 @@ def test_scores_are_those_of_the_commands_one_by_one(whole: Place, tmp_path: Pat
             images,
             "--reference",
             reference,
-            "--kid",
+            "--score",
+            "*",
             "--json",
             "--cache",
             str(tmp_path),
@@ -326,6 +328,48 @@ def test_failing_cells_do_not_stop_the_others(tmp_path: Path) -> None:
     assert told.count("failed: ") == 3 and "Traceback" not in told
     assert len(place.scores()) == 1 and "it dit-s-2" in done.stdout
     assert any("not today" in log.read_text() for log in place.work.glob("worker-*.log"))
+
+
+# ---- a user's own images and score ----
+
+SCORE = """
+from bench.metrics.scores import Score, BOTH_POOLS, scores
+
+
+@scores.register("share-above")
+class ShareAbove(Score):
+    \"\"\"Features of samples above the mean of the references.\"\"\"
+
+    heading, full_name, higher_is_better, needs = "Above", "Share above", True, BOTH_POOLS
+
+    def compute(self, inputs):
+        samples, reference = inputs.features("pool")
+        return float((samples > reference.mean()).mean())
+"""
+
+
+def test_a_folder_of_images_and_a_score_of_the_users(tmp_path: Path, plugins: None) -> None:
+    study = 'title = "t"\nseeds = [0]\ncolumns = ["fid", "share-above"]\n[[rows]]\nlabel = "it"\n'
+    place = Place(tmp_path, f'{study}backbone = "dit-s-2"\n')
+    protocol = PROTOCOL.replace('data = "digits"\ndata_options = { split = "train" }', 'data = "folder"')
+    protocol = protocol.replace(
+        "[evaluation]\nheld_out = { images = 64 }", '[evaluation]\nextractor = "digits"'
+    )
+    (tmp_path / "few.toml").write_text(protocol)
+    (tmp_path / "above.py").write_text(SCORE)
+    photos = tmp_path / "photos"
+    for number, image in enumerate(np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)):
+        inside = photos / "ab"[number % 2] / (".ipynb_checkpoints" if number < 2 else ".")
+        inside.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(inside / f"{number}.bmp")
+    options = ("--data-option", f"root={photos}", "--data-option", "size=8")
+    done = place.bench("--plugin", str(tmp_path / "above.py"), *options)
+    assert done.exit_code == 0, done.output
+    assert "Above↑" in done.stdout
+    (record,) = [each for each in known(place.results).values() if isinstance(each.result, Quality)]
+    assert record.result.reference_count == 38 and record.context.left_out == {"hidden folders": 2}
+    assert 0 < record.result.scores["share-above"] < 1
+    assert record.fingerprints.versions["score share-above"] == scores.fingerprint("share-above")
 
 
 # ---- that a changed network is not shown with yesterday's scores ----

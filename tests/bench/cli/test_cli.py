@@ -69,6 +69,7 @@ def test_describe_names_the_choices(run_bench):
         ("extractor", "inception", "weights"),
         ("objective", "ddpm", None),
         ("sampler", "ancestral", None),
+        ("score", "fid_infinity", None),
     ],
 )
 def test_every_kind_is_listed_and_described(run_bench, kind, name, option):

@@ -9,7 +9,7 @@ from scipy.spatial.distance import cdist
 from bench.metrics import Features, evaluate, neighbours
 from bench.metrics.scores.density_coverage import density_coverage
 from bench.reports import differences, tables
-from bench.studies import COLUMNS, measuring
+from bench.studies import COLUMNS
 from registry.errors import UsageError
 
 
@@ -85,7 +85,7 @@ def test_both_come_of_one_pass_by_name() -> None:
 
 
 def test_they_appear_wherever_scores_do() -> None:
-    for names in (COLUMNS, measuring.MEASURED, tables.MEASURED, differences.COMPARED["quality"]):
+    for names in (COLUMNS, tables.MEASURED, differences.COMPARED["quality"]):
         assert {"density", "coverage"} <= set(names)
     assert [COLUMNS[name].title for name in ("density", "coverage")] == ["Dens.↑", "Cov.↑"]
 

@@ -1,6 +1,5 @@
 """Features: made once, continued after a kill, the same by any number of processes, written for others."""
 
-import dataclasses
 import functools
 import inspect
 import json
@@ -15,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.metrics import evaluation, features, scores
+from bench.metrics import evaluation, features
 from bench.metrics.extractors import create
 from bench.metrics.features import (
     check_fits,
@@ -26,6 +25,7 @@ from bench.metrics.features import (
     write_features,
 )
 from bench.metrics.images import FeatureSet, ImageSet, open_set
+from bench.metrics.scores.fid import FID
 from bench.utils import distributed, precision
 from registry.errors import CodeError, UsageError
 from tests.conftest import ROOT
@@ -254,7 +254,7 @@ def test_neither_features_nor_scores_take_tf32(images, tmp_path: Path, monkeypat
 
     for module in (evaluation, features):
         monkeypatch.setattr(module, "tf32", lambda enabled, _: precision.tf32(enabled, "cuda:0"))
-    monkeypatch.setitem(scores.SCORES, "fid", dataclasses.replace(scores.SCORES["fid"], function=see))
+    monkeypatch.setattr(FID, "compute", see)
     with precision.tf32(True, "cuda:0"):
         made = of(images, Seeing(), tmp_path)
         evaluation.evaluate(made, made, scores=["fid"])

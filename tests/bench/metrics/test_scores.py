@@ -21,6 +21,7 @@ from bench.metrics.scores.inception_score import inception_score
 from bench.metrics.scores.kid import kid
 from bench.metrics.statistics import Statistics, frechet_distance
 from registry import UsageError
+from registry.errors import CodeError
 from tests.conftest import REFERENCE
 from tests.reference import recipe
 
@@ -339,10 +340,48 @@ def test_the_table_of_scores_is_whole() -> None:
         evaluate(Features(GOOD), Features(GOOD), scores=["densty"])
 
 
-def test_every_entry_of_every_file_is_in_the_table() -> None:
-    files = Path(scores.__file__).parent.glob("*.py")
-    named = [name for file in files for name in re.findall(r'^    name="(\w+)",$', file.read_text(), re.M)]
-    assert sorted(named) == sorted(SCORES) and len(named) >= 9
+def test_every_registered_score_is_in_the_table() -> None:
+    files = [file for file in Path(scores.__file__).parent.glob("*.py") if file.name != "__init__.py"]
+    named = [
+        name
+        for file in files
+        for name in re.findall(r'^@scores.register\("(\w+)"\)$', file.read_text(), re.M)
+    ]
+    assert sorted(named) == sorted(SCORES) and len(named) == 9
+
+
+def test_a_score_that_lacks_something_is_named(plugins: None) -> None:
+    @scores.scores.register("bare")
+    class Bare(scores.Score):
+        """Nothing but a number."""
+
+        heading = "Bare"
+
+        def compute(self, inputs: scores.Inputs) -> float:
+            return 1.0
+
+    with pytest.raises(CodeError, match="score 'bare' lacks full_name, higher_is_better, needs"):
+        SCORES["bare"]
+
+
+def test_an_installed_package_brings_a_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugins: None
+) -> None:
+    info = tmp_path / "own-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[bench.scores]\nrows = own_scores:Rows\n")
+    (tmp_path / "own_scores.py").write_text(
+        "from bench.metrics.scores import BOTH_POOLS, Score\n"
+        "class Rows(Score):\n"
+        "    heading, full_name, higher_is_better, needs = 'Rows', 'Rows', True, BOTH_POOLS\n"
+        "    def compute(self, inputs): return float(len(inputs.features('pool')[0]))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(scores.scores.__dict__, "_installed")
+    assert scores.scores.find("rows").origin == "package own"
+    assert evaluate(Features(GOOD), Features(GOOD), scores=["rows"]).values == {"rows": 50}
+    assert "rows" in scores.MEASURED and list(SCORES)[-1] == "rows"
 
 
 def test_what_scores_share_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
