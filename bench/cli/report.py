@@ -18,7 +18,7 @@ def report(
         typer.Argument(metavar="[NAME|FILE]…", help="Studies, see `bench studies`; by default all of them."),
     ] = None,
     formats: Annotated[
-        str, typer.Option("--format", metavar="LIST", help="Some of md, html, latex, csv, with commas.")
+        str, typer.Option("--format", metavar="LIST", help="Some of md, latex, csv, with commas.")
     ] = "md,csv",
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("reports"),
     site: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Annotated
 
@@ -98,18 +99,31 @@ def train(
 
 def draw_loss(folder: Path) -> None:
     """Draw the losses of a run's log, as they are and smoothed, to `loss.png` beside it."""
-    from matplotlib.figure import Figure
+    import altair as alt
 
-    from bench.utils.files import write_whole
+    from bench.reports import charts
+    from bench.utils.files import write_bytes
 
     lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
     entries = [json.loads(line) for line in lines]
-    steps, losses = [entry["step"] for entry in entries], [entry["loss"] for entry in entries]
-    window = max(1, len(losses) // 50)
-    recent = [losses[max(0, i + 1 - window) : i + 1] for i in range(len(losses))]
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(steps, losses, color="tab:blue", alpha=0.35, linewidth=0.8)
-    axes.plot(steps, [sum(part) / len(part) for part in recent], color="tab:blue")
-    axes.set(xlabel="step", ylabel="loss", yscale="log" if min(losses) > 0 else "linear")
-    write_whole(folder / "loss.png", lambda made: figure.savefig(made, dpi=120))
+    losses = [entry["loss"] for entry in entries]
+    window, every = max(1, len(losses) // 50), max(1, len(losses) // 2000)
+    values = [
+        {
+            "step": entries[i]["step"],
+            "loss": losses[i],
+            "mean": statistics.fmean(losses[max(0, i + 1 - window) : i + 1]),
+        }
+        for i in range(0, len(losses), every)
+    ]
+    scale = alt.Scale(type="log" if min(losses) > 0 else "linear", nice=False, zero=False)
+    base = alt.Chart(alt.Data(values=values), width=560, height=320).encode(x="step:Q")
+    chart = alt.layer(
+        *(
+            base.mark_line(color=charts.COLOURS[0], **style).encode(
+                y=alt.Y(field=field, type="quantitative", title="loss", scale=scale)
+            )
+            for field, style in (("loss", {"opacity": 0.4, "strokeWidth": 1}), ("mean", {"strokeWidth": 2}))
+        )
+    )
+    write_bytes(folder / "loss.png", charts.png(charts.spec(chart)))

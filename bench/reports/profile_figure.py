@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import registry
 from bench.records.schema import DEPTHWISE, Profile, Share
-from bench.reports.figures import COLOURS
-from bench.utils.files import write_whole
+from bench.utils.files import write_bytes, write_text
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    import altair as alt
 
 VISIBLE = 0.02  # a smaller excess of time over work is none
-_OTHER = "#DDDDDD"
+OTHER_PARTS = "other parts"
 _SMALL = 0.03  # parts below this share in every bar are drawn as one
 
 
@@ -82,70 +81,72 @@ def draw(profiles: Sequence[Profile], folder: str | Path) -> list[Path]:
     Raises:
         UsageError: the folder cannot be made or written to.
     """
-    import matplotlib.style
-    from matplotlib.figure import Figure
+    from bench.reports import charts
 
-    ours = {"svg.hashsalt": "bench", "font.size": 10, "hatch.linewidth": 0.4}
-    with matplotlib.style.context(["default", ours]):  # and not what the user's own settings say
-        width = 4.6 + 5.6 * len(profiles)
-        figure = Figure(figsize=(width, 8.6), layout="constrained")
-        both = figure.subplots(1, 2)
-        _bars(both[0], "By stage", [(title(p), p.stages) for p in profiles])
-        _bars(both[1], "By operator", [(title(p), p.operators) for p in profiles])
-        figure.suptitle(
-            f"Share of time beside share of multiply-accumulates\n{conditions(profiles[0])}", fontsize=14
-        )
-        findings = [f"{title(p)} ({p.seconds * 1e3:,.1f} ms): {finding(p)}" for p in profiles]
-        wrapped = "\n".join(textwrap.fill(text, int(width * 11)) for text in findings)
-        figure.supxlabel(wrapped, fontsize=11)
-        name = "profile-" + "-".join(re.sub(r"[^\w.-]+", "-", title(p)) for p in profiles)
-        png, svg = Path(folder) / f"{name}.png", Path(folder) / f"{name}.svg"
-        write_whole(png, lambda path: figure.savefig(path, dpi=150, metadata={"Software": None}))
-        write_whole(svg, lambda path: figure.savefig(path, metadata={"Date": None}))
+    panels = [
+        _bars("By stage", [(title(p), p.stages) for p in profiles]),
+        _bars("By operator", [(title(p), p.operators) for p in profiles]),
+    ]
+    told = [f"{title(p)} ({p.seconds * 1e3:,.1f} ms): {finding(p)}" for p in profiles]
+    heading = {
+        "text": f"Share of time beside share of multiply-accumulates: {conditions(profiles[0])}",
+        "subtitle": [line for text in told for line in textwrap.wrap(text, 80 + 60 * len(profiles))],
+        "anchor": "start",
+        "offset": 12,
+    }
+    spec = charts.side_by_side(panels) | {"title": heading}
+    name = "profile-" + "-".join(re.sub(r"[^\w.-]+", "-", title(p)) for p in profiles)
+    png, svg = Path(folder) / f"{name}.png", Path(folder) / f"{name}.svg"
+    write_bytes(png, charts.png(spec))
+    write_text(svg, charts.svg(spec))
     return [png, svg]
 
 
-def _bars(axes: Axes, title: str, networks: list[tuple[str, Sequence[Share]]]) -> None:
+def _bars(heading: str, networks: list[tuple[str, Sequence[Share]]]) -> dict[str, Any]:
     """For each network a bar of time and one of multiply-accumulates, equal parts joined by lines."""
-    from matplotlib.patches import Patch
+    import altair as alt
+
+    from bench.reports.charts import COLOURS, GREY, spec
 
     names = _drawn([rows for _, rows in networks])
-    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)} | {"other parts": _OTHER}
-    hatches = {name: "///" if i >= len(COLOURS) else "" for i, name in enumerate(names)}
-    for i, (_, rows) in enumerate(networks):
-        worst = slowest(rows)
-        left, right, edge = 2.6 * i, 2.6 * i + 1.2, 0.42
-        low_left = low_right = 0.0
-        for name, (took, work) in reversed(_shares(rows, names).items()):
-            style: Any = {"color": colours[name], "hatch": hatches.get(name), "edgecolor": "white"}
-            axes.bar([left, right], [took, work], 2 * edge, [low_left, low_right], linewidth=1, **style)
-            for x, low, share in ((left, low_left, took), (right, low_right, work)):
-                if share >= 0.018:
-                    weight = "bold" if worst and name == worst.name else "normal"
+    parts: list[dict[str, Any]] = []
+    joins: list[dict[str, Any]] = []
+    texts: list[dict[str, Any]] = []
+    for i, (network, rows) in enumerate(networks):
+        left, worst = 2.6 * i, slowest(rows)
+        time = work = 0.0
+        for name, (took, done) in _shares(rows, names).items():
+            for x, start, share in ((left, time, took), (left + 1.2, work, done)):
+                parts.append({"part": name, "x": x, "x2": x + 0.84, "y": start, "y2": start + share})
+                if share >= 0.022:
                     text = f"{name.replace('convolution', 'conv')} {share:.0%}"
-                    axes.text(x, low + share / 2, text, ha="center", va="center", weight=weight, fontsize=9)
-            low_left, low_right = low_left + took, low_right + work
-            axes.plot([left + edge, right - edge], [low_left, low_right], color="0.6", linewidth=0.8)
-    ticks = [(2.6 * i + x, text) for i in range(len(networks)) for x, text in ((0, "time"), (1.2, "MACs"))]
-    axes.set_xticks([x for x, _ in ticks], [text for _, text in ticks], fontsize=11)
-    for i, (network, _) in enumerate(networks):
-        axes.text(2.6 * i + 0.6, 1.012, network, ha="center", fontsize=11, weight="bold")
-    axes.legend(
-        handles=[
-            Patch(facecolor=colours[name], hatch=hatches.get(name), edgecolor="white", label=name)
-            for name in colours
-        ],
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.05),
-        ncols=3,
-        frameon=False,
-        fontsize=9,
+                    bold = worst is not None and name == worst.name
+                    texts.append({"x": x + 0.42, "y": start + share / 2, "text": text, "bold": bold})
+            time, work = time + took, work + done
+            joins.append({"x": left + 0.84, "x2": left + 1.2, "y": time, "y2": work})
+        for x, y, text in ((0.42, 1.03, "time"), (1.62, 1.03, "MACs"), (1.02, -0.03, network)):
+            texts.append({"x": left + x, "y": y, "text": text, "bold": text == network})
+
+    def over(values: list[dict[str, Any]]) -> alt.Chart:
+        x = alt.X("x:Q", scale=alt.Scale(domain=[0, 2.6 * len(networks) - 0.5], nice=False), axis=None)
+        y = alt.Y("y:Q", scale=alt.Scale(domain=[1.05, -0.05], nice=False), axis=None)
+        return alt.Chart(alt.Data(values=values)).encode(x=x, y=y)
+
+    colours = [*(COLOURS[i % len(COLOURS)] for i in range(len(names))), GREY]
+    legend = alt.Legend(orient="bottom", columns=3, title=None)
+    scale = alt.Scale(domain=[*names, OTHER_PARTS], range=colours)
+    rectangles = over(parts).mark_rect(stroke="white", strokeWidth=1)
+    chart = alt.layer(
+        rectangles.encode(x2="x2", y2="y2", color=alt.Color("part:N", scale=scale, legend=legend)),
+        over(joins).mark_rule(color=GREY, strokeWidth=0.8).encode(x2="x2", y2="y2"),
+        *(
+            over([text for text in texts if text["bold"] == bold])
+            .mark_text(fontSize=11, fontWeight="bold" if bold else "normal")
+            .encode(text="text:N")
+            for bold in (False, True)
+        ),
     )
-    axes.set_title(title, pad=24, fontsize=13)
-    axes.set_ylim(0, 1)
-    axes.set_yticks([])
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
+    return spec(chart) | {"title": heading, "width": 300 * len(networks), "height": 560}
 
 
 def _drawn(networks: list[Sequence[Share]]) -> list[str]:
@@ -162,4 +163,4 @@ def _shares(rows: Sequence[Share], names: list[str]) -> dict[str, tuple[float, f
     shares = {row.name: (row.time_share, row.macs_share) for row in rows}
     found = {name: shares.get(name, (0.0, 0.0)) for name in names}
     times, works = zip((0.0, 0.0), *found.values(), strict=True)
-    return found | {"other parts": (max(1 - sum(times), 0.0), max(1 - sum(works), 0.0))}
+    return found | {OTHER_PARTS: (max(1 - sum(times), 0.0), max(1 - sum(works), 0.0))}

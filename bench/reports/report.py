@@ -7,23 +7,23 @@ of any record changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
 import bench.studies
-from bench.reports import figures, proxy, tables
+from bench.reports import charts, leaderboard, proxy, samples, tables
 from bench.reports.page import Page
-from bench.reports.render import csv, html, latex, markdown
+from bench.reports.render import csv, latex, markdown
 from bench.reports.select import Line, Selection, lines, settings
 from bench.studies import Study
-from bench.utils.files import write_text
+from bench.utils.files import write_bytes
 from bench.utils.text import texts
 from registry.errors import UsageError, suggest
 
+Content = str | bytes
 RENDERERS: dict[str, tuple[str, Callable[[Page], str]]] = {
     "md": ("md", markdown.page),
-    "html": ("html", html.page),
     "latex": ("tex", latex.page),
 }
 FORMATS = (*RENDERERS, "csv")
@@ -87,11 +87,9 @@ def _proxy(found: Mapping[str, Sequence[Line]], formats: Sequence[str]) -> dict[
     compared = proxy.compare(found)
     chosen_on, *_ = compared.values()
     made, picture = {}, None
-    if (data := figures.correlation_against_computing(chosen_on))["measured"]:
-        lines, columns = figures.correlation_panels(data)
-        size = (6.4 * columns, 4.8 * lines)
+    if chart := charts.correlation_against_computing(chosen_on):
         file = f"{proxy.FILE}.svg"
-        made[file] = figures.svg(figures.draw_correlation_against_computing, data, size)
+        made[file] = charts.svg(charts.correlation_picture(chart))
         picture = file, "Rank correlation against computing, on the study that was chosen on"
     page = proxy.page(compared, picture)
     for ending, render in (RENDERERS[f] for f in formats if f in RENDERERS):
@@ -117,25 +115,22 @@ def _pictures(
     made: dict[str, str] = {}
     shown: dict[str, dict[str, str]] = {}
     if "scaling" in found:
-        data = figures.fid_against_cost(found)
-        size = (6.6 + 8.6 * len(data["measured"]), 5.2)
-        made["fid-gflops.svg"] = figures.svg(figures.draw_fid_against_cost, data, size)
+        made["fid-gflops.svg"] = charts.svg(charts.fid_against_cost(leaderboard.groups(found)))
         shown["scaling"] = {"fid-gflops.svg": "FID against GFLOPs"}
     if "training-steps" in found:
-        data = figures.fid_against_steps(found["training-steps"])
-        size = (6 * (1 + len(data["measured"])), 4.6)
-        made["fid-steps.svg"] = figures.svg(figures.draw_fid_against_steps, data, size)
+        made["fid-steps.svg"] = charts.svg(charts.fid_against_steps(found["training-steps"]))
         shown["training-steps"] = {"fid-steps.svg": "FID against training steps"}
+    below = {"legend": {"orient": "bottom", "columns": 9}}
     for name in found:
         if name in tables.NUMBERS and name != "components":  # it says as much as all of them
             continue
-        if data := figures.cost_by_stage(found[name]):
-            size = (11, 1.8 + 0.42 * len(data))
-            made[f"cost-{name}.svg"] = figures.svg(figures.draw_cost_by_stage, data, size)
+        costs = {line.label: line.cost.cost for line in found[name] if line.cost}
+        if chart := charts.cost_by_stage(costs, ["gflops"]):
+            made[f"cost-{name}.svg"] = charts.svg(chart.panel(760, config=below))
             shown[name] = {f"cost-{name}.svg": "Cost by stage"}
     for name, rows in found.items():
         for protocol in dict.fromkeys(setting.protocol for setting in settings(rows)):
-            if picture := figures.samples(rows, protocol, selection.folder):
+            if picture := samples.sheet(rows, protocol, selection.folder):
                 file = f"samples-{name}-{protocol}.svg"
                 made[file] = picture
                 shown.setdefault(name, {})[file] = (
@@ -147,45 +142,63 @@ def _pictures(
 def write(
     folder: str | Path, results: str | Path, formats: str | Sequence[str], studies: str | Sequence[str] = ()
 ) -> list[Path]:
-    """Write a report, each file whole or not at all; see `files`.
-
-    Raises:
-        UsageError: also where the folder cannot be written to.
-    """
-    paths = []
-    for name, text in files(results, formats, studies).items():
-        paths.append(Path(folder) / name)
-        write_text(paths[-1], text)
-    return paths
+    """Write a report; see `files` and `write_files`."""
+    return write_files(folder, files(results, formats, studies).items())
 
 
 def check(
     folder: str | Path, results: str | Path, formats: str | Sequence[str], studies: str | Sequence[str] = ()
 ) -> list[str]:
-    """How the files of a report differ from what the records make: a line for each file that does.
+    """How the files of a report differ from what the records make; see `files` and `check_files`."""
+    return check_files(folder, files(results, formats, studies).items())
+
+
+def write_files(folder: str | Path, made: Iterable[tuple[str, Content]]) -> list[Path]:
+    """Write files, each whole or not at all; one that is as it should be is left alone.
 
     Raises:
-        UsageError: see `files`.
+        UsageError: the folder cannot be written to.
     """
+    paths = []
+    for name, content in made:
+        path, wanted = Path(folder) / name, _bytes(content)
+        if not path.is_file() or path.read_bytes() != wanted:
+            write_bytes(path, wanted)
+        paths.append(path)
+    return paths
+
+
+def check_files(folder: str | Path, made: Iterable[tuple[str, Content]]) -> list[str]:
+    """A line for each file that is not as it should be."""
     complaints = []
-    for name, wanted in files(results, formats, studies).items():
+    for name, content in made:
         path = Path(folder) / name
         try:
-            found = path.read_text(encoding="utf-8")
+            found = path.read_bytes()
         except FileNotFoundError:
             complaints.append(f"{path} is missing")
             continue
-        except (OSError, UnicodeDecodeError) as error:
-            complaints.append(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}")
+        except OSError as error:
+            complaints.append(f"{path} cannot be read: {error.strerror or error}")
             continue
-        if found != wanted and not (path.suffix == ".svg" and _shows_the_same(found, wanted)):
-            complaints.append(f"{path}, {_first_difference(found, wanted)}")
+        if found == _bytes(content):
+            continue
+        if isinstance(content, bytes):
+            complaints.append(f"{path} is another picture")
+            continue
+        text = found.decode("utf-8", "replace")
+        if not (path.suffix == ".svg" and _shows_the_same(text, content)):
+            complaints.append(f"{path}, {_first_difference(text, content)}")
     return complaints
 
 
+def _bytes(content: Content) -> bytes:
+    return content.encode() if isinstance(content, str) else content
+
+
 def _shows_the_same(found: str, wanted: str) -> bool:
-    """Whether two pictures, drawn by different versions of matplotlib, hold the same numbers."""
-    (by, shown), (here, shows) = figures.described(found), figures.described(wanted)
+    """Whether two pictures, drawn by different versions of vl-convert, hold the same numbers."""
+    (by, shown), (here, shows) = charts.described(found), charts.described(wanted)
     return by != here and shown == shows
 
 

@@ -1,11 +1,9 @@
-"""HTML from templates that escape whatever they are given; pictures are files beside a page."""
+"""HTML from templates that escape whatever they are given."""
 
 from __future__ import annotations
 
 from functools import cache
 from typing import TYPE_CHECKING, Any
-
-from bench.reports.page import Page
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -30,8 +28,3 @@ def _templates() -> Environment:
 def render(template: str, **values: Any) -> str:
     """A template of `bench/reports/templates` with these values, each of them escaped."""
     return _templates().get_template(template).render(values)
-
-
-def page(page: Page) -> str:
-    """A whole page of a report."""
-    return render("report.html", page=page)

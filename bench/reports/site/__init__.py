@@ -24,14 +24,13 @@ from pathlib import Path
 from bench.records.schema import Cost, CostRequest, QualityRequest, Record
 from bench.reports import leaderboard, proxy
 from bench.reports.leaderboard import Group
-from bench.reports.report import chosen_studies
+from bench.reports.links import named_page, record_page, samples_file
+from bench.reports.report import Content, check_files, chosen_studies, write_files
 from bench.reports.select import Line, Selection, lines
 from bench.reports.tables import page_title
 from bench.studies import Study
 from bench.utils.cache import cache_folder
-from bench.utils.files import write_bytes, write_text
-
-Content = str | bytes
+from bench.utils.files import write_text
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,6 @@ def files(results: str | Path, studies: Sequence[str] = ()) -> Iterator[tuple[st
         UsageError: no such folder or study, or two studies would have one page.
     """
     from bench.reports.site import pages
-    from bench.reports.site.charts import named_page, record_page, samples_file
 
     site = Site.load(results, studies)
     yield "index.html", pages.index(site)
@@ -165,43 +163,19 @@ def _vega() -> str:
 
 
 def write(folder: str | Path, results: str | Path, studies: Sequence[str] = ()) -> list[Path]:
-    """Write the site, each file whole or not at all; one that is as it should be is left alone.
-
-    Raises:
-        UsageError: also where the folder cannot be written to.
-    """
-    paths = []
-    for name, content in files(results, studies):
-        paths.append(Path(folder) / name)
-        if _there(paths[-1]) != _bytes(content):
-            write_bytes(paths[-1], _bytes(content))
-    return paths
+    """Write the site; see `files` and `bench.reports.report.write_files`."""
+    return write_files(folder, files(results, studies))
 
 
 def check(folder: str | Path, results: str | Path, studies: Sequence[str] = ()) -> list[str]:
-    """How the site differs from what the records make: a line for each file that does.
+    """How the site differs from what the records make: a line for each file that does, or is left over.
 
     Raises:
         UsageError: see `files`.
     """
-    complaints, wanted = [], set()
-    for name, content in files(results, studies):
-        wanted.add(name)
-        found = _there(Path(folder) / name)
-        if found is None:
-            complaints.append(f"{Path(folder) / name} is missing")
-        elif found != _bytes(content):
-            complaints.append(f"{Path(folder) / name} is not what the records make")
-    left = {path.relative_to(folder).as_posix() for path in Path(folder).glob("*/*.html")} - wanted
+    made = dict(files(results, studies))
+    left = {path.relative_to(folder).as_posix() for path in Path(folder).glob("*/*.html")} - made.keys()
     return [
-        *complaints,
+        *check_files(folder, made.items()),
         *(f"{Path(folder) / name} is of no record any more: delete it" for name in sorted(left)),
     ]
-
-
-def _there(path: Path) -> bytes | None:
-    return path.read_bytes() if path.is_file() else None
-
-
-def _bytes(content: Content) -> bytes:
-    return content.encode() if isinstance(content, str) else content

@@ -14,15 +14,17 @@ from typing import Any
 import registry
 from bench.records.quantities import COSTS
 from bench.records.schema import Record
-from bench.reports import figures, leaderboard, proxy, tables
+from bench.reports import charts, leaderboard, proxy, tables
 from bench.reports.findings import conclusions
 from bench.reports.leaderboard import Group, Standing
+from bench.reports.links import named_page, record_page, samples_file
 from bench.reports.page import Column, Entry, Table
 from bench.reports.record import command
 from bench.reports.record import tables as record_tables
 from bench.reports.render import html
+from bench.reports.samples import kept_samples
 from bench.reports.select import Line, settings
-from bench.reports.site import Site, charts
+from bench.reports.site import Site
 from bench.studies.staleness import fingerprints, stale
 from registry.errors import UsageError
 
@@ -45,10 +47,10 @@ def _render(template: str, site: Site, title: str, root: str = "../", **values: 
         site=site,
         title=title,
         root=root,
-        study_page=lambda name: root + charts.named_page("studies", name),
-        backbone_page=lambda name: root + charts.named_page("backbones", name),
-        record_page=lambda file: root + charts.record_page(file),
-        samples_file=lambda file: root + charts.samples_file(file),
+        study_page=lambda name: root + named_page("studies", name),
+        backbone_page=lambda name: root + named_page("backbones", name),
+        record_page=lambda file: root + record_page(file),
+        samples_file=lambda file: root + samples_file(file),
         **values,
     )
 
@@ -89,7 +91,7 @@ def _row(site: Site, group: Group, standing: Standing, entries: Sequence[Entry])
     # An address that compares rows names the same ones when others have come.
     name = "\n".join((group.title, standing.study, standing.line.label))
     files = standing.line.files(group.setting) if group.setting else ()
-    pictured = [charts.samples_file(file) for file in files if file in site.pictures]
+    pictured = [samples_file(file) for file in files if file in site.pictures]
     return {
         "id": hashlib.sha256(name.encode()).hexdigest()[:10],
         "objective": leaderboard.objective(standing.line),
@@ -114,7 +116,7 @@ def study(site: Site, name: str) -> str:
     chosen, rows = site.studies[name], site.lines[name]
     page = tables.page(chosen, rows, site.selection)
     protocols = dict.fromkeys(setting.protocol for setting in settings(rows))
-    samples = {each: figures.kept_samples(rows, each, site.selection.folder) for each in protocols}
+    samples = {each: kept_samples(rows, each, site.selection.folder) for each in protocols}
     return _render(
         "study.html",
         site,

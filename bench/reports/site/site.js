@@ -123,16 +123,14 @@ function comparison(table, section) {
   if (named[0]) show();
 }
 
-// ---- charts: a Vega-Lite specification whose "{{name}}" are replaced by what is chosen ----
+// ---- charts: a Vega-Lite specification whose "{{name}}" are replaced by what is chosen, but in its numbers ----
 
 function filled(value, chosen) {
-  if (typeof value === "string") {
-    const name = (value.match(/^\{\{(\w+)\}\}$/) || [])[1];
-    return name in chosen ? filled(chosen[name], chosen) : value;
-  }
+  if (typeof value === "string") return value.replace(/\{\{(\w+)\}\}/g, (_, name) => chosen[name]);
   if (Array.isArray(value)) return value.map((each) => filled(each, chosen));
   if (value && typeof value === "object") {
-    return Object.fromEntries(Object.entries(value).map(([key, each]) => [key, filled(each, chosen)]));
+    return Object.fromEntries(Object.entries(value).map(([key, each]) =>
+      [key, key === "values" ? each : filled(each, chosen)]));
   }
   return value;
 }
@@ -149,12 +147,10 @@ const CONFIG = {
   legend: { labelColor: "currentColor", titleColor: "currentColor", orient: "bottom", labelLimit: 220,
     labelFontSize: 12, titleFontSize: 12, symbolSize: 90 },
   text: { fill: "currentColor" },
-  // Paul Tol's "bright": told apart by colour-blind readers, legible on white and on black.
-  range: { category: ["#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#999999", "#ee8866"] },
 };
 
 function chart(figure) {
-  const { spec, choices } = JSON.parse(figure.querySelector("script").textContent);
+  const { spec, choices, colours } = JSON.parse(figure.querySelector("script").textContent);
   const view = figure.querySelector(".view");
   const controls = figure.querySelector(".controls");
   const selects = choices.map(({ label, options }) => {
@@ -176,7 +172,8 @@ function chart(figure) {
     const whole = filled(spec, chosen);
     const narrow = view.clientWidth < 480;
     const legend = { ...CONFIG.legend, columns: Math.max(1, Math.floor(view.clientWidth / LEGEND_COLUMN)) };
-    const config = { ...CONFIG, legend, ...(narrow && { axis: { ...CONFIG.axis, labelLimit: 130 } }) };
+    const range = { category: colours };
+    const config = { ...CONFIG, legend, range, ...(narrow && { axis: { ...CONFIG.axis, labelLimit: 130 } }) };
     return vegaEmbed(view, { width: "container", height: 340, autosize: { type: "fit-x", contains: "padding" },
       ...whole, config }, { actions: false, renderer: "svg", ast: true }) // the page's policy allows no eval
       .then(() => { figure.dataset.drawn = "true"; })

@@ -41,7 +41,7 @@ def test_train_sample_and_what_they_leave(run_bench, tmp_path):
     assert {path.name for path in run.iterdir()} == {
         "checkpoints", "log.jsonl", "loss.png", "run.json", "samples"
     }  # fmt: skip
-    assert Image.open(run / "loss.png").size == (840, 480)
+    assert Image.open(run / "loss.png").width > 1000
     code, _, err = run_bench("sample", "--checkpoint", run, "--out", tmp_path / "a.npz")
     assert code == 2 and "sampler ddim is for objective ddpm, not flow" in err
     options = ("--sampler", "heun", "--steps", "2", "--num", "3")

@@ -9,10 +9,9 @@ import pytest
 
 import bench.studies
 from bench.records.schema import QualityRequest, TrainingSettings
-from bench.reports import leaderboard
+from bench.reports import charts, leaderboard
 from bench.reports.findings import conclusions, findings
 from bench.reports.select import Selection, lines
-from bench.reports.site import charts
 from bench.studies.cells import cells
 from bench.training import protocols
 from tests.bench import made

@@ -6,8 +6,9 @@ import pytest
 
 from bench.records import read
 from bench.records.schema import Speed
+from bench.reports import charts
 from bench.reports.select import settings
-from bench.reports.site import Site, charts
+from bench.reports.site import Site
 from tests.conftest import ROOT
 
 
@@ -61,7 +62,7 @@ def test_losses_by_noise_lie_about_the_mean_of_the_rows(rows, micro):
 def test_stages_add_up_to_the_network(rows):
     shown = charts.cost_by_stage({line.label: line.cost.cost for line in rows})
     for line in rows:
-        parts = [value["gflops"] for value in values(shown, row=line.label)]
+        parts = [value["value"] for value in values(shown, row=line.label, measure="gflops")]
         assert sum(parts) == pytest.approx(line.cost.cost.paper_gflops, rel=1e-4)
 
 

@@ -112,7 +112,7 @@ def test_the_same_records_give_the_same_bytes_and_check_sees_what_is_changed(fil
         write_bytes(tmp_path / name, content if isinstance(content, bytes) else content.encode())
     (tmp_path / "studies/toy.html").unlink()
     changed, missing, left = site.check(tmp_path, ROOT / "results")  # and of no other file
-    assert "index.html is not" in changed and "toy.html is missing" in missing
+    assert "index.html, line 1: is 'other'" in changed and "toy.html is missing" in missing
     assert "of-old.html is of no record" in left
 
 
