@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from registry.errors import UsageError
+from registry.fingerprints import added_options
 from registry.plugins import Description, Registry
 from registry.values import format_value, plain
 
@@ -82,12 +83,16 @@ def canonical(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Every option of a backbone with its value, in one form however it was written.
 
     Values are converted to their annotated types, defaults filled in; then tuples become lists, floats that
-    are whole become integers, and a square `input_size` its side, so that JSON holds and compares them.
+    are whole become integers, and a square `input_size` its side, so that JSON holds and compares them. An
+    option that the backbone gained is left out while it means what was done before
+    (`registry.fingerprints.added_options`).
 
     Raises:
         UsageError: unknown name, or an override that it does not take.
     """
-    return _plain_config(_defaults(name) | backbones.check(name, dict(overrides)))
+    config = _plain_config(_defaults(name) | backbones.check(name, dict(overrides)))
+    added = added_options(backbones.find(name).name)
+    return {option: value for option, value in config.items() if added.get(option, ...) != value}
 
 
 def _defaults(name: str) -> dict[str, Any]:

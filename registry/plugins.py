@@ -25,7 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from registry import errors, source
+from registry import errors, fingerprints, source
 from registry.errors import UsageError, suggest
 from registry.source import Registration, Signature, UnreadableError
 from registry.values import plain
@@ -288,13 +288,13 @@ class Registry:
     def fingerprint(self, name: str) -> str:
         """12 hexadecimal digits that stand for the code behind a name and its registered defaults.
 
-        See `registry.source.fingerprint`. Of a plugin, it is the code at the time of its registration.
+        See `registry.fingerprints.fingerprint`. Of a plugin, it is the code at the time of its registration.
         """
         entry = self.find(name)
         if entry.factory is None and entry.registration:
             registration = entry.registration
             found, definition = registration.source.definition(registration.target)
-            return source.fingerprint(found, definition.name, _texts(registration.defaults))
+            return fingerprints.fingerprint(found, definition.name, _texts(registration.defaults))
         factory = self.factory(name)
         return self.find(name).fingerprint or _fingerprint(factory)
 
@@ -447,7 +447,7 @@ def _fingerprint(factory: Callable[..., Any]) -> str:
     found = source.read(module, Path(file)) if file and module.partition(".")[0] != "torch" else None
     if found:
         outer = name.partition(".")[0]
-        return source.fingerprint(found, outer if outer in found.statements else "", defaults)
+        return fingerprints.fingerprint(found, outer if outer in found.statements else "", defaults)
     try:  # a notebook's cell, or torch's
         text = inspect.getsource(function)
     except (OSError, TypeError):

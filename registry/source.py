@@ -1,20 +1,18 @@
 """What a module's source says, read from its syntax tree: nothing is imported for it.
 
 `registrations` finds the names that the modules of a package register, `signature` and `attribute` read what
-a class or function takes and declares, and `fingerprint` is a digest of its code and of all code that it
-refers to.
+a class or function takes and declares. `registry.fingerprints` follows what its code refers to.
 """
 
 from __future__ import annotations
 
 import ast
 import functools
-import hashlib
 import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,7 +154,7 @@ class Source:
             for name in names:
                 self.statements.setdefault(name, []).append(statement)
             imported = any(isinstance(node, ast.Import | ast.ImportFrom) for node in inner)
-            if not (names or imported or _is_idle(statement) or _registered(statement)):
+            if not (names or imported or is_idle(statement) or _registered(statement)):
                 self.effects.append(statement)
         # Those within functions too: a name stands for one thing in a module.
         for node in ast.walk(self.tree):
@@ -379,14 +377,15 @@ def _registered(statement: ast.stmt) -> list[tuple[ast.Call, str]]:
     """The calls of `register` in a statement or its decorators, with what each registers."""
     if isinstance(statement, _Definition):
         # Decorators apply from the last to the first.
-        return [(call, statement.name) for call in reversed(statement.decorator_list) if _is_register(call)]  # type: ignore[misc]
+        return [(call, statement.name) for call in reversed(statement.decorator_list) if is_register(call)]  # type: ignore[misc]
     match statement:
-        case ast.Expr(ast.Call(ast.Call() as call, [ast.Name(target)])) if _is_register(call):
+        case ast.Expr(ast.Call(ast.Call() as call, [ast.Name(target)])) if is_register(call):
             return [(call, target)]
     return []
 
 
-def _is_register(node: ast.expr) -> bool:
+def is_register(node: ast.expr) -> bool:
+    """Whether an expression is a call of `register`, of whatever registry."""
     if not isinstance(node, ast.Call):
         return False
     return getattr(node.func, "attr", getattr(node.func, "id", "")) == "register"
@@ -417,7 +416,7 @@ def _bound(node: ast.AST) -> list[str]:
     return [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
 
 
-def _is_idle(statement: ast.AST) -> bool:
+def is_idle(statement: ast.AST) -> bool:
     """Whether a statement does nothing: `pass`, a docstring, `…`."""
     constant = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
     return constant or isinstance(statement, ast.Pass)
@@ -425,99 +424,3 @@ def _is_idle(statement: ast.AST) -> bool:
 
 def _is_main_guard(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.If) and ast.unparse(statement.test) == "__name__ == '__main__'"
-
-
-# ---- fingerprints ----
-
-
-def fingerprint(source: Source, name: str, defaults: Iterable[str] = ()) -> str:
-    """12 hexadecimal digits that stand for the code of a class or function and all it refers to.
-
-    Followed are the module's own definitions, the user's other modules, and of `registry` what makes a
-    network's numbers; of other libraries only names count. Comments, docstrings, layout, the order of
-    definitions and `register` itself change nothing.
-
-    Args:
-        source: the module.
-        name: the definition there; "" for the whole module.
-        defaults: further text that counts.
-    """
-    lines = {f"default {text}" for text in defaults}
-    seen: set[tuple[Path, str]] = set()
-    waiting = [(source, name)] if name else _whole(source)
-    while waiting:
-        source, name = waiting.pop()
-        if (source.path, name) in seen:
-            continue
-        seen.add((source.path, name))
-        if name and not source.name.startswith("registry"):
-            waiting.append((source, ""))  # what the module does besides defining
-        for statement in source.statements.get(name, []) if name else source.effects:
-            text, references = _code(source, statement)
-            lines.add(text)
-            for reference in references:
-                waiting += _followed(source, reference.split("."), lines)
-        if name not in source.statements:
-            waiting += _followed(source, [name], lines)
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:12]
-
-
-def _whole(source: Source) -> list[tuple[Source, str]]:
-    return [(source, name) for name in (*source.statements, *source.imports, "")]
-
-
-def _followed(source: Source, chain: list[str], lines: set[str]) -> list[tuple[Source, str]]:
-    """Where a dotted name is defined, if that counts; where it comes from is added to `lines`."""
-    name, *rest = chain
-    if name in source.statements:
-        return [(source, name)]
-    if name not in source.imports:
-        stars = [source.related(module, computing=True) for module in source.stars]
-        return [(other, name) for other in stars if other and name in other.statements | other.imports]
-    module, attribute = source.imports[name]
-    path = [attribute, *rest] if attribute else rest
-    other = source.related(module, computing=True)
-    while path and (inner := source.related(f"{module}.{path[0]}", computing=True)):
-        module, other, path = f"{module}.{path[0]}", inner, path[1:]
-    if other is None:
-        lines.add(f"{name} = {module}.{attribute or ''}")
-        return []
-    if not path:
-        return _whole(other)
-    if path[0] == attribute != name:
-        lines.add(f"{name} = {attribute}")
-    return [(other, path[0])]
-
-
-@functools.cache
-def _code(source: Source, statement: ast.stmt) -> tuple[str, frozenset[str]]:
-    """A statement as text that depends only on what it does, and the dotted names that it refers to."""
-    references: set[str] = set()
-
-    def text(node: Any) -> str:
-        if isinstance(node, list):
-            items = [item for item in node if not (_is_idle(item) or _is_register(item))]
-            return f"[{','.join(map(text, items))}]"
-        if not isinstance(node, ast.AST):
-            return repr(node)
-        dotted = _dotted(node)
-        if dotted:
-            references.add(dotted)
-            return dotted
-        fields = [
-            f"{key}={text(value)}"
-            for key, value in ast.iter_fields(node)
-            if value is not None and value != [] and key not in ("ctx", "kind", "type_comment")
-        ]
-        return f"{type(node).__name__}({','.join(fields)})"
-
-    return text(statement), frozenset(references)
-
-
-def _dotted(node: ast.AST) -> str:
-    """`a.b.c` of such an expression; else nothing."""
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute) and (inner := _dotted(node.value)):
-        return f"{inner}.{node.attr}"
-    return ""

@@ -27,6 +27,7 @@ from bench.studies import Study
 from bench.studies.cells import Cell, cost_request
 from registry import source
 from registry.errors import UsageError
+from registry.fingerprints import equivalent
 from registry.plugins import Registry
 
 _WORDS = {
@@ -108,7 +109,7 @@ def stale(record: Record, present: Fingerprints) -> str | None:
     """Why a record is not what would be measured now, in words; None where nothing says so."""
     for name, words in _WORDS.items():
         then, now = getattr(record.fingerprints, name), getattr(present, name)
-        if then is not None and now is not None and then != now:
+        if then is not None and now is not None and not equivalent(then, now):
             return words
     for name, version in present.versions.items():
         if record.fingerprints.versions.get(name, version) != version:

@@ -1,0 +1,147 @@
+"""What the code of a number is: fingerprints, and which of them stand for the same numbers.
+
+A fingerprint is a digest of a class's or function's code and of all code that it refers to, read from source.
+Code that was made better and computes the same has another: `equivalent.toml` holds which new one stands for
+which old one, as `python -m tests.equivalent` found by comparing what both compute to the bit.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from registry.source import Source, is_idle, is_register
+
+EQUIVALENT = Path(__file__).parent / "equivalent.toml"
+
+
+@functools.cache
+def _changes() -> list[dict[str, Any]]:
+    changes: list[dict[str, Any]] = tomllib.loads(EQUIVALENT.read_text("utf-8"))["change"]
+    return changes
+
+
+@functools.cache
+def _classes() -> dict[str, set[str]]:
+    """Of a fingerprint, all that stand for the same numbers, itself among them."""
+    found: dict[str, set[str]] = {}
+    for change in _changes():
+        for pair in change["fingerprints"].values():
+            whole = set().union(*(found.get(fingerprint, {fingerprint}) for fingerprint in pair))
+            found |= dict.fromkeys(whole, whole)
+    return found
+
+
+def equivalent(one: str, other: str) -> bool:
+    """Whether two fingerprints stand for the same numbers: equal, or so by `equivalent.toml`."""
+    return one == other or other in _classes().get(one, ())
+
+
+@functools.cache
+def added_options(backbone: str) -> dict[str, Any]:
+    """Options that a backbone gained, with the values that mean what it did without them.
+
+    At these values they are no part of its canonical configuration, so that records from before keep their
+    requests.
+    """
+    found = [change.get("added", {}).get(backbone, "{}") for change in _changes()]
+    return {option: value for text in found for option, value in json.loads(text).items()}
+
+
+def fingerprint(source: Source, name: str, defaults: Iterable[str] = ()) -> str:
+    """12 hexadecimal digits that stand for the code of a class or function and all it refers to.
+
+    Followed are the module's own definitions, the user's other modules, and of `registry` what makes a
+    network's numbers; of other libraries only names count. Comments, docstrings, layout, the order of
+    definitions and `register` itself change nothing.
+
+    Args:
+        source: the module.
+        name: the definition there; "" for the whole module.
+        defaults: further text that counts.
+    """
+    lines = {f"default {text}" for text in defaults}
+    seen: set[tuple[Path, str]] = set()
+    waiting = [(source, name)] if name else _whole(source)
+    while waiting:
+        source, name = waiting.pop()
+        if (source.path, name) in seen:
+            continue
+        seen.add((source.path, name))
+        if name and not source.name.startswith("registry"):
+            waiting.append((source, ""))  # what the module does besides defining
+        for statement in source.statements.get(name, []) if name else source.effects:
+            text, references = _code(source, statement)
+            lines.add(text)
+            for reference in references:
+                waiting += _followed(source, reference.split("."), lines)
+        if name not in source.statements:
+            waiting += _followed(source, [name], lines)
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:12]
+
+
+def _whole(source: Source) -> list[tuple[Source, str]]:
+    return [(source, name) for name in (*source.statements, *source.imports, "")]
+
+
+def _followed(source: Source, chain: list[str], lines: set[str]) -> list[tuple[Source, str]]:
+    """Where a dotted name is defined, if that counts; where it comes from is added to `lines`."""
+    name, *rest = chain
+    if name in source.statements:
+        return [(source, name)]
+    if name not in source.imports:
+        stars = [source.related(module, computing=True) for module in source.stars]
+        return [(other, name) for other in stars if other and name in other.statements | other.imports]
+    module, attribute = source.imports[name]
+    path = [attribute, *rest] if attribute else rest
+    other = source.related(module, computing=True)
+    while path and (inner := source.related(f"{module}.{path[0]}", computing=True)):
+        module, other, path = f"{module}.{path[0]}", inner, path[1:]
+    if other is None:
+        lines.add(f"{name} = {module}.{attribute or ''}")
+        return []
+    if not path:
+        return _whole(other)
+    if path[0] == attribute != name:
+        lines.add(f"{name} = {attribute}")
+    return [(other, path[0])]
+
+
+@functools.cache
+def _code(source: Source, statement: ast.stmt) -> tuple[str, frozenset[str]]:
+    """A statement as text that depends only on what it does, and the dotted names that it refers to."""
+    references: set[str] = set()
+
+    def text(node: Any) -> str:
+        if isinstance(node, list):
+            items = [item for item in node if not (is_idle(item) or is_register(item))]
+            return f"[{','.join(map(text, items))}]"
+        if not isinstance(node, ast.AST):
+            return repr(node)
+        dotted = _dotted(node)
+        if dotted:
+            references.add(dotted)
+            return dotted
+        fields = [
+            f"{key}={text(value)}"
+            for key, value in ast.iter_fields(node)
+            if value is not None and value != [] and key not in ("ctx", "kind", "type_comment")
+        ]
+        return f"{type(node).__name__}({','.join(fields)})"
+
+    return text(statement), frozenset(references)
+
+
+def _dotted(node: ast.AST) -> str:
+    """`a.b.c` of such an expression; else nothing."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and (inner := _dotted(node.value)):
+        return f"{inner}.{node.attr}"
+    return ""
