@@ -17,7 +17,7 @@ def proxy(
         typer.Argument(
             metavar="[NAME|FILE]…",
             help="Studies; the predictor is chosen on the first and judged on the others. By default "
-            "`components`, `downsampler`, `toy` and `leaderboard`.",
+            "`components`, `downsampler`, `toy`, `leaderboard` and `dico-components`.",
         ),
     ] = None,
     target: Annotated[

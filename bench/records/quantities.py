@@ -111,6 +111,8 @@ SPEEDS: dict[str, Quantity] = {
     )
 }
 LOSS = Quantity("loss", "Loss↓", False, digits=4)
+# In training, since the checkpoint before.
+TRAINING_ERROR = Quantity("training_error", "Training error↓", False, digits=5)
 BANDS = (
     (4.0, None),
     (2.0, 4.0),

@@ -23,17 +23,21 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.metrics.scores import MEASURED, SCORES
-from bench.records.quantities import COSTS, HELD_OUT, LOSS, Quantities, Quantity
-from bench.records.schema import Quality, Record
+from bench.records.quantities import COSTS, HELD_OUT, LOSS, TRAINING_ERROR, Quantities, Quantity
+from bench.records.schema import HeldOutLoss, Quality, Record
 from bench.reports.select import Line, Setting, published_conditions, settings
-from bench.reports.statistics import compare_rows, rank_correlation, ranked
+from bench.reports.statistics import compare_rows, paired_share, rank_correlation, ranked
 from bench.studies import published
 from registry.errors import UsageError, suggest
 
 RESAMPLES = 1000  # of the groups of images
+LAST = 2  # checkpoints over which held-out loss is averaged
 Interval = tuple[float, float]
 # What costs more is better: a guess that takes no training, which a protocol must beat.
 BASELINES = {name: COSTS[name] for name in ("gflops", "params")}
+# Averages that were decided on before any row was measured that they judge.
+AVERAGED = Quantity("held_out_averaged", f"Held-out loss, mean of {LAST} checkpoints↓", False, digits=5)
+STANDARDISED = Quantity("held_out_standardised", "Mean of standardised bands↓", False)
 
 
 class KnownRow(NamedTuple):
@@ -83,7 +87,9 @@ class Agreement:
             rows that were chosen on are left out.
         right_apart, apart: likewise, of pairs that seeds tell apart.
         told_apart: the difference from which on seeds tell two rows apart, in parts of the rows' mean; None
-            of fewer than two seeds.
+            of fewer than two seeds, and of standardised values, whose mean is 0.
+        paired: share of the variance between seeds that all rows have in common, so that differences of rows
+            with the same seed are free of it; None of fewer than two seeds.
         seconds: of one core's computing for a row and a seed, mean over the rows.
     """
 
@@ -104,6 +110,7 @@ class Agreement:
     right_apart: int
     apart: int
     told_apart: float | None
+    paired: float | None
     seconds: float
 
     @property
@@ -112,7 +119,11 @@ class Agreement:
         return PREDICTORS[self.predictor]
 
 
-PREDICTORS: Quantities[Quantity] = Quantities(lambda: {**HELD_OUT, **MEASURED, **BASELINES})
+AT_CHECKPOINTS: dict[str, Quantity] = {
+    **HELD_OUT,
+    **{quantity.name: quantity for quantity in (AVERAGED, STANDARDISED, TRAINING_ERROR)},
+}
+PREDICTORS: Quantities[Quantity] = Quantities(lambda: {**AT_CHECKPOINTS, **MEASURED, **BASELINES})
 
 
 def agreements(
@@ -172,7 +183,8 @@ def _agreements(study: str, rows: Sequence[KnownRow], sign: int) -> list[Agreeme
         for name, step, points in _measured(rows, setting):
             found.append(_agreement(study, setting.protocol, name, step, points, sign))
     # Beside a predictor the same rows, for of others nothing is predicted.
-    rows = [row for row in rows if row.line.quality] or rows
+    measured = [row for row in rows if row.line.quality]
+    rows = measured if len(measured) >= 3 else rows
     for name, quantity in BASELINES.items():
         costs = [row.line.cost.cost for row in rows if row.line.cost]
         if len(costs) == len(rows):
@@ -196,13 +208,22 @@ def _measured(rows: Sequence[KnownRow], setting: Setting) -> Iterable[tuple[str,
     if len(found) < 3:
         return
     steps = sorted(set.intersection(*(_steps(record) for _, records in found for record in records)))
-    for step in steps:
-        last = step == steps[-1]
+    for number, step in enumerate(steps):
+        of_bands: list[list[Point]] = []
         for name, quantity in PREDICTORS.items():
-            if name in BASELINES or (name not in HELD_OUT and not last):
+            if name in BASELINES or (name not in AT_CHECKPOINTS and step != steps[-1]):
                 continue
-            points = [_point(row, records, name, step) for row, records in found]
-            if all(point.by_seed for point in points):
+            if quantity is STANDARDISED:
+                points = _standardised(of_bands) if of_bands else []
+            elif quantity is AVERAGED:
+                averaged = steps[max(0, number + 1 - LAST) : number + 1]
+                points = [_point(row, records, "held_out", averaged) for row, records in found]
+                points = points if len(averaged) == LAST else []
+            else:
+                points = [_point(row, records, name, [step]) for row, records in found]
+            if points and all(point.by_seed for point in points):
+                if name in HELD_OUT and name != "held_out":
+                    of_bands.append(points)
                 yield quantity.name, step, points
 
 
@@ -213,7 +234,8 @@ def _steps(record: Record) -> set[int]:
     return {each.step for each in result.held_out} | {result.request.step}
 
 
-def _point(row: KnownRow, records: Sequence[Record], name: str, step: int) -> Point:
+def _point(row: KnownRow, records: Sequence[Record], name: str, steps: Sequence[int]) -> Point:
+    """One predictor of a row; of held-out loss the mean over checkpoints."""
     by_seed: dict[int, float] = {}
     groups: dict[int, Sequence[float]] = {}
     seconds = []
@@ -221,12 +243,17 @@ def _point(row: KnownRow, records: Sequence[Record], name: str, step: int) -> Po
         result = record.result
         assert isinstance(result, Quality)
         seed, spent = result.request.seed, result.seconds
-        if name in HELD_OUT:
-            loss = next((each for each in result.held_out if each.step == step), None)
-            value = loss.value(name) if loss else None
-            took = loss.seconds + loss.eval_seconds if loss else 0.0
-            if loss is not None and value is not None:
-                groups[seed] = loss.groups(name)
+        value: float | None = None
+        if name in AT_CHECKPOINTS:
+            losses = [each for each in result.held_out if each.step in steps]
+            values = [_at_checkpoint(each, name) for each in losses]
+            known = [value for value in values if value is not None]
+            took = max((each.seconds for each in losses), default=0.0)
+            if len(known) == len(steps):
+                value = float(np.mean(known))
+                if name in HELD_OUT:
+                    groups[seed] = np.mean([each.groups(name) for each in losses], axis=0).tolist()
+                    took += sum(each.eval_seconds for each in losses)
         else:
             value = result.value(name)
             took = spent.train + (0.0 if name == LOSS.name else (spent.sample or 0.0) + spent.eval)
@@ -234,6 +261,41 @@ def _point(row: KnownRow, records: Sequence[Record], name: str, step: int) -> Po
             by_seed[seed] = value
             seconds.append(took * record.environment.threads)
     return Point(row, by_seed, groups, float(np.mean(seconds)) if seconds else 0.0)
+
+
+def _at_checkpoint(loss: HeldOutLoss, name: str) -> float | None:
+    return loss.training_error if name == TRAINING_ERROR.name else loss.value(name)
+
+
+def _standardised(bands: Sequence[Sequence[Point]]) -> list[Point]:
+    """Mean over the bands, in each of which the mean of the rows is 0 and their deviation 1.
+
+    Both are those of the rows' means over the seeds that all rows have. So a band counts by how it orders
+    rows and by how far apart, against the others in that band, and not by how large its losses are.
+
+    Args:
+        bands: points of the same rows in each band.
+    """
+    seeds = sorted(set.intersection(*(set(point.by_seed) for points in bands for point in points)))
+    if not seeds:
+        return []
+    # (bands, rows, seeds, 1), and with groups of images on the last axis
+    losses = np.array([[[[point.by_seed[seed]] for seed in seeds] for point in points] for points in bands])
+    groups = np.array([[[point.groups[seed] for seed in seeds] for point in points] for points in bands])
+    level = losses.mean(axis=(1, 2), keepdims=True)
+    spread = losses.mean(axis=2, keepdims=True).std(axis=1, ddof=1, keepdims=True)
+    if not spread.all():
+        return []  # all rows are equal in some band
+    losses, groups = (((values - level) / spread).mean(axis=0) for values in (losses, groups))
+    return [
+        Point(
+            point.row,
+            {seed: float(value) for seed, (value,) in zip(seeds, of_seeds, strict=True)},
+            {seed: values.tolist() for seed, values in zip(seeds, in_groups, strict=True)},
+            point.seconds,
+        )
+        for point, of_seeds, in_groups in zip(bands[0], losses, groups, strict=True)
+    ]
 
 
 def _agreement(
@@ -246,7 +308,7 @@ def _agreement(
     seeds = sorted(set.intersection(*(set(point.by_seed) for point in points)))
     by_seed = [{seed: towards * point.by_seed[seed] for seed in seeds} for point in points]
     means = [float(np.mean([*each.values()])) if each else math.nan for each in by_seed]
-    level = abs(float(np.mean(means)))
+    level = 0.0 if name == STANDARDISED.name else abs(float(np.mean(means)))
     targets = [sign * point.row.target for point in points]
     comparison = compare_rows(by_seed)
     different = [(i, j) for i, j in combinations(range(len(points)), 2) if targets[i] != targets[j]]
@@ -278,6 +340,7 @@ def _agreement(
         right_apart=len(right & apart & judged),
         apart=len(apart & judged),
         told_apart=comparison.critical / level if comparison.pairs and level else None,
+        paired=paired_share(by_seed),
         seconds=float(np.mean([point.seconds for point in points])),
     )
 

@@ -12,9 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from bench import studies
 from bench.metrics.scores import SCORES
-from bench.records.quantities import COSTS
+from bench.records.quantities import COSTS, TRAINING_ERROR
 from bench.reports.page import Column, Entry, Page, Section, Table
-from bench.reports.predictors import BASELINES, Agreement, Choice, Interval, agreements, choose
+from bench.reports.predictors import (
+    AVERAGED,
+    BASELINES,
+    STANDARDISED,
+    Agreement,
+    Choice,
+    Interval,
+    agreements,
+    choose,
+)
 from bench.reports.select import Line
 from bench.reports.tables import page_title
 from bench.training import protocols
@@ -22,7 +31,10 @@ from bench.training import protocols
 if TYPE_CHECKING:
     import pandas as pd
 
-STUDIES = ("components", "downsampler", "toy", "leaderboard")  # chosen on the first
+STUDIES = ("components", "downsampler", "toy", "leaderboard", "dico-components")  # chosen on the first
+JUDGE = STUDIES[-1]  # rows of one size, whose cost says little
+# What is told of the judge's rows at every checkpoint, beside the predictor that was chosen.
+TOLD = ("held_out", AVERAGED.name, STANDARDISED.name, TRAINING_ERROR.name)
 FILE = "proxy"
 WANTED = 0.9, 0.7  # ρ, and the lower end of its interval, of a protocol to rely on
 
@@ -64,6 +76,7 @@ def agreement_table(
         Column("τ"),
         Column("Pairs right"),
         Column("of those apart"),
+        Column("Pairing removes"),
     ]
     entries = [
         [
@@ -80,6 +93,7 @@ def agreement_table(
             Entry(_number(each.tau)),
             Entry(f"{each.right} of {each.pairs}"),
             Entry(f"{each.right_apart} of {each.apart}" if each.rho_by_seeds else ""),
+            Entry("" if each.paired is None else f"{each.paired:.0%}".replace("-", "−")),
         ]
         for each in found
     ]
@@ -95,6 +109,10 @@ REMARKS = (
     "do not count on other studies. Of those apart: of the pairs that seeds tell apart. Core-minutes: "
     "training until that step and measuring, of one row with one seed, on one core of the machine that the "
     "records name. More GFLOPs and more parameters count as better.",
+    "Pairing removes: the share of the variance between seeds that all rows have in common, for cells of one "
+    "seed share batches, noise and times. A difference of two rows with the same seeds is free of it.",
+    "Mean of standardised bands: in each band the mean of the rows is 0 and their deviation 1. Training "
+    "error: mean squared error of the prediction over the steps since the checkpoint before.",
     "ln SNR: logarithm of signal over noise in what the network is given: above 4 little noise, below −4 "
     "little else.",
 )
@@ -139,7 +157,20 @@ def page(
                 "Held back: studies that had no part in choosing", table=agreement_table(shown, studies=True)
             )
         )
+    if judged := judged_at_checkpoints(found, choice):
+        sections.append(judged)
     return Page(FILE, f"Small protocols that predict the published {heading}", sections)
+
+
+def judged_at_checkpoints(found: Mapping[str, Sequence[Agreement]], choice: Choice | None) -> Section | None:
+    """What was decided on before, and what was chosen, on the judge's rows; None if none is measured."""
+    title = page_title(studies.load(JUDGE))
+    names = {*TOLD, *([choice.best.predictor] if choice else [])}
+    told = [each for each in found.get(title, []) if each.predictor in names]
+    if not told:
+        return None
+    told += [each for each in found[title] if each.predictor in BASELINES]
+    return Section(f"The judge at every checkpoint: {title}", table=agreement_table(told))
 
 
 def answer(choice: Choice | None, heading: str) -> list[str]:
@@ -166,9 +197,12 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
     ]
     if best.told_apart:
         ranks = best.predictor in _judges(best.protocol)
-        columns, shown = (
-            ("", "is ordered by that") if ranks else (f' columns = ["{best.predictor}"],', "shows that")
-        )
+        if ranks:
+            columns, shown = "", "is ordered by that"
+        elif best.predictor in studies.COLUMNS:
+            columns, shown = f' columns = ["{best.predictor}"],', "shows that"
+        else:
+            columns, shown = "", "does not show that, but its records hold what that is computed from"
         texts.append(
             f"With {len(best.seeds)} seeds it tells two rows apart whose {best.quantity.title.rstrip('↓↑')} "
             f"differ by {best.told_apart:.2%}: {best.apart} of the {best.pairs} pairs, {best.right_apart} of "

@@ -80,7 +80,7 @@ def test_agreement_is_that_of_scipy(tmp_path: Path) -> None:
 def test_every_band_and_checkpoint_is_a_candidate_with_its_computing(tmp_path: Path) -> None:
     every = found(write(tmp_path, {0: PUBLISHED}))
     names = {"held_out", *(f"held_out_{i}" for i in range(1, 7))}
-    assert {key for key in every if key[0].startswith("held_out")} == {
+    assert {key for key in every if key[0] in names} == {
         (name, step) for name in names for step in (250, 500, 750, 1000)
     }
     # 0.6 s a step and 30 s of measuring, on the two threads of a made-up record.
@@ -161,6 +161,118 @@ def test_noise_prediction_and_flow_are_never_put_in_one_order(tmp_path: Path) ->
         agreements("leaderboard", lines(study, Selection(tmp_path)), "precision")
 
 
+STEPS = (200, 400, 800)
+
+
+def write_losses(folder: Path, losses: np.ndarray, errors: np.ndarray | None = None) -> Path:
+    """Records of Table 6 with any losses, whose two halves of the groups lie 10% of them above and below.
+
+    Args:
+        losses: (seeds, rows, checkpoints, bands).
+        errors: in training, (seeds, rows, checkpoints).
+    """
+    labels = [row.label for row in STUDY.rows]
+    for cell in cells(STUDY, PROXY, range(len(losses))):
+        at = cell.seed, labels.index(cell.row.label)
+        curve = tuple(
+            HeldOutLoss(
+                step=step,
+                bands=tuple(
+                    BandLoss(
+                        log_snr=band, share=1 / 6, loss=loss, groups=(*[0.9 * loss] * 32, *[1.1 * loss] * 32)
+                    )
+                    for band, loss in zip(BANDS, of_bands, strict=True)
+                ),
+                training_error=None if errors is None else errors[*at, number],
+                seconds=step * 0.5,
+                eval_seconds=30.0,
+            )
+            for number, (step, of_bands) in enumerate(zip(STEPS, losses[at].tolist(), strict=True))
+        )
+        made.put(folder, judged(cell.request, curve), "proxy-fashion")
+    return folder
+
+
+def test_training_error_is_a_predictor_at_each_checkpoint(tmp_path: Path) -> None:
+    chance = np.random.default_rng(2)
+    losses, errors = chance.uniform(1, 2, (1, 7, 3, 6)), chance.uniform(1, 2, (1, 7, 3))
+    every = found(write_losses(tmp_path / "with", losses, errors))
+    for number, step in enumerate(STEPS):
+        one = every["training_error", step]
+        assert one.rho == pytest.approx(spearmanr(errors[0, :, number], PUBLISHED).statistic)
+        assert one.seconds == pytest.approx(2 * 0.5 * step)  # two threads; nothing is measured for it
+        assert one.rho_by_images is None
+    assert "training_error" not in {name for name, _ in found(write_losses(tmp_path / "without", losses))}
+
+
+def test_held_out_loss_is_averaged_over_two_checkpoints(tmp_path: Path) -> None:
+    losses = np.random.default_rng(3).uniform(1, 2, (1, 7, 3, 6))
+    every = found(write_losses(tmp_path, losses))
+    whole = losses[0].mean(axis=2)  # all bands have the same share
+    for number in (1, 2):
+        one = every["held_out_averaged", STEPS[number]]
+        means = (whole[:, number - 1] + whole[:, number]) / 2
+        assert one.rho == pytest.approx(spearmanr(means, PUBLISHED).statistic)
+        assert one.seconds == pytest.approx(2 * (0.5 * STEPS[number] + 2 * 30))
+    assert ("held_out_averaged", STEPS[0]) not in every
+
+
+def test_bands_are_standardised_over_the_rows_before_their_mean_is_taken(tmp_path: Path) -> None:
+    # The first band is by far the largest, so that the whole loss is ordered by it alone.
+    scale = np.array([1000, 1, 1, 0.1, 0.01, 10])
+    losses = np.random.default_rng(4).uniform(1, 2, (3, 7, 3, 6)) * scale
+    every = found(write_losses(tmp_path, losses))
+    for number, step in enumerate(STEPS):
+        of_bands = losses[:, :, number].mean(axis=0)  # rows × bands
+        standard = (of_bands - of_bands.mean(axis=0)) / of_bands.std(axis=0, ddof=1)
+        one = every["held_out_standardised", step]
+        assert one.rho == pytest.approx(spearmanr(standard.mean(axis=1), PUBLISHED).statistic)
+        assert one.rho != pytest.approx(every["held_out", step].rho)
+        assert one.seeds == (0, 1, 2) and one.told_apart is None
+        assert one.seconds == pytest.approx(every["held_out", step].seconds)
+        assert one.rho_by_images is not None and one.rho_by_images[0] <= one.rho <= one.rho_by_images[1]
+
+
+def test_pairing_removes_what_a_seed_does_to_all_rows(tmp_path: Path) -> None:
+    chance = np.random.default_rng(5)
+    common, own = 3 * chance.standard_normal((4, 1)), chance.standard_normal((4, 7))
+    table = 100 + np.arange(7) + common + own  # seeds × rows
+    losses = np.broadcast_to(table[:, :, None, None], (4, 7, 3, 6))
+    one = found(write_losses(tmp_path / "some", losses))["held_out", 800]
+    # Mean variance of the differences of two rows, with the same seed and with seeds of their own.
+    pairs = [(i, j) for i in range(7) for j in range(i)]
+    paired = np.mean([np.var(table[:, i] - table[:, j], ddof=1) for i, j in pairs])
+    unpaired = 2 * np.mean(np.var(table, axis=0, ddof=1))
+    assert one.paired == pytest.approx(1 - paired / unpaired)
+    assert 0.5 < one.paired < 1
+    single = found(write_losses(tmp_path / "one", losses[:1]))["held_out", 800]
+    assert single.paired is None
+
+
+def test_the_judge_s_rows_are_told_at_every_checkpoint(tmp_path: Path) -> None:
+    study, protocol = studies.load("dico-components"), protocols.load("proxy-cifar-32-v")
+    for number, cell in enumerate(cells(study, protocol, [0])):
+        loss = held_out(200, 1 + number, np.zeros(64)).model_copy(update={"training_error": 2.0 + number})
+        curve = tuple(loss.model_copy(update={"step": step}) for step in (200, 400, 600, 800))
+        made.put(tmp_path, judged(cell.request, curve), "proxy-cifar-32-v")
+    selection = Selection(tmp_path)
+    compared = proxy.compare({name: lines(studies.load(name), selection) for name in proxy.STUDIES})
+    section = proxy.page(compared, None).sections[-1]
+    assert section.title == "The judge at every checkpoint: DiCo components" and section.table
+    told = [tuple(entry.text for entry in row[:3]) for row in section.table.rows]
+    names = ("Held-out loss↓", "Mean of standardised bands↓", "Training error↓")
+    for step in ("200", "400", "600", "800"):
+        assert {(name, "proxy-cifar-32-v", step) for name in names} <= {*told}
+    assert ("Held-out loss, mean of 2 checkpoints↓", "proxy-cifar-32-v", "800") in told
+    assert all(
+        len(each.seeds) == 1 and each.rows == 13 for each in compared["DiCo components"] if each.protocol
+    )
+    (tmp_path / "none").mkdir()
+    selection = Selection(tmp_path / "none")
+    empty = proxy.compare({name: lines(studies.load(name), selection) for name in proxy.STUDIES})
+    assert not any(section.title.startswith("The judge") for section in proxy.page(empty, None).sections)
+
+
 def test_a_row_s_own_figure_is_a_target(tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     rows = "".join(
@@ -207,7 +319,8 @@ def agreement(study: str, rho: float, **changes: Any) -> Agreement:
     values: dict[str, Any] = {
         "protocol": "p", "predictor": "held_out", "step": 4, "rows": 7, "seeds": (0, 1), "tau": rho,
         "rho_by_seeds": (0.0, 1.0), "tau_by_seeds": None, "rho_by_images": None, "tau_by_images": None,
-        "right": 2, "pairs": 3, "right_apart": 0, "apart": 0, "told_apart": 0.0123, "seconds": 600.0,
+        "right": 2, "pairs": 3, "right_apart": 0, "apart": 0, "told_apart": 0.0123, "paired": None,
+        "seconds": 600.0,
     }  # fmt: skip
     return Agreement(study=study, rho=rho, **values | changes)
 
