@@ -9,7 +9,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import registry
 from bench.records.quantities import COSTS
@@ -22,9 +22,12 @@ from bench.reports.record import command
 from bench.reports.record import tables as record_tables
 from bench.reports.render import html
 from bench.reports.select import Line, settings
-from bench.reports.site import Site, charts
+from bench.reports.site import charts
 from bench.studies.staleness import fingerprints, stale
 from registry.errors import UsageError
+
+if TYPE_CHECKING:
+    from bench.reports.site import Site
 
 # Words in which a figure of the published conditions is filtered.
 _GUIDED = {True: "guided", False: "not guided", None: "no samples"}
