@@ -7,6 +7,7 @@
     bench.train("udit-t", out="run", protocol="smoke")
     bench.sample("run", out="samples.npz")
     bench.evaluate("samples.npz", "digits.npz").scores["fid"]
+    bench.ablate("toy", protocol="smoke")                    # a study's table as a DataFrame
     bench.records.load()                                     # every record as a DataFrame
 
 Networks are named, or given as modules. Importing this package imports nothing heavy; what is measured
@@ -20,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 from bench.version import __version__
 
 if TYPE_CHECKING:
-    from bench.api import evaluate, flops, profile, sample, throughput, train
+    from bench.api import ablate, evaluate, flops, profile, sample, throughput, train
 
-__all__ = ["__version__", "evaluate", "flops", "profile", "sample", "throughput", "train"]
+__all__ = ["__version__", "ablate", "evaluate", "flops", "profile", "sample", "throughput", "train"]
 
 # Reached as attributes, such as `bench.records`.
 _ROOMS = "cost data diffusion metrics records reports sampling speed studies training".split()

@@ -8,7 +8,8 @@ through as it is.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,10 +18,12 @@ import numpy as np
 from bench.utils.progress import Progress, silent
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import nn
 
     from bench.metrics.evaluation import Comparison
     from bench.records.schema import Cost, Profile, Size, Speed
+    from bench.studies import Study
     from bench.training.loop import TrainingResult
     from bench.training.protocols import Protocol
 
@@ -203,3 +206,47 @@ def evaluate(samples: Images, reference: Images, **options: Any) -> Comparison:
         found = compare(*paths, **options)
     assert found is not None, "one process evaluates"
     return found
+
+
+def ablate(
+    study: str | Path | Study,
+    *,
+    executor: str = "local",
+    executor_options: Mapping[str, Any] | None = None,
+    plugins: Sequence[str] = (),
+    ended: Callable[[str, str | None], None] = lambda title, failure: None,
+    **options: Any,
+) -> pd.DataFrame:
+    """Measure what a study lacks, and return its table; see `bench.studies.plan`.
+
+    Args:
+        study: a built-in name, the path of a TOML file, or a study.
+        executor: by which it is measured: `local`, `ray`, `slurm` or one of a plugin.
+        executor_options: its own, such as `{"jobs": 2}`.
+        plugins: files and modules that register what the study names; each process imports them.
+        ended: called at the end of each cell with its title, and why it failed or None.
+        **options: of `bench.studies.plan.plan`: protocol, seeds, only, shard, force, stale, data_options,
+            reference, results, work.
+
+    Returns:
+        A line for each row of the study: published figures, cost, and the mean and standard deviation of each
+        score over the seeds of the plan.
+
+    Warns:
+        UserWarning: names each cell that failed; the others are measured.
+
+    Example:
+        >>> bench.ablate("toy", protocol="smoke", seeds=[0], executor_options={"jobs": 2})["label"]
+    """
+    from bench.reports import ablation, tables
+    from bench.studies.executors import executor as executor_of
+    from bench.studies.plan import plan
+    from registry.plugins import load_file
+
+    for plugin in plugins:
+        load_file(plugin)
+    made = plan(study, **options)
+    measurer = executor_of(executor, **executor_options or {}).for_plan(made)
+    for title, why in measurer.measure(made, plugins=plugins, ended=ended).items():
+        warnings.warn(f"{title} failed: {why}", stacklevel=2)
+    return tables.frame(*ablation.measured(made))

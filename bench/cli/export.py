@@ -7,17 +7,14 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import Plugins, load_plugins, parse_overrides
+from bench.cli.options import DataOptions, Plugins, load_plugins, parse_overrides
 from bench.cli.output import bar, console, working
 
 
 def export_dataset(
     data: Annotated[str, typer.Option(help="Dataset; `bench list --kind dataset`.")],
     out: Annotated[Path, typer.Option(help="`FILE.npz` in the ADM suite's form.")],
-    data_options: Annotated[
-        list[str],
-        typer.Option("--data-option", metavar="KEY=VALUE", help="Option of the dataset, such as `root=DIR`."),
-    ] = [],  # noqa: B006
+    data_options: DataOptions = [],  # noqa: B006
     plugins: Plugins = [],  # noqa: B006
 ) -> None:
     """Write a dataset's images to one .npz, as the reference of what is trained on it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -33,6 +34,21 @@ Plugins = Annotated[
         help="Python file or module that registers backbones, datasets and so on; repeatable.",
     ),
 ]
+DataOptions = Annotated[
+    list[str],
+    typer.Option("--data-option", metavar="KEY=VALUE", help="Option of the dataset, such as `root=DIR`."),
+]
+StudyProtocol = Annotated[
+    str | None,
+    typer.Option(
+        "--protocol", metavar="NAME|FILE", help="In place of the study's; `bench list --kind protocol`."
+    ),
+]
+Seeds = Annotated[
+    str | None, typer.Option("--seeds", metavar="0,1,…", help="In place of the study's, with commas.")
+]
+Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of records.")]
+Work = Annotated[Path, typer.Option("--work", metavar="DIR", help="Folder of training runs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
@@ -114,3 +130,19 @@ def parse_size(text: str | None) -> int | tuple[int, int] | None:
     if len(sides) > 2 or not all(side.strip().isdecimal() for side in sides):
         raise UsageError(f"--input-size takes 32 or 32x48 (height x width), not {text!r}")
     return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+
+
+def parse_seeds(text: str | None) -> list[int] | None:
+    """`"0,1"` -> [0, 1]; None stays.
+
+    Raises:
+        UsageError: something between the commas is no whole number.
+    """
+    from registry.errors import UsageError
+
+    if text is None:
+        return None
+    seeds = [seed.strip() for seed in text.split(",")]
+    if not all(seed.isdecimal() for seed in seeds):
+        raise UsageError(f"--seeds takes whole numbers with commas between, not {text!r}")
+    return [int(seed) for seed in seeds]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import Json, Plugins, load_plugins
+from bench.cli.options import Json, Plugins, Results, load_plugins
 from bench.cli.output import console, print_json
 
 
@@ -24,7 +24,7 @@ def proxy(
         str,
         typer.Option(help="The published figure to predict: fid, sfid, inception_score, precision, recall."),
     ] = "fid",
-    results: Annotated[Path, typer.Option(metavar="DIR", help="Folder of records.")] = Path("results"),
+    results: Results = Path("results"),
     plugins: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:

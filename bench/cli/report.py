@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import Json, Plugins, load_plugins
+from bench.cli.options import Json, Plugins, Results, load_plugins
 from bench.cli.output import console, print_json, working
 
 
@@ -25,7 +25,7 @@ def report(
         Path | None,
         typer.Option(metavar="DIR", help="Write a site into this folder instead, to look at in a browser."),
     ] = None,
-    results: Annotated[Path, typer.Option(help="Folder of records.")] = Path("results"),
+    results: Results = Path("results"),
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; exit status 1 if a file is not what it would be.")
     ] = False,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import Json, Plugins, load_plugins
+from bench.cli.options import Json, Plugins, Results, load_plugins
 from bench.cli.output import console, print_json, print_table, working
 
 SHOWN = 1000  # runs in a table for people
@@ -16,7 +16,7 @@ SHOWN = 1000  # runs in a table for people
 
 def runs(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder of training runs.")] = Path("runs"),
-    results: Annotated[Path, typer.Option(metavar="DIR", help="Folder of records.")] = Path("results"),
+    results: Results = Path("results"),
     clean: Annotated[
         bool, typer.Option("--clean", help="Delete the runs whose scores are in a record.")
     ] = False,

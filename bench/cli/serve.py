@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import typer
 
-from bench.cli.options import Plugins, load_plugins
+from bench.cli.options import Plugins, Results, load_plugins
 from bench.cli.output import working
 
 # Names of this machine: a page of another site that points its own name here is refused.
@@ -23,7 +23,7 @@ def serve(
         list[str] | None,
         typer.Argument(metavar="[NAME|FILE]…", help="Studies, see `bench studies`; by default all of them."),
     ] = None,
-    results: Annotated[Path, typer.Option(metavar="DIR", help="Folder of records.")] = Path("results"),
+    results: Results = Path("results"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
     plugins: Plugins = [],  # noqa: B006
 ) -> None:

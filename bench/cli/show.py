@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import Json, Plugins, load_plugins
+from bench.cli.options import Json, Plugins, Results, load_plugins
 from bench.cli.output import console, print_json
 
 
@@ -15,7 +15,7 @@ def show(
     record: Annotated[
         str, typer.Argument(metavar="RECORD", help="A file, or a part of the name of one in the folder.")
     ],
-    results: Annotated[Path, typer.Option(metavar="DIR", help="Folder of records.")] = Path("results"),
+    results: Results = Path("results"),
     plugins: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import Overrides, Plugins, load_plugins, parse_overrides
+from bench.cli.options import DataOptions, Overrides, Plugins, load_plugins, parse_overrides
 from bench.cli.output import bar, console, working
 
 
@@ -29,10 +29,7 @@ def train(
     data: Annotated[
         str | None, typer.Option(help="Dataset; by default the protocol's. `bench list --kind dataset`.")
     ] = None,
-    data_options: Annotated[
-        list[str],
-        typer.Option("--data-option", metavar="KEY=VALUE", help="Option of the dataset, such as `root=DIR`."),
-    ] = [],  # noqa: B006
+    data_options: DataOptions = [],  # noqa: B006
     overrides: Overrides = [],  # noqa: B006
     seed: Annotated[int, typer.Option(min=0, help="Of the weights, the order, the noise.")] = 0,
     resume: Annotated[

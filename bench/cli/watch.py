@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bench.cli.output import span
+from bench.utils.text import span
 
 if TYPE_CHECKING:
     from bench.studies.watching import Activity, Usage, Watcher

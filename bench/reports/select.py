@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import compress
@@ -21,16 +21,14 @@ from bench.records.schema import (
     Environment,
     Network,
     Quality,
-    QualityRequest,
     Record,
     Speed,
     SpeedRequest,
 )
 from bench.reports.statistics import Summary, summary
 from bench.studies import Study, StudyRow
-from bench.studies.cells import cells, cost_request
+from bench.studies.cells import Cell, cost_request, measured_cells
 from bench.studies.staleness import fingerprints, stale
-from bench.training import protocols
 from bench.training.protocols import Protocol
 
 
@@ -167,6 +165,7 @@ class Selection:
     Args:
         folder: of records.
         data_options: of the dataset, as far as they are known.
+        found: the records, where they were read before.
 
     Raises:
         UsageError: there is no such folder.
@@ -175,9 +174,14 @@ class Selection:
         UserWarning: names each damaged record; it is left out.
     """
 
-    def __init__(self, folder: Path, data_options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        data_options: Mapping[str, Any] | None = None,
+        found: Iterable[Record] | None = None,
+    ) -> None:
         self.folder, self.data_options = folder, data_options
-        self.records = records.read(folder)
+        self.records = records.read(folder) if found is None else list(found)
         self._by_file = {record.file: record for record in self.records}
 
     def cost(self, row: StudyRow) -> Measured | None:
@@ -187,29 +191,13 @@ class Selection:
                 return Measured(record.result, record.environment)
         return None
 
-    def quality(
-        self, study: Study, protocol: Protocol | None = None
-    ) -> dict[str, dict[Setting, list[Record]]]:
-        """Records of a study's cells by row and setting, seed by seed.
-
-        Args:
-            study: see `bench.studies`.
-            protocol: whose cells; by default all built-in ones and the study's, as far as they have records.
-        """
+    def quality(self, cells: Iterable[Cell]) -> dict[str, dict[Setting, list[Record]]]:
+        """Records of cells by row and setting, in the order of the cells."""
         found: dict[str, dict[Setting, list[Record]]] = {}
-        requests = [r.request for r in self.records if isinstance(r.request, QualityRequest)]
-        seeds = sorted({request.seed for request in requests})
-        references = sorted({request.reference for request in requests}, key=str)
-        measured = {record.context.protocol for record in self.records}
-        names = dict.fromkeys((*protocols.names(), study.protocol))
-        for each in [protocol] if protocol else [protocols.load(name, study.folder) for name in names]:
-            if each.name not in measured:
-                continue
-            for cell in (cell for file in references for cell in cells(study, each, seeds, file)):
-                record = self._by_file.get(cell.file)
-                if record is None or not isinstance(record.result, Quality):
-                    continue
-                setting = Setting.of(record, each)
+        for cell in cells:
+            record = self._by_file.get(cell.file)
+            if record and isinstance(record.result, Quality):
+                setting = Setting.of(record, cell.protocol)
                 found.setdefault(cell.row.label, {}).setdefault(setting, []).append(record)
         return found
 
@@ -262,7 +250,7 @@ def lines(
     study: Study,
     selection: Selection | None,
     costs: Mapping[str, Measured] | None = None,
-    protocol: Protocol | None = None,
+    cells: Iterable[Cell] | None = None,
 ) -> list[Line]:
     """The rows of a study with their records.
 
@@ -270,9 +258,11 @@ def lines(
         study: see `bench.studies`.
         selection: None where there are no records.
         costs: of rows by label, in place of the records'.
-        protocol: the only one whose scores are wanted; by default all.
+        cells: whose scores are wanted; by default all that have records.
     """
-    quality = selection.quality(study, protocol) if selection else {}
+    quality = {}
+    if selection:
+        quality = selection.quality(measured_cells(study, selection.records) if cells is None else cells)
 
     def cost(row: StudyRow) -> Measured | None:
         if costs is not None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -186,8 +186,7 @@ def _study(name: str, folder: Path | None, written: _WrittenStudy) -> Study:
                 f"columns: there is no column {column!r}.{suggest(column, list(COLUMNS))} "
                 f"It is one of {', '.join(COLUMNS)}."
             )
-    if any(not 0 <= seed < 2**63 for seed in written.seeds) or len(set(written.seeds)) < len(written.seeds):
-        raise UsageError(f"seeds = {list(written.seeds)}: each is 0 or more, below 2⁶³, and there once")
+    check_seeds(written.seeds)
     _check_protocols(written.protocols)
     rows = []
     for number, row in enumerate(written.rows, 1):
@@ -208,6 +207,16 @@ def _study(name: str, folder: Path | None, written: _WrittenStudy) -> Study:
         tuple(rows),
         folder,
     )
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """See that each is what seeds can be, and there once.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not seeds or any(not 0 <= seed < 2**63 for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise UsageError(f"seeds = {list(seeds)}: each is 0 or more, below 2⁶³, and there once")
 
 
 def _row(written: _WrittenRow, study: _WrittenStudy) -> StudyRow:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -160,6 +161,24 @@ def cells(study: Study, protocol: Protocol, seeds: Sequence[int], reference: str
     return [Cell(row, own, seed, reference) for seed in seeds for row, own in changed]
 
 
+def measured_cells(study: Study, records: Iterable[Record]) -> Iterator[Cell]:
+    """Cells of a study that records may answer: of the protocols, seeds and references that they tell of.
+
+    Args:
+        study: whose own protocol is looked for beside the built-in ones.
+        records: of any kind.
+    """
+    records = [record for record in records if isinstance(record.request, QualityRequest)]
+    requests = [record.request for record in records if isinstance(record.request, QualityRequest)]
+    measured = {record.context.protocol for record in records}
+    seeds = sorted({request.seed for request in requests})
+    for name in dict.fromkeys((*protocols.names(), study.protocol)):
+        protocol = protocols.load(name, study.folder)
+        if protocol.name in measured:
+            for reference in sorted({request.reference for request in requests}, key=str):
+                yield from cells(study, protocol, seeds, reference)
+
+
 def reference_digest(path: Path) -> str:
     """12 hexadecimal digits of a reference file's content; cheap on a second look.
 
@@ -178,14 +197,26 @@ def cost_request(row: StudyRow) -> CostRequest | None:
     return CostRequest(model=row.model, config=registry.canonical(row.model, row.overrides))
 
 
-def known(results: Path) -> dict[str, Record]:
-    """Records of costs and image quality in a folder, by file name; none where there is no folder.
+def known(results: Path, files: Iterable[str] | None = None) -> dict[str, Record]:
+    """Records in a folder, by file name; none where there is no folder.
+
+    Args:
+        results: the folder.
+        files: names of those that are wanted; by default all.
 
     Warns:
         UserWarning: names each damaged record; it is left out.
     """
-    found = records.read(results) if results.is_dir() else []
-    return {record.file: record for record in found if record.request.kind in ("quality", "cost")}
+    if files is None:
+        return {record.file: record for record in (records.read(results) if results.is_dir() else [])}
+    found = {}
+    for file in files:
+        try:
+            if (results / file).exists():
+                found[file] = records.read_file(results / file)
+        except UsageError as error:
+            warnings.warn(f"skipped {error}", stacklevel=2)
+    return found
 
 
 def _changed(row: StudyRow, protocol: Protocol) -> Protocol:

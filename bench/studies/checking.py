@@ -92,10 +92,14 @@ class Checker:
             UsageError: it has not.
         """
         kept, most, there = 0, 0, 0
+        sizes: dict[str, tuple[int, int]] = {}  # by network: of all of its tensors, and of those that learn
         for cell in {cell.run: cell for cell in cells}.values():
-            training, network = cell.protocol.training, self._network(cell)
-            learned = sum(parameter.nbytes for parameter in network.parameters() if parameter.requires_grad)
-            whole = sum(tensor.nbytes for tensor in network.state_dict().values())
+            key = f"{cell.request.model} {cell.request.config} {cell.protocol.data}"
+            if key not in sizes:
+                network = self._network(cell)
+                learn = (parameter for parameter in network.parameters() if parameter.requires_grad)
+                sizes[key] = _bytes(network.state_dict().values()), _bytes(learn)
+            (whole, learned), training = sizes[key], cell.protocol.training
             checkpoint = 2 * (whole + learned)  # weights and their average, AdamW's two moments
             saved = -(-training.steps // training.checkpoint_every)
             averages = saved * len(training.posthoc_ema) * learned
@@ -139,13 +143,12 @@ class Checker:
             deciding = (training.batch_size, training.processes, len(training.posthoc_ema))
             key = f"{cell.request.model} {cell.request.config} {cell.protocol.data} {deciding}"
             if key not in found:
-                found[key] = training_bytes(
-                    network := self._network(cell),
-                    training.batch_size // training.processes,
-                    averages=1 + len(training.posthoc_ema),
+                network = self._network(cell)
+                need = training_bytes(
+                    network, training.batch_size // training.processes, averages=1 + len(training.posthoc_ema)
                 )
-                if found[key] and training.processes > 1:  # which have a second copy of the gradients
-                    found[key] += sum(parameter.nbytes for parameter in network.parameters())
+                # Several processes have a second copy of the gradients.
+                found[key] = need + _bytes(network.parameters()) * (training.processes > 1) if need else None
             if need := found[key]:
                 needs[cell.run] = need + PROCESS
         return needs
@@ -170,6 +173,10 @@ def _check_held_out(protocol: Protocol, options: Mapping[str, Any]) -> None:
     """See that the dataset holds out as many images as the protocol measures on."""
     if (settings := protocol.evaluation.held_out) is not None:
         check_images(datasets.held_out(protocol.data, **options), settings)
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def _image(dataset: Dataset) -> np.ndarray:

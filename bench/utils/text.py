@@ -1,4 +1,4 @@
-"""Text that strangers wrote: what may be hidden in it, and one text where several are asked for."""
+"""Text: what strangers may hide in it, times in words, one where several are asked for."""
 
 from __future__ import annotations
 
@@ -26,3 +26,10 @@ def hidden_character(value: Any) -> str | None:
     if isinstance(value, list | tuple):
         return next(filter(None, map(hidden_character, value)), None)
     return None
+
+
+def span(seconds: float) -> str:
+    """A time in the unit that suits it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

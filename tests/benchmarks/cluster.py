@@ -138,7 +138,7 @@ def disturbed(folder: Path, study: str, kills: Sequence[str], least: float = 0.0
     port = "--port=46379"
     with node("--head", port, "--include-dashboard=false") as head:
         address = "127.0.0.1:46379"
-        arguments = ("--executor", "ray", "--address", address)
+        arguments = ("--executor", "ray", "--executor-option", f"address={address}")
         driver, told = None, []
         for victim in kills:
             with node(f"--address={address}") if victim != "driver" else nullcontext() as second:

@@ -1,7 +1,7 @@
 """Who measures the cells of a study, and where. Nothing here imports torch.
 
-    executor = executors.executor("local", jobs=2)
-    failed = executor.run(groups(cells, costs, …), work=Path("runs"))
+    made = plan("downsampler")                                  # see bench.studies.plan
+    failed = executors.executor("local", jobs=2).measure(made)
 
 An executor is a plugin that has groups of jobs done by `bench.studies.worker`, in processes of this machine
 or of a cluster that sees the same folders. A group is done under the lock of its run's folder
@@ -12,15 +12,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import records
-from bench.records.schema import CostRequest
-from bench.studies.cells import Cell, Task, by_run
+from bench.studies.plan import Group, Plan
 from bench.utils import locks
+from bench.utils.files import make_folders
 from registry.plugins import Registry
 
 executors = Registry("executor", group="bench.executors", base="bench.studies.executors.Executor")
@@ -28,64 +26,6 @@ executors.discover("bench.studies.executors")
 
 PATIENCE = 1.0  # seconds between two looks for a group that has become free
 Ended = Callable[[str, str | None], None]  # title of a job that ended, and why it failed or None
-
-
-@dataclass(frozen=True)
-class Job:
-    """One thing to measure.
-
-    Attributes:
-        title: for people.
-        record: file of its record.
-        replaces: digest of that file as it was planned with; see `bench.records.file_digest`.
-        message: for the process that does it, as JSON can hold it.
-    """
-
-    title: str
-    record: Path
-    replaces: str | None
-    message: dict[str, Any]
-
-    @property
-    def done(self) -> bool:
-        """Whether it was measured since it was planned, by whomever."""
-        return records.file_digest(self.record) != self.replaces
-
-
-@dataclass(frozen=True)
-class Group:
-    """Jobs that one process does one after the other: no two groups share a training run.
-
-    Attributes:
-        run: folder of the training run, whose lock the process holds that does them; None of costs.
-        jobs: at least one.
-        memory: bytes that each of its processes is estimated to need; 0 where that is not known.
-    """
-
-    run: Path | None
-    jobs: tuple[Job, ...]
-    memory: int = 0
-
-    @property
-    def message(self) -> dict[str, Any]:
-        """For the process that does it, as JSON can hold it; see `bench.studies.worker.work`."""
-        jobs = [{"title": job.title, **job.message} for job in self.jobs]
-        return {"run": str(self.run) if self.run else None, "jobs": jobs}
-
-    @property
-    def processes(self) -> int:
-        """How many train and sample one of its cells together, at most; see `Training` of a protocol."""
-        protocols = [job.message["quality"]["protocol"] for job in self.jobs if "quality" in job.message]
-        return max((protocol["training"]["processes"] for protocol in protocols), default=1)
-
-    def after(self, count: int) -> Group | None:
-        """All jobs of it but the first so many; None where those were all."""
-        return replace(self, jobs=self.jobs[count:]) if self.jobs[count:] else None
-
-    def only(self, titles: Collection[str]) -> Group | None:
-        """The jobs of it that have these titles; None where none has."""
-        jobs = tuple(job for job in self.jobs if job.title in titles)
-        return replace(self, jobs=jobs) if jobs else None
 
 
 class Backlog:
@@ -180,11 +120,18 @@ class Executor(ABC):
                 stopped.
         """
 
-    def for_runs(self, runs: int, processes: int) -> Executor:
-        """What does a study of so many training runs, done or not, each of so many processes.
+    def measure(
+        self, plan: Plan, *, plugins: Sequence[str] = (), ended: Ended = lambda title, failure: None
+    ) -> dict[str, str]:
+        """Do all that a plan has left: see `run`, and `Plan.check` for what else may be raised."""
+        groups = plan.groups(estimate=self.at_once(len(plan.todo)) != 1)
+        if not groups:
+            return {}
+        make_folders(plan.work, plan.results)  # or hours of work could not be written down
+        return self.run(groups, work=plan.work, plugins=plugins, ended=ended)
 
-        How the machine is shared follows from this and not from what is left.
-        """
+    def for_plan(self, plan: Plan) -> Executor:
+        """What does this plan: how a machine is shared follows from all of its cells, measured or not."""
         return self
 
     def at_once(self, groups: int) -> int | None:
@@ -195,7 +142,7 @@ class Executor(ABC):
         """Whether it is known that a group needs more memory than there is."""
         return False
 
-    def plan(self, groups: Sequence[Group], work: Path) -> str:
+    def script(self, groups: Sequence[Group], work: Path) -> str:
         """What would be handed to a scheduler, for people; `""` where that says nothing."""
         return ""
 
@@ -208,65 +155,3 @@ def executor(name: str, **options: Any) -> Executor:
     """
     made: Executor = executors.factory(name)(**executors.check(name, options))
     return made
-
-
-def groups(
-    cells: Sequence[Cell],
-    costs: Mapping[str, CostRequest],
-    *,
-    results: Path,
-    work: Path,
-    data_options: Mapping[str, Any],
-    reference: Path | None = None,
-    fresh: bool = False,
-    memory: Mapping[str, int] | None = None,
-) -> list[Group]:
-    """What is to be done. A record that is there already is measured anew.
-
-    Args:
-        cells, costs: what is measured.
-        results: folder of records.
-        work: folder of training runs.
-        data_options: of the dataset.
-        reference: file that samples are compared with; by default the dataset trained on.
-        fresh: train from the start, whatever the work folder holds.
-        memory: bytes that each process of a training run needs, by its name, as far as they are known.
-    """
-    results, work = results.resolve(), work.resolve()
-
-    def replaced(file: str) -> str | None:
-        return records.file_digest(results / file)
-
-    counting = tuple(
-        Job(
-            f"cost of {label}",
-            results / request.file,
-            replaced(request.file),
-            {"cost": request.model_dump(mode="json"), "results": str(results)},
-        )
-        for label, request in costs.items()
-    )
-    found = [Group(None, counting)] if counting else []
-    for group in by_run(cells):
-        run = work / group[0].run
-        tasks = [
-            Task(
-                request=cell.request,
-                overrides=cell.overrides,
-                protocol=cell.protocol,
-                run=run,
-                results=results,
-                replaces=replaced(cell.file),
-                data_options=dict(data_options),
-                reference=reference.resolve() if reference else None,
-                fresh=fresh and cell is group[0],
-                last=cell is group[-1],
-            )
-            for cell in group
-        ]
-        measuring = tuple(
-            Job(cell.title, results / cell.file, task.replaces, {"quality": task.model_dump(mode="json")})
-            for cell, task in zip(group, tasks, strict=True)
-        )
-        found.append(Group(run, measuring, (memory or {}).get(group[0].run, 0)))
-    return found

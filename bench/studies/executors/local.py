@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from bench.studies.executors import PATIENCE, Backlog, Ended, Executor, Group, executors
+from bench.studies.executors import PATIENCE, Backlog, Ended, Executor, executors
+from bench.studies.plan import Group, Plan
 from bench.utils.device import available_memory, usable_cores
 from bench.utils.files import make_folders
 from bench.utils.process import ending
@@ -44,9 +45,12 @@ class Local(Executor):
             raise UsageError(f"executor local: jobs = {jobs} is no number of processes")
         self.jobs = jobs
 
-    def for_runs(self, runs: int, processes: int) -> Local:
+    def for_plan(self, plan: Plan) -> Local:
         """As of the base class."""
-        return Local(self.jobs or self._by_default(runs, processes))
+        if not plan.todo:  # nothing to share it for
+            return self
+        processes = max((cell.protocol.training.processes for cell in plan.wanted), default=1)
+        return Local(self.jobs or self._by_default(len({cell.run for cell in plan.wanted}), processes))
 
     def at_once(self, groups: int) -> int:
         """As of the base class."""

@@ -7,6 +7,7 @@ another call has begun. See docs.ray.io on `num_cpus`, `num_gpus`, `memory` and 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.studies import worker
-from bench.studies.executors import PATIENCE, Backlog, Ended, Executor, Group, executors
+from bench.studies.executors import PATIENCE, Backlog, Ended, Executor, executors
+from bench.studies.plan import Group
+from bench.utils.extras import extra
 from bench.utils.files import make_folders
 from bench.utils.progress import Stopped
 from registry.errors import UsageError, reason
@@ -67,26 +70,25 @@ class Ray(Executor):
             raise UsageError(
                 f"a cell of {processes} processes needs whole GPUs, not gpus = {self.gpus} for each"
             )
-        ray = _ray()
+        ray = extra("ray", "ray", "executor ray")
         make_folders(work)
-        handler = signal.getsignal(signal.SIGTERM)
+        handler, address = signal.getsignal(signal.SIGTERM), self.address or os.environ.get("RAY_ADDRESS")
         try:
-            if self.address not in (None, "local"):  # Ray itself tries without end where nothing answers
+            if address not in (None, "local"):  # Ray itself tries without end where nothing answers
                 subprocess.run(
-                    [sys.executable, "-c", CONNECT, self.address], check=True, timeout=CONNECT_PATIENCE,
+                    [sys.executable, "-c", CONNECT, address], check=True, timeout=CONNECT_PATIENCE,
                     capture_output=True, text=True,
                 )  # fmt: skip
-            ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except subprocess.TimeoutExpired:
             raise UsageError(
-                f"no Ray cluster at {self.address}: nothing of Ray answered in {CONNECT_PATIENCE} seconds"
+                f"no Ray cluster at {address}: nothing of Ray answered in {CONNECT_PATIENCE} seconds"
             ) from None
         except subprocess.CalledProcessError as error:
-            raise UsageError(
-                f"no Ray cluster at {self.address}: {error.stderr.strip().splitlines()[-1]}"
-            ) from None
+            last = error.stderr.strip().rpartition("\n")[2]
+            raise UsageError(f"no Ray cluster at {address}: {last}") from None
         except Exception as error:  # of many kinds, by what is wrong with the address
-            raise UsageError(f"no Ray cluster at {self.address or 'this machine'}: {reason(error)}") from None
+            raise UsageError(f"no Ray cluster at {address or 'this machine'}: {reason(error)}") from None
         signal.signal(signal.SIGTERM, handler)  # Ray has put its own in the place
         task = ray.remote(worker.work_remotely)
         most = max((node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]), default=0)
@@ -136,16 +138,3 @@ def _end(ray: Any, reference: Any, group: Group, backlog: Backlog) -> None:
             backlog.put_back(group)
         else:
             backlog.crash(group, str(cause) if isinstance(cause, UsageError) else reason(error))
-
-
-def _ray() -> Any:
-    """The package.
-
-    Raises:
-        UsageError: it is not installed.
-    """
-    try:
-        import ray
-    except ImportError:
-        raise UsageError("executor ray needs Ray: pip install 'denoiser-bench[ray]'") from None
-    return ray

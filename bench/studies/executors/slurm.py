@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench.studies import worker
-from bench.studies.executors import PATIENCE, Backlog, Ended, Executor, Group, executors
+from bench.studies.executors import PATIENCE, Backlog, Ended, Executor, executors
+from bench.studies.plan import Group
+from bench.utils.extras import extra
 from bench.utils.files import make_folders
 from bench.utils.progress import Stopped
 from registry.errors import UsageError, reason
@@ -76,7 +78,7 @@ class Slurm(Executor):
             found["mem_gb"] = math.ceil(2 * memory / 2**30)
         return found | self.wanted
 
-    def plan(self, groups: Sequence[Group], work: Path) -> str:
+    def script(self, groups: Sequence[Group], work: Path) -> str:
         """The file that `sbatch` is given."""
         submitit = _submitit()
 
@@ -166,13 +168,4 @@ def _end(job: Any, group: Group, backlog: Backlog) -> None:
 
 
 def _submitit() -> Any:
-    """The package.
-
-    Raises:
-        UsageError: it is not installed.
-    """
-    try:
-        import submitit
-    except ImportError:
-        raise UsageError("executor slurm needs submitit: pip install 'denoiser-bench[slurm]'") from None
-    return submitit
+    return extra("submitit", "slurm", "executor slurm")

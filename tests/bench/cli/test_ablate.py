@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,15 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+import bench
 from bench import data, studies
 from bench.cli import app
 from bench.metrics.held_out import held_out_loss
 from bench.metrics.scores import scores
 from bench.records.schema import HeldOutSettings, Quality
 from bench.studies.cells import cells, cost_request, known
-from bench.studies.executors import Group, Job, executor, local
+from bench.studies.executors import executor, local
+from bench.studies.plan import Group, Job
 from bench.studies.staleness import fingerprints
 from bench.training import protocols
 from bench.training.trained import open_run
@@ -438,11 +441,35 @@ def test_json_has_the_rows_and_their_scores(whole: Place) -> None:
     assert mean == pytest.approx(np.mean(fids))
 
 
+def test_python_has_the_same_table(whole: Place, tmp_path: Path) -> None:
+    places = {"protocol": whole.folder / "few.toml", "results": whole.results, "work": whole.work}
+    found = bench.ablate(whole.folder / "own.toml", **places)
+    shown = json.loads(whole.bench("--json").stdout)
+    assert list(found.columns) == list(shown[0]) and len(found) == len(shown) == 3
+    for name in (name for name in shown[0] if " mean (" in name):
+        expected = [np.nan if row[name] is None else row[name] for row in shown]
+        np.testing.assert_array_equal(found[name].astype(float), expected)
+    study = tmp_path / "own.toml"
+    study.write_text('title = "t"\nseeds = [0]\n[[rows]]\nlabel = "it raises"\nbackbone = "raises"\n')
+    (tmp_path / "broken.py").write_text(PLUGIN)
+    places |= {"results": tmp_path / "results", "work": tmp_path / "work"}
+    with pytest.warns(UserWarning, match="it raises, seed 0 failed: RuntimeError: not today"):
+        found = bench.ablate(study, plugins=[str(tmp_path / "broken.py")], **places)
+    assert found["parameters"].tolist() == [1]  # its cost is counted all the same
+
+
 def groups_of(folder: Path, titles: str) -> list[Group]:
     """A group for each letter, with a job that does nothing."""
     return [
         Group(folder / f"run-{i}", (Job(title, folder / "none", None, {}),)) for i, title in enumerate(titles)
     ]
+
+
+def plan_of(runs: int, processes: int) -> Any:
+    """What of a plan decides how a machine is shared."""
+    protocol = SimpleNamespace(training=SimpleNamespace(processes=processes))
+    cells = [SimpleNamespace(run=str(i), protocol=protocol) for i in range(runs)]
+    return SimpleNamespace(wanted=cells, todo=[None])
 
 
 def test_threads_follow_from_jobs_and_not_from_what_is_left(tmp_path: Path, monkeypatch: Any) -> None:
@@ -463,7 +490,8 @@ def test_threads_follow_from_jobs_and_not_from_what_is_left(tmp_path: Path, monk
     begun.clear()
     for runs, left in ((20, 1), (3, 2), (1, 1)):
         with pytest.raises(InterruptedError):
-            executor("local").for_runs(runs, 1).run(groups_of(tmp_path, "a" * left), work=tmp_path)
+            made = executor("local").for_plan(plan_of(runs, 1))
+            made.run(groups_of(tmp_path, "a" * left), work=tmp_path)
     assert begun == ["1", "2", None]
 
 
@@ -473,7 +501,9 @@ def test_by_default_each_gpu_or_else_each_core_has_a_cell(monkeypatch: pytest.Mo
     def jobs(threads: str, gpus: str, runs: int, processes: int, given: int | None = None) -> int:
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
-        found = executor("local", **({} if given is None else {"jobs": given})).for_runs(runs, processes)
+        found = executor("local", **({} if given is None else {"jobs": given})).for_plan(
+            plan_of(runs, processes)
+        )
         assert found.at_once(100) == found.jobs and found.at_once(1) == 1
         return found.jobs
 
@@ -520,14 +550,14 @@ def test_of_several_gpus_each_process_has_one(tmp_path: Path, monkeypatch: Any, 
     [
         (["downsamplr"], "unknown study 'downsamplr'. Did you mean 'downsampler'?"),
         (["toy", "--protocol", "mikro"], "unknown protocol 'mikro'"),
-        (["toy", "--seeds", "0,x"], "--seeds takes different whole numbers"),
-        (["toy", "--seeds", "1,1"], "--seeds takes different whole numbers"),
-        (["toy", "--seeds", "12345678901234567890123"], "--seeds takes different whole numbers"),
-        (["toy", "--seeds", ""], "--seeds takes different whole numbers"),
+        (["toy", "--seeds", "0,x"], "--seeds takes whole numbers with commas between, not '0,x'"),
+        (["toy", "--seeds", "1,1"], "seeds = [1, 1]: each is 0 or more, below 2⁶³, and there once"),
+        (["toy", "--seeds", "12345678901234567890123"], "seeds = [12345678901234567890123]: each"),
+        (["toy", "--seeds", ""], "--seeds takes whole numbers"),
         (["toy", "--only", "DiT-UNett"], "has no row 'DiT-UNett'. Did you mean 'DiT-UNet'?"),
         (["toy", "--data-option", "root"], "--data-option takes KEY=VALUE"),
         (["toy", "--work", "{file}/x"], "cannot work in"),
-        (["toy", "--shard", "3"], "--shard takes a machine's number and how many there are, as in 3/16"),
+        (["toy", "--shard", "3"], "a shard is a machine's number and how many there are, as in 3/16"),
         (["toy", "--shard", "0/2"], "not '0/2'"),
         (["toy", "--shard", "3/2"], "not '3/2'"),
     ],

@@ -14,14 +14,15 @@ from typer.testing import CliRunner
 
 from bench import studies
 from bench.cli import app, watch
-from bench.cli.output import span
 from bench.cli.watch import View
 from bench.studies import worker
 from bench.studies.cells import cells
-from bench.studies.executors import Backlog, Group, Job, executor, groups, local
+from bench.studies.executors import Backlog, executor, local
+from bench.studies.plan import Group, Job, groups
 from bench.studies.watching import Activity, Meter, Usage, Watcher
 from bench.training import protocols
 from bench.utils import locks
+from bench.utils.text import span
 from registry.errors import UsageError
 from tests.bench import made
 

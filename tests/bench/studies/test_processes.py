@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from bench import records, studies
 from bench.studies import worker
 from bench.studies.cells import Cell, Task, cells
-from bench.studies.executors import groups
+from bench.studies.plan import groups
 from bench.training import protocols
 from bench.training.run import Run
 from registry.errors import UsageError

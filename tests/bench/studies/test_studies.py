@@ -22,7 +22,8 @@ from bench.diffusion.ddpm import DDPM
 from bench.metrics.scores import SCORES
 from bench.records.schema import HeldOutSettings, Quality, QualityRequest, Seconds
 from bench.sampling import plan
-from bench.studies import executors, published
+from bench.studies import plan as planning
+from bench.studies import published
 from bench.studies.cells import (
     FROM_DATA,
     Cell,
@@ -315,7 +316,7 @@ def test_no_two_groups_of_jobs_share_a_training_run(tmp_path: Path) -> None:
     study = studies.load(written(tmp_path, STEPS))
     found = cells(study, MICRO, [0, 1])
     costs = missing_costs(study, {})
-    groups = executors.groups(found, costs, results=tmp_path, work=tmp_path, data_options={})
+    groups = planning.groups(found, costs, results=tmp_path, work=tmp_path, data_options={})
     assert len({group.run for group in groups}) == len(groups)
     first, *lists = [group.jobs for group in groups]
     assert len(first) == len(costs) and all("cost" in job.message for job in first)
@@ -324,6 +325,32 @@ def test_no_two_groups_of_jobs_share_a_training_run(tmp_path: Path) -> None:
     assert all(len(one) == 1 for one in runs) and len(set.union(*runs)) == len(runs) == 4
     assert [[task["last"] for task in tasks] for tasks in lists] == [[False, False, True]] * 4
     assert not any(task["fresh"] for tasks in lists for task in tasks)
+
+
+def test_a_plan_says_what_is_known_and_what_is_missing(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(ROOT / "results", results)
+
+    def counts(**options: Any) -> tuple[int, int, int]:
+        made = planning.plan("downsampler", results=results, work=tmp_path, **options)
+        return len(made.reused), len(made.todo), len(made.costs)
+
+    row = studies.load("downsampler").rows[0].label
+    assert counts() == (9, 0, 0) and counts(seeds=[0, 7]) == (3, 3, 0)
+    assert counts(force=True) == (0, 9, 3) and counts(force=True, only=[row]) == (0, 3, 1)
+    parts = [counts(force=True, shard=f"{part}/2") for part in (1, 2)]
+    assert [sum(each) for each in zip(*parts, strict=True)] == [0, 9, 3] and parts[1][2] == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "of_another_time", lambda there, *_: dict.fromkeys(there, "another"))
+        assert counts() == (0, 9, 3) and counts(stale="accept") == (9, 0, 0)
+    made = planning.plan("downsampler", results=results, work=tmp_path)
+    kept = {cell.file for cell in made.cells} | {cost_request(row).file for row in made.study.rows}
+    assert made.records.keys() == kept  # and no other record was read
+    assert made.groups() == [] and made.memory == made.seconds == made.tokens == {}
+    with pytest.raises(UsageError, match=r"seeds = \[-1\]: each is 0 or more"):
+        counts(seeds=[-1])
+    with pytest.raises(UsageError, match="as in 3/16, not '3/2'"):
+        counts(shard="3/2")
 
 
 # ---- whether it is of this code and data ----
@@ -586,13 +613,13 @@ def test_a_plan_needs_no_torch() -> None:
     code = (
         "import sys; from pathlib import Path\n"
         "from bench import studies; from bench.training import protocols\n"
-        "from bench.studies import cells, executors, staleness; from bench.studies.executors import local\n"
+        "from bench.studies import cells, plan, staleness; from bench.studies.executors import local\n"
         "study = studies.load('components'); protocol = protocols.load('micro')\n"
         "found = cells.cells(study, protocol, study.seeds); records = cells.known(Path('results'))\n"
         "cells.missing(found, records); cells.missing_costs(study, {})\n"
         "cells.expected_seconds(found, records)\n"
         "staleness.of_another_time(records, found, study, {})\n"
-        "executors.groups(found, {}, results=Path(), work=Path(), data_options={})\n"
+        "plan.plan('components').groups()\n"
         "assert not {'torch', 'altair', 'pandas'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

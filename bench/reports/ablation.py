@@ -1,0 +1,176 @@
+"""What `bench ablate` prints of a study: its plan, what is reused, and its rows, published and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.metrics.scores import MEASURED
+from bench.records.schema import Quality
+from bench.reports import tables
+from bench.reports.findings import phrase
+from bench.reports.page import Column, Entry, Table
+from bench.reports.select import Line, Selection, Setting, lines, settings
+from bench.reports.statistics import detectable, residual_deviation
+from bench.studies.cells import Cell
+from bench.studies.executors import Executor
+from bench.studies.plan import Plan
+from bench.utils.text import span
+
+
+def measured(plan: Plan, *, again: bool = True) -> tuple[list[Line], Selection | None]:
+    """The rows of a study with the records of a plan's cells.
+
+    Args:
+        again: read the folder of records again, with those of speed; else they are as when it was planned.
+    """
+    if not plan.results.is_dir():
+        return lines(plan.study, None), None
+    selection = Selection(plan.results, plan.data_options, None if again else plan.records.values())
+    return lines(plan.study, selection, cells=plan.cells), selection
+
+
+def results(plan: Plan, rows: list[Line]) -> list[Table]:
+    """Published figures, measured cost, and quality as mean ± standard deviation over the seeds.
+
+    Args:
+        rows: those of `measured`.
+    """
+    protocol = plan.protocol
+    words = f"Here: {protocol.title} ({protocol.name}); mean ± standard deviation over seeds."
+    remarks = [words, *_left_out(plan)]
+    shown: list[Setting | None] = [*settings(rows)]
+    return [tables.summary_table(plan.study, rows, each, remarks) for each in shown or [None]]
+
+
+def reused(plan: Plan) -> str:
+    """How many cells are measured and how many are reused, and since when these are known."""
+    parts, known = [], plan.reused
+    if known:
+        dates = sorted(record.environment.date[:10] for record in known)
+        days = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+        parts.append(f"{len(known)} cells reused, measured {days}")
+    if plan.todo:
+        parts.append(
+            f"{len(plan.todo)} cells to measure under {plan.protocol.name}; records go to {plan.results}, "
+            f"training runs to {plan.work}"
+        )
+    again = [plan.outdated[cell.file] for cell in plan.todo if cell.file in plan.outdated]
+    if again:
+        parts.append(f"{len(again)} of them again, since {', '.join(sorted(set(again)))}")
+    shown = {plan.outdated[record.file] for record in known if record.file in plan.outdated}
+    if shown:
+        parts.append(f"some that are stale are shown: {', '.join(sorted(shown))}")
+    text = "; ".join(parts) or "nothing is measured under this protocol"
+    return f"{text}. Stop at any moment: the same command goes on where it was." if plan.todo else f"{text}."
+
+
+def plan_table(plan: Plan, executor: Executor) -> Table:
+    """Each cell of a plan: whether it is measured, how long it is likely to take, and what it needs.
+
+    Args:
+        executor: by which it would be measured.
+    """
+    headings = ["Row", "Seed", "State", "Expected", "Memory (GiB)"]
+    rows = [list(map(Entry, _row(plan, cell))) for cell in plan.wanted]
+    groups = plan.groups()
+    at_once, times = executor.at_once(len(groups)), list(plan.seconds.values())
+    large = [job.title for group in groups if executor.lacks_memory(group) for job in group.jobs]
+    if None in times:
+        total = "for some of them there is no record to expect a time from"
+    else:
+        total = f"expected to take {_time(sum(t or 0 for t in times) / (at_once or 1)) or 'no time'}"
+        total += " of one process" if at_once is None else f" with {at_once} at once" if at_once > 1 else ""
+    return Table(
+        [Column(heading, number=i > 0) for i, heading in enumerate(headings)],
+        rows,
+        f"{plan.study.title}: cells under {plan.protocol.name}",
+        remarks=[
+            f"{len(plan.todo)} of {len(plan.wanted)} cells are to be measured, {total}.",
+            *_memory(plan, large),
+            *_attention(plan.tokens),
+            *_power(plan),
+            *_left_out(plan),
+        ],
+    )
+
+
+def _row(plan: Plan, cell: Cell) -> list[str]:
+    to_do = cell.file in plan.seconds
+    state = "to do" if to_do else "measured"
+    if cell.file in plan.outdated:
+        state += f", {plan.outdated[cell.file]}"
+    need = ""
+    if to_do:
+        processes, memory = cell.protocol.training.processes, plan.memory.get(cell.run)
+        need = f"{processes} × " if processes > 1 and memory else ""
+        need += f"{memory / 2**30:.1f}" if memory else "unknown"
+    return [cell.row.label, str(cell.seed), state, _time(plan.seconds.get(cell.file, 0)), need]
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    return span(seconds) if seconds else ""
+
+
+def _memory(plan: Plan, large: Sequence[str]) -> list[str]:
+    if not plan.memory:
+        return []
+    notes = [
+        "Memory, estimated: a process, weights, gradients, AdamW's moments, averages of the weights, and the "
+        "activations of a training step."
+    ]
+    if large:
+        notes.append(f"More memory than there is here is needed by: {'; '.join(large)}.")
+    return notes
+
+
+def _attention(tokens: dict[str, dict[str, int]]) -> list[str]:
+    """How many tokens the attention of each row has to choose from, rows with the same told together."""
+    alike: dict[str, list[str]] = {}
+    for label, stages in tokens.items():
+        told = ", ".join(f"{stage} {count}" for stage, count in stages.items()) or "no fused attention"
+        alike.setdefault(told, []).append(label)
+    told_of = "Tokens that a token can attend to, by stage"
+    notes = [f"{told_of}: {told} ({'; '.join(labels)})." for told, labels in alike.items()]
+    if any(count == 1 for stages in tokens.values() for count in stages.values()):
+        notes.append(
+            "Where that is 1, attention has nothing to choose from: changes to it cannot show there."
+        )
+    return notes
+
+
+def _power(plan: Plan) -> list[str]:
+    """What difference in what ranks its rows the study can see.
+
+    From the spread between seeds in the records of its cells.
+    """
+    quantity = MEASURED[plan.protocol.evaluation.judges[0]]
+    of_row: dict[str, dict[int, float]] = {cell.row.label: {} for cell in plan.cells}
+    for cell in plan.cells:
+        record = plan.records.get(cell.file)
+        value = record.result.value(quantity.name) if record and isinstance(record.result, Quality) else None
+        if value is not None:
+            of_row[cell.row.label][cell.seed] = value
+    deviation = residual_deviation([seeds for seeds in of_row.values() if seeds])
+    count = len({cell.seed for cell in plan.cells})
+    if len(of_row) < 2:
+        return []
+    if count < 2:
+        return ["One seed tells no two rows apart: take two or more."]
+    if deviation is None:
+        return [
+            "No two of its rows have records of two seeds yet, so what difference it can see is not known."
+        ]
+    least = detectable(deviation, len(of_row), count)
+    return [
+        f"With {count} seeds a true difference in {phrase(quantity)} of {least:.2g} between two of its "
+        f"{len(of_row)} rows is found with probability 0.8, by the spread between seeds in the records of "
+        "its cells."
+    ]
+
+
+def _left_out(plan: Plan) -> list[str]:
+    name = plan.protocol.name
+    left = [row.label for row in plan.study.rows if row.model and not row.measured_under(name)]
+    return [f"Not measured under {name}: {'; '.join(left)}."] if left else []

@@ -1,0 +1,340 @@
+"""What a study is to do: its cells, what of them is known and what is missing, what that needs and takes.
+
+    made = plan("downsampler", results="results", work="runs")
+    made.todo, made.costs               # what has no record that counts
+    made.check()                        # that all of it can be measured, to the last score
+    made.seconds                        # how long each cell is likely to take
+    executor("ray").measure(made)       # see bench.studies.executors
+
+Making a plan imports no torch and writes nothing. Looking at networks does import it (`check`, `memory`,
+`seconds`, `tokens`, `groups`), where something is to be measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from bench import records, studies
+from bench.records.schema import CostRequest, Record
+from bench.studies import Study
+from bench.studies.cells import (
+    Cell,
+    Records,
+    Task,
+    by_run,
+    cells,
+    cost_request,
+    expected_seconds,
+    has_scores,
+    known,
+    missing,
+    missing_costs,
+    reference_digest,
+)
+from bench.studies.cells import shard as shard_of
+from bench.studies.staleness import of_another_time
+from bench.training import protocols
+from bench.training.protocols import Protocol
+from registry.errors import UsageError
+
+if TYPE_CHECKING:
+    from bench.studies.checking import Checker
+
+
+@dataclass(frozen=True)
+class Job:
+    """One thing to measure.
+
+    Attributes:
+        title: for people.
+        record: file of its record.
+        replaces: digest of that file as it was planned with; see `bench.records.file_digest`.
+        message: for the process that does it, as JSON can hold it.
+    """
+
+    title: str
+    record: Path
+    replaces: str | None
+    message: dict[str, Any]
+
+    @property
+    def done(self) -> bool:
+        """Whether it was measured since it was planned, by whomever."""
+        return records.file_digest(self.record) != self.replaces
+
+
+@dataclass(frozen=True)
+class Group:
+    """Jobs that one process does one after the other: no two groups share a training run.
+
+    Attributes:
+        run: folder of the training run, whose lock the process holds that does them; None of costs.
+        jobs: at least one.
+        memory: bytes that each of its processes is estimated to need; 0 where that is not known.
+    """
+
+    run: Path | None
+    jobs: tuple[Job, ...]
+    memory: int = 0
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """For the process that does it, as JSON can hold it; see `bench.studies.worker.work`."""
+        jobs = [{"title": job.title, **job.message} for job in self.jobs]
+        return {"run": str(self.run) if self.run else None, "jobs": jobs}
+
+    @property
+    def processes(self) -> int:
+        """How many train and sample one of its cells together, at most; see `Training` of a protocol."""
+        protocols = [job.message["quality"]["protocol"] for job in self.jobs if "quality" in job.message]
+        return max((protocol["training"]["processes"] for protocol in protocols), default=1)
+
+    def after(self, count: int) -> Group | None:
+        """All jobs of it but the first so many; None where those were all."""
+        return replace(self, jobs=self.jobs[count:]) if self.jobs[count:] else None
+
+    def only(self, titles: Collection[str]) -> Group | None:
+        """The jobs of it that have these titles; None where none has."""
+        jobs = tuple(job for job in self.jobs if job.title in titles)
+        return replace(self, jobs=jobs) if jobs else None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study under a protocol; made by `plan`.
+
+    Attributes:
+        study, protocol: what is measured, and how.
+        cells: of every row, seed by seed.
+        wanted: those that were asked for, of some rows or of one machine.
+        records: those of its cells and of its rows' costs, by file, as far as they are there.
+        outdated: why some of them are stale, by file.
+        todo: cells to be measured.
+        costs: requests for costs to be counted, by label.
+        results, work: folders of records and of training runs.
+        data_options: of the dataset.
+        reference: file that samples are compared with; None: the dataset trained on.
+        fresh: train from the start, whatever the work folder holds.
+    """
+
+    study: Study
+    protocol: Protocol
+    cells: list[Cell]
+    wanted: list[Cell]
+    records: Records
+    outdated: dict[str, str]
+    todo: list[Cell]
+    costs: dict[str, CostRequest]
+    results: Path
+    work: Path
+    data_options: dict[str, Any]
+    reference: Path | None
+    fresh: bool
+
+    @property
+    def reused(self) -> list[Record]:
+        """Records of the cells that were asked for and are not measured again."""
+        todo = {cell.file for cell in self.todo}
+        files = [cell.file for cell in self.wanted if cell.file not in todo]
+        return [self.records[file] for file in files if file in self.records]
+
+    def check(self) -> None:
+        """See that all of it can be measured, before anything is trained; see `Checker`.
+
+        Raises:
+            UsageError: something cannot; the row is named where it is a row's.
+            CodeError: a network cannot be trained.
+        """
+        if self.todo or self.costs:
+            _ = self._checker
+
+    @cached_property
+    def memory(self) -> dict[str, int]:
+        """Bytes that each process needs, by training run; see `Checker.memory`."""
+        return self._checker.memory(self.todo) if self.todo else {}
+
+    @cached_property
+    def seconds(self) -> dict[str, float | None]:
+        """How long each cell to be measured is likely to take, by file; see `expected_seconds`."""
+        if not self.todo:
+            return {}
+        return expected_seconds(self.todo, known(self.results), self._checker.macs)
+
+    @cached_property
+    def tokens(self) -> dict[str, dict[str, int]]:
+        """Tokens that a token can attend to, by row and stage; see `Checker.attention_tokens`."""
+        return self._checker.attention_tokens(self.wanted) if self.todo else {}
+
+    def groups(self, *, estimate: bool = True) -> list[Group]:
+        """What is to be done, a group for each training run; raises as `check`.
+
+        Args:
+            estimate: what memory each needs.
+        """
+        self.check()
+        return groups(
+            self.todo,
+            self.costs,
+            results=self.results,
+            work=self.work,
+            data_options=self.data_options,
+            reference=self.reference,
+            fresh=self.fresh,
+            memory=self.memory if estimate else {},
+        )
+
+    @cached_property
+    def _checker(self) -> Checker:
+        from bench.studies.checking import Checker
+
+        found = Checker(self.data_options)
+        found.check(self.study, self.todo, self.reference)
+        found.check_disk(self.todo, self.work)
+        return found
+
+
+def plan(
+    study: str | Path | Study,
+    *,
+    protocol: str | Path | None = None,
+    seeds: Sequence[int] | None = None,
+    only: Collection[str] = (),
+    shard: str | None = None,
+    force: bool = False,
+    stale: Literal["measure", "accept"] = "measure",
+    data_options: Mapping[str, Any] | None = None,
+    reference: str | Path | None = None,
+    results: str | Path = "results",
+    work: str | Path = "runs",
+) -> Plan:
+    """Plan a study.
+
+    Args:
+        study: a built-in name, the path of a TOML file, or a study.
+        protocol, seeds: in place of the study's.
+        only: labels of rows; by default all.
+        shard: this machine's part, as in `3/16`.
+        force: measure cost and quality again, from the start.
+        stale: whether records of other code or data are measured again, or accepted.
+        data_options: of the dataset.
+        reference: file that samples are compared with; by default the protocol's, or else the dataset
+            trained on.
+        results, work: folders of records and of training runs.
+
+    Raises:
+        UsageError: no such study, protocol, row or reference, seeds or a part that cannot be, or a row that
+            makes a wrong protocol.
+    """
+    chosen = study if isinstance(study, Study) else studies.load(study)
+    settings = protocols.load(protocol or chosen.protocol, chosen.folder)
+    if seeds is not None:
+        studies.check_seeds(seeds)
+    labels = {chosen.row(label).label for label in only}
+    file = reference or settings.evaluation.reference
+    digest = reference_digest(Path(file)) if file else None
+    every = cells(chosen, settings, chosen.seeds if seeds is None else seeds, digest)
+    part, parts = _part(shard) if shard is not None else (1, 1)
+    wanted = shard_of([cell for cell in every if not labels or cell.row.label in labels], part, parts)
+    options = dict(data_options or {})
+    files = {cell.file for cell in every}
+    asked = {request.file for row in chosen.rows if (request := cost_request(row))}
+    there = known(Path(results), files | asked)
+    outdated = of_another_time(there, every, chosen, options)
+    usable = {
+        file: record
+        for file, record in there.items()
+        if not force
+        and (stale == "accept" or file not in outdated)
+        and (file not in files or has_scores(record, chosen.columns))
+    }
+    costs = missing_costs(chosen, usable) if part == 1 else {}  # the first machine counts them
+    if force and labels:
+        costs = {label: request for label, request in costs.items() if label in labels}
+    return Plan(
+        study=chosen,
+        protocol=settings,
+        cells=every,
+        wanted=wanted,
+        records=there,
+        outdated=outdated,
+        todo=missing(wanted, usable),
+        costs=costs,
+        results=Path(results),
+        work=Path(work),
+        data_options=options,
+        reference=Path(file) if file else None,
+        fresh=force,
+    )
+
+
+def _part(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise UsageError(f"a shard is a machine's number and how many there are, as in 3/16, not {text!r}")
+    return int(part), int(parts)
+
+
+def groups(
+    cells: Sequence[Cell],
+    costs: Mapping[str, CostRequest],
+    *,
+    results: Path,
+    work: Path,
+    data_options: Mapping[str, Any],
+    reference: Path | None = None,
+    fresh: bool = False,
+    memory: Mapping[str, int] | None = None,
+) -> list[Group]:
+    """What is to be done. A record that is there already is measured anew.
+
+    Args:
+        cells, costs: what is measured.
+        results: folder of records.
+        work: folder of training runs.
+        data_options: of the dataset.
+        reference: file that samples are compared with; by default the dataset trained on.
+        fresh: train from the start, whatever the work folder holds.
+        memory: bytes that each process of a training run needs, by its name, as far as they are known.
+    """
+    results, work = results.resolve(), work.resolve()
+
+    def replaced(file: str) -> str | None:
+        return records.file_digest(results / file)
+
+    counting = tuple(
+        Job(
+            f"cost of {label}",
+            results / request.file,
+            replaced(request.file),
+            {"cost": request.model_dump(mode="json"), "results": str(results)},
+        )
+        for label, request in costs.items()
+    )
+    found = [Group(None, counting)] if counting else []
+    for group in by_run(cells):
+        run = work / group[0].run
+        tasks = [
+            Task(
+                request=cell.request,
+                overrides=cell.overrides,
+                protocol=cell.protocol,
+                run=run,
+                results=results,
+                replaces=replaced(cell.file),
+                data_options=dict(data_options),
+                reference=reference.resolve() if reference else None,
+                fresh=fresh and cell is group[0],
+                last=cell is group[-1],
+            )
+            for cell in group
+        ]
+        measuring = tuple(
+            Job(cell.title, results / cell.file, task.replaces, {"quality": task.model_dump(mode="json")})
+            for cell, task in zip(group, tasks, strict=True)
+        )
+        found.append(Group(run, measuring, (memory or {}).get(group[0].run, 0)))
+    return found
