@@ -26,7 +26,16 @@ Size = int | tuple[int, int]  # a square grid's side, or (height, width)
 Dtype = Literal["fp32", "tf32", "bf16", "fp16"]
 Convention = Literal["paper", "macs", "flops"]
 By = Literal["stage", "module", "operator"]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+GREATEST = 1e30  # number of a record; ours reach 10¹⁵, and much more would overflow in means
+Finite = Annotated[float, Field(ge=-GREATEST, le=GREATEST, allow_inf_nan=False)]
+
+
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
+
+def short_digest(value: object) -> str:
+    """12 hexadecimal digits of a JSON value, in whatever form it is written."""
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()[:12]
 
 
 class Model(BaseModel):
@@ -51,9 +60,7 @@ class Request(Model):
     @cached_property
     def file(self) -> str:
         """Name of the record that answers this request."""
-        identity = {"kind": self.kind, **self.model_dump(mode="json", exclude_defaults=True)}
-        canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-        digest = hashlib.sha256(canonical.encode()).hexdigest()[:12]
+        digest = short_digest({"kind": self.kind, **self.model_dump(mode="json", exclude_defaults=True)})
         readable = re.sub(r"[^\w.-]+", "-", f"{self.kind}-{self.model}")
         return f"{readable}-{digest}.json"
 
@@ -125,7 +132,7 @@ class Cost(Result):
     parameters_deployed: int
     macs: int
     flops: int
-    paper_gflops: float
+    paper_gflops: Finite
     activation_bytes: int
     uncounted: dict[str, int]
     notes: tuple[str, ...] = Field(default=(), exclude_if=lambda notes: not notes)  # as records of before
@@ -182,10 +189,10 @@ class Device(Model):
 
     name: str
     threads: int
-    clock_mhz: float | None
-    peak_flops: float
-    bandwidth: float
-    other_load: float | None = None
+    clock_mhz: Finite | None
+    peak_flops: Finite
+    bandwidth: Finite
+    other_load: Finite | None = None
 
 
 class SamplingSpeed(Model):
@@ -195,8 +202,8 @@ class SamplingSpeed(Model):
     """
 
     steps: int
-    images_per_second: float
-    guided_images_per_second: float | None  # None for a network without a null class
+    images_per_second: Finite
+    guided_images_per_second: Finite | None  # None for a network without a null class
 
 
 class TrainingTime(Model):
@@ -208,9 +215,9 @@ class TrainingTime(Model):
         optimizer: gradient norm, AdamW, and the average of the weights.
     """
 
-    forward: float
-    backward: float
-    optimizer: float
+    forward: Finite
+    backward: Finite
+    optimizer: Finite
 
 
 class Speed(Result):
@@ -239,23 +246,23 @@ class Speed(Result):
     request: SpeedRequest
     batch_size: int
     batch_reason: str
-    images_per_second: float
-    quartiles: tuple[float, float]
-    latency_ms: tuple[float, float] | None
+    images_per_second: Finite
+    quartiles: tuple[Finite, Finite]
+    latency_ms: tuple[Finite, Finite] | None
     peak_bytes: int
     macs: int
-    flops_per_second: float
-    peak_share: float
-    intensity: float
-    ridge: float
+    flops_per_second: Finite
+    peak_share: Finite
+    intensity: Finite
+    ridge: Finite
     bound: Literal["memory", "compute"]
-    ratio: float | None
-    interval: tuple[float, float] | None
+    ratio: Finite | None
+    interval: tuple[Finite, Finite] | None
     compiled: str
-    compile_seconds: float | None
+    compile_seconds: Finite | None
     sampling: SamplingSpeed | None
     training: TrainingTime | None = None
-    seconds_per_image: tuple[float, ...] = Field(repr=False)
+    seconds_per_image: tuple[Finite, ...] = Field(repr=False)
     device: Device
 
 
@@ -282,11 +289,11 @@ class Share(Model):
     """
 
     name: str
-    seconds: float
-    time_share: float
+    seconds: Finite
+    time_share: Finite
     macs: int
-    macs_share: float
-    ratio: float | None
+    macs_share: Finite
+    ratio: Finite | None
 
     @property
     def excess(self) -> float:
@@ -309,8 +316,8 @@ class Depthwise(Model):
 
     count: int
     memory_format: str
-    seconds: float
-    copy_seconds: float
+    seconds: Finite
+    copy_seconds: Finite
 
 
 class Profile(Result):
@@ -330,12 +337,12 @@ class Profile(Result):
     request: ProfileRequest
     input_size: Size
     threads: int | None
-    seconds: float
-    overhead: float
+    seconds: Finite
+    overhead: Finite
     stages: tuple[Share, ...] = Field(repr=False)
     operators: tuple[Share, ...] = Field(repr=False)
     depthwise: Depthwise | None
-    other_load: float | None = None
+    other_load: Finite | None = None
 
     @property
     def operator_seconds(self) -> float:
@@ -513,22 +520,22 @@ class Network(Model):
     parameters: int
     parameters_deployed: int
     macs: int
-    paper_gflops: float
+    paper_gflops: Finite
 
 
 class Seconds(Model):
     """What a cell took; None where an earlier process did the work."""
 
-    train: float
-    sample: float | None
-    eval: float
+    train: Finite
+    sample: Finite | None
+    eval: Finite
 
 
 class Rates(Model):
     """Images per second, the median in training; None where an earlier process did the work."""
 
-    train: float
-    sample: float | None
+    train: Finite
+    sample: Finite | None
 
 
 class BandLoss(Model):
@@ -543,9 +550,9 @@ class BandLoss(Model):
     """
 
     log_snr: tuple[Finite | None, Finite | None]
-    share: float
-    loss: float
-    groups: tuple[float, ...] = Field(repr=False)
+    share: Finite
+    loss: Finite
+    groups: tuple[Finite, ...] = Field(repr=False)
 
 
 class HeldOutLoss(Model):
@@ -563,8 +570,8 @@ class HeldOutLoss(Model):
     step: int
     bands: tuple[BandLoss, ...]
     training_error: Finite | None = Field(default=None, exclude_if=lambda loss: loss is None)
-    seconds: float
-    eval_seconds: float
+    seconds: Finite
+    eval_seconds: Finite
 
     @property
     def log_snr(self) -> tuple[float | None, float | None]:
@@ -606,8 +613,8 @@ class Quality(Result):
     """
 
     request: QualityRequest
-    scores: dict[str, float | None]
-    loss: float
+    scores: dict[str, Finite | None]
+    loss: Finite
     sample_count: int | None
     reference_count: int | None
     held_out: tuple[HeldOutLoss, ...] = ()
@@ -726,10 +733,11 @@ class Record(Model):
             return table
         request = table.get("request")
         kind = request.get("kind") if isinstance(request, dict) else getattr(request, "kind", None)
-        model = RESULTS.get(kind) if isinstance(kind, str) else None
-        if model is None:
+        if not isinstance(kind, str) or kind not in RESULTS:
             return table
-        return {**table, "result": model.model_validate({**table["result"], "request": request})}
+        request = REQUESTS[kind].model_validate(request)
+        result = RESULTS[kind].model_validate({**table["result"], "request": request})
+        return {**table, "request": request, "result": result}
 
     def dump(self) -> dict[str, Any]:
         """As JSON holds it."""

@@ -2,9 +2,8 @@
 
 The committed records of quality are multiplied to 100, 1,000 and 20,000, which differ in the learning rate,
 beside the committed ones themselves; folders of training runs to 100,000, with empty checkpoints. A command
-is run in a process of its own, the first time without an index (`bench.records.index`), then with it. What is
-told is CPU time, so that another job on the machine changes little, and the peak of memory. `--write` renews
-the README's section.
+is run in a process of its own. What is told is CPU time, so that another job on the machine changes little,
+and the peak of memory. `--write` renews the README's section.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from bench import records
@@ -101,19 +99,16 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=100_000)
     args = parser.parse_args()
     lines = [
-        "| made | command | CPU seconds, first | CPU seconds, then | peak memory (MiB) |",
-        "|--:|:--|--:|--:|--:|",
+        "| made | command | CPU seconds | peak memory (MiB) |",
+        "|--:|:--|--:|--:|",
     ]
     for count in args.counts:
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder)
             make(place / "results", count)
-            time.sleep(3)  # a file that was written just now is not put into the index
             for name, command in COMMANDS.items():
-                shutil.rmtree(place / "cache", ignore_errors=True)
-                first, then = measure(place, command), measure(place, command)
-                peak = max(first[1], then[1])
-                lines.append(f"| {count:,} records | {name} | {first[0]:.1f} | {then[0]:.1f} | {peak:.0f} |")
+                seconds, peak = measure(place, command)
+                lines.append(f"| {count:,} records | {name} | {seconds:.1f} | {peak:.0f} |")
                 print(lines[-1], flush=True)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -121,7 +116,7 @@ def main() -> None:
         make_runs(place / "runs", args.runs)
         for name in RUNS_COMMANDS:
             seconds, peak = measure(place, RUNS_COMMANDS[name])
-            lines.append(f"| {args.runs:,} runs | {name} | {seconds:.1f} | | {peak:.0f} |")
+            lines.append(f"| {args.runs:,} runs | {name} | {seconds:.1f} | {peak:.0f} |")
             print(lines[-1], flush=True)
     where = environment()
     page = "\n".join(lines) + (
