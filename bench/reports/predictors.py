@@ -112,7 +112,7 @@ class Agreement:
         return PREDICTORS[self.predictor]
 
 
-PREDICTORS: Quantities[Quantity] = Quantities(lambda: {**HELD_OUT, **MEASURED, **BASELINES})
+PREDICTORS: Quantities[Quantity] = Quantities(lambda: HELD_OUT | dict(MEASURED.items()) | BASELINES)
 
 
 def agreements(
