@@ -204,6 +204,8 @@ class Registry:
     def names(self, pattern: str = "*") -> list[str]:
         """Names that match a wildcard pattern (case forgiven), in order of registration."""
         known = list(dict.fromkeys(entry.name for entry in self._installed.values()))
+        if pattern == "*":
+            return known
         exact = [name for name in known if fnmatch.fnmatch(name.lower(), pattern.lower())]
         if exact:
             return exact

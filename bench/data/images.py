@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from bench.data.digests import check_regular
 from registry.errors import UsageError
@@ -21,16 +21,6 @@ _READ = {
     if name in Image.OPEN and name not in _NOT_DECODED
 }
 ENDINGS, FORMATS = tuple(sorted(_READ)), tuple(sorted(set(_READ.values())))
-# What each EXIF orientation but the first asks for.
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def image_files(folder: Path) -> tuple[dict[str, int], Counter[str]]:
@@ -84,8 +74,8 @@ def orientation(image: ImageFile.ImageFile) -> int:
     """
     if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return 1  # a PNG would be decoded whole, in search of EXIF behind its pixels
-    found = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return found if found in _TURNS else 1
+    found = image.getexif().get(ExifTags.Base.Orientation)
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def to_rgb(image: ImageFile.ImageFile) -> Image.Image:
@@ -102,9 +92,11 @@ def to_rgb(image: ImageFile.ImageFile) -> Image.Image:
         OSError: a damaged file.
         ValueError: levels that are no 8 or 16 bits.
     """
-    turn = _TURNS.get(orientation(image))
-    upright = _eight_bits(image)
-    return upright if turn is None else upright.transpose(turn)
+    turn, found = orientation(image), _eight_bits(image)
+    if turn == 1:
+        return found
+    found.getexif()[ExifTags.Base.Orientation] = turn
+    return ImageOps.exif_transpose(found)
 
 
 def _eight_bits(image: ImageFile.ImageFile) -> Image.Image:

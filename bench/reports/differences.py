@@ -29,7 +29,7 @@ from registry.errors import UsageError
 COMPARED: dict[str, Mapping[str, Quantity]] = {
     "cost": COSTS,
     "speed": SPEEDS,
-    "quality": Quantities(lambda: {**SCORES, **HELD_OUT}),
+    "quality": Quantities(lambda: {**dict(SCORES.items()), **HELD_OUT}),
 }
 QUARTILES = 1.349  # distance of a normal distribution's quartiles, in standard deviations
 

@@ -123,7 +123,7 @@ AT_CHECKPOINTS: dict[str, Quantity] = {
     **HELD_OUT,
     **{quantity.name: quantity for quantity in (AVERAGED, STANDARDISED, TRAINING_ERROR)},
 }
-PREDICTORS: Quantities[Quantity] = Quantities(lambda: {**AT_CHECKPOINTS, **MEASURED, **BASELINES})
+PREDICTORS: Quantities[Quantity] = Quantities(lambda: AT_CHECKPOINTS | dict(MEASURED.items()) | BASELINES)
 
 
 def agreements(

@@ -37,7 +37,7 @@ from bench.training import protocols
 from bench.utils import toml
 from registry.errors import UsageError, suggest
 
-COLUMNS: Quantities[Quantity] = Quantities(lambda: {**COSTS, **MEASURED})
+COLUMNS: Quantities[Quantity] = Quantities(lambda: COSTS | dict(MEASURED.items()))
 
 
 @dataclass(frozen=True)

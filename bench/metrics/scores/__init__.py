@@ -33,11 +33,12 @@ __all__ = ["BOTH_POOLS", "MEASURED", "SCORES", "Features", "Inputs", "Need", "Sc
 scores = Registry("score", group="bench.scores", base="bench.metrics.scores.base.Score")
 scores.discover("bench.metrics.scores")
 
-_FIRST = ("fid", "sfid", "inception_score", "precision", "recall", "kid")  # columns; the others follow
+# The first columns; others follow.
+_PLACES = {name: i for i, name in enumerate("fid sfid inception_score precision recall kid".split())}
 
 
 def _table() -> dict[str, Score]:
-    names = sorted(scores.names(), key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
+    names = sorted(scores.names(), key=lambda name: _PLACES.get(name, len(_PLACES)))
     return {name: _made(name, scores.factory(name)) for name in names}
 
 

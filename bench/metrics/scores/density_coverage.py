@@ -73,21 +73,16 @@ class Density(Score):
     higher_is_better = True
     digits = 3
     needs = BOTH_POOLS
+    place = 0  # among what is computed of one pass
 
     def compute(self, inputs: Inputs) -> float:
         """See `Score.compute`."""
-        return inputs.once(_both)[0]
+        return inputs.once(_both)[self.place]
 
 
 @scores.register("coverage")
-class Coverage(Score):
+class Coverage(Density):
     """Share of references near a sample (Naeem et al. 2020)."""
 
     heading, full_name = "Cov.", "Coverage"
-    higher_is_better = True
-    digits = 3
-    needs = BOTH_POOLS
-
-    def compute(self, inputs: Inputs) -> float:
-        """See `Score.compute`."""
-        return inputs.once(_both)[1]
+    place = 1
