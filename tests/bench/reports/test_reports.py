@@ -105,7 +105,7 @@ def test_remarks_tell_protocol_extractor_number_and_environment(results):
     assert "on Some CPU with torch 2.15.0, denoiser-bench 0.1.0, commit 0123456" in said
 
 
-@pytest.mark.parametrize("form", [markdown, html, latex])
+@pytest.mark.parametrize("form", [markdown, latex])
 def test_published_scores_stand_beside_those_of_a_reduced_protocol_only_below_a_caution(results, form):
     paper, measured = page_of("downsampler", results).sections
     text = form.page(Page("x", "x", [measured]))
