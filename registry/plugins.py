@@ -87,6 +87,7 @@ class Description:
     aliases: tuple[str, ...]
     origin: str
     summary: str
+    paper: str = ""
     options: dict[str, Option] = field(default_factory=dict)
 
 
@@ -301,7 +302,7 @@ class Registry:
         return self.find(name).fingerprint or _fingerprint(factory)
 
     def describe(self, name: str) -> Description:
-        """Name, aliases, origin, first line of the docstring, and every option with its default."""
+        """Name, aliases, origin, first line of the docstring, paper, and every option with its default."""
         signature, entry = self.signature(name), self.find(name)
         options = {
             p.name: Option(_type_text(p.annotation), required=True)
@@ -309,7 +310,9 @@ class Registry:
             else Option(_type_text(p.annotation), p.default)
             for p in signature.options.values()
         }
-        return Description(entry.name, entry.aliases, entry.origin, signature.summary, options)
+        return Description(
+            entry.name, entry.aliases, entry.origin, signature.summary, signature.paper, options
+        )
 
     def check(self, name: str, overrides: dict[str, Any]) -> dict[str, Any]:
         """The overrides with their values converted to the annotated types.
@@ -435,7 +438,8 @@ def _signature(factory: Callable[..., Any]) -> Signature:
             options[p.name] = p.replace(kind=p.KEYWORD_ONLY, annotation=hint)
     # Its own docstring: `inspect.getdoc` would give a base class's where there is none.
     summary = inspect.cleandoc(function.__doc__ or "").partition("\n")[0]
-    return Signature(options, free, summary)
+    module = sys.modules.get(getattr(function, "__module__", ""))
+    return Signature(options, free, summary, source.paper(function.__doc__, getattr(module, "__doc__", "")))
 
 
 def _fingerprint(factory: Callable[..., Any]) -> str:

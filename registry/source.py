@@ -11,6 +11,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -37,11 +38,19 @@ class Signature:
         options: its keyword arguments; annotations are types, or text where they cannot be evaluated.
         free: whether it takes other keyword arguments too.
         summary: first line of its docstring.
+        paper: the first that its docstring names, or its module's, as `arXiv 2405.02730`; else empty.
     """
 
     options: dict[str, inspect.Parameter]
     free: bool
     summary: str
+    paper: str = ""
+
+
+def paper(*docstrings: str | None) -> str:
+    """The first paper that some docstrings name, as `arXiv 2405.02730`; empty where there is none."""
+    found = re.search(r"arXiv[: ]\d{4}\.\d{4,5}", "\n".join(filter(None, docstrings)))
+    return found[0].replace(":", " ") if found else ""
 
 
 @dataclass(frozen=True)
@@ -78,12 +87,13 @@ class Registration:
             UnreadableError: it has arguments or a base class that only an import shows.
         """
         source, definition = self.source.definition(self.target)
-        summary = (ast.get_docstring(definition) or "").partition("\n")[0]
+        docstring = ast.get_docstring(definition)
+        told = (docstring or "").partition("\n")[0], paper(docstring, ast.get_docstring(source.tree))
         if isinstance(definition, ast.ClassDef):
             try:
                 source, found = source.member(definition, "__init__")
             except AttributeError:
-                return Signature({}, False, summary)
+                return Signature({}, False, *told)
             if not isinstance(found, ast.FunctionDef):
                 raise UnreadableError(self.target)
             arguments = found.args
@@ -107,7 +117,7 @@ class Registration:
         for name, value in self.defaults.items():
             if name in options:
                 options[name] = options[name].replace(default=value)
-        return Signature(options, arguments.kwarg is not None, summary)
+        return Signature(options, arguments.kwarg is not None, *told)
 
     def attribute(self, name: str) -> Any:
         """A class attribute of the target.

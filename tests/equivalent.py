@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -80,14 +81,21 @@ def _observed(name: str, config: dict[str, Any], renamed: Renamed) -> Iterator[t
         for key, parameter in network.named_parameters():
             noise = torch.Generator().manual_seed(zlib.crc32(present(key).encode()))
             parameter.add_(torch.randn(parameter.shape, generator=noise), alpha=0.05)
+    gradients: dict[str, str] = {}
+
+    def take(key: str, parameter: Any) -> None:
+        gradients[f"gradient {key}"] = _digest(parameter.grad)
+        parameter.grad = None  # as large as the network
+
+    for key, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(functools.partial(take, present(key)))
     torch.manual_seed(1)
     inputs = network.example_inputs(2)
     output = network(*inputs)
     yield "output in training", _digest(output)
     (output * torch.randn(output.shape)).sum().backward()
-    for key, parameter in network.named_parameters():
-        if parameter.grad is not None:
-            yield f"gradient {present(key)}", _digest(parameter.grad)
+    yield from gradients.items()
     with torch.no_grad():
         yield "output of the deployed network", _digest(network.deploy()(*inputs))
 
@@ -95,8 +103,9 @@ def _observed(name: str, config: dict[str, Any], renamed: Renamed) -> Iterator[t
 def _digest(tensor: Any) -> str:
     import torch
 
-    data = tensor.detach().contiguous().view(-1).view(torch.uint8).numpy()
-    return hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode() + data.tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def asked(tree: Path, question: str, *arguments: Any) -> Any:
@@ -112,7 +121,7 @@ def asked(tree: Path, question: str, *arguments: Any) -> Any:
         check=False,
     )
     if run.returncode:
-        raise SystemExit(f"error: in {tree}:\n{run.stderr}")
+        raise SystemExit(f"error: in {tree}, exit status {run.returncode}:\n{run.stderr}")
     return json.loads(run.stdout)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from fnmatch import fnmatch
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -54,27 +54,69 @@ def list_names(
     from registry.errors import UsageError
 
     load_plugins(plugins)
+    found: list[dict[str, Any]]
     if kind == "protocol":
         from bench.training import protocols
 
-        key, heading = "title", "What it is"
-        found = {name: protocols.load(name).title for name in protocols.names() if fnmatch(name, pattern)}
+        columns = {"name": "Name", "title": "What it is"}
+        known = [name for name in protocols.names() if fnmatch(name, pattern)]
+        found = [{"name": name, "title": protocols.load(name).title} for name in known]
     else:
-        key, heading = "origin", "Defined by"
         registered = _registry(kind)
-        found = {name: _origin(registered, name) for name in registered.names(pattern)}
+        columns = {"name": "Name", "origin": "Defined by"}
+        found = [{"name": name, "origin": _origin(registered, name)} for name in registered.names(pattern)]
     if not found:
         raise UsageError(f"no {kind} matches {pattern!r}; leave the pattern out to see all")
+    if kind == "backbone":
+        from bench.cost.listed import listed
+
+        costs = listed()
+        for row in found:
+            cost = costs.get(row["name"])
+            row["paper"] = _paper(row["name"])
+            row["parameters"] = cost.parameters if cost else None
+            row["paper_gflops"] = cost.paper_gflops if cost else None
     if as_json:
-        print_json([{"name": name, key: text} for name, text in found.items()])
+        print_json(found)
         return
+    notes = []
+    if kind == "backbone":
+        from bench.records.quantities import COSTS, decimals
+
+        columns = {
+            "name": "Name",
+            "paper": "Paper",
+            "parameters": COSTS["params"].title,
+            "paper_gflops": "GFLOPs (paper)",
+            "origin": "Defined by",
+        }
+        for row in found:
+            if row["parameters"]:
+                row["parameters"] = COSTS["params"].text(row["parameters"])
+                row["paper_gflops"] = decimals(row["paper_gflops"], COSTS["gflops"].digits)
+        notes = [
+            "Parameters and GFLOPs with the defaults; `bench flops --model 'NAME KEY=VALUE'` counts others, "
+            "`bench describe NAME` shows what there is to choose."
+        ]
     print_table(
         f"{len(found)} {kind}{'s' if len(found) > 1 else ''}",
-        ["Name", heading],
-        [[name, text] for name, text in found.items()],
-        numbers=False,
-        notes=["`bench describe NAME` shows a network's overrides."] if kind == "backbone" else [],
+        list(columns.values()),
+        [[row[key] or "" for key in columns] for row in found],
+        numbers={columns[key] for key in ("parameters", "paper_gflops") if key in columns},
+        notes=notes,
     )
+
+
+def _paper(name: str) -> str:
+    from registry import backbones
+    from registry.errors import UsageError
+
+    try:
+        entry = backbones.find(name)
+    except UsageError:  # two packages claim the name
+        return ""
+    # An installed package is not imported for a list.
+    return backbones.describe(name).paper if entry.factory or entry.registration else ""
 
 
 def describe(
@@ -95,6 +137,8 @@ def describe(
         return
     also = f" (also {', '.join(description.aliases)})" if description.aliases else ""
     lines = [f"{description.name}{also}, defined by {description.origin}", description.summary]
+    if description.paper:
+        lines.append(description.paper)
     if declared:
         lines.append(", ".join(f"{key} {value}" for key, value in declared.items() if value is not None))
     rows = [

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -91,13 +91,14 @@ def print_table(
     columns: list[str],
     rows: list[list[str]],
     *,
-    numbers: bool = True,
+    numbers: bool | Collection[str] = True,
     notes: Iterable[str] = (),
 ) -> None:
-    """A titled table and notes below it; with `numbers`, all columns but the first align right."""
+    """A titled table and notes below it; `numbers` are the columns that align right, or all but the first."""
     from bench.reports.page import Column, Entry, Table
     from bench.reports.render import terminal
 
-    made = [Column(heading, number=numbers and i > 0) for i, heading in enumerate(columns)]
+    right = columns[1:] if numbers is True else numbers or ()
+    made = [Column(heading, number=heading in right) for heading in columns]
     entries = [list(map(Entry, row)) for row in rows]
     terminal.table(Table(made, entries, title, remarks=list(notes)), console())

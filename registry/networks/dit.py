@@ -114,7 +114,7 @@ class DiT(Backbone):
 
 
 class SiT(DiT):
-    """DiT that predicts the velocity of a straight flow from data to noise."""
+    """DiT that predicts the velocity of a straight flow from data to noise (arXiv 2401.08740)."""
 
     objective = "flow"
 

@@ -56,9 +56,9 @@ def test_questions_about_a_name_import_no_torch_and_are_quick():
     code = """
     import sys, time
     import registry
-    start = time.perf_counter()
+    start = time.process_time()
     names = registry.names()
-    took = time.perf_counter() - start
+    took = time.process_time() - start
     for name in names:
         registry.describe(name), registry.canonical(name, {}), registry.backbones.fingerprint(name)
         registry.label(name, {"input_size": 64}), registry.backbones.attribute(name, "objective")
