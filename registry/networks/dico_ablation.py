@@ -4,8 +4,8 @@ DiCo with one part replaced by another, and DiT with long skips. They stand apar
 that a switch added here renames no record of those networks.
 
 The paper prints parameters and GFLOPs of each row, and that depth and width were adjusted, not to what. The
-parts here are those of the papers that it cites. Depths and widths of the rows are the ones nearest to DiCo-S
-whose cost matches both figures; they stand in `bench/studies/published/tables.toml`.
+parts here are those of the papers that it cites. How depths and widths of the rows were found is said beside
+them, in `bench/studies/published/tables.toml`.
 
 Feature maps are (N, C, H, W) in channels-last memory.
 """
