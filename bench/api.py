@@ -161,7 +161,7 @@ def sample(
     """
     from bench import sampling
     from bench.records.schema import SamplingSettings
-    from bench.training.run import open_run
+    from bench.training.trained import open_run
     from bench.utils import distributed
 
     source = open_run(run, weights)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from registry.errors import UsageError
 from registry.fingerprints import added_options
 from registry.plugins import Description, Registry
-from registry.values import format_value, plain
+from registry.values import join_options, plain
 
 if TYPE_CHECKING:
     from torch import nn
@@ -114,7 +114,7 @@ def label(name: str, overrides: Mapping[str, Any]) -> str:
     Args:
         name, overrides: see `changed`.
     """
-    return " ".join([name, *(f"{o}={format_value(value)}" for o, value in changed(name, overrides).items())])
+    return join_options(name, changed(name, overrides))
 
 
 def changed(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:

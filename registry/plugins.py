@@ -326,7 +326,7 @@ class Registry:
             if option not in options and not signature.free:
                 raise UsageError(
                     f"{self.kind} {title!r} takes no {self.argument} {option!r}."
-                    f"{suggest(option, list(options))} It takes: {', '.join(options)}."
+                    f"{suggest(option, list(options))} It takes: {', '.join(options) or 'none'}."
                 )
             hint = options[option].annotation if option in options else inspect.Parameter.empty
             untyped = hint is inspect.Parameter.empty or isinstance(hint, str)

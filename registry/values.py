@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
+
+from registry.errors import UsageError
 
 
 def plain(value: Any) -> Any:
@@ -25,6 +28,28 @@ def parse_value(text: str) -> Any:
         return json.loads(text)
     except ValueError:  # or a number of thousands of digits
         return [parse_value(item) for item in text.split(",")] if "," in text else text
+
+
+def split_options(text: str) -> tuple[str, dict[str, Any]]:
+    """A name, which may have spaces, and options behind it: `"ddim eta=0.5"` -> ("ddim", {"eta": 0.5}).
+
+    Raises:
+        UsageError: a word behind the first option without `=`.
+    """
+    words = text.split()
+    length = next((i for i, word in enumerate(words) if "=" in word), len(words))
+    options = {}
+    for word in words[length:]:
+        option, equals, value = word.partition("=")
+        if not (option and equals):
+            raise UsageError(f"{text!r} is not NAME KEY=VALUE …: {word!r} is no KEY=VALUE")
+        options[option] = parse_value(value)
+    return " ".join(words[:length]), options
+
+
+def join_options(name: str, options: Mapping[str, Any]) -> str:
+    """The text of which `split_options` makes a name and options."""
+    return " ".join([name, *(f"{option}={format_value(value)}" for option, value in options.items())])
 
 
 def format_value(value: Any) -> str:

@@ -24,7 +24,7 @@ from bench.records.schema import HeldOutSettings, SamplingSettings
 from bench.sampling.plan import Plan
 from bench.studies.staleness import fingerprints
 from bench.training import protocols
-from bench.training.run import open_run
+from bench.training.trained import open_run
 from bench.utils import randomness
 from tests.bench import made
 

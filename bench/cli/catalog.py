@@ -36,6 +36,8 @@ USES = {
     "backbone": "bench flops --model {} --set KEY=VALUE",
     "dataset": "bench train --data {} --data-option KEY=VALUE",
     "executor": "bench ablate STUDY --executor {} --executor-option KEY=VALUE",
+    "objective": "bench train --objective '{} KEY=VALUE'",
+    "sampler": "bench sample --sampler '{} KEY=VALUE'",
 }
 
 

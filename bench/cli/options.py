@@ -58,12 +58,11 @@ def parse_models(texts: list[str], shared: dict[str, Any]) -> list[tuple[str, di
         UsageError: a name or pattern that fits nothing, or an item behind it without `=`.
     """
     import registry
+    from registry.values import split_options
 
     found: list[tuple[str, dict[str, Any]]] = []
     for text in texts:
-        words = text.split()
-        length = next((i for i, word in enumerate(words) if "=" in word), len(words))
-        name = " ".join(words[:length])  # `DiT XL/2` is a name too
+        name, own = split_options(text)
         if not name:
             raise registry.UsageError(f"--model takes a name, with KEY=VALUE behind it or not: {text!r}")
         names = [name]
@@ -71,7 +70,7 @@ def parse_models(texts: list[str], shared: dict[str, Any]) -> list[tuple[str, di
             names = registry.names(name)
             if not names:
                 raise registry.UsageError(f"no backbone matches {name!r}; `bench list` shows all names")
-        overrides = shared | parse_overrides(words[length:], "--model")
+        overrides = shared | own
         pairs = [(registry.backbones.find(name).name, overrides) for name in names]
         found += [pair for pair in pairs if pair not in found]
     return found

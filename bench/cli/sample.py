@@ -22,7 +22,11 @@ def sample(
     out: Annotated[Path, typer.Option(help="`FILE.npz` in the ADM suite's form, or a folder for PNGs.")],
     num: Annotated[int | None, typer.Option(help="How many images; by default the protocol's.")] = None,
     sampler: Annotated[
-        str | None, typer.Option(help="`bench list --kind sampler`; by default the protocol's.")
+        str | None,
+        typer.Option(
+            metavar="'NAME [KEY=VALUE …]'",
+            help="`ddim`, `'ddim eta=0.5'`; `bench list --kind sampler`; by default the protocol's.",
+        ),
     ] = None,
     steps: Annotated[
         str | None, typer.Option(metavar="N|ddimN", help="Steps of the loop, or a respacing.")
@@ -73,7 +77,7 @@ def sample(
         from bench.sampling import Plan, open_weights
         from bench.sampling import sample as make
         from bench.training import protocols
-        from bench.training.run import open_run
+        from bench.training.trained import open_run
         from bench.utils import distributed
         from registry.errors import UsageError
 

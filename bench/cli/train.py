@@ -19,6 +19,13 @@ def train(
     protocol: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="See `bench list --kind protocol`; or a TOML file.")
     ] = "micro",
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            metavar="'NAME [KEY=VALUE …]'",
+            help="In place of the protocol's: `'ddpm beta_schedule=cosine'`; `bench list --kind objective`.",
+        ),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="Dataset; by default the protocol's. `bench list --kind dataset`.")
     ] = None,
@@ -69,6 +76,7 @@ def train(
             chosen,
             out,
             overrides=parse_overrides(overrides),
+            objective=objective,
             data=data,
             data_options=parse_overrides(data_options, "--data-option"),
             seed=seed,

@@ -10,6 +10,7 @@ from typing import ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from bench.diffusion.plugins import samplers_for
 from registry.errors import UsageError
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # x (N, C, H, W), t (N,) -> (N, C or 2C, H, W)
@@ -25,9 +26,11 @@ class Objective(ABC):
     Attributes:
         name: as registered; set by `bench.diffusion.objective`.
         version: raised when the same settings give other numbers; part of each record.
+        preview: sampler and steps of the pictures beside each checkpoint; None: there are none.
     """
 
     name: str = ""
+    preview: ClassVar[tuple[str, str] | None] = None
     version: ClassVar[int] = 1
 
     @abstractmethod
@@ -99,8 +102,6 @@ class Sampler(ABC, Generic[AnyObjective]):
             UsageError: the sampler is for other objectives, or cannot take these steps.
         """
         if objective_name not in self.objectives:
-            from bench.diffusion import samplers_for
-
             raise UsageError(
                 f"sampler {self.name} is for objective {' or '.join(self.objectives)}, not {objective_name}, "
                 f"which has: {', '.join(samplers_for(objective_name)) or 'none'}"

@@ -11,6 +11,7 @@ from bench.diffusion import samplers
 from bench.diffusion.base import Denoiser, Noise, Sampler
 from bench.diffusion.ddpm import DDPM
 from bench.diffusion.respacing import respaced_timesteps
+from registry.errors import UsageError
 
 
 @samplers.register("ddim")
@@ -19,11 +20,16 @@ class DDIM(Sampler[DDPM]):
 
     Args:
         eta: share of the ancestral noise; 0 is deterministic, 1 as noisy as DDPM.
+
+    Raises:
+        UsageError: eta is not between 0 and 1.
     """
 
     objectives: ClassVar[tuple[str, ...]] = ("ddpm",)
 
     def __init__(self, eta: float = 0.0) -> None:
+        if not 0 <= eta <= 1:
+            raise UsageError(f"sampler ddim takes eta from 0 to 1, not {eta}")
         self.eta = eta
 
     def evaluations(self, steps: str) -> int:

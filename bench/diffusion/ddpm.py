@@ -8,7 +8,7 @@ steps in float32.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -142,6 +142,8 @@ class DDPM(Objective):
     Raises:
         UsageError: a value that it cannot take, or zero terminal SNR with noise prediction.
     """
+
+    preview: ClassVar[tuple[str, str] | None] = ("ddim", "ddim25")
 
     def __init__(
         self,

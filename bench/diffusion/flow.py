@@ -6,6 +6,8 @@ itself, not a step of a thousand.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from bench.diffusion import objectives
@@ -18,6 +20,8 @@ class Flow(Objective):
 
     x_t = t·x0 + (1 − t)·noise; the network predicts dx/dt = x0 − noise.
     """
+
+    preview: ClassVar[tuple[str, str] | None] = ("heun", "12")
 
     def sample_timesteps(self, u: Tensor) -> Tensor:
         """(N,) uniform in [0, 1), as they are."""

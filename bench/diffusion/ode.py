@@ -75,11 +75,16 @@ class Dopri5(Sampler[Objective]):
 
     Args:
         atol, rtol: tolerated error of a step, absolute and relative; SiT's released settings.
+
+    Raises:
+        UsageError: a tolerance that is not above 0.
     """
 
     objectives: ClassVar[tuple[str, ...]] = ("flow",)
 
     def __init__(self, atol: float = 1e-6, rtol: float = 1e-3) -> None:
+        if not (atol > 0 and rtol > 0):
+            raise UsageError(f"sampler dopri5 takes tolerances above 0, not atol {atol}, rtol {rtol}")
         self.atol, self.rtol = atol, rtol
 
     def evaluations(self, steps: str) -> int:

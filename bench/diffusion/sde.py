@@ -15,6 +15,7 @@ from torch import Tensor
 from bench.diffusion import samplers
 from bench.diffusion.base import Denoiser, Noise, Objective, Sampler
 from bench.diffusion.ode import velocity
+from registry.errors import UsageError
 
 
 @samplers.register("euler-maruyama")
@@ -23,11 +24,16 @@ class EulerMaruyama(Sampler[Objective]):
 
     Args:
         last_step: its size; SiT's headline figures have 0.04.
+
+    Raises:
+        UsageError: a last step that is not between 0 and 1.
     """
 
     objectives: ClassVar[tuple[str, ...]] = ("flow",)
 
     def __init__(self, last_step: float = 0.04) -> None:
+        if not 0 < last_step < 1:
+            raise UsageError(f"sampler euler-maruyama takes a last_step between 0 and 1, not {last_step}")
         self.last_step = last_step
 
     def evaluations(self, steps: str) -> int:

@@ -19,6 +19,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from registry.values import join_options, split_options
+
 Config = dict[str, Any]  # of a network: every option with its value, as `registry.canonical` makes it
 Size = int | tuple[int, int]  # a square grid's side, or (height, width)
 Dtype = Literal["fp32", "tf32", "bf16", "fp16"]
@@ -344,13 +346,19 @@ class Profile(Result):
 # ---- quality ----
 
 
+# Options of objectives that have fields: names of records hang on them. Others stand behind the name.
+OBJECTIVE_FIELDS = ("beta_schedule", "prediction_type", "min_snr_gamma", "zero_terminal_snr")
+
+
 class TrainingSettings(Model):
     """How a network is trained: AdamW, a linear warm-up, a schedule of the rate, and averages of the weights.
 
     Attributes:
-        objective: see `bench.diffusion`; None: the one that the backbone declares.
-        beta_schedule, prediction_type, min_snr_gamma, zero_terminal_snr: of objectives that have them; see
-            `bench.diffusion.objective`.
+        objective: see `bench.diffusion`, options of its own behind the name or not: `my-flow shift=3`; None:
+            the one that the backbone declares.
+        beta_schedule, prediction_type, min_snr_gamma, zero_terminal_snr: options with a field of their own,
+            of objectives that have them; see `bench.diffusion.ddpm.DDPM`. `ddpm beta_schedule=cosine` sets
+            the field.
         steps: optimizer steps.
         batch_size: images a step, over all processes and accumulated parts together.
         learning_rate, weight_decay: of AdamW, whose betas are 0.9 and 0.999.
@@ -391,6 +399,22 @@ class TrainingSettings(Model):
     tf32: bool = False
     deterministic: bool = False
 
+    @model_validator(mode="before")
+    @classmethod
+    def _options_with_fields(cls, table: Any) -> Any:
+        if not isinstance(table, dict) or not isinstance(table.get("objective"), str):
+            return table
+        name, options = split_options(table["objective"])
+        fields = {field: options.pop(field) for field in OBJECTIVE_FIELDS if field in options}
+        return {**table, **fields, "objective": join_options(name, options)}
+
+    @property
+    def objective_options(self) -> dict[str, Any]:
+        """The options with a field of their own that are not their defaults."""
+        fields = type(self).model_fields
+        values = {field: getattr(self, field) for field in OBJECTIVE_FIELDS}
+        return {field: value for field, value in values.items() if value != fields[field].default}
+
     @model_validator(mode="after")
     def _fitting(self) -> Self:
         if (self.learning_rate_schedule == "inverse-sqrt") != (self.decay_steps is not None):
@@ -413,7 +437,8 @@ class SamplingSettings(Model):
     """How images are made from a trained network.
 
     Attributes:
-        sampler, steps: see `bench.diffusion`; steps may be a respacing such as `"ddim50"`.
+        sampler: see `bench.diffusion`, options of its own behind the name or not: `ddim eta=0.5`.
+        steps: how many, or a respacing such as `"ddim50"`.
         cfg_scale: guidance; 1 is none.
         guided_channels: how many leading channels are guided, 0 for all; None: as the backbone declares, 3 as
             in the published numbers of DiT and U-DiT.

@@ -1,6 +1,6 @@
 """From a trained network to image files: the same bytes however many processes make them.
 
-    source = bench.training.run.open_run("run")
+    source = bench.training.trained.open_run("run")
     plan = Plan(source.objective, source.defaults, seed=1)
     sample(source.network, source.to_images, plan, "samples.npz", identity=source.identity)
 

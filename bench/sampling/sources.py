@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import registry
-from bench.diffusion import objective
+from bench.diffusion import objective, objectives
 from bench.diffusion.base import Objective
 from bench.records.schema import SamplingSettings
 from bench.sampling.plan import ToImages
@@ -56,7 +56,9 @@ def open_weights(
         UsageError: no such file, weights of another network, or a decoder that is not to be had.
     """
     network: Any = registry.load_checkpoint(registry.create(model, **overrides), path, key=key)
-    trained_by = objective(network.objective, beta_schedule=network.beta_schedule)
+    scheduled = "beta_schedule" in objectives.options(network.objective)
+    options = {"beta_schedule": network.beta_schedule} if scheduled else {}
+    trained_by = objective(network.objective, **options)
     if trained_by.name == "flow":
         defaults = defaults.model_copy(update={"sampler": "heun", "steps": "125"})
     with Path(path).open("rb") as file:

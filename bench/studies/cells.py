@@ -20,6 +20,7 @@ from pydantic import Field
 import registry
 from bench import data, records
 from bench.data import digests
+from bench.diffusion import canonical, samplers
 from bench.metrics.scores import SCORES
 from bench.records.schema import (
     CostRequest,
@@ -79,8 +80,9 @@ class Cell:
     def request(self) -> QualityRequest:
         """What its record answers."""
         config = registry.canonical(self.model, self.overrides)
+        settings = self.protocol.sampling
         images: dict[str, Any] = {
-            "sampling": self.protocol.sampling,
+            "sampling": settings.model_copy(update={"sampler": canonical(samplers, settings.sampler)}),
             "extractor": self.protocol.extractor,
             "reference": self.reference,
         }

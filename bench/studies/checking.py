@@ -23,7 +23,7 @@ from bench.metrics.images import FeatureSet, open_set, size_text
 from bench.studies import Study
 from bench.studies.cells import Cell
 from bench.training.protocols import Protocol
-from bench.training.run import build, check_trainable
+from bench.training.run import build, check_trainable, objective_with
 from bench.utils.files import bytes_below
 from registry.errors import UsageError
 
@@ -199,9 +199,9 @@ def _check(cell: Cell, dataset: Dataset) -> None:
             f"protocol {cell.protocol.name} takes batches of {training.batch_size}, but {dataset.name} has "
             f"{len(dataset)} images: choose a protocol with a smaller batch_size"
         )
-    assert training.objective is not None
+    trained_by = objective_with(training)
     if cell.protocol.evaluation.samples:
-        check_sampler(training.objective, images.sampler, images.steps)
+        check_sampler(trained_by.name, images.sampler, images.steps)
     check_trainable(_network(cell, dataset))
 
 

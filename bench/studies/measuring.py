@@ -43,7 +43,8 @@ from bench.records.schema import (
 from bench.studies import StudyRow, processes
 from bench.studies.cells import Task, cost_request
 from bench.studies.staleness import fingerprints
-from bench.training.run import Run, open_run
+from bench.training.run import Run
+from bench.training.trained import open_run
 from bench.utils import distributed, locks
 from bench.utils.files import write_text, write_whole
 from bench.utils.precision import tf32

@@ -26,7 +26,8 @@ from bench import sampling
 from bench.studies.cells import Task
 from bench.studies.failures import failure
 from bench.training.loop import train
-from bench.training.run import Run, open_run
+from bench.training.run import Run
+from bench.training.trained import open_run
 from bench.utils import distributed
 from bench.utils.process import end_with_input, ending
 from bench.utils.progress import Progress, Stopped, silent

@@ -29,6 +29,7 @@ from registry import source
 from registry.errors import UsageError
 from registry.fingerprints import equivalent
 from registry.plugins import Registry
+from registry.values import split_options
 
 _WORDS = {
     "code": "the backbone's code is another",
@@ -76,12 +77,14 @@ def _versions(request: Request) -> dict[str, int | str]:
         return {}
     found: dict[str, int | str | None] = {"trainer": _constant("bench.training.loop")}
     if request.training.objective:
-        found[f"objective {request.training.objective}"] = _version(objectives, request.training.objective)
+        name, _ = split_options(request.training.objective)
+        found[f"objective {name}"] = _version(objectives, name)
     if request.held_out:
         found["held_out"] = _constant("bench.metrics.held_out")
     if request.sampling:
         found["sampling"] = _constant("bench.sampling.plan")
-        found[f"sampler {request.sampling.sampler}"] = _version(samplers, request.sampling.sampler)
+        name, _ = split_options(request.sampling.sampler)
+        found[f"sampler {name}"] = _version(samplers, name)
         recorded = [name for name, score in SCORES.items() if score.recorded]
         found |= {f"score {name}": _version(scores, name) for name in recorded}
     return {name: version for name, version in found.items() if version is not None}

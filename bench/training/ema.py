@@ -7,16 +7,13 @@ nearest to the one wanted, by least squares.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.training.run import Run, Tensors, read
 from bench.training.step import has_average
-from registry.errors import UsageError
 
 
 def exponent(width: float) -> float:
@@ -44,7 +41,7 @@ class PosthocAverages:
         weights = network.state_dict(keep_vars=True)
         self._weights = {name: value for name, value in weights.items() if has_average(value)}
         self._exponents = {str(width): exponent(width) for width in widths}
-        self.averages: dict[str, Tensors] = {
+        self.averages: dict[str, dict[str, Tensor]] = {
             width: {name: value.detach().clone() for name, value in self._weights.items()}
             for width in self._exponents
         }
@@ -56,7 +53,7 @@ class PosthocAverages:
             stays = (1 - 1 / step) ** (gamma + 1)
             torch._foreach_lerp_(list(self.averages[width].values()), list(self._weights.values()), 1 - stays)
 
-    def load(self, averages: dict[str, Tensors]) -> None:
+    def load(self, averages: dict[str, dict[str, Tensor]]) -> None:
         """Go on from `averages` of before."""
         for width, tensors in averages.items():
             for name, value in tensors.items():
@@ -86,37 +83,3 @@ def _product(ta: np.ndarray, a: np.ndarray, tb: np.ndarray, b: np.ndarray) -> np
     least, most = np.minimum(ta, tb), np.maximum(ta, tb)
     of_longer = np.where(ta < tb, b, a)
     return (a + 1) * (b + 1) / (a + b + 1) * (least / most) ** of_longer / most
-
-
-def reconstruct(run: Run, step: int, text: str) -> dict[str, Tensor]:
-    """The power-function average of a width at a checkpoint of a run, from all that it has stored until then.
-
-    Args:
-        text: the width σ_rel.
-
-    Raises:
-        UsageError: no such width, the run stores no averages, or a file is damaged.
-    """
-    try:
-        width = float(text)
-    except ValueError:
-        width = math.nan
-    if not 0.001 <= width <= 0.28:
-        raise UsageError(f"weights are ema, model, or a width from 0.001 to 0.28, not {text!r}")
-    folders = [folder for folder in run.snapshots() if int(folder.name) <= step]
-    widths = run.manifest.request.training.posthoc_ema
-    if not folders or not widths:
-        raise UsageError(
-            f"{run.folder} stores no averages of other widths: train with posthoc_ema = [0.05, 0.1]"
-        )
-    pairs = [(folder, each) for folder in folders for each in widths]
-    times = np.array([float(folder.name) for folder, _ in pairs])
-    factors = combination(times, np.array([each for _, each in pairs]), step, width)
-    total: dict[str, Tensor] = {}
-    for (folder, each), factor in zip(pairs, factors, strict=True):
-        tensors, _ = read(folder, [str(each)])
-        for name, value in tensors[str(each)].items():
-            exact = value.to(torch.promote_types(value.dtype, torch.float64))
-            total[name] = total.get(name, 0) + float(factor) * exact
-    single = {torch.complex128: torch.complex64, torch.float64: torch.float32}
-    return {name: value.to(single[value.dtype]) for name, value in total.items()}

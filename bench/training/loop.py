@@ -28,6 +28,7 @@ from bench.diffusion import objectives
 from bench.records.schema import SamplingSettings
 from bench.sampling.plan import Plan
 from bench.sampling.sheets import write_sheet
+from bench.training import protocols
 from bench.training.batches import batches, places
 from bench.training.ema import PosthocAverages
 from bench.training.protocols import Protocol
@@ -55,13 +56,12 @@ from registry import contract
 from registry.backbone import check_output
 from registry.errors import UsageError, reason
 from registry.layers.embeddings import LabelDropout
+from registry.values import split_options
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 VERSION = 1  # of training: raised when the same request ends in other weights; part of each record
-# How the samples beside each checkpoint are made, by the objective.
-PREVIEW = {"ddpm": ("ddim", "ddim25"), "flow": ("heun", "12")}
 Entry = dict[str, Any]  # a line of the log: step, means of the loss's terms, learning_rate, …
 
 
@@ -99,6 +99,7 @@ def train(
     out: str | Path,
     *,
     overrides: Mapping[str, Any] | None = None,
+    objective: str | None = None,
     data: str | None = None,
     data_options: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -116,6 +117,7 @@ def train(
     Args:
         model: registered name.
         overrides: of the network, over those of the protocol's `scale`.
+        objective: in place of the protocol's, options of its own behind the name or not.
         data: dataset, by default the protocol's; `data_options` are its own.
         until: stop after this step, with a checkpoint; by default after the protocol's last.
         resume: go on from the newest checkpoint in `out`, if there is one.
@@ -132,10 +134,14 @@ def train(
             and made again from its weights, or has a null class that training does not reach.
     """
     model = registry.backbones.find(model).name
+    if objective is not None:
+        training = protocol.training.model_dump() | {"objective": objective}
+        protocol = protocols.parse(protocol.model_dump() | {"training": training})
     settings = protocol.training_of(model)
     randomness.check_seed(seed)
     device = distributed.device()
     check_precision(settings.precision, device)
+    objective_with(settings)  # refuses what it cannot take, before anything is written
     options = protocol.dataset_options(data_options or {}, data)
     dataset = datasets.load(data or protocol.data, **options)
     dataset.check()
@@ -185,7 +191,7 @@ def train(
 
 def _plugins(objective: str, data: str) -> dict[str, str]:
     """Fingerprints of the code of an objective and a dataset, of those that are not built in."""
-    known = {"objective": (objectives, objective), "dataset": (datasets.datasets, data)}
+    known = {"objective": (objectives, split_options(objective)[0]), "dataset": (datasets.datasets, data)}
     return {
         kind: plugins.fingerprint(name)
         for kind, (plugins, name) in known.items()
@@ -405,12 +411,11 @@ class Trainer:
 
     def _preview(self) -> None:
         """Write samples of the averaged weights: the same noise each time, classes side by side."""
-        name = self.objective.name
-        if name not in PREVIEW:
+        if self.objective.preview is None:
             return
         classes = self.dataset.num_classes
         columns = min(classes or 8, 10)
-        sampler, steps = PREVIEW[name]
+        sampler, steps = self.objective.preview
         settings = SamplingSettings(sampler=sampler, steps=steps, labels="balanced", num=4 * columns,
                                     tf32=self.settings.tf32)  # fmt: skip
         plan = Plan(self.objective, settings, classes=tuple(range(min(classes, columns))))

@@ -28,11 +28,9 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 import registry
-from bench import data as datasets
 from bench.diffusion import objective
 from bench.diffusion.base import Objective
 from bench.records.schema import Config, Model, TrainingSettings
-from bench.sampling.sources import Source, decoder
 from bench.training.protocols import Protocol
 from bench.utils import distributed, locks
 from bench.utils.files import write_text
@@ -267,41 +265,6 @@ def build(model: str, overrides: Mapping[str, Any], shape: Sequence[int], num_cl
     return network
 
 
-def open_run(path: str | Path, weights: str = "ema", vae: str | None = None) -> Source:
-    """The newest checkpoint of a training run, or the one whose folder is given.
-
-    Args:
-        weights: `ema` for the averaged ones, `model` for the last, a number for the power-function average
-            of that relative width.
-        vae: decoder of latents; by default that of the run's dataset.
-
-    Raises:
-        UsageError: no run, no checkpoint, or a damaged one.
-    """
-    path = Path(path)
-    of_checkpoint = path.parent.name == "checkpoints" and path.name.isdecimal()
-    run = Run(path.parent.parent if of_checkpoint else path)
-    manifest = run.manifest
-    request = manifest.request
-    folder = run.checkpoint(int(path.name) if of_checkpoint else None)
-    network = request.build()
-    if weights in ("ema", "model"):
-        state = getattr(load(folder, (weights,)), weights)
-    else:
-        from bench.training.ema import reconstruct
-
-        state = load(folder, ("model",)).model | reconstruct(run, int(folder.name), weights)
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise UsageError(
-            f"the checkpoint {folder} is not of the network in run.json: {reason(error)}"
-        ) from None
-    to_images = decoder(vae) if vae else datasets.load(request.data, **manifest.data_options).to_images
-    identity = {"run": request.model_dump(mode="json"), "step": int(folder.name), "weights": weights}
-    return Source(network, to_images, objective_with(request.training), manifest.protocol.sampling, identity)
-
-
 def objective_with(settings: TrainingSettings) -> Objective:
     """The objective of a run's settings.
 
@@ -309,13 +272,7 @@ def objective_with(settings: TrainingSettings) -> Objective:
         UsageError: no such objective, or an option that it does not take.
     """
     assert settings.objective is not None  # see `Training.settings`
-    return objective(
-        settings.objective,
-        beta_schedule=settings.beta_schedule,
-        prediction_type=settings.prediction_type,
-        min_snr_gamma=settings.min_snr_gamma,
-        zero_terminal_snr=settings.zero_terminal_snr,
-    )
+    return objective(settings.objective, **settings.objective_options)
 
 
 def load(folder: Path, parts: tuple[str, ...] = PARTS) -> Checkpoint:

@@ -10,6 +10,7 @@ from bench.metrics.scores import scores
 def plugins(monkeypatch):
     """Names registered in a test are gone after it."""
     for known in (bench.diffusion.objectives, bench.diffusion.samplers, scores):
-        known.names()  # reads the entry points before the copy
+        for name in known.names():
+            known.factory(name)  # before the copy: a module that is imported registers its names once
         monkeypatch.setattr(known, "_entries", entries := dict(known._entries))
         monkeypatch.setitem(known.__dict__, "_installed", entries)

@@ -6,7 +6,8 @@ import pytest
 
 import registry
 from bench.cli.options import parse_models
-from registry.values import format_value, parse_value, plain
+from registry.errors import UsageError
+from registry.values import format_value, join_options, parse_value, plain, split_options
 
 # Values that each option may take, in forms that mean the same.
 SAME = {
@@ -109,3 +110,27 @@ def test_the_text_of_a_value_stands_for_it(seed):
 def test_a_number_of_thousands_of_digits_is_text():
     assert parse_value("9" * 5000) == "9" * 5000
     assert parse_value(f"1,{'9' * 5000}") == [1, "9" * 5000]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "options"),
+    [
+        ("ddim", "ddim", {}),
+        ("ddim eta=0.5", "ddim", {"eta": 0.5}),
+        (
+            "  DiT XL/2  depth=1,2 ffn=mlp rope=false",
+            "DiT XL/2",
+            {"depth": [1, 2], "ffn": "mlp", "rope": False},
+        ),
+        ("", "", {}),
+    ],
+)
+def test_a_name_and_options_behind_it(text, name, options):
+    assert split_options(text) == (name, options)
+    assert split_options(join_options(name, options)) == (name, options)
+
+
+@pytest.mark.parametrize("text", ["ddim eta=1 more", "ddim =1"])
+def test_what_stands_behind_an_option_is_an_option(text):
+    with pytest.raises(UsageError, match="is not NAME KEY=VALUE"):
+        split_options(text)

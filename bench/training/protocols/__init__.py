@@ -19,12 +19,13 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 import registry
 from bench.data import datasets
-from bench.diffusion import objectives, sampler
+from bench.diffusion import canonical, objectives, sampler
 from bench.metrics.scores import MEASURED, SCORES
 from bench.records.quantities import HELD_OUT
 from bench.records.schema import Finite, HeldOutSettings, Model, SamplingSettings, TrainingSettings
 from bench.utils import toml
 from registry.errors import UsageError, suggest
+from registry.values import join_options, split_options
 
 
 class Training(TrainingSettings):
@@ -164,7 +165,8 @@ class Protocol(Model):
         table = self.training.model_dump(
             exclude=set(Training.model_fields) - set(TrainingSettings.model_fields)
         )
-        table["objective"] = objective_of(model, self.training.objective)
+        name, options = split_options(self.training.objective or "")
+        table["objective"] = canonical(objectives, join_options(objective_of(model, name or None), options))
         for pattern, rate in self.learning_rates.items():
             if fnmatch(model, pattern):
                 table["learning_rate"] = rate
@@ -209,17 +211,16 @@ def objective_of(model: str, wanted: str | None = None) -> str:
     """
     name = registry.backbones.find(model).name
     declared: str = registry.backbones.attribute(name, "objective")
-    if wanted is not None and wanted != declared and _is_ours(wanted):
+    if wanted is None:
+        return declared
+    entry = objectives.find(wanted)
+    # One of a user's own fits what the user says that it fits.
+    if entry.name != declared and entry.module.startswith("bench."):
         raise UsageError(
             f"{name} is trained with objective {declared!r}, not {wanted!r}: leave the objective "
             "out, or take another backbone"
         )
-    return wanted or declared
-
-
-def _is_ours(name: str) -> bool:
-    """Whether an objective is built in; one of a user's own fits what the user says that it fits."""
-    return objectives.find(name).module.startswith("bench.")
+    return entry.name
 
 
 def load(name: str | Path, beside: Path | None = None) -> Protocol:
@@ -242,7 +243,7 @@ def load(name: str | Path, beside: Path | None = None) -> Protocol:
     if Path(path).suffix != ".toml":  # the check needs torch, and a built-in one has no mistake to be found
         return protocol
     try:
-        objectives.find(protocol.training.objective or "ddpm")
+        objectives.check(*split_options(protocol.training.objective or "ddpm"))
         sampler(protocol.sampling.sampler).evaluations(protocol.sampling.steps)
         _require_backbones("scale", protocol.scale)
         _require_backbones("learning_rates", protocol.learning_rates)

@@ -28,7 +28,7 @@ from bench.studies.cells import cells, cost_request, known
 from bench.studies.executors import Group, Job, executor, local
 from bench.studies.staleness import fingerprints
 from bench.training import protocols
-from bench.training.run import open_run
+from bench.training.trained import open_run
 from tests.bench import made
 from tests.bench.place import PROTOCOL, Place
 

@@ -46,5 +46,7 @@ def test_at_equal_signal_to_noise_flow_and_ddpm_see_the_same_grid_but_for_its_sc
 
 
 def test_options_of_ddpm_are_not_for_flow():
-    with pytest.raises(registry.UsageError, match="objective flow has no beta_schedule"):
+    with pytest.raises(
+        registry.UsageError, match=r"objective 'flow' takes no option 'beta_schedule'\. It takes: none"
+    ):
         objective("flow", beta_schedule="cosine")

@@ -1,6 +1,7 @@
 """Objectives and samplers of one's own."""
 
 import itertools
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import torch
 
 import bench.diffusion
 import registry
+from bench.diffusion.ddim import DDIM
 from bench.diffusion.flow import Flow
 
 
@@ -66,6 +68,61 @@ def test_an_objective_of_one_s_own(plugins):
     assert made.name == "my-flow" and isinstance(made, Flow)
     with pytest.raises(registry.UsageError, match="not my-flow, which has: none"):
         bench.diffusion.check_sampler("my-flow", "euler", "30")
+
+
+def test_options_stand_behind_the_name_or_are_arguments():
+    """One sampler however it is written, and it is the one that its class makes."""
+    torch.manual_seed(0)
+    x, ddpm = torch.randn(2, 1, 4, 4), bench.diffusion.objective("ddpm")
+    noises = torch.randn(10, 2, 1, 4, 4)
+
+    def made(sampler):
+        return sampler.sample(ddpm, lambda x, t: x.tanh(), x, lambda step: noises[step], "10")
+
+    own = made(DDIM(0.5))
+    for text, options in (("ddim eta=0.5", {}), ("DDIM", {"eta": 0.5}), ("ddim eta=0", {"eta": ".5"})):
+        assert torch.equal(made(bench.diffusion.sampler(text, **options)), own)
+    assert not torch.equal(made(bench.diffusion.sampler("ddim")), own)
+    dopri5 = bench.diffusion.sampler("dopri5 rtol=1e-5")
+    assert (dopri5.name, dopri5.atol, dopri5.rtol) == ("dopri5", 1e-6, 1e-5)
+    cosine = bench.diffusion.objective("ddpm beta_schedule=cosine prediction_type=v_prediction")
+    assert (cosine.betas == bench.diffusion.objective("ddpm", beta_schedule="cosine").betas).all()
+    assert cosine.prediction_type == "v_prediction"
+    assert bench.diffusion.check_sampler("ddpm beta_schedule=cosine", "ddim eta=1", "ddim50") == 50
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("ddim et=1", "takes no option 'et'. Did you mean 'eta'"),
+        ("ddim eta=much", "option eta must be float, not 'much'"),
+        ("ddim eta=1.5", "eta from 0 to 1, not 1.5"),
+        ("ddim eta=NaN", "eta from 0 to 1, not nan"),
+        ("dopri5 rtol=0", "tolerances above 0"),
+        ("euler-maruyama last_step=1", "last_step between 0 and 1"),
+        ("euler size=2", "takes no option 'size'. It takes: none"),
+    ],
+)
+def test_wrong_options_are_one_line(text, says):
+    with pytest.raises(registry.UsageError, match=re.escape(says)) as caught:
+        bench.diffusion.sampler(text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("DDIM", "ddim"),
+        ("ddim eta=0.0", "ddim"),
+        ("ddim  eta=.50", "ddim eta=0.5"),
+        ("dopri5 rtol=1e-3 atol=1e-8", "dopri5 atol=1e-08"),
+        ("ddim et=1", "ddim et=1"),
+        ("unknown eta=1", "unknown eta=1"),
+    ],
+)
+def test_one_form_however_it_is_written(text, form):
+    assert bench.diffusion.canonical(bench.diffusion.samplers, text) == form
+    assert bench.diffusion.canonical(bench.diffusion.samplers, form) == form
 
 
 def test_what_is_no_sampler_is_refused(plugins):

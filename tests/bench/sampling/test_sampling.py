@@ -25,7 +25,8 @@ from bench.records.schema import SamplingSettings
 from bench.sampling import Plan, open_weights, sample, write_sheet
 from bench.training import protocols
 from bench.training.loop import train
-from bench.training.run import Run, open_run
+from bench.training.run import Run
+from bench.training.trained import open_run
 from registry.errors import CodeError
 from tests.bench.place import Place
 from tests.conftest import ROOT
@@ -179,7 +180,7 @@ def test_a_killed_call_goes_on_and_gives_the_same_bytes(tmp_path: Path, run: Pat
     script.write_text(f"""
 import os, signal
 from bench.sampling import sample
-from bench.training.run import open_run
+from bench.training.trained import open_run
 from tests.bench.sampling.test_sampling import plan
 source = open_run({str(run)!r})
 def progress(description, done, total):

@@ -12,7 +12,8 @@ import registry
 from bench.training import protocols
 from bench.training.ema import PosthocAverages, combination, exponent
 from bench.training.loop import train
-from bench.training.run import Run, open_run
+from bench.training.run import Run
+from bench.training.trained import open_run
 
 
 def numeric_width(gamma: float) -> float:

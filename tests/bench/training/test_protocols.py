@@ -2,12 +2,14 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import registry
 from bench import data, studies
 from bench.studies.cells import cells
+from bench.studies.staleness import fingerprints
 from bench.training import protocols
 from bench.training.run import build
 from registry.errors import UsageError
@@ -30,6 +32,36 @@ sampler = "ddim"
 steps = "ddim10"
 num = 8
 """
+
+
+def test_options_behind_a_name_make_the_request_that_their_fields_make(tmp_path: Path) -> None:
+    study = studies.load("toy")
+
+    def request(name: str, *lines: str) -> Any:
+        text = VALID
+        for table, line in (line.split(" ", 1) for line in lines):
+            text = text.replace('sampler = "ddim"\n' if table == "sampling" else "[training]\n",
+                                f"{line}\n" if table == "sampling" else f"[training]\n{line}\n")  # fmt: skip
+        (tmp_path / f"{name}.toml").write_text(text)
+        return cells(study, protocols.load(tmp_path / f"{name}.toml"), [0])[0].request
+
+    plain = request("plain")
+    by_field = request("field", 'training beta_schedule = "cosine"', "training min_snr_gamma = 5.0")
+    by_name = request("name", 'training objective = "ddpm min_snr_gamma=5 beta_schedule=cosine"')
+    assert by_name == by_field and by_name.file == by_field.file != plain.file
+    assert (by_name.training.objective, by_name.training.beta_schedule) == ("ddpm", "cosine")
+    assert request("default", 'sampling sampler = "DDIM eta=0"', 'training objective = "DDPM"') == plain
+    noisy = request("noisy", 'sampling sampler = "ddim eta=0.50"')
+    assert noisy.sampling.sampler == "ddim eta=0.5" and noisy.file != plain.file
+    versions = fingerprints(noisy).versions
+    assert versions["sampler ddim"] == versions["objective ddpm"] == 1
+    for line, says in (
+        ('sampling sampler = "ddim et=1"', "takes no option 'et'"),
+        ('training objective = "ddpm shift=1"', "takes no option 'shift'"),
+        ('training objective = "ddpm beta_schedule=cosin"', r"\[training\] beta_schedule"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            request("wrong", line)
 
 
 def test_the_paper_s_protocol_is_that_of_the_facts() -> None:

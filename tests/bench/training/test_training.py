@@ -23,7 +23,8 @@ from bench.records.schema import SamplingSettings
 from bench.sampling import Plan, sample
 from bench.training import loop, protocols
 from bench.training.loop import train
-from bench.training.run import Run, load, open_run
+from bench.training.run import Run, load
+from bench.training.trained import open_run
 from bench.utils import locks
 from bench.utils.process import threads
 from registry.errors import CodeError
@@ -123,6 +124,44 @@ def test_every_step_is_adamw_on_the_mean_loss(tmp_path: Path) -> None:
     for part, expected in (("model", network.state_dict()), ("ema", average)):
         found = weights(out, 2, part)
         assert all(torch.allclose(found[name], expected[name], atol=2e-6) for name in found)
+
+
+def test_an_objective_of_one_s_own_has_options_and_a_preview(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import bench, bench.diffusion, torch
+from bench.diffusion.flow import Flow
+from bench.training.trained import open_run
+@bench.diffusion.objectives.register("shifted")
+class Shifted(Flow):
+    "Times nearer to the noise."
+    preview = ("two", "2")
+    def __init__(self, shift: float = 1.0):
+        self.shift = shift
+    def sample_timesteps(self, u):
+        return u ** self.shift
+@bench.diffusion.samplers.register("two")
+class Two(bench.diffusion.Sampler):
+    "Nothing."
+    objectives = ("shifted",)
+    def __init__(self, scale: float = 1.0):
+        self.scale = scale
+    def loop(self, objective, denoiser, x, noise, steps):
+        return self.scale * x / objective.shift
+out = {str(tmp_path / "run")!r}
+bench.train("tiny-unet", out, protocol="smoke", objective="shifted shift=2.00")
+source = open_run(out)
+assert source.objective.shift == 2 and source.identity["run"]["training"]["objective"] == "shifted shift=2"
+for name in ("two", "two scale=3"):
+    bench.sample(out, out + name + ".npz", sampler=name, steps="2", num=2)
+""")
+    done = run_python(str(script))
+    assert not done.returncode, done.stderr
+    run = tmp_path / "run"
+    assert len(list((run / "samples").glob("*.png"))) == len(Run(run).checkpoints())
+    small, large = (np.load(f"{run}{name}.npz")["arr_0"].astype(float) for name in ("two", "two scale=3"))
+    inside = (large > 0) & (large < 255)  # 127.5·x + 128, cut to an integer
+    assert np.abs((large - 128) - 3 * (small - 128))[inside].max() <= 4
 
 
 def test_accumulation_changes_nothing_but_rounding(tmp_path: Path, whole: Path) -> None:
@@ -243,7 +282,7 @@ settings = smoke.model_copy(update={{"training": smoke.training.model_copy(updat
     steps=24, checkpoint_every=6, keep=0))}})
 training.train("udit-t", settings, {out!r}, seed=3)
 from bench.records.schema import SamplingSettings
-from bench.training.run import open_run
+from bench.training.trained import open_run
 source = open_run({whole!r})
 settings = SamplingSettings(sampler="ancestral", steps="5", num=num, batch_size=3)
 plan = sampling.Plan(objective("ddpm"), settings, seed=2)

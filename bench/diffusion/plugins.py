@@ -1,0 +1,38 @@
+"""Objectives and samplers by name, and one form of a name with options behind it. Imports no torch."""
+
+from __future__ import annotations
+
+from registry.errors import UsageError
+from registry.plugins import Registry
+from registry.values import join_options, plain, split_options
+
+objectives = Registry("objective", group="bench.objectives", base="bench.diffusion.base.Objective")
+objectives.discover("bench.diffusion")
+
+samplers = Registry("sampler", group="bench.samplers", base="bench.diffusion.base.Sampler")
+samplers.discover("bench.diffusion")
+
+
+def samplers_for(objective: str) -> list[str]:
+    """Names of the samplers that work for an objective, by its name."""
+    title = objectives.find(objective).name
+    return [name for name in samplers.names() if title in samplers.attribute(name, "objectives")]
+
+
+def canonical(plugins: Registry, text: str) -> str:
+    """One form of a name and its options, however they are written: `DDIM eta=.50` -> `ddim eta=0.5`.
+
+    Options that have their defaults are left out. A name that is not registered, and options that it does
+    not take, stay as they are written.
+    """
+    name, options = split_options(text)
+    try:
+        title, checked, known = plugins.find(name).name, plugins.check(name, options), plugins.options(name)
+    except UsageError:
+        return text
+    changed = {
+        option: plain(checked[option])
+        for option in known
+        if option in checked and plain(checked[option]) != plain(known[option].default)
+    }
+    return join_options(title, changed)

@@ -1,0 +1,83 @@
+"""A trained network from the folder of its run, with the weights that are asked for."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench import data as datasets
+from bench.sampling.sources import Source, decoder
+from bench.training.ema import combination
+from bench.training.run import Run, load, objective_with, read
+from registry.errors import UsageError, reason
+
+
+def open_run(path: str | Path, weights: str = "ema", vae: str | None = None) -> Source:
+    """The newest checkpoint of a training run, or the one whose folder is given.
+
+    Args:
+        weights: `ema` for the averaged ones, `model` for the last, a number for the power-function average
+            of that relative width.
+        vae: decoder of latents; by default that of the run's dataset.
+
+    Raises:
+        UsageError: no run, no checkpoint, or a damaged one.
+    """
+    path = Path(path)
+    of_checkpoint = path.parent.name == "checkpoints" and path.name.isdecimal()
+    run = Run(path.parent.parent if of_checkpoint else path)
+    manifest = run.manifest
+    request = manifest.request
+    folder = run.checkpoint(int(path.name) if of_checkpoint else None)
+    network = request.build()
+    if weights in ("ema", "model"):
+        state = getattr(load(folder, (weights,)), weights)
+    else:
+        state = load(folder, ("model",)).model | average(run, int(folder.name), weights)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise UsageError(
+            f"the checkpoint {folder} is not of the network in run.json: {reason(error)}"
+        ) from None
+    to_images = decoder(vae) if vae else datasets.load(request.data, **manifest.data_options).to_images
+    identity = {"run": request.model_dump(mode="json"), "step": int(folder.name), "weights": weights}
+    return Source(network, to_images, objective_with(request.training), manifest.protocol.sampling, identity)
+
+
+def average(run: Run, step: int, text: str) -> dict[str, Tensor]:
+    """The power-function average of a width at a checkpoint of a run, from all that it has stored until then.
+
+    Args:
+        text: the width σ_rel.
+
+    Raises:
+        UsageError: no such width, the run stores no averages, or a file is damaged.
+    """
+    try:
+        width = float(text)
+    except ValueError:
+        width = math.nan
+    if not 0.001 <= width <= 0.28:
+        raise UsageError(f"weights are ema, model, or a width from 0.001 to 0.28, not {text!r}")
+    folders = [folder for folder in run.snapshots() if int(folder.name) <= step]
+    widths = run.manifest.request.training.posthoc_ema
+    if not folders or not widths:
+        raise UsageError(
+            f"{run.folder} stores no averages of other widths: train with posthoc_ema = [0.05, 0.1]"
+        )
+    pairs = [(folder, each) for folder in folders for each in widths]
+    times = np.array([float(folder.name) for folder, _ in pairs])
+    factors = combination(times, np.array([each for _, each in pairs]), step, width)
+    total: dict[str, Tensor] = {}
+    for (folder, each), factor in zip(pairs, factors, strict=True):
+        tensors, _ = read(folder, [str(each)])
+        for name, value in tensors[str(each)].items():
+            exact = value.to(torch.promote_types(value.dtype, torch.float64))
+            total[name] = total.get(name, 0) + float(factor) * exact
+    single = {torch.complex128: torch.complex64, torch.float64: torch.float32}
+    return {name: value.to(single[value.dtype]) for name, value in total.items()}
