@@ -17,12 +17,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0"
+from bench.version import __version__
 
 if TYPE_CHECKING:
     from bench.api import evaluate, flops, profile, sample, throughput, train
 
-__all__ = ["evaluate", "flops", "profile", "sample", "throughput", "train"]
+__all__ = ["__version__", "evaluate", "flops", "profile", "sample", "throughput", "train"]
 
 # Reached as attributes, such as `bench.records`.
 _ROOMS = "cost data diffusion metrics records reports sampling speed studies training".split()

@@ -71,7 +71,7 @@ RESUMABLE = {"ablate", "encode", "eval", "export", "features", "sample"}
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from bench import __version__
+        from bench.version import __version__
 
         typer.echo(f"denoiser-bench {__version__}")
         raise typer.Exit

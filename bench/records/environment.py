@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from bench import __version__
 from bench.records.schema import Environment
 from bench.utils.device import cpu_name, device_name
+from bench.version import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 

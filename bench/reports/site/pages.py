@@ -9,7 +9,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import registry
 from bench.records.quantities import COSTS
@@ -24,9 +24,11 @@ from bench.reports.record import tables as record_tables
 from bench.reports.render import html
 from bench.reports.samples import kept_samples
 from bench.reports.select import Line, settings
-from bench.reports.site import Site
 from bench.studies.staleness import fingerprints, stale
 from registry.errors import UsageError
+
+if TYPE_CHECKING:
+    from bench.reports.site import Site
 
 # Words in which a figure of the published conditions is filtered.
 _GUIDED = {True: "guided", False: "not guided", None: "no samples"}
