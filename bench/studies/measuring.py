@@ -43,6 +43,7 @@ from bench.records.schema import (
 from bench.studies import StudyRow, processes
 from bench.studies.cells import Task, cost_request
 from bench.studies.staleness import fingerprints
+from bench.training.loop import versions
 from bench.training.run import Run
 from bench.training.trained import open_run
 from bench.utils import distributed, locks
@@ -195,12 +196,16 @@ class _Measurement:
         return found
 
     def foreign(self, dataset: datasets.Dataset) -> bool:
-        """Whether the folder holds a run of another code of the backbone, or on other data."""
+        """Whether the folder holds a run of other code, or on other data."""
         if not (self.run / "run.json").exists():
             return False
         begun = Run(self.run).manifest.request
-        code = registry.backbones.fingerprint(self.request.model)
-        return (begun.fingerprint, begun.data_digest) != (code, dataset.digest)
+        now = (
+            registry.backbones.fingerprint(self.request.model),
+            versions(self.request.training.objective or ""),
+            dataset.digest,
+        )
+        return (begun.fingerprint, begun.versions, begun.data_digest) != now
 
     def train(self) -> None:
         """Train to the step that is requested, by way of the checkpoints whose held-out loss is wanted.

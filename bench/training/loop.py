@@ -168,6 +168,7 @@ def train(
         config=registry.canonical(model, fitted(model, changed, dataset.shape, dataset.num_classes)),
         fingerprint=registry.backbones.fingerprint(model),
         plugins=_plugins(settings.objective or "", dataset.name),
+        versions=versions(settings.objective or ""),
         data=dataset.name,
         data_digest=dataset.digest,
         shape=dataset.shape,
@@ -187,6 +188,11 @@ def train(
     ):
         trainer = Trainer(run, network, dataset, request, protocol, accumulation, compiled, tracker)
         return trainer.train(until or settings.steps, progress, log)
+
+
+def versions(objective: str) -> dict[str, int]:
+    """Of the code that decides the weights, besides the network; see `RunRequest`."""
+    return {"trainer": VERSION, "objective": objectives.attribute(objective, "version")}
 
 
 def _plugins(objective: str, data: str) -> dict[str, str]:

@@ -50,6 +50,7 @@ class RunRequest(Model):
         config: all of its options, with those that the data decide, in canonical form.
         fingerprint: of the code that the backbone is made of.
         plugins: fingerprints of the objective's and the dataset's code, where they are a user's own.
+        versions: of the trainer and of the objective, which other numbers raise.
         data, data_digest: the dataset by name and by content.
         shape: (C, H, W) of its grids.
         num_classes: of its labels.
@@ -61,6 +62,7 @@ class RunRequest(Model):
     config: Config
     fingerprint: str
     plugins: dict[str, str] = Field(default={})
+    versions: dict[str, int] = Field(default={"trainer": 1, "objective": 1})
     data: str
     data_digest: str
     shape: tuple[int, int, int]

@@ -585,6 +585,15 @@ def test_a_run_is_continued_by_the_same_code_alone(
     refused("begun with other code of udit-t", "udit-t", protocol(steps=30), out, seed=3, resume=True)
 
 
+def test_a_run_is_continued_by_the_same_version_of_the_trainer_alone(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    monkeypatch.setattr("bench.training.loop.VERSION", 0)
+    refused("begun with versions.trainer = 1, not 0", "udit-t", protocol(steps=30), out, seed=3, resume=True)
+
+
 def test_a_run_on_a_dataset_of_one_s_own_is_continued_with_its_code_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
