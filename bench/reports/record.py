@@ -11,6 +11,7 @@ from bench.metrics.scores import SCORES
 from bench.records.quantities import COSTS, HELD_OUT, LOSS, SPEEDS, Quantity
 from bench.records.schema import HeldOutLoss, Quality, QualityRequest, Record, SpeedRequest
 from bench.reports.page import Column, Entry, Table
+from registry.values import format_value
 
 # Of a result's fields, by the names that they have there.
 _QUANTITIES: dict[str, Quantity] = {
@@ -72,7 +73,7 @@ def command(record: Record, place: tuple[str, str] | None = None) -> str:
         return shlex.join(words)
     words = ["bench", "profile" if request.kind == "profile" else "flops", "--model", request.model]
     for option, value in registry.changed(request.model, request.config).items():
-        words += ["--set", f"{option}={registry.format_value(value)}"]
+        words += ["--set", f"{option}={format_value(value)}"]
     return shlex.join(words)
 
 

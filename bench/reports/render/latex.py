@@ -18,6 +18,7 @@ _CHARACTERS = {
     "−": r"$-$",
     "↓": r"$\downarrow$",
     "↑": r"$\uparrow$",
+    "→": r"$\rightarrow$",
     "ρ": r"$\rho$",
     "τ": r"$\tau$",
     "³": r"$^3$",

@@ -26,6 +26,7 @@ from bench.reports.samples import kept_samples
 from bench.reports.select import Line, settings
 from bench.studies.staleness import fingerprints, stale
 from registry.errors import UsageError
+from registry.values import format_value
 
 if TYPE_CHECKING:
     from bench.reports.site import Site
@@ -195,7 +196,7 @@ def _described(name: str) -> dict[str, Any]:
     rows = [
         [
             Entry(key),
-            Entry("" if option.required else registry.format_value(option.default)),
+            Entry("" if option.required else format_value(option.default)),
             Entry(option.type),
         ]
         for key, option in described.options.items()

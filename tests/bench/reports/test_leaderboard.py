@@ -86,7 +86,7 @@ def test_published_groups_hold_each_figure_of_the_tables_once_in_the_order_of_it
     }
     groups = [group for group in leaderboard.groups(found) if group.source == "published"]
     printed = set()
-    for file in ("published.csv", "leaderboard.csv"):
+    for file in ("published.csv", "leaderboard.csv", "dico.csv"):
         with importlib.resources.files("bench.studies.published").joinpath(file).open() as text:
             for row in csv.DictReader(text):
                 if row["fid"]:
