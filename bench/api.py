@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from bench.utils.progress import Progress, silent
+from bench.utils.text import texts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -213,7 +214,7 @@ def ablate(
     *,
     executor: str = "local",
     executor_options: Mapping[str, Any] | None = None,
-    plugins: Sequence[str] = (),
+    plugins: str | Sequence[str] = (),
     ended: Callable[[str, str | None], None] = lambda title, failure: None,
     **options: Any,
 ) -> pd.DataFrame:
@@ -243,6 +244,7 @@ def ablate(
     from bench.studies.plan import plan
     from registry.plugins import load_file
 
+    plugins = texts(plugins)
     for plugin in plugins:
         load_file(plugin)
     made = plan(study, **options)

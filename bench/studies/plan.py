@@ -39,6 +39,7 @@ from bench.studies.cells import shard as shard_of
 from bench.studies.staleness import of_another_time
 from bench.training import protocols
 from bench.training.protocols import Protocol
+from bench.utils.text import texts
 from registry.errors import UsageError
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ def plan(
     *,
     protocol: str | Path | None = None,
     seeds: Sequence[int] | None = None,
-    only: Collection[str] = (),
+    only: str | Collection[str] = (),
     shard: str | None = None,
     force: bool = False,
     stale: Literal["measure", "accept"] = "measure",
@@ -233,7 +234,7 @@ def plan(
     settings = protocols.load(protocol or chosen.protocol, chosen.folder)
     if seeds is not None:
         studies.check_seeds(seeds)
-    labels = {chosen.row(label).label for label in only}
+    labels = {chosen.row(label).label for label in texts(only)}
     file = reference or settings.evaluation.reference
     digest = reference_digest(Path(file)) if file else None
     every = cells(chosen, settings, chosen.seeds if seeds is None else seeds, digest)

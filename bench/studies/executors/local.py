@@ -147,7 +147,7 @@ class Local(Executor):
                 while backlog or under_way:
                     for number in set(range(at_once)) - {each.number for each in under_way.values()}:
                         begin(number)
-                    if not under_way:
+                    if backlog and not under_way:
                         time.sleep(PATIENCE)
                     for future in wait(under_way, PATIENCE, FIRST_COMPLETED).done:
                         worker = under_way.pop(future)

@@ -450,8 +450,9 @@ def test_python_has_the_same_table(whole: Place, tmp_path: Path) -> None:
         expected = [np.nan if row[name] is None else row[name] for row in shown]
         np.testing.assert_array_equal(found[name].astype(float), expected)
     study = tmp_path / "own.toml"
-    study.write_text('title = "t"\nseeds = [0]\n[[rows]]\nlabel = "it raises"\nbackbone = "raises"\n')
-    (tmp_path / "broken.py").write_text(PLUGIN)
+    study.write_text('title = "t"\nseeds = [0]\n[[rows]]\nlabel = "it raises"\nbackbone = "throws"\n')
+    own = PLUGIN.partition('@registry.register("diverges")')[0].replace('"raises"', '"throws"')
+    (tmp_path / "broken.py").write_text(own)
     places |= {"results": tmp_path / "results", "work": tmp_path / "work"}
     with pytest.warns(UserWarning, match="it raises, seed 0 failed: RuntimeError: not today"):
         found = bench.ablate(study, plugins=[str(tmp_path / "broken.py")], **places)
