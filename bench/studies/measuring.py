@@ -362,7 +362,7 @@ def _mean_error(log: list[dict[str, Any]], before: int) -> float:
     steps = [0, *(entry["step"] for entry in log)]
     weights = [max(0, step - max(last, before)) for last, step in itertools.pairwise(steps)]
     errors = [entry.get("mse", entry["loss"]) for entry in log]
-    return sum(map(mul, weights, errors)) / sum(weights)
+    return float(f"{sum(map(mul, weights, errors)) / sum(weights):.9g}")
 
 
 def _delete(folder: Path) -> None:

@@ -385,7 +385,8 @@ class Trainer:
         """
         names = list(recent[0])
         table = torch.stack([torch.stack([terms[name].float() for name in names]) for terms in recent])
-        table = self.accelerator.reduce(table, "mean").cpu()  # (steps, terms)
+        # (steps, terms); in float64 a mean hardly depends on where an interruption has cut the log
+        table = self.accelerator.reduce(table, "mean").cpu().double()
         wrong = (~table[:, names.index("loss")].isfinite()).nonzero()
         if len(wrong):
             step = self.step - len(recent) + int(wrong[0])
