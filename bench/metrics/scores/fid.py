@@ -1,8 +1,4 @@
-"""FID, sFID and FID∞: the Fréchet distance of features.
-
-FID is Heusel et al. 2017 (arXiv 1706.08500), sFID Nash et al. 2021 (arXiv 2103.03841), both equal to the
-ADM suite's; FID∞ is Chong and Forsyth 2020 (arXiv 1911.07023).
-"""
+"""FID, sFID and FID∞: the Fréchet distance of features. FID and sFID are equal to the ADM suite's."""
 
 from __future__ import annotations
 
@@ -27,7 +23,7 @@ def fid(samples: np.ndarray, reference: np.ndarray) -> float:
 
 @scores.register("fid")
 class FID(Score):
-    """Fréchet distance of features (Heusel et al. 2017)."""
+    """Fréchet distance of features (Heusel et al. 2017, arXiv 1706.08500)."""
 
     heading = full_name = "FID"
     higher_is_better = False
@@ -57,7 +53,7 @@ class FID(Score):
 
 @scores.register("sfid")
 class SFID(FID):
-    """FID of spatial features (Nash et al. 2021)."""
+    """FID of spatial features (Nash et al. 2021, arXiv 2103.03841)."""
 
     heading = full_name = "sFID"
     needs = (Need("samples", "spatial", True), Need("reference", "spatial", True))
@@ -65,7 +61,7 @@ class SFID(FID):
 
 @scores.register("fid_infinity")
 class FIDInfinity(Score):
-    """FID extrapolated to infinitely many samples (Chong and Forsyth 2020)."""
+    """FID extrapolated to infinitely many samples (Chong and Forsyth 2020, arXiv 1911.07023)."""
 
     heading = full_name = "FID∞"
     higher_is_better = False

@@ -350,6 +350,20 @@ def test_every_registered_score_is_in_the_table() -> None:
     assert sorted(named) == sorted(SCORES) and len(named) == 9
 
 
+def test_each_score_names_its_paper() -> None:
+    assert {name: scores.scores.describe(name).paper for name in SCORES} == {
+        "fid": "arXiv 1706.08500",
+        "sfid": "arXiv 2103.03841",
+        "inception_score": "arXiv 1606.03498",
+        "precision": "arXiv 1904.06991",
+        "recall": "arXiv 1904.06991",
+        "kid": "arXiv 1801.01401",
+        "density": "arXiv 2002.09797",
+        "coverage": "arXiv 2002.09797",
+        "fid_infinity": "arXiv 1911.07023",
+    }
+
+
 def test_a_score_that_lacks_something_is_named(plugins: None) -> None:
     @scores.scores.register("bare")
     class Bare(scores.Score):
