@@ -196,9 +196,7 @@ def _pickled_code(path: Path) -> list[str]:
         return []
 
 
-def _network(
-    model: nn.Module, content: Any, key: str | None, where: str
-) -> tuple[dict[str, Tensor], str]:
+def _network(model: nn.Module, content: Any, key: str | None, where: str) -> tuple[dict[str, Tensor], str]:
     """The state dict inside a checkpoint, without the prefix that DataParallel or compile add, and its place.
 
     Raises:
