@@ -139,9 +139,11 @@ def _weightless(name: str, overrides: dict[str, Any]) -> nn.Module:
     """The backbone on the meta device; for real where its constructor looks at numbers."""
     import torch
 
+    from bench.cost.memory import Shapes, without_dynamo
     from bench.cost.trace import seeded
 
-    with contextlib.suppress(Exception), torch.device("meta"):
+    registry.backbones.factory(name)  # imports its code
+    with contextlib.suppress(Exception), torch.device("meta"), without_dynamo(), Shapes():
         return registry.create(name, **overrides)
     with seeded():  # if something else is wrong, it is wrong again
         return registry.create(name, **overrides)

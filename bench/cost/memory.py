@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import sys
 import weakref
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class LiveTensors:
@@ -28,8 +33,12 @@ class LiveTensors:
         self.peaks: Counter[str] = Counter()
         self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
         for tensor in besides:
-            if tensor.layout is torch.strided:
-                self._seen.add(tensor.untyped_storage())
+            self.leave_out(tensor)
+
+    def leave_out(self, tensor: Tensor) -> None:
+        """Do not follow a tensor, unless it is followed already."""
+        if tensor.layout is torch.strided:
+            self._seen.add(tensor.untyped_storage())
 
     def add(self, tensor: Tensor, stage: str = "") -> None:
         """Follow the storage of a tensor that was made, or seen, while a stage runs."""
@@ -45,3 +54,136 @@ class LiveTensors:
 
     def _freed(self, size: int) -> None:
         self.live -= size
+
+
+_made: dict[Any, list[Any] | None] = {}  # sizes, strides and dtypes that an operator makes of such inputs
+
+
+def call(func: Any, args: Any, kwargs: Any) -> Any:
+    """Run an operator: on the meta device, where one takes a millisecond, once for each kind of inputs.
+
+    Networks repeat their blocks.
+    """
+    try:
+        key = func, _key(args), _key(kwargs)
+        known = _made.get(key)
+    except TypeError:  # a real or sparse tensor among the inputs, or what is no key of a dictionary
+        return func(*args, **kwargs)
+    if known:
+        made = [
+            torch.empty_strided(size, stride, dtype=dtype, device="meta") for size, stride, dtype in known
+        ]
+        return tuple(made) if len(made) > 1 else made[0]
+    out = func(*args, **kwargs)
+    _made[key] = _new(out if isinstance(out, tuple) else (out,), args)
+    return out
+
+
+def _key(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        if not _is_shape(value):
+            raise TypeError
+        return value.shape, value.stride(), value.dtype, value.is_conj()
+    if isinstance(value, tuple | list):
+        return tuple(map(_key, value))
+    if isinstance(value, dict):
+        return tuple((name, _key(item)) for name, item in value.items())
+    return type(value), value
+
+
+def _new(outputs: tuple[Any, ...], inputs: Any) -> list[Any] | None:
+    """Size, stride and dtype of each output; None where one is no new tensor, as of a view."""
+    given = {value.untyped_storage() for value in inputs if isinstance(value, Tensor)}
+    if all(_is_shape(out) and out.untyped_storage() not in given for out in outputs):
+        return [(out.shape, out.stride(), out.dtype) for out in outputs]
+    return None
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_meta and value.layout is torch.strided
+
+
+class _Mode(TorchDispatchMode):
+    """A mode that imports no Dynamo, as PyTorch's own does, which takes as long as the import of PyTorch."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class Follower(_Mode):
+    """Follows what operators make.
+
+    Args:
+        memory: what follows it.
+
+    Attributes:
+        stages: names of the stages that run now, the innermost last.
+    """
+
+    def __init__(self, memory: LiveTensors) -> None:
+        super().__init__()
+        self.memory = memory
+        self.stages = [""]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self.follow(args, call(func, args, kwargs or {}))
+
+    def follow(self, inputs: Any, out: Any) -> Any:
+        """Follow what an operator made of its inputs, and return it.
+
+        Tables of positions, which exist before the pass, are left out, and so are their copies on the meta
+        device, which are made in the first pass alone.
+        """
+        given = [value for value in inputs if isinstance(value, Tensor)]
+        for tensor in given:
+            self.memory.leave_out(tensor)
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, Tensor):
+                if tensor.is_meta and given and not given[0].is_meta:
+                    self.memory.leave_out(tensor)
+                self.memory.add(tensor, self.stages[-1])
+        return out
+
+
+@contextlib.contextmanager
+def without_dynamo() -> Iterator[None]:
+    """Within this context operators on the meta device import no Dynamo, which takes as long as PyTorch does.
+
+    Each of PyTorch's functions there asks Dynamo at its first call not to be compiled. Nothing is compiled
+    here: the functions run, and ask again after it. Whatever else is wanted of Dynamo imports it.
+    """
+    name = "torch._dynamo"
+    if name in sys.modules:
+        yield
+        return
+    asked: list[Any] = []
+
+    def disable(function: Any, *_: Any, **__: Any) -> Any:
+        asked.append(function)
+        return function
+
+    def real(attribute: str) -> Any:
+        if sys.modules[name] is stub:
+            del sys.modules[name]
+        return getattr(importlib.import_module(name), attribute)
+
+    stub: Any = ModuleType(name)
+    stub.disable, stub.__getattr__ = disable, real
+    sys.modules[name] = stub
+    try:
+        yield
+    finally:
+        if sys.modules[name] is stub:
+            del sys.modules[name]
+        for function in asked:
+            vars(function).pop("__dynamo_disable", None)
+
+
+class Shapes(_Mode):
+    """Operators on the meta device run once for each kind of inputs, and weights are not drawn."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._schema.name in ("aten::normal_", "aten::uniform_") and args[0].is_meta:
+            return args[0]
+        return call(func, args, kwargs or {})

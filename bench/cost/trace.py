@@ -1,4 +1,4 @@
-"""One forward pass of a deployed network, observed on fake tensors, which have shapes and no memory.
+"""One forward pass of a deployed network, observed on the meta device, whose tensors are shapes alone.
 
 A network that does not run on shapes alone, as where it looks at values, is observed on real tensors: its
 weights (of a network by name, random ones), random inputs, and the step `STEP`, all of seed `SEED`.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import logging
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,13 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._ops import HigherOrderOperator
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import registry
 from bench.cost.conventions import COSTLESS, HANDLERS, Spec
-from bench.cost.memory import LiveTensors
+from bench.cost.memory import Follower, LiveTensors, Shapes, call, without_dynamo
 from bench.cost.stages import BETWEEN, around, stages
 from registry.backbone import check_output, deploy, is_denoiser
 from registry.errors import CodeError, UsageError, reason
@@ -73,7 +70,8 @@ class Analysis(JitModelAnalysis):
                 raise UsageError(
                     f"{where} is TorchScript, which cannot be counted: build it without torch.jit"
                 )
-        self.deployed: Any = deploy(_shell(network))
+        with without_dynamo(), Shapes():
+            self.deployed: Any = deploy(_shell(network))
         super().__init__(self.deployed, ())
         self.set_op_handle(**HANDLERS)
         self._ignored_ops = _COSTLESS
@@ -86,27 +84,28 @@ class Analysis(JitModelAnalysis):
         self._calls = observer.calls
 
     def _observe_shapes(self) -> _Observer | None:
-        """The forward pass on fake tensors; None if it fails on them, as where it looks at values."""
-        log = logging.getLogger("torch._subclasses.fake_tensor")
-        disabled, log.disabled = log.disabled, True  # what fails here is tried again
+        """The forward pass on the meta device; None if it fails there, as where it looks at values."""
         try:
-            with FakeTensorMode(allow_non_fake_inputs=True):
-                model = _shell(self.deployed, device="cpu")
-                return self._observe(model, _inputs(model))
+            with without_dynamo(), torch.device("meta"):
+                return self._observe(self.deployed, _inputs(self.deployed))
         except CodeError:
             raise
         except Exception:  # on real tensors it goes well, or shows a mistake as itself
             return None
-        finally:
-            log.disabled = disabled
 
     def _observe_values(self, network: nn.Module) -> _Observer:
         """The forward pass on real tensors."""
         with seeded():
-            model: Any = deploy(_real(network)).cpu()
+            try:
+                model: Any = deploy(_real(network)).cpu()
+            except UsageError:
+                raise
+            except Exception as error:  # of the copy alone: without values it went well
+                raise UsageError(f"{_name(network)} cannot be copied: {reason(error)}") from error
             inputs = _inputs(model)
             try:
-                return self._observe(model, inputs)
+                with torch.compiler.set_stance("force_eager"):  # so that each operator is seen
+                    return self._observe(model, inputs)
             except CodeError:
                 raise
             except Exception as error:
@@ -123,14 +122,13 @@ class Analysis(JitModelAnalysis):
         with (
             torch.no_grad(),
             _decomposed_attention(),
-            _uncompiled(),
             around(modules, observer.modules.append, lambda _: observer.modules.pop()),
             around(inner, observer.enter_stage, lambda _: observer.stages.pop()),
             observer,
             _Calls(observer),
         ):
             for tensor in inputs:
-                observer.own(tensor)
+                observer.memory.add(tensor, BETWEEN)
             output = model(*inputs)
         # Values of random weights say nothing.
         check_output(model, inputs, output.to("meta") if isinstance(output, Tensor) else output)
@@ -166,7 +164,7 @@ class Analysis(JitModelAnalysis):
         return self._stats
 
 
-class _Observer(TorchDispatchMode):
+class _Observer(Follower):
     """Every operator of a forward pass, with the module and the stage it runs in.
 
     Args:
@@ -180,9 +178,8 @@ class _Observer(TorchDispatchMode):
     supports_higher_order_operators = True
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
-        super().__init__()
+        super().__init__(LiveTensors(besides=weights))
         self.calls: list[tuple[str, str, list[Any], list[Any]]] = []
-        self.memory = LiveTensors(besides=weights)
         self._masks: list[tuple[Any, ...]] = []  # of each flex_attention
         self.modules, self.stages = [""], [BETWEEN]
 
@@ -190,22 +187,18 @@ class _Observer(TorchDispatchMode):
         self.stages.append(name)
         self.memory.mark(name)
 
-    def own(self, tensor: Tensor) -> None:
-        """Count a tensor's storage from now until it is freed."""
-        self.memory.add(tensor, self.stages[-1])
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if isinstance(func, HigherOrderOperator):
             return self._higher_order(func, args, kwargs)
         operator = func._schema.name
         # Composite operators come here in inference mode and in branches of `torch.cond`.
-        if not {operator, operator.removesuffix("_")} & _KNOWN and set(types) <= {FakeTensor}:
+        if not {operator, operator.removesuffix("_")} & _KNOWN and not types:
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
-        return self._finish(operator, args, func(*args, **kwargs))
+        return self._run(operator, func, args, kwargs)
 
     def _higher_order(self, func: HigherOrderOperator, args: Any, kwargs: Any) -> Any:
         """An operator that takes functions: of `torch.cond` the branch that is taken runs, observed."""
@@ -216,15 +209,11 @@ class _Observer(TorchDispatchMode):
                 return branch(*operands)
         if func is torch.ops.higher_order.flex_attention:
             self._masks.append(args[4])
-        return self._finish(f"higher_order::{func.name()}", args, func(*args, **kwargs))
+        return self._run(f"higher_order::{func.name()}", func, args, kwargs)
 
-    def _finish(self, operator: str, inputs: Sequence[Any], out: Any) -> Any:
-        """Follow and record what an operator made."""
-        outputs = list(out) if isinstance(out, tuple | list) else [out]
-        for tensor in outputs:
-            if isinstance(tensor, Tensor):
-                self.own(tensor)
-        self.note(operator, inputs, outputs)
+    def _run(self, operator: str, func: Any, args: Any, kwargs: Any) -> Any:
+        out = self.follow(args, call(func, args, kwargs))
+        self.note(operator, args, out if isinstance(out, tuple | list) else [out])
         return out
 
     def note(self, operator: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
@@ -235,19 +224,18 @@ class _Observer(TorchDispatchMode):
         """What a reader must know of the counts."""
         if not self._masks:
             return []
-        blocks = [_kept_blocks(mask) for mask in self._masks]
-        note = "flex_attention counts as two dense matrix products, without score_mod and mask"
-        if None not in blocks:
-            kept, every = map(sum, zip(*blocks, strict=True))
-            note += f" (masks keep {kept / every:.1%} of the blocks)"
-        return [note + "."]
+        kept, every = map(sum, zip(*map(_kept_blocks, self._masks), strict=True))
+        return [
+            "flex_attention counts as two dense matrix products, without score_mod and mask (masks keep "
+            f"{kept / every:.1%} of the blocks)."
+        ]
 
 
 class _Calls(TorchFunctionMode):
     """Notes functions that the dispatcher shows as something else.
 
     Einsums that only move elements, which torchprofile counts, are views there; `torch.linalg.vecdot` is an
-    elementwise product and a sum.
+    elementwise product and a sum; fused attention comes in parts on the meta device.
     """
 
     def __init__(self, observer: _Observer) -> None:
@@ -258,6 +246,8 @@ class _Calls(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.linalg.vecdot:
             return _vecdot(*args, **kwargs)
+        if func is F.scaled_dot_product_attention:
+            return _attention(*args, **kwargs)
         out = func(*args, **kwargs)
         if func is torch.einsum and len(args) == 2:
             self.observer.note("torch::einsum", args[1:], [out])
@@ -270,6 +260,27 @@ def _vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
     return (x.conj()[..., None, :] @ y[..., None])[..., 0, 0]
 
 
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **options: Any,
+) -> Tensor:
+    """`F.scaled_dot_product_attention`; on the meta device too by the kernel that a CPU would choose."""
+    widths = {tensor.shape[-1] for tensor in (query, key, value)}
+    if not query.is_meta or len(widths) > 1 or query.dim() not in (3, 4) or dropout_p or query.is_complex():
+        return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **options)
+    options.pop("enable_gqa", None)
+    batched = [tensor if tensor.dim() == 4 else tensor[None] for tensor in (query, key, value)]
+    out, _ = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        *batched, dropout_p, is_causal, attn_mask=attn_mask, **options
+    )
+    return out if query.dim() == 4 else out[0]
+
+
 def _spec(value: Any) -> Any:
     if isinstance(value, Tensor):
         layout = str(value.layout).removeprefix("torch.")
@@ -279,11 +290,9 @@ def _spec(value: Any) -> Any:
     return value
 
 
-def _kept_blocks(mask: tuple[Any, ...]) -> tuple[int, int] | None:
-    """Blocks of a `BlockMask` that are computed, and all of them; None where its tensors hold no values."""
+def _kept_blocks(mask: tuple[Any, ...]) -> tuple[int, int]:
+    """Blocks of a `BlockMask` that are computed, and all of them."""
     columns, partial, full, width = mask[1], mask[2], mask[4], mask[-2]
-    if type(partial) is not Tensor or partial.is_meta:
-        return None
     kept = partial.sum() + (0 if full is None else full.sum())
     return int(kept), partial.numel() * -(-columns // width)
 
@@ -325,14 +334,18 @@ def _real(network: Any) -> nn.Module:
     return registry.create(network.name, **network.overrides)
 
 
-def _shell(model: nn.Module, device: str = "meta") -> Any:
-    """A copy of a network whose parameters and buffers are empty and on another device."""
+def _shell(model: nn.Module) -> Any:
+    """A copy of a network whose parameters and buffers are on the meta device."""
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device=device), requires_grad=False)
+        memo[id(parameter)] = nn.Parameter(_hollow(parameter), requires_grad=False)
     for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device=device)
+        memo[id(buffer)] = _hollow(buffer)
     return copy.deepcopy(model, memo)
+
+
+def _hollow(tensor: Tensor) -> Tensor:
+    return tensor.detach() if tensor.is_meta else torch.empty_like(tensor, device="meta")
 
 
 @contextlib.contextmanager
@@ -344,10 +357,3 @@ def _decomposed_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
-
-
-def _uncompiled() -> contextlib.AbstractContextManager[Any]:
-    """Within this context compiled functions run as they are written, so that each operator is seen."""
-    if "torch._dynamo" in sys.modules:  # else nothing is compiled
-        return torch.compiler.set_stance("force_eager")
-    return contextlib.nullcontext()

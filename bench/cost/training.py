@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import nn
 
-from bench.cost.memory import LiveTensors
+from bench.cost.memory import Follower, LiveTensors
 
 
 def training_bytes(network: nn.Module, batch_size: int, *, averages: int = 1) -> int | None:
@@ -41,21 +40,6 @@ def _observed(network: nn.Module, batch_size: int, averages: int) -> int:
     memory = LiveTensors(besides=kept, live=whole * (1 + averages) + 2 * learned)
     for tensor in inputs:
         memory.add(tensor)
-    with _Observer(memory):
+    with Follower(memory):
         model(*inputs).square().mean().backward()
     return memory.peaks[""]
-
-
-class _Observer(TorchDispatchMode):
-    """Follows what operators make."""
-
-    def __init__(self, memory: LiveTensors) -> None:
-        super().__init__()
-        self.memory = memory
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(tensor, Tensor):
-                self.memory.add(tensor)
-        return out

@@ -364,9 +364,12 @@ def test_of_a_condition_the_branch_that_is_taken_counts():
 
 def test_sparse_products_are_named_as_uncounted():
     network = Tokens(lambda net, x, t: net.sparse @ x[0])
-    network.register_buffer("sparse", torch.eye(256).to_sparse_csr())
+    network.register_buffer("sparse", torch.eye(256).to_sparse())
     found = cost.measure(network)
-    assert found.macs == 0 and found.uncounted == {"aten::mm (sparse_csr)": 1}
+    assert found.macs == 0 and found.uncounted == {"aten::mm (sparse_coo)": 1}
+    network.sparse = torch.eye(256).to_sparse_csr()
+    with pytest.raises(registry.UsageError, match=r"Tokens cannot be copied: .*SparseCsr"):
+        cost.measure(network)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -550,3 +553,41 @@ def test_a_process_that_trains_takes_about_the_memory_that_is_estimated():
     assert len(found) == 3
     for name, need, peak in found:
         assert 1 / 2 < int(need) / int(peak) < 2, (name, need, peak)
+
+
+# ---- time to the first number ----
+
+
+def test_a_count_imports_neither_dynamo_nor_its_compiler_and_leaves_it_whole():
+    code = (
+        "import sys, torch\n"
+        "from bench import cost\n"
+        "assert cost.measure('udit-t').macs\n"
+        "assert not {'torch._dynamo', 'torch._inductor', 'diffusers'} & sys.modules.keys()\n"
+        "import torch._dynamo\n"
+        "assert not any('__dynamo_disable' in vars(part) for part in vars(torch._refs).values()"
+        " if hasattr(part, '__dict__'))\n"
+        "assert torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1)) == 2\n"
+        "assert cost.measure('udit-t').macs"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_tables_are_marked_for_dynamo_as_by_pytorch():
+    import torch._dynamo
+
+    def table():
+        pass
+
+    marked = dict(vars(torch._dynamo.assume_constant_result(table)))
+    vars(table).clear()
+    assert vars(torch.compiler.assume_constant_result(table)) == marked != {}
+
+
+def test_operators_that_ran_before_give_the_same_shapes():
+    def run(net, x, t):
+        y = x.half() * 2 + (x.half() * 2.0)
+        z = torch.cat([x, x.mT.contiguous().mT], 1).transpose(1, 2).add_(1)
+        return F.layer_norm(z.mT, (4,)), y.sum(dim=1, keepdim=True).expand(1, 7, 4).reshape(7, 4)
+
+    assert cost.measure(Tokens(run)) == cost.measure(Tokens(run))
