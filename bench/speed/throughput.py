@@ -17,18 +17,18 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 import registry
 from bench.cost import identity
-from bench.records.schema import Device, SamplingSpeed, Speed, SpeedRequest
+from bench.records.schema import Device, SamplingSpeed, Speed, SpeedRequest, SpeedSettings
 from bench.speed.batch import choose_batch
-from bench.speed.device import TORCH_DTYPES, Dtype, check_dtype, clock_mhz, limits
+from bench.speed.device import TORCH_DTYPES, check_dtype, clock_mhz, limits
 from bench.speed.runners import InferenceRunner, Runner, TrainingRunner
 from bench.speed.statistics import LEAST_ROUNDS, interleave, paired_ratio
 from bench.utils.device import device_name, find_device, on_cuda
@@ -40,27 +40,30 @@ from registry.errors import UsageError
 Model = str | nn.Module | tuple[str, Mapping[str, Any]]  # a name, a network, or a name with overrides
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How networks are timed, the same for all of them; see `SpeedRequest`, of which these are a part.
+class Settings(SpeedSettings):
+    """How networks are timed, the same for all of them; see `SpeedSettings`.
 
     Attributes:
         device: `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        UsageError: no such setting, or a value of another kind.
     """
 
     device: str = "cpu"
-    dtype: Dtype = "fp32"
-    batch_size: int | Literal["auto"] = 8
-    mode: Literal["inference", "training"] = "inference"
-    compile: bool = False
-    channels_last: bool = False
-    num_inference_steps: int | None = None
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise UsageError(f"{first['loc'][0]}: {first['msg']}, not {first['input']!r}") from None
 
     def request(self, network: nn.Module, device: torch.device) -> SpeedRequest:
         """What is measured of one network."""
         model, config = identity(network)
-        values = {name: value for name, value in vars(self).items() if name != "device"}
-        return SpeedRequest(model=model, config=config, device_name=device_name(device), **values)
+        how = self.model_dump(exclude={"device"})
+        return SpeedRequest(model=model, config=config, device_name=device_name(device), **how)
 
 
 def measure(

@@ -179,7 +179,8 @@ def test_memory_that_runs_out_later_is_one_line(monkeypatch):
     ("settings", "words"),
     [
         ({"dtype": "tf32"}, "the cpu has no tf32"),
-        ({"dtype": "int8"}, "dtype must be one of fp32, tf32, bf16, fp16, not 'int8'"),
+        ({"dtype": "int8"}, "dtype: Input should be 'fp32', 'tf32', 'bf16' or 'fp16', not 'int8'"),
+        ({"batchsize": 2}, "batchsize: Extra inputs are not permitted"),
         ({"device": "cuba"}, "no device 'cuba'"),
         ({"device": "meta"}, "run on cpu or cuda, not on 'meta'"),
         ({"device": "cuda:99"}, "no device 'cuda:99' here"),

@@ -1,0 +1,62 @@
+"""What all requests and results share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Config = dict[str, Any]  # of a network: every option with its value, as `registry.canonical` makes it
+Size = int | tuple[int, int]  # a square grid's side, or (height, width)
+Dtype = Literal["fp32", "tf32", "bf16", "fp16"]
+GREATEST = 1e30  # number of a record; ours reach 10¹⁵, and much more would overflow in means
+Finite = Annotated[float, Field(ge=-GREATEST, le=GREATEST, allow_inf_nan=False)]
+
+
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
+
+def short_digest(value: object) -> str:
+    """12 hexadecimal digits of a JSON value, in whatever form it is written."""
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()[:12]
+
+
+class Model(BaseModel):
+    """Base of all models: frozen, and without room for keys that are not known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Request(Model):
+    """What makes a number.
+
+    Attributes:
+        kind: of measurement.
+        model: the registered backbone.
+        config: all of its options, in canonical form.
+    """
+
+    kind: str
+    model: str
+    config: Config
+
+    @cached_property
+    def file(self) -> str:
+        """Name of the record that answers this request."""
+        digest = short_digest({"kind": self.kind, **self.model_dump(mode="json", exclude_defaults=True)})
+        readable = re.sub(r"[^\w.-]+", "-", f"{self.kind}-{self.model}")
+        return f"{readable}-{digest}.json"
+
+
+class Result(Model):
+    """What a measurement found."""
+
+    excluded: ClassVar[set[str]] = set()  # what a record does not keep
+
+    def record_values(self) -> dict[str, Any]:
+        """The result as a record keeps it, as JSON can hold it."""
+        return self.model_dump(mode="json", exclude={"request"} | self.excluded)
