@@ -523,7 +523,7 @@ def correlation_against_computing(found: Sequence[Agreement]) -> Chart | None:
     names = dict.fromkeys(value["protocol"] for value in values)
     options = [Option(str(name), {"protocol": name}) for name in names]
     title = "Rank correlation against computing"
-    return Chart(title, spec(chart), {"Protocol": options}, "1: the same order.")
+    return Chart(title, spec(chart), {"Protocol": options}, "ρ = 1: the same order as published.")
 
 
 def correlation_picture(chart: Chart) -> Json:

@@ -75,19 +75,17 @@ def _versions(request: Request) -> dict[str, int | str]:
         return {"cost": _constant("bench.cost.conventions")}
     if not isinstance(request, QualityRequest):
         return {}
-    found: dict[str, int | str | None] = {"trainer": _constant("bench.training.loop")}
+    found: dict[str, int | str] = {"trainer": _constant("bench.training.loop")}
     if request.training.objective:
-        name, _ = split_options(request.training.objective)
-        found[f"objective {name}"] = _version(objectives, name)
+        found |= _version("objective", objectives, request.training.objective)
     if request.held_out:
         found["held_out"] = _constant("bench.metrics.held_out")
     if request.sampling:
         found["sampling"] = _constant("bench.sampling.plan")
-        name, _ = split_options(request.sampling.sampler)
-        found[f"sampler {name}"] = _version(samplers, name)
-        recorded = [name for name, score in SCORES.items() if score.recorded]
-        found |= {f"score {name}": _version(scores, name) for name in recorded}
-    return {name: version for name, version in found.items() if version is not None}
+        found |= _version("sampler", samplers, request.sampling.sampler)
+        for name, score in SCORES.items():
+            found |= _version("score", scores, name) if score.recorded else {}
+    return found
 
 
 def _constant(module: str) -> int:
@@ -98,14 +96,20 @@ def _constant(module: str) -> int:
     return version
 
 
-def _version(plugins: Registry, name: str) -> int | str | None:
-    """The version of a built-in plugin, the fingerprint of a user's; None where the name is unknown."""
+def _version(kind: str, plugins: Registry, text: str) -> dict[str, int | str]:
+    """By kind and name, the version of a built-in plugin or the fingerprint of a user's; else nothing.
+
+    Args:
+        kind, plugins: of what.
+        text: its name, and options behind it.
+    """
     try:
+        name, _ = split_options(text)
         built_in = plugins.find(name).module.startswith("bench.")
         version: int | str = plugins.attribute(name, "version") if built_in else plugins.fingerprint(name)
     except UsageError:
-        return None
-    return version
+        return {}
+    return {f"{kind} {name}": version}
 
 
 def stale(record: Record, present: Fingerprints) -> str | None:

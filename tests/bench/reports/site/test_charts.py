@@ -1,12 +1,15 @@
 """The numbers of the site's charts are those of the records."""
 
+import re
 import statistics
+from pathlib import Path
 
 import pytest
 
 from bench.records import read
 from bench.records.schema import Speed
 from bench.reports import charts
+from bench.reports import site as site_module
 from bench.reports.select import settings
 from bench.reports.site import Site
 from tests.conftest import ROOT
@@ -75,3 +78,29 @@ def test_the_roof_is_the_devices_bandwidth_and_peak():
         assert first["roof"] * 1e9 == pytest.approx(first["intensity"] * device.bandwidth, rel=1e-4)
         assert ridge["roof"] * 1e9 == last["roof"] * 1e9 == pytest.approx(device.peak_flops, rel=1e-4)
     assert len([v for v in values(chart) if "network" in v]) == len(records)
+
+
+def test_what_is_chosen_fills_a_chart_but_not_its_labels():
+    label = {"row": "{{title}} of {{x}}"}
+    spec = {"title": "by {{title}}", "layer": [{"data": {"values": [label]}}]}
+    options = [charts.Option("first", {"title": "FID"}), charts.Option("second", {"title": "IS"})]
+    panel = charts.Chart("", spec, {"Score": options}).panel(100)
+    assert panel == {"title": "by FID", "layer": [{"data": {"values": [label]}}], "width": 100}
+
+
+def test_colours_stand_out_on_the_page_in_both_themes_and_under_black_text():
+    def light(colour):
+        channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    def contrast(*colours):  # WCAG
+        low, high = sorted(map(light, colours))
+        return (high + 0.05) / (low + 0.05)
+
+    backs = set(
+        re.findall("--back: (#[0-9a-f]{6})", (Path(site_module.__file__).parent / "style.css").read_text())
+    )
+    assert len(backs) == 2 and len(set(charts.COLOURS)) == 10
+    for colour in charts.COLOURS:
+        assert all(contrast(colour, back) >= 3 for back in backs) and contrast(colour, "#000000") >= 4.5
