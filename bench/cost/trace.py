@@ -335,17 +335,16 @@ def _real(network: Any) -> nn.Module:
 
 
 def _shell(model: nn.Module) -> Any:
-    """A copy of a network whose parameters and buffers are on the meta device."""
+    """A network whose parameters and buffers are on the meta device: itself, if they are, or a copy."""
+    if all(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        return model
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(_hollow(parameter), requires_grad=False)
+        hollow = torch.empty_like(parameter, device="meta")
+        memo[id(parameter)] = nn.Parameter(hollow, requires_grad=False)
     for buffer in model.buffers():
-        memo[id(buffer)] = _hollow(buffer)
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
     return copy.deepcopy(model, memo)
-
-
-def _hollow(tensor: Tensor) -> Tensor:
-    return tensor.detach() if tensor.is_meta else torch.empty_like(tensor, device="meta")
 
 
 @contextlib.contextmanager

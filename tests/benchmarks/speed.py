@@ -170,25 +170,37 @@ _LAUNCHER = """
 import resource, subprocess, sys, time
 start = time.perf_counter()
 subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)
-print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss)
 """
 
 
 def command(*args: str, repeats: int) -> dict[str, Any]:
-    """Wall time and peak memory of a `bench` command in a process of its own."""
-    bench = [sys.executable, "-m", "bench.cli", *args]
+    """Wall time, CPU time and peak memory of a command of Python in a process of its own."""
     runs = []
     for _ in range(repeats):
-        launched = subprocess.run(
-            [sys.executable, "-c", _LAUNCHER, *bench], check=True, capture_output=True, text=True, cwd=ROOT
-        )
+        launcher = [sys.executable, "-c", _LAUNCHER, sys.executable, *args]
+        launched = subprocess.run(launcher, check=True, capture_output=True, text=True, cwd=ROOT)
         runs.append([float(value) for value in launched.stdout.split()])
     return {
-        "command": "bench " + " ".join(args),
-        "seconds": statistics.median(seconds for seconds, _ in runs),
+        "command": " ".join(["python", *args]).replace("python -m bench.cli", "bench"),
+        "seconds": statistics.median(seconds for seconds, _, _ in runs),
+        "cpu_seconds": statistics.median(seconds for _, seconds, _ in runs),
         "runs": repeats,
-        "peak_mib": max(kib for _, kib in runs) / 1024,  # Linux counts in KiB
+        "peak_mib": max(kib for _, _, kib in runs) / 1024,  # Linux counts in KiB
     }
+
+
+def commands(repeats: int) -> list[dict[str, Any]]:
+    """Commands up to their first number, beside the import of PyTorch without which there is none."""
+    few = min(repeats, 3)
+    bench = ("-m", "bench.cli")
+    return [
+        command("-c", "import torch", repeats=repeats),
+        command(*bench, "--help", repeats=repeats),
+        *(command(*bench, "flops", "--model", name, repeats=few) for name in ("udit-b", "udit-l", "*")),
+        command(*bench, "tables", repeats=few),
+    ]
 
 
 def _rows(compared: list[dict[str, Any]]) -> list[str]:
@@ -207,9 +219,12 @@ def page(found: dict[str, Any]) -> str:
     """The measurements as Markdown."""
     where = found["environment"]
     lines = [
-        "| command | seconds (median) | peak memory (MiB) |",
-        "|:--|--:|--:|",
-        *(f"| `{c['command']}` | {c['seconds']:.2f} | {c['peak_mib']:.0f} |" for c in found["commands"]),
+        "| command | seconds (median) | CPU seconds | peak memory (MiB) |",
+        "|:--|--:|--:|--:|",
+        *(
+            f"| `{c['command']}` | {c['seconds']:.2f} | {c['cpu_seconds']:.2f} | {c['peak_mib']:.0f} |"
+            for c in found["commands"]
+        ),
         "",
         f"One forward pass, batch {found['batch_size']}, float32, against a straightforward implementation "
         "with separate matmul, softmax, matmul, or against the library whose network it is:",
@@ -256,11 +271,7 @@ def main() -> None:
         "environment": environment().model_dump(mode="json", by_alias=True),
         "batch_size": args.batch_size,
         "repeats": args.repeats,
-        "commands": [
-            command("--help", repeats=args.repeats),
-            command("flops", "--model", "*", repeats=3),
-            command("flops", "--model", "udit-l", repeats=3),
-        ],
+        "commands": commands(args.repeats),
         "forward": [forward(name, args.batch_size, args.repeats) for name in track(names, "forward passes")],
     }
     if "unet2d" in names:
