@@ -93,7 +93,7 @@ def test_pages_fit_their_window_without_errors_and_ask_for_nothing(browser, fold
 
 def test_no_legend_is_wider_than_its_chart(browser, folder):
     for width in (375, 1100, 1500):
-        show(browser, folder / "studies/components.html", width, height=9000)
+        show(browser, folder / "studies/components.html", width, height=20000)
         over = browser.execute_script(
             """
             return [...document.querySelectorAll('figure.chart svg')].flatMap((svg) =>
