@@ -122,11 +122,12 @@ def test_a_record_shows_its_curve(tmp_path: Path) -> None:
 
 
 def test_a_larger_loss_is_worse(tmp_path: Path) -> None:
-    before = write(tmp_path / "before", {0: PUBLISHED})
-    after = write(tmp_path / "after", {0: [2 * PUBLISHED[0], *PUBLISHED[1:]]})
+    doubled = [(2 + 1e-6 * seed) * PUBLISHED[0] for seed in range(3)]
+    before = write(tmp_path / "before", dict.fromkeys(range(3), PUBLISHED))
+    after = write(tmp_path / "after", {i: [loss, *PUBLISHED[1:]] for i, loss in enumerate(doubled)})
     found = differences(before, after)
-    assert found.compared == 7
-    assert [change.value for change in found.regressions] == [
+    assert found.compared == 21
+    assert [each.quantity.name for each in found.regressions] == [
         "held_out", *(f"held_out_{band}" for band in range(1, 7)),
     ]  # fmt: skip
     assert not differences(after, before).regressions
