@@ -11,7 +11,7 @@ is written and the exit status is 1.
 
 A backbone may have gained options: records from before keep their requests if the default computes what the
 old code did, which is what is compared. Parameters that were renamed are named by `--renamed`, a pattern of
-the old name as `re.sub` takes it: `--renamed 'channels\.=channel_attention.'`.
+the old name as `re.sub` takes it: `--renamed '\.(\d+)\.ca\.=.\1.attention.'`.
 """
 
 from __future__ import annotations

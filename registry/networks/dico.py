@@ -37,7 +37,7 @@ class DiCo(Backbone):
         (r"^final_layer\.adaLN_modulation\.1\.", "head.modulation."),
         (r"^final_layer\.out_proj\.", "head.project."),
         (r"\.adaLN_modulation\.1\.", ".modulation."),
-        (r"\.ca\.1\.", ".channels."),
+        (r"\.ca\.1\.", ".channel_attention."),
         (r"\.conv1\.", ".expand."),
         (r"\.conv2\.", ".depthwise."),
         (r"\.conv3\.", ".contract."),
@@ -137,7 +137,7 @@ class DiCoBlock(nn.Module):
         self.modulation = Modulation(width, 6)
         self.expand = nn.Conv2d(width, width, 1)
         self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width)
-        self.channels = nn.Conv2d(width, width, 1)
+        self.channel_attention = nn.Conv2d(width, width, 1)
         self.contract = nn.Conv2d(width, width, 1)
         self.ffn = nn.Sequential(nn.Conv2d(width, hidden, 1), nn.GELU(), nn.Conv2d(hidden, width, 1))
 
@@ -145,7 +145,7 @@ class DiCoBlock(nn.Module):
         """x (N, C, H, W), c = SiLU(condition) (N, C) -> (N, C, H, W)."""
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(c)
         h = F.gelu(self.depthwise(self.expand(norm_modulate_2d(x, shift_a, scale_a))))
-        h = h * torch.sigmoid(self.channels(h.mean((2, 3), keepdim=True)))
+        h = h * torch.sigmoid(self.channel_attention(h.mean((2, 3), keepdim=True)))
         x = torch.addcmul(x, gate_a[..., None, None], self.contract(h))
         return torch.addcmul(x, gate_f[..., None, None], self.ffn(norm_modulate_2d(x, shift_f, scale_f)))
 

@@ -110,12 +110,13 @@ def test_by_default_it_is_dico_s() -> None:
     sizes: dict[str, Any] = {"hidden_size": 16, "depth": (2, 1, 1, 1, 2), "num_classes": 10}
     theirs = contract._opened(registry.create("dico-s", **sizes))
     ours = registry.create("dico-ablation", **sizes).eval()
-    renamed = {"expand": "mixer.expand", "depthwise": "mixer.depthwise", "contract": "mixer.contract"}
+    renamed = {part: f"mixer.{part}" for part in ("expand", "depthwise", "contract")}
+    renamed["channel_attention"] = "mixer.channels.0"
     state = {}
     for name, value in theirs.state_dict().items():
         stage, *rest = name.split(".")
         if stage in ("encoder1", "encoder2", "middle", "decoder2", "decoder1"):
-            rest[1:2] = [renamed.get(rest[1], "mixer.channels.0" if rest[1] == "channels" else rest[1])]
+            rest[1:2] = [renamed.get(rest[1], rest[1])]
         state[".".join([stage, *rest])] = value
     ours.load_state_dict(state)
     inputs = theirs.example_inputs(2)
