@@ -244,8 +244,8 @@ def standard_errors(tables: Sequence[Sequence[Sequence[float]]]) -> list[list[tu
     Deviations of one table are alike, but not equal: their variances are taken as draws from a scaled inverse
     χ² distribution, whose width is estimated from all tables, and each is moved towards its table's own
     centre (G. K. Smyth, Linear models and empirical Bayes methods, 2004). None becomes smaller by that, so
-    that a row which spreads further than the others is judged by its own deviation. In simulation the error of
-    a whole comparison is 2 to 5% where deviations are equal, up to about 13% where those of rows differ by
+    that a row which spreads further than the others is judged by its own deviation. In simulation the error
+    of a whole comparison is 2 to 5% where deviations are equal, up to about 13% where those of rows differ by
     half (the standard deviation of their logarithms), 15% if besides seeds share an effect and there are two.
 
     Args:

@@ -192,7 +192,8 @@ def train(
 
 def versions(objective: str) -> dict[str, int]:
     """Of the code that decides the weights, besides the network; see `RunRequest`."""
-    return {"trainer": VERSION, "objective": objectives.attribute(objective, "version")}
+    name, _ = split_options(objective)
+    return {"trainer": VERSION, "objective": objectives.attribute(name, "version")}
 
 
 def _plugins(objective: str, data: str) -> dict[str, str]:

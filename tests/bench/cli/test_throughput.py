@@ -46,7 +46,7 @@ def test_overrides_of_one_model_come_before_those_of_all(texts, expected):
     [
         ("", "--model takes a name"),
         ("rope=false", "--model takes a name"),
-        ("udit-t ffn=mlp rope", "--model takes KEY=VALUE, not 'rope'"),
+        ("udit-t ffn=mlp rope", "'rope' is no KEY=VALUE"),
         ("udit-t rope", "unknown backbone 'udit-t rope'"),
         ("nothing* ffn=mlp", "no backbone matches 'nothing*'"),
     ],
