@@ -278,6 +278,7 @@ class Trainer:
         self.run, self.dataset, self.seed = run, dataset, request.seed
         self.settings, self.schedule = request.training, protocol.training
         self.accumulation, self.tracker, self.step = accumulation, tracker, 0
+        self.previews = protocol.evaluation.samples
         self.accelerator = _accelerator(run.folder, tracker, request)
         self.device = self.accelerator.device
         self.network = network.to(self.device).train()
@@ -408,13 +409,14 @@ class Trainer:
         return entry
 
     def _save(self) -> None:
-        """Write a checkpoint and a sheet of what the averaged weights make."""
+        """Write a checkpoint, and where the protocol has samples a sheet of those of the averaged weights."""
         if distributed.is_main():
             weights = {k: v.detach() for k, v in self.network.state_dict().items()}
             scaler = self.scaler.state_dict() if self.scaler else {}
             checkpoint = Checkpoint(self.step, weights, self.update.ema, self.update.state(), scaler)
             self.run.save(checkpoint, self.schedule.keep, self.posthoc.averages)
-            self._preview()
+            if self.previews:
+                self._preview()
         distributed.wait()
 
     def _preview(self) -> None:

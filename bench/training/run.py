@@ -4,7 +4,7 @@
     log.jsonl                         a line every few steps
     checkpoints/00000500/             model, ema, optimizer (safetensors), and state.json with their checksums
     posthoc/00000500/                 power-function averages, where the protocol asks for them; all are kept
-    samples/00000500.png              the same noise at every checkpoint
+    samples/00000500.png              the same noise at every checkpoint, if the protocol makes samples
 
 Who works in it holds its lock (`bench.utils.locks`).
 

@@ -126,6 +126,13 @@ def test_every_step_is_adamw_on_the_mean_loss(tmp_path: Path) -> None:
         assert all(torch.allclose(found[name], expected[name], atol=2e-6) for name in found)
 
 
+def test_a_protocol_without_samples_makes_none_at_checkpoints(tmp_path: Path) -> None:
+    judged = {"samples": False, "held_out": {"images": 64}}
+    made = protocols.parse(SMOKE.model_dump() | {"evaluation": judged})
+    train("tiny-unet", made, tmp_path / "run")
+    assert len(Run(tmp_path / "run").checkpoints()) == 2 and not (tmp_path / "run" / "samples").exists()
+
+
 def test_an_objective_of_one_s_own_has_options_and_a_preview(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(f"""
