@@ -5,9 +5,9 @@ DDPM's linear schedule that lie in each band. Levels beyond the objective's own 
 its networks have no time for them: `scaled_linear` reaches 33 of the 38 levels of the first band and 98 of
 the 371 of the last. The bands of the result say where the schedule ends.
 
-Whatever a network predicts is turned into the noise at that SNR, so that noise, velocity and v-prediction are
-told in one unit. Nothing is drawn anew between the rows of
-a table, so that their differences can be told to a paired standard error over images.
+Whatever a network predicts is turned into the noise at that SNR, so that noise, velocity and v-prediction
+have one unit. Rows of a table share images, noise and levels, so that their differences have a paired
+standard error over images.
 
 No network reaches 0: the least possible loss is the variance of the noise given the noised image, which
 belongs to the data and to the band. It is the same for all rows, so that differences are free of it.
