@@ -28,11 +28,13 @@ if TYPE_CHECKING:
 
     from registry.backbone import Backbone, LongSkip
     from registry.checkpoints import load_checkpoint
+    from registry.training_output import TrainingOutput
 
 __all__ = [
     "Backbone",
     "Description",
     "LongSkip",
+    "TrainingOutput",
     "UsageError",
     "backbones",
     "canonical",
@@ -137,6 +139,10 @@ def __getattr__(attribute: str) -> Any:
         from registry import backbone
 
         return getattr(backbone, attribute)
+    if attribute == "TrainingOutput":
+        from registry.training_output import TrainingOutput
+
+        return TrainingOutput
     if attribute == "load_checkpoint":
         from registry.checkpoints import load_checkpoint
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from registry.checkpoints import Rule
 from registry.errors import CodeError, UsageError, reason
 from registry.layers.embeddings import LabelDropout
+from registry.training_output import TrainingOutput, parts_of
 
 Size = int | tuple[int, int]  # a square grid's side, or (height, width)
 
@@ -229,9 +230,21 @@ def check_output(network: Any, inputs: Sequence[Any], output: Any) -> None:
         output: what it returned. Values are checked where it holds any: on no meta or fake tensor.
 
     Raises:
-        CodeError: it is no tensor, of a denoiser not (N, out_channels, H, W), or not finite everywhere.
+        CodeError: it is no tensor, of a denoiser not (N, out_channels, H, W), or not finite everywhere; or a
+            `TrainingOutput` outside of training mode, or one whose other parts are not (N,) and finite.
     """
     name = getattr(network, "name", "") or type(network).__name__
+    if isinstance(output, TrainingOutput) and network.training:
+        prediction, *others = parts_of(output)
+        check_output(network, inputs, prediction)
+        for other in others:
+            if other.shape != prediction.shape[:1] or not other.isfinite().all():
+                raise CodeError(
+                    f"{name}: log_variance and losses of a TrainingOutput are finite and "
+                    f"(N,) = {tuple(prediction.shape[:1])}, not {tuple(other.shape)}",
+                    network,
+                )
+        return
     if not isinstance(output, Tensor):
         raise CodeError(f"{name}: forward returns {type(output).__name__}, not a tensor", network)
     if is_denoiser(network, inputs):

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from registry.backbone import check_output, height_width, is_denoiser
 from registry.errors import CodeError, reason, user_frame
 from registry.layers.embeddings import LabelDropout
+from registry.training_output import parts_of, prediction_of
 
 Status = Literal["pass", "warn", "fail", "n/a"]
 Verdict = tuple[Status, str]  # and the reason
@@ -148,12 +149,19 @@ def _opened(model: nn.Module, *, label_dropout: bool = False) -> Any:
 @torch.no_grad()
 def _forward(net: Any, inputs: Sequence[Tensor]) -> Tensor:
     out = net(*inputs)
+    if net.training:
+        out = prediction_of(out)
     if not isinstance(out, Tensor):
         raise CodeError(f"forward returns {type(out).__name__}, not a tensor", net)
     wild = int((~out.isfinite()).sum())
     if wild:  # no comparison with it says anything
         raise CodeError(f"{wild} of {out.numel()} output values are not finite", net)
     return out
+
+
+def _backward(output: Any) -> None:
+    """Gradients of a random sum of all that a network has returned."""
+    torch.stack([(part * torch.randn_like(part)).sum() for part in parts_of(output)]).sum().backward()
 
 
 def _difference(a: Tensor, b: Tensor) -> float:
@@ -274,8 +282,7 @@ def _gradients(net: Any) -> Verdict:
     if not trained:
         return "n/a", "no parameter is trainable"
     with torch.enable_grad():
-        out = net.train()(*net.example_inputs(2))
-        (out * torch.randn_like(out)).sum().backward()
+        _backward(net.train()(*net.example_inputs(2)))
     # Rows of a table that were not drawn may be zero, the whole table may not.
     dead = [name for name, p in trained.items() if p.grad is None or not p.grad.any()]
     if dead:
@@ -480,8 +487,7 @@ def _reached(net: Any, before: dict[str, Tensor], label: int | None = None) -> d
     """
     net.zero_grad()
     x, t, y = net.example_inputs(2)
-    out = net(x, t, y if label is None else torch.full_like(y, label))
-    (out * torch.randn_like(out)).sum().backward()
+    _backward(net(x, t, y if label is None else torch.full_like(y, label)))
     reached = {}
     for name, parameter in net.named_parameters():
         grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

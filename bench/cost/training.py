@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from bench.cost.memory import Follower, LiveTensors
+from registry.training_output import prediction_of
 
 
 def training_bytes(network: nn.Module, batch_size: int, *, averages: int = 1) -> int | None:
@@ -41,5 +42,5 @@ def _observed(network: nn.Module, batch_size: int, averages: int) -> int:
     for tensor in inputs:
         memory.add(tensor)
     with Follower(memory):
-        model(*inputs).square().mean().backward()
+        prediction_of(model(*inputs)).square().mean().backward()
     return memory.peaks[""]

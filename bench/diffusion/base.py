@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bench.diffusion.plugins import samplers_for
 from registry.errors import UsageError
+from registry.training_output import TrainingOutput
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # x (N, C, H, W), t (N,) -> (N, C or 2C, H, W)
 Noise = Callable[[int], Tensor]  # number of the step in the loop, from 0 -> standard normal (N, C, H, W)
@@ -49,6 +50,29 @@ class Objective(ABC):
             output: of the network for (x_t, t), (N, C or 2C, H, W).
             x0, noise, x_t, t: as for `add_noise`, and its result.
         """
+
+    def training_losses(
+        self, output: Tensor | TrainingOutput, x0: Tensor, noise: Tensor, x_t: Tensor, t: Tensor
+    ) -> dict[str, Tensor]:
+        """`losses` of what a network returns in training mode, of any floating-point dtype.
+
+        With a learned log variance u the loss is loss / exp(u) + u, and `log_variance` is u. Losses of the
+        network's own are added, and stand beside it under their names.
+
+        Raises:
+            UsageError: the network names a loss that the objective has.
+        """
+        if not isinstance(output, TrainingOutput):
+            return self.losses(output.float(), x0, noise, x_t, t)
+        terms = self.losses(output.prediction.float(), x0, noise, x_t, t)
+        if output.log_variance is not None:
+            u = output.log_variance.float()
+            terms |= {"loss": terms["loss"] / u.exp() + u, "log_variance": u}
+        for name, value in output.losses.items():
+            if name in terms:
+                raise UsageError(f"the network returns a loss {name!r}, which {self.name} has: rename it")
+            terms |= {"loss": terms["loss"] + value.float(), name: value.float()}
+        return terms
 
     @abstractmethod
     def to_epsilon(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:

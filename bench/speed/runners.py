@@ -34,6 +34,7 @@ from bench.utils.compilation import compile_network
 from bench.utils.device import on_cuda
 from registry.backbone import is_denoiser
 from registry.errors import UsageError, reason
+from registry.training_output import prediction_of
 
 # A turn repeats the call until it lasts this long: on a CPU far beyond the clock's steps, on a GPU beyond the
 # moments for which it boosts its own.
@@ -336,7 +337,7 @@ class TrainingRunner(Runner):
         *inputs, target = next(self.inputs[n])
         at_part()
         with self._autocast():
-            out = self.network(*inputs)
+            out = prediction_of(self.network(*inputs))
         loss = F.mse_loss(out.float(), target)
         at_part()
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
@@ -352,7 +353,7 @@ class TrainingRunner(Runner):
     def _batch(self, n: int) -> tuple[Tensor, ...]:
         inputs = self.layout(self.network.example_inputs(n))
         with torch.no_grad(), self._autocast():
-            target = torch.randn_like(self.network(*inputs), dtype=torch.float32)
+            target = torch.randn_like(prediction_of(self.network(*inputs)), dtype=torch.float32)
         return *inputs, target
 
     def own_tensors(self) -> list[Tensor]:

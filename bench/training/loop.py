@@ -374,7 +374,7 @@ class Trainer:
             raise UsageError(f"{self.network.name} cannot be compiled: {reason(error)}") from error
         if self.step == self.first_step and part == 0:  # once, for to look at the values stops a GPU
             check_output(self.network, (x_t, t, y), output)
-        losses = self.objective.losses(output.float(), x0, noise, x_t, t)
+        losses = self.objective.training_losses(output, x0, noise, x_t, t)
         return {name: value.mean() for name, value in losses.items()}
 
     # ---- what is stored ----

@@ -143,6 +143,19 @@ def test_outputs_that_pass():
     backbone.check_output(Net(), (X, torch.zeros(3, 5, 8), INPUTS[1]), X[:1])  # x, text, t
 
 
+def test_a_training_output_is_for_training_mode():
+    whole = registry.TrainingOutput(X, torch.zeros(3), {"far": torch.ones(3)})
+    backbone.check_output(Net(), INPUTS, whole)
+    with pytest.raises(CodeError, match="forward returns TrainingOutput, not a tensor"):
+        backbone.check_output(Net().eval(), INPUTS, whole)
+    for wrong in (torch.zeros(3, 1), torch.tensor([0.0, torch.nan, 0.0])):
+        for output in (registry.TrainingOutput(X, wrong), registry.TrainingOutput(X, losses={"far": wrong})):
+            with pytest.raises(CodeError, match=r"of a TrainingOutput are finite and \(N,\) = \(3,\)"):
+                backbone.check_output(Net(), INPUTS, output)
+    with pytest.raises(CodeError, match="net: the output is"):
+        backbone.check_output(Net(), INPUTS, registry.TrainingOutput(X[:2]))
+
+
 def test_code_without_a_file_is_an_error_without_place():
     made = type("Made", (nn.Module,), {})
     assert str(CodeError("wrong", made())) == "wrong" or "torch" in str(CodeError("wrong", made()))

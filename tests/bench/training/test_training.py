@@ -27,6 +27,7 @@ from bench.training.run import Run, load
 from bench.training.trained import open_run
 from bench.utils import locks
 from bench.utils.process import threads
+from registry import contract
 from registry.errors import CodeError
 
 SMOKE = protocols.load("smoke")
@@ -441,6 +442,41 @@ def test_a_plain_module_trains_too(tmp_path: Path) -> None:
     for name in ("a", "b"):  # its own randomness repeats too
         train("plain-trained", protocol(), tmp_path / name, overrides={"num_classes": 10})
     assert_same_run(tmp_path / "a", tmp_path / "b", 8)
+
+
+class Unsure(registry.Backbone):
+    """Learns a scale, its uncertainty u and a loss of its own."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__(input_size=8, num_classes=num_classes)
+        self.scale, self.u, self.far = (torch.nn.Parameter(torch.tensor(v)) for v in (0.5, 0.3, 2.0))
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> Any:
+        if not self.training:
+            return x * self.scale
+        far = {"far": (self.far - t).square()}
+        return registry.TrainingOutput(x * self.scale, self.u.expand(len(x)), far)
+
+
+def test_what_a_network_returns_in_training_besides_its_prediction_is_trained(tmp_path: Path) -> None:
+    registry.register("unsure")(Unsure)
+    train("unsure", protocol(steps=2, log_every=1), tmp_path / "run", overrides={"num_classes": 10})
+    for entry, u in zip(logged(tmp_path / "run"), (0.3, 0.299), strict=True):  # AdamW's step is its rate
+        expected = entry["mse"] * math.exp(-u) + u + entry["far"]  # exactly, as u is that of all samples
+        assert entry["log_variance"] == pytest.approx(u, abs=1e-5)
+        assert entry["loss"] == pytest.approx(expected, rel=1e-5)
+    learned = weights(tmp_path / "run", 2)
+    assert all(abs(learned[name] - value) > 1e-3 for name, value in Unsure().state_dict().items())
+    results = {result.check: result for result in contract.check(registry.create("unsure"))}
+    assert results["gradients"].reason == "finite and not zero at all 3 parameters"
+    assert results["train equals eval"].status == "pass"
+
+
+def test_a_loss_of_the_network_s_own_has_a_name_of_its_own() -> None:
+    x, t = torch.zeros(2, 4, 8, 8), torch.zeros(2, dtype=torch.int64)
+    named = registry.TrainingOutput(x, losses={"mse": torch.zeros(2)})
+    with pytest.raises(registry.UsageError, match="a loss 'mse', which ddpm has: rename it"):
+        objective("ddpm").training_losses(named, x, x, x, t)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,35 @@
+"""What a network may return in training mode besides its prediction: an uncertainty, losses of its own."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+
+class TrainingOutput(NamedTuple):
+    """In place of a tensor, what `forward` returns in training mode; in eval mode it returns the prediction.
+
+    Attributes:
+        prediction: (N, C_out, H, W).
+        log_variance: (N,) learned logarithm u of the variance of each sample's error, or None. The loss is
+            then loss / exp(u) + u (EDM2, arXiv 2312.02696, Eq. 22).
+        losses: further terms by name, (N,) each, which are added to the loss.
+    """
+
+    prediction: Tensor
+    log_variance: Tensor | None = None
+    losses: dict[str, Tensor] = {}  # noqa: RUF012
+
+
+def prediction_of(output: Any) -> Any:
+    """The prediction alone, of whatever `forward` has returned."""
+    return output.prediction if isinstance(output, TrainingOutput) else output
+
+
+def parts_of(output: Any) -> list[Tensor]:
+    """All tensors that `forward` has returned, each of which trains the network."""
+    if not isinstance(output, TrainingOutput):
+        return [output]
+    learned = [] if output.log_variance is None else [output.log_variance]
+    return [output.prediction, *learned, *output.losses.values()]
