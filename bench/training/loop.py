@@ -293,6 +293,7 @@ class Trainer:
             network,
             learning_rate=self.settings.learning_rate,
             weight_decay=self.settings.weight_decay,
+            betas=self.settings.betas,
             ema_decay=self.settings.ema_decay,
             clip=self.settings.clip,
             scaler=self.scaler,

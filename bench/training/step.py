@@ -19,7 +19,7 @@ class Update:
     Args:
         network: in training mode, on its device.
         learning_rate: of AdamW; `step` takes another.
-        weight_decay: of AdamW, whose betas are 0.9 and 0.999.
+        weight_decay, betas: of AdamW.
         ema_decay: of the exponential moving average of the weights.
         clip: largest gradient norm; None: any.
         scaler: of the loss, for float16; None where the loss is not scaled.
@@ -35,6 +35,7 @@ class Update:
         *,
         learning_rate: float,
         weight_decay: float,
+        betas: tuple[float, float] = (0.9, 0.999),
         ema_decay: float,
         clip: float | None,
         scaler: torch.amp.GradScaler | None = None,
@@ -44,6 +45,7 @@ class Update:
             self.parameters,
             lr=learning_rate,
             weight_decay=weight_decay,
+            betas=betas,
             fused=not any(p.is_complex() for p in self.parameters),
         )
         self.clip, self.scaler, self.ema_decay = clip, scaler, ema_decay

@@ -12,6 +12,7 @@ from registry.values import join_options, split_options
 
 # Options of objectives that have fields: names of records hang on them. Others stand behind the name.
 OBJECTIVE_FIELDS = ("beta_schedule", "prediction_type", "min_snr_gamma", "zero_terminal_snr")
+_Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainingSettings(Model):
@@ -25,7 +26,7 @@ class TrainingSettings(Model):
             the field.
         steps: optimizer steps.
         batch_size: images a step, over all processes and accumulated parts together.
-        learning_rate, weight_decay: of AdamW, whose betas are 0.9 and 0.999.
+        learning_rate, weight_decay, betas: of AdamW; without weight decay it is Adam.
         warmup: steps over which the rate rises from zero.
         learning_rate_schedule: what the rate is multiplied by at step s, besides the warm-up: 1 (constant);
             (1 + cos(π·s/steps))/2 (cosine); 1 − s/steps (linear); 1/√max(s/decay_steps, 1) (inverse-sqrt;
@@ -52,6 +53,8 @@ class TrainingSettings(Model):
     batch_size: int = Field(ge=1, lt=2**31)
     learning_rate: Finite = Field(gt=0)
     weight_decay: Finite = Field(default=0.0, ge=0)
+    # Left out where it is as it always was, so that records and names of runs stay as they are.
+    betas: tuple[_Beta, _Beta] = Field(default=(0.9, 0.999), exclude_if=lambda betas: betas == (0.9, 0.999))
     warmup: int = Field(default=0, ge=0, lt=2**31)
     learning_rate_schedule: Literal["constant", "cosine", "linear", "inverse-sqrt"] = "constant"
     decay_steps: int | None = Field(default=None, ge=1, lt=2**31)

@@ -96,6 +96,11 @@ def test_a_field_at_its_default_changes_no_name():
     table = made.QUALITY_REQUEST.model_dump(mode="json")
     del table["training"]["weight_decay"], table["sampling"]["labels"]
     assert QualityRequest.model_validate(table).file == made.QUALITY_REQUEST.file
+    assert "betas" not in table["training"]  # nor the bytes of records, nor the names of runs
+    table["training"]["betas"] = [0.9, 0.95]
+    other = QualityRequest.model_validate(table)
+    assert other.file != made.QUALITY_REQUEST.file
+    assert other.training.trajectory()["betas"] == [0.9, 0.95]
 
 
 def test_context_and_environment_change_no_name(tmp_path):

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -37,12 +38,22 @@ def loss(model: nn.Module, step: int) -> torch.Tensor:
     return model(torch.linspace(-1, 1, 15).view(5, 3) * (step + 1)).square().mean()
 
 
-@pytest.mark.parametrize(("made", "scaled"), [(network, False), (network, True), (complex_network, False)])
-def test_it_is_adamw_with_clipping_and_an_average(made: Callable[[], nn.Module], scaled: bool) -> None:
+@pytest.mark.parametrize(
+    ("made", "scaled", "options"),
+    [
+        (network, False, {}),
+        (network, True, {}),
+        (complex_network, False, {}),
+        (network, False, {"betas": (0.5, 0.95)}),
+    ],
+)
+def test_it_is_adamw_with_clipping_and_an_average(
+    made: Callable[[], nn.Module], scaled: bool, options: dict[str, Any]
+) -> None:
     ours, theirs = made(), made()
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12) if scaled else None
-    update = Update(ours, **SETTINGS, scaler=scaler)
-    optimizer = torch.optim.AdamW(theirs.parameters(), lr=1.0, weight_decay=0.01, foreach=False)
+    update = Update(ours, **SETTINGS, **options, scaler=scaler)
+    optimizer = torch.optim.AdamW(theirs.parameters(), lr=1.0, weight_decay=0.01, foreach=False, **options)
     average = copy.deepcopy(theirs.state_dict())
     for step, rate in enumerate((1e-2, 3e-2, 2e-2)):
         value = loss(ours, step)

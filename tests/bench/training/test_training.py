@@ -90,8 +90,9 @@ def test_every_step_is_adamw_on_the_mean_loss(tmp_path: Path) -> None:
     from bench.utils import randomness
 
     settings = protocol(
-        steps=2, batch_size=6, checkpoint_every=1, keep=0, log_every=1, clip=0.5, warmup=3, ema_decay=0.7
-    )
+        steps=2, batch_size=6, checkpoint_every=1, keep=0, log_every=1, clip=0.5, warmup=3, ema_decay=0.7,
+        betas=(0.8, 0.95),
+    )  # fmt: skip
     out = tmp_path / "run"
     overrides = {"class_dropout_prob": 0.5}
     train("dit-s-4", settings, out, seed=5, overrides=overrides)
@@ -100,7 +101,9 @@ def test_every_step_is_adamw_on_the_mean_loss(tmp_path: Path) -> None:
         "dit-s-4", input_size=8, num_classes=10, **SMOKE.overrides("dit-s-4"), **overrides
     )
     average = {name: value.clone() for name, value in network.state_dict().items()}
-    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.0, lr=1.0, foreach=False)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), weight_decay=0.0, lr=1.0, betas=(0.8, 0.95), foreach=False
+    )
     digits, ddpm = data.load("digits"), objective("ddpm")
     order, places = randomness.permutation(5, "order", len(digits)), torch.arange(6)
     for step in range(2):
