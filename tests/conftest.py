@@ -43,6 +43,8 @@ SMALLEST: dict[str, dict[str, Any]] = {
         "dit-s-4": {"hidden_size": 48, "depth": 1, "num_heads": 2},
         "dit-skip": {"hidden_size": 48, "depth": 3, "num_heads": 2},
         "sit-s-2": {"hidden_size": 48, "depth": 1, "num_heads": 2},
+        "edm2-xxs": {"model_channels": 8, "channel_mult": (1, 2), "num_blocks": 1, "attn_resolutions": (4,),
+                     "channels_per_head": 8},
         "tiny-unet": {"widths": (8, 16, 16)},
         "udit-t": {"hidden_size": 8, "depth": (1, 0, 0, 0, 0), "num_heads": 2},
         "unet2d": {"block_out_channels": (8, 8), "layers_per_block": 1, "norm_num_groups": 4},

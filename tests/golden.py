@@ -37,6 +37,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"beta_schedule": "scaled_linear", "prediction_type": "v_prediction"},
         {"prediction_type": "v_prediction", "zero_terminal_snr": True},
     ],
+    "edm": [{}, {"p_mean": -0.8, "p_std": 1.6, "sigma_data": 1.0}],
     "flow": [{}],
 }
 # Of samplers whose steps are no plain number, or few of which would be no loop.

@@ -13,6 +13,8 @@ from bench.diffusion.base import Objective
 from bench.records.schema import SamplingSettings
 from bench.sampling.plan import ToImages
 
+_SAMPLERS = {"flow": ("heun", "125"), "edm": ("edm-heun", "32")}  # and steps, of objectives other than ddpm
+
 
 @dataclass(frozen=True)
 class Source:
@@ -48,7 +50,8 @@ def open_weights(
     Args:
         model, overrides: the backbone that the weights are of.
         defaults: how images are made where nothing else is asked for, such as those of the protocol `paper`;
-            a flow is sampled by Heun's method in 125 steps, as many evaluations.
+            a flow is sampled by Heun's method in 125 steps, as many evaluations, and what denoises at any σ
+            as published for EDM2, in 32 steps.
         vae: the decoder of latents; by default that of the papers.
         key: entry of the file that holds the weights; by default the averaged ones.
 
@@ -59,8 +62,9 @@ def open_weights(
     scheduled = "beta_schedule" in objectives.options(network.objective)
     options = {"beta_schedule": network.beta_schedule} if scheduled else {}
     trained_by = objective(network.objective, **options)
-    if trained_by.name == "flow":
-        defaults = defaults.model_copy(update={"sampler": "heun", "steps": "125"})
+    if trained_by.name in _SAMPLERS:
+        name, steps = _SAMPLERS[trained_by.name]
+        defaults = defaults.model_copy(update={"sampler": name, "steps": steps})
     with Path(path).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     identity = {"weights": digest, "model": network.name, "overrides": network.overrides}

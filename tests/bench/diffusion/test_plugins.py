@@ -17,11 +17,11 @@ from bench.diffusion.flow import Flow
 def test_names_are_listed_without_torch():
     code = (
         "import sys, bench.diffusion as d\n"
-        "assert d.objectives.names() == ['ddpm', 'flow']\n"
+        "assert d.objectives.names() == ['ddpm', 'edm', 'flow']\n"
         "print(*d.samplers.names()); assert 'torch' not in sys.modules"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.split() == "ancestral ddim dpm++ euler heun dopri5 euler-maruyama".split()
+    assert out.split() == "ancestral ddim dpm++ edm-heun euler heun dopri5 euler-maruyama".split()
 
 
 @pytest.mark.parametrize("name", bench.diffusion.samplers.names())

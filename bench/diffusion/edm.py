@@ -1,0 +1,137 @@
+"""EDM: denoising at any σ (Karras et al. 2022, arXiv 2206.00364), with EDM2's settings (2312.02696).
+
+Noise is added, not mixed in: x = x0 + σ·noise. The network is given σ itself and returns the denoised x0.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bench.diffusion import objectives, samplers
+from bench.diffusion.base import Denoiser, Noise, Objective, Sampler
+from registry.errors import UsageError
+
+
+@objectives.register("edm")
+class EDM(Objective):
+    """Denoising of x = x0 + σ·noise, ln σ normally distributed (EDM, EDM2).
+
+    Args:
+        p_mean, p_std: mean and standard deviation of ln σ; EDM2's for latents of 512×512 images. Its own for
+            64×64 pixels are −0.8 and 1.6, EDM's −1.2 and 1.2.
+        sigma_data: standard deviation of the data, from which the weight of each σ follows.
+
+    Raises:
+        UsageError: a deviation that is not above 0.
+    """
+
+    preview: ClassVar[tuple[str, str] | None] = ("edm-heun", "12")
+
+    def __init__(self, p_mean: float = -0.4, p_std: float = 1.0, sigma_data: float = 0.5) -> None:
+        if not (p_std > 0 and sigma_data > 0):
+            raise UsageError(f"objective edm takes p_std and sigma_data above 0, not {p_std}, {sigma_data}")
+        self.p_mean, self.p_std, self.sigma_data = p_mean, p_std, sigma_data
+
+    def sample_timesteps(self, u: Tensor) -> Tensor:
+        """σ = exp(p_mean + p_std·n), n the normal number of which a share u is smaller; (N,) -> (N,)."""
+        inside = u.double() + 2.0**-25  # u is a multiple of 2⁻²⁴, and 0 would be no number
+        return (self.p_mean + self.p_std * torch.special.ndtri(inside)).exp().float()
+
+    def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x0 + σ·noise."""
+        return x0 + _column(t) * noise
+
+    def losses(self, output: Tensor, x0: Tensor, noise: Tensor, x_t: Tensor, t: Tensor) -> dict[str, Tensor]:
+        """λ(σ)·`mse`, `mse` the squared error of the denoised data, (N,) each.
+
+        λ(σ) = (σ² + σ_data²) / (σ·σ_data)² (EDM, Table 1). Means over a sample's elements; EDM2 has sums.
+        """
+        mse = (output[:, : x0.shape[1]] - x0).square().flatten(1).mean(1)
+        weight = (t.square() + self.sigma_data**2) / (t * self.sigma_data).square()
+        return {"loss": weight * mse, "mse": mse}
+
+    def to_epsilon(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """(x_t − denoised) / σ."""
+        return (x_t - prediction[:, : x_t.shape[1]]) / _column(t)
+
+    def snr(self, t: Tensor) -> Tensor:
+        """1 / σ²."""
+        return t.float().pow(-2)
+
+    def timesteps_at_snr(self, snr: Tensor) -> Tensor:
+        """The exact σ, 1 / √snr."""
+        return snr.rsqrt()
+
+
+@samplers.register("edm-heun")
+class EDMHeun(Sampler[EDM]):
+    """EDM's sampler (Algorithm 2): Heun's method from σ_max to 0, the last of `steps` steps Euler's.
+
+    Args:
+        sigma_min, sigma_max: the last σ above 0, and the first.
+        rho: how the steps are spread: evenly in σ^(1/ρ).
+        churn: S_churn; each step first adds noise, √2 − 1 times its σ at most; 0 is deterministic.
+        s_min, s_max: the σ between which noise is added.
+        s_noise: factor of its standard deviation.
+
+    Raises:
+        UsageError: σ that do not fall from sigma_max to sigma_min above 0, or a ρ that is not above 0.
+    """
+
+    objectives: ClassVar[tuple[str, ...]] = ("edm",)
+
+    def __init__(
+        self,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+        rho: float = 7.0,
+        churn: float = 0.0,
+        s_min: float = 0.0,
+        s_max: float = math.inf,
+        s_noise: float = 1.0,
+    ) -> None:
+        if not (0 < sigma_min < sigma_max < math.inf and rho > 0):
+            raise UsageError(
+                "sampler edm-heun takes 0 < sigma_min < sigma_max and rho above 0, "
+                f"not sigma_min {sigma_min}, sigma_max {sigma_max}, rho {rho}"
+            )
+        self.sigma_min, self.sigma_max, self.rho = sigma_min, sigma_max, rho
+        self.churn, self.s_min, self.s_max, self.s_noise = churn, s_min, s_max, s_noise
+
+    def evaluations(self, steps: str) -> int:
+        """Two a step, but one in the last."""
+        return 2 * self.number(steps, least=2) - 1
+
+    def sigmas(self, steps: int) -> list[float]:
+        """The σ at the beginning of each step, and 0 (EDM, Eq. 5)."""
+        first, last = (sigma ** (1 / self.rho) for sigma in (self.sigma_max, self.sigma_min))
+        return [(first + i / (steps - 1) * (last - first)) ** self.rho for i in range(steps)] + [0.0]
+
+    def loop(self, objective: EDM, denoiser: Denoiser, x: Tensor, noise: Noise, steps: str) -> Tensor:
+        """See `Sampler.sample`."""
+
+        def slope(x: Tensor, sigma: float) -> Tensor:
+            denoised = denoiser(x, torch.full((len(x),), sigma, device=x.device))[:, : x.shape[1]]
+            return (x - denoised) / sigma
+
+        sigmas = self.sigmas(int(steps))
+        x = sigmas[0] * x
+        for i, after in enumerate(sigmas[1:]):
+            sigma = sigmas[i]
+            if self.churn > 0 and self.s_min <= sigma <= self.s_max:
+                sigma += min(self.churn / int(steps), math.sqrt(2) - 1) * sigma
+                x = x + math.sqrt(sigma**2 - sigmas[i] ** 2) * self.s_noise * noise(i)
+            before = slope(x, sigma)
+            ahead = x + (after - sigma) * before
+            if after > 0:
+                ahead = x + (after - sigma) * (before + slope(ahead, after)) / 2
+            x = ahead
+        return x
+
+
+def _column(t: Tensor) -> Tensor:
+    return t.view(-1, 1, 1, 1)
