@@ -15,7 +15,6 @@ from bench.cli.options import (
     Seeds,
     StudyProtocol,
     Work,
-    load_plugins,
     parse_overrides,
     parse_seeds,
 )
@@ -85,7 +84,6 @@ def ablate(
     What has a record is not measured again, unless the code or the data that made it have changed. Stop it at
     any moment: the same command goes on where it was.
     """
-    load_plugins(plugins)
     from bench.reports import ablation, tables
     from bench.reports.render import terminal
     from bench.studies.executors import executor as executor_of
@@ -171,7 +169,6 @@ def list_studies(
     """
     from bench import studies
 
-    load_plugins(plugins)
     if watch is not None:
         from bench.studies.plan import plan
 

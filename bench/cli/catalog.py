@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from bench.cli.options import Json, Plugins, load_plugins
+from bench.cli.options import Json, Plugins
 from bench.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -53,7 +53,6 @@ def list_names(
     """List the registered backbones, or datasets and so on."""
     from registry.errors import UsageError
 
-    load_plugins(plugins)
     found: list[dict[str, Any]]
     if kind == "protocol":
         from bench.training import protocols
@@ -128,7 +127,6 @@ def describe(
     """Show what a backbone, dataset and so on is, and its options with their defaults."""
     from dataclasses import asdict
 
-    load_plugins(plugins)
     registry = _registry(kind)
     description = registry.describe(name)
     declared = {attribute: registry.attribute(name, attribute) for attribute in DECLARED.get(kind, ())}

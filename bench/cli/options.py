@@ -7,6 +7,16 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+
+def load_plugins(plugins: list[str]) -> list[str]:
+    """Import files and modules, so that what they register is known; see `registry.plugins.load_file`."""
+    from registry.plugins import load_file
+
+    for plugin in plugins:
+        load_file(plugin)
+    return plugins
+
+
 Models = Annotated[
     list[str],
     typer.Option(
@@ -31,6 +41,7 @@ Plugins = Annotated[
     typer.Option(
         "--plugin",
         metavar="FILE|MODULE",
+        callback=load_plugins,
         help="Python file or module that registers backbones, datasets and so on; repeatable.",
     ),
 ]
@@ -50,14 +61,6 @@ Seeds = Annotated[
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of records.")]
 Work = Annotated[Path, typer.Option("--work", metavar="DIR", help="Folder of training runs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
-
-
-def load_plugins(plugins: list[str]) -> None:
-    """Import files and modules, so that what they register is known; see `registry.plugins.load_file`."""
-    from registry.plugins import load_file
-
-    for plugin in plugins:
-        load_file(plugin)
 
 
 def parse_models(texts: list[str], shared: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import Json, Plugins, Results, load_plugins
+from bench.cli.options import Json, Plugins, Results
 from bench.cli.output import console, print_json, print_table, working
 
 SHOWN = 1000  # runs in a table for people
@@ -27,7 +27,6 @@ def runs(
 
     Of many runs those written last; with --json all.
     """
-    load_plugins(plugins)
     with working("loading torch"):
         from bench import records
         from bench.studies import runs as training_runs

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from bench.cli.options import Overrides, Plugins, load_plugins, parse_overrides
-from bench.cli.output import bar, console, working
+from bench.cli.options import Overrides, Plugins, parse_overrides
+from bench.cli.output import bars, console, working
 
 
 def sample(
@@ -72,7 +71,6 @@ def sample(
 
     The same images come out for every number of processes (`accelerate launch … -m bench.cli sample …`).
     """
-    load_plugins(plugins)
     with working("loading torch"):
         from bench.sampling import Plan, open_weights
         from bench.sampling import sample as make
@@ -106,16 +104,7 @@ def sample(
         changed = {key: value for key, value in options.items() if value is not None}
         settings = protocols.changed(source.defaults, changed)
         plan = Plan(source.objective, settings, _classes(classes), seed, precision)
-    with bar("[progress.description]{task.description}", "{task.fields[rate]:.1f} images/s") as shown:
-        task = shown.add_task("sampling", total=None, rate=float("nan"))
-        counts: list[tuple[float, int]] = []
-
-        def progress(description: str, done: int, total: int) -> None:
-            counts.append((time.perf_counter(), done))
-            seconds, made = (counts[-1][i] - counts[0][i] for i in (0, 1))
-            rate = made / seconds if description == "sampling" and made else float("nan")
-            shown.update(task, description=description, completed=done, total=total, rate=rate)
-
+    with bars() as progress:
         sheet = make(
             source.network,
             source.to_images,
