@@ -43,10 +43,7 @@ USES = {
 
 def list_names(
     pattern: Annotated[str, typer.Argument(help="Wildcard, such as `udit*`.")] = "*",
-    kind: Annotated[
-        Literal["backbone", "dataset", "executor", "extractor", "objective", "sampler", "score", "protocol"],
-        typer.Option(help="What kind of thing."),
-    ] = "backbone",
+    kind: Annotated[Literal[Registered, "protocol"], typer.Option(help="What kind of thing.")] = "backbone",
     plugins: Plugins = [],  # noqa: B006, typer copies it
     as_json: Json = False,
 ) -> None:

@@ -30,12 +30,13 @@ def runs(
     with working("loading torch"):
         from bench import records
         from bench.studies import runs as training_runs
+        from bench.utils.files import delete_folder
 
         known = records.read(results) if results.is_dir() else []
         found = training_runs.summaries(folder, known)
     deleted = [run for run in found if clean and run.state == "recorded"]
     for run in deleted:
-        training_runs.delete(run)
+        delete_folder(run.folder)
     gone = {run.folder for run in deleted}
     if as_json:
         print_json(
