@@ -15,8 +15,8 @@ from bench.cli.options import (
     Seeds,
     StudyProtocol,
     Work,
+    parse_numbers,
     parse_overrides,
-    parse_seeds,
 )
 from bench.cli.output import console, print_json, print_table, working
 
@@ -92,7 +92,7 @@ def ablate(
     made = plan(
         study,
         protocol=protocol,
-        seeds=parse_seeds(seeds),
+        seeds=parse_numbers(seeds),
         only=only,
         shard=shard,
         force=force,
@@ -172,7 +172,7 @@ def list_studies(
     if watch is not None:
         from bench.studies.plan import plan
 
-        made = plan(watch, protocol=protocol, seeds=parse_seeds(seeds), results=results, work=work)
+        made = plan(watch, protocol=protocol, seeds=parse_numbers(seeds), results=results, work=work)
         _watch(made, as_json=as_json)
         return
     found = [studies.load(name) for name in studies.names()]

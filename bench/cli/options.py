@@ -135,7 +135,7 @@ def parse_size(text: str | None) -> int | tuple[int, int] | None:
     return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
 
 
-def parse_seeds(text: str | None) -> list[int] | None:
+def parse_numbers(text: str | None, option: str = "--seeds") -> list[int] | None:
     """`"0,1"` -> [0, 1]; None stays.
 
     Raises:
@@ -145,7 +145,7 @@ def parse_seeds(text: str | None) -> list[int] | None:
 
     if text is None:
         return None
-    seeds = [seed.strip() for seed in text.split(",")]
-    if not all(seed.isdecimal() for seed in seeds):
-        raise UsageError(f"--seeds takes whole numbers with commas between, not {text!r}")
-    return [int(seed) for seed in seeds]
+    numbers = [number.strip() for number in text.split(",")]
+    if not all(number.isdecimal() for number in numbers):
+        raise UsageError(f"{option} takes whole numbers with commas between, not {text!r}")
+    return list(map(int, numbers))

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from bench.cli.options import Overrides, Plugins, parse_overrides
+from bench.cli.options import Overrides, Plugins, parse_numbers, parse_overrides
 from bench.cli.output import bars, console, working
 
 
@@ -37,7 +37,9 @@ def sample(
     labels: Annotated[
         Literal["uniform", "balanced"] | None, typer.Option(help="Random classes, or each equally often.")
     ] = None,
-    classes: Annotated[str, typer.Option(metavar="A,B,…", help="Only these classes, by their numbers.")] = "",
+    classes: Annotated[
+        str | None, typer.Option(metavar="A,B,…", help="Only these classes, by their numbers.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Image i depends on the seed and i alone.")] = 0,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images at once.")] = None,
     device: Annotated[
@@ -103,7 +105,9 @@ def sample(
         }
         changed = {key: value for key, value in options.items() if value is not None}
         settings = protocols.changed(source.defaults, changed)
-        plan = Plan(source.objective, settings, _classes(classes), seed, precision)
+        plan = Plan(
+            source.objective, settings, tuple(parse_numbers(classes, "--classes") or ()), seed, precision
+        )
     with bars() as progress:
         sheet = make(
             source.network,
@@ -117,12 +121,3 @@ def sample(
         )
     if distributed.is_main():
         console().print(f"{settings.num} images in {out}; a sheet of the first in {sheet}", markup=False)
-
-
-def _classes(text: str) -> tuple[int, ...]:
-    from registry.errors import UsageError
-
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(part.isdecimal() for part in parts):
-        raise UsageError(f"--classes takes numbers such as 3,5, not {text!r}")
-    return tuple(map(int, parts))
