@@ -37,6 +37,7 @@ def clones(tmp_path):
     return tmp_path / "clones"
 
 
+@pytest.mark.slow
 def test_every_stage_runs_and_is_not_run_again(tmp_path, clones, monkeypatch, capsys):
     arguments = ["tests.device", "--out", str(tmp_path), "--device", "cpu", "--tiny"]
     arguments += ["--released", str(clones)]

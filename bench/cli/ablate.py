@@ -15,9 +15,8 @@ from bench.cli.options import (
     Seeds,
     StudyProtocol,
     Work,
-    load_plugins,
+    parse_numbers,
     parse_overrides,
-    parse_seeds,
 )
 from bench.cli.output import console, print_json, print_table, working
 
@@ -85,7 +84,6 @@ def ablate(
     What has a record is not measured again, unless the code or the data that made it have changed. Stop it at
     any moment: the same command goes on where it was.
     """
-    load_plugins(plugins)
     from bench.reports import ablation, tables
     from bench.reports.render import terminal
     from bench.studies.executors import executor as executor_of
@@ -94,7 +92,7 @@ def ablate(
     made = plan(
         study,
         protocol=protocol,
-        seeds=parse_seeds(seeds),
+        seeds=parse_numbers(seeds),
         only=only,
         shard=shard,
         force=force,
@@ -171,11 +169,10 @@ def list_studies(
     """
     from bench import studies
 
-    load_plugins(plugins)
     if watch is not None:
         from bench.studies.plan import plan
 
-        made = plan(watch, protocol=protocol, seeds=parse_seeds(seeds), results=results, work=work)
+        made = plan(watch, protocol=protocol, seeds=parse_numbers(seeds), results=results, work=work)
         _watch(made, as_json=as_json)
         return
     found = [studies.load(name) for name in studies.names()]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from bench.cli.options import Json, Plugins, load_plugins
+from bench.cli.options import Json, Plugins
 from bench.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -43,17 +43,13 @@ USES = {
 
 def list_names(
     pattern: Annotated[str, typer.Argument(help="Wildcard, such as `udit*`.")] = "*",
-    kind: Annotated[
-        Literal["backbone", "dataset", "executor", "extractor", "objective", "sampler", "score", "protocol"],
-        typer.Option(help="What kind of thing."),
-    ] = "backbone",
+    kind: Annotated[Literal[Registered, "protocol"], typer.Option(help="What kind of thing.")] = "backbone",
     plugins: Plugins = [],  # noqa: B006, typer copies it
     as_json: Json = False,
 ) -> None:
     """List the registered backbones, or datasets and so on."""
     from registry.errors import UsageError
 
-    load_plugins(plugins)
     found: list[dict[str, Any]]
     if kind == "protocol":
         from bench.training import protocols
@@ -128,7 +124,6 @@ def describe(
     """Show what a backbone, dataset and so on is, and its options with their defaults."""
     from dataclasses import asdict
 
-    load_plugins(plugins)
     registry = _registry(kind)
     description = registry.describe(name)
     declared = {attribute: registry.attribute(name, attribute) for attribute in DECLARED.get(kind, ())}

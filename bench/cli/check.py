@@ -13,7 +13,6 @@ from bench.cli.options import (
     Models,
     Overrides,
     Plugins,
-    load_plugins,
     parse_models,
     parse_shared,
 )
@@ -37,7 +36,6 @@ def check(
     from bench.utils.device import find_device
     from registry import contract
 
-    load_plugins(plugins)
     networks = parse_models(models, parse_shared(overrides, input_size))
     place = find_device(device)
     results = []

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from bench.cli.output import bar, console, working
+from bench.cli.output import bars, console, working
 
 
 def encode(
@@ -56,16 +55,7 @@ def encode(
     with working(f"looking through {images}"):
         dataset = Folder(images, size)
         _ = dataset.digest  # reads all files the first time
-    with bar("{task.description}", "{task.fields[rate]:.1f} images/s") as shown:
-        task = shown.add_task("encoding", total=None, rate=0.0)
-        began, before = time.perf_counter(), None
-
-        def progress(_: str, done: int, total: int) -> None:
-            nonlocal before
-            before = done if before is None else before  # what an earlier call has done
-            rate = (done - before) / (time.perf_counter() - began)
-            shown.update(task, completed=done, total=total, rate=rate)
-
+    with bars() as progress:
         index = encode_images(
             dataset,
             out,

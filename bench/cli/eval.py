@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.options import Json, Plugins, load_plugins
-from bench.cli.output import bar, print_json, print_table, working
-from bench.utils.progress import Progress, silent
+from bench.cli.options import Json, Plugins
+from bench.cli.output import bars, print_json, print_table, working
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
-
     from bench.metrics.evaluation import Comparison
 
 Extractor = Annotated[
@@ -67,7 +62,6 @@ def evaluate(
     An .npz holds images (arr_0) as the ADM suite's files do, features that
     `bench features` wrote, or statistics (mu, sigma), which give FID and sFID.
     """
-    load_plugins(plugins)
     with working("loading torch"):
         from bench.metrics.evaluation import compare
         from bench.metrics.scores import select
@@ -107,26 +101,3 @@ def _print(found: Comparison) -> None:
         rows.append(row)
     columns = ["Score", "Value", "95% interval"][: 3 if found.intervals else 2]
     print_table("Image quality", columns, rows, notes=found.notes)
-
-
-@contextmanager
-def bars() -> Iterator[Progress]:
-    """A progress bar with its rate on stderr for each step; silent in all but one of several processes."""
-    from rich.markup import escape
-
-    from bench.utils import distributed
-
-    if not distributed.is_main():
-        yield silent
-        return
-    with bar("{task.description}", "{task.fields[rate]}") as progress:
-        tasks: dict[str, TaskID] = {}
-
-        def update(description: str, done: int, total: int) -> None:
-            if description not in tasks:
-                tasks[description] = progress.add_task(escape(description), rate="")
-            speed = progress.tasks[tasks[description]].speed
-            rate = f"{speed:,.0f}/s" if speed else ""
-            progress.update(tasks[description], completed=done, total=total or None, rate=rate)
-
-        yield update

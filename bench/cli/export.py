@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import DataOptions, Plugins, load_plugins, parse_overrides
-from bench.cli.output import bar, console, working
+from bench.cli.options import DataOptions, Plugins, parse_overrides
+from bench.cli.output import bars, console, working
 
 
 def export_dataset(
@@ -18,13 +18,11 @@ def export_dataset(
     plugins: Plugins = [],  # noqa: B006
 ) -> None:
     """Write a dataset's images to one .npz, as the reference of what is trained on it."""
-    load_plugins(plugins)
     with working("loading torch"):
         from bench import data as datasets
         from bench.data.export import export
 
         dataset = datasets.load(data, **parse_overrides(data_options, "--data-option"))
-    with bar() as shown:
-        task = shown.add_task("exporting", total=len(dataset))
-        export(dataset, out, lambda _, done, __: shown.update(task, completed=done))
+    with bars() as progress:
+        export(dataset, out, progress)
     console().print(f"{len(dataset)} images of {dataset.name} in {out}", markup=False)

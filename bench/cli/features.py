@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.eval import BatchSize, Cache, Device, Extractor, Weights, bars
-from bench.cli.options import Plugins, load_plugins
-from bench.cli.output import console, working
+from bench.cli.eval import BatchSize, Cache, Device, Extractor, Weights
+from bench.cli.options import Plugins
+from bench.cli.output import bars, console, working
 
 
 def features(
@@ -32,7 +32,6 @@ def features(
     It also holds mu, sigma, mu_s and sigma_s as the ADM suite and pytorch-fid
     read them.
     """
-    load_plugins(plugins)
     with working("loading torch"):
         from bench.metrics.features import make_file
     with bars() as progress:

@@ -15,7 +15,6 @@ from bench.cli.options import (
     Models,
     Overrides,
     Plugins,
-    load_plugins,
     parse_models,
     parse_shared,
 )
@@ -49,7 +48,6 @@ def flops(
     """Parameters, multiply-accumulates and activation memory; no weights are allocated."""
     from bench.records.quantities import COSTS, decimals
 
-    load_plugins(plugins)
     networks = parse_models(models, parse_shared(overrides, input_size))
     with working("loading torch") as status:
         from bench.cost import measure

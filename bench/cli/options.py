@@ -7,6 +7,16 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+
+def load_plugins(plugins: list[str]) -> list[str]:
+    """Import files and modules, so that what they register is known; see `registry.plugins.load_file`."""
+    from registry.plugins import load_file
+
+    for plugin in plugins:
+        load_file(plugin)
+    return plugins
+
+
 Models = Annotated[
     list[str],
     typer.Option(
@@ -31,6 +41,7 @@ Plugins = Annotated[
     typer.Option(
         "--plugin",
         metavar="FILE|MODULE",
+        callback=load_plugins,
         help="Python file or module that registers backbones, datasets and so on; repeatable.",
     ),
 ]
@@ -50,14 +61,6 @@ Seeds = Annotated[
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of records.")]
 Work = Annotated[Path, typer.Option("--work", metavar="DIR", help="Folder of training runs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
-
-
-def load_plugins(plugins: list[str]) -> None:
-    """Import files and modules, so that what they register is known; see `registry.plugins.load_file`."""
-    from registry.plugins import load_file
-
-    for plugin in plugins:
-        load_file(plugin)
 
 
 def parse_models(texts: list[str], shared: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -132,7 +135,7 @@ def parse_size(text: str | None) -> int | tuple[int, int] | None:
     return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
 
 
-def parse_seeds(text: str | None) -> list[int] | None:
+def parse_numbers(text: str | None, option: str = "--seeds") -> list[int] | None:
     """`"0,1"` -> [0, 1]; None stays.
 
     Raises:
@@ -142,7 +145,7 @@ def parse_seeds(text: str | None) -> list[int] | None:
 
     if text is None:
         return None
-    seeds = [seed.strip() for seed in text.split(",")]
-    if not all(seed.isdecimal() for seed in seeds):
-        raise UsageError(f"--seeds takes whole numbers with commas between, not {text!r}")
-    return [int(seed) for seed in seeds]
+    numbers = [number.strip() for number in text.split(",")]
+    if not all(number.isdecimal() for number in numbers):
+        raise UsageError(f"{option} takes whole numbers with commas between, not {text!r}")
+    return list(map(int, numbers))

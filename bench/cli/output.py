@@ -6,15 +6,17 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from bench.utils import distributed
+from bench.utils.progress import Progress as Callback
 
 
 def console() -> Console:
@@ -30,7 +32,7 @@ def working(doing: str) -> Iterator[Any]:
         yield status
 
 
-def on_line(status: Any) -> Callable[[str, int, int], None]:
+def on_line(status: Any) -> Callback:
     """A progress callback (see `bench.utils.progress`) that tells on the line of `working`."""
 
     def progress(description: str, done: int, total: int) -> None:
@@ -53,6 +55,22 @@ def bar(*columns: str) -> Progress:
     if sys.stderr.isatty() and distributed.is_main():
         return Progress(*texts, TimeRemainingColumn(), console=console)
     return PlainProgress([described, *others])
+
+
+@contextmanager
+def bars() -> Iterator[Callback]:
+    """A progress bar with its rate for each description that the callback is given; see `bar`."""
+    with bar("{task.description}", "{task.fields[rate]}") as shown:
+        tasks: dict[str, TaskID] = {}
+
+        def update(description: str, done: int, total: int) -> None:
+            if description not in tasks:
+                tasks[description] = shown.add_task(escape(description), rate="")
+            speed = shown.tasks[tasks[description]].speed  # since it was first told of
+            rate = f"{speed:,.{0 if speed >= 10 else 1}f}/s" if speed else ""
+            shown.update(tasks[description], completed=done, total=total or None, rate=rate)
+
+        yield update
 
 
 class PlainProgress(Progress):

@@ -16,7 +16,6 @@ from bench.cli.options import (
     Models,
     Overrides,
     Plugins,
-    load_plugins,
     parse_models,
     parse_shared,
 )
@@ -43,7 +42,6 @@ def profile(
     from bench.reports.profile_figure import draw, finding
     from registry.errors import UsageError
 
-    load_plugins(plugins)
     networks = parse_models(models, parse_shared(overrides, input_size))
     if trace is not None and len(networks) > 1:
         raise UsageError(f"--trace takes one model, not {len(networks)}: each would write over the last")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import Json, Plugins, Results, load_plugins
+from bench.cli.options import Json, Plugins, Results
 from bench.cli.output import console, print_json
 
 
@@ -34,7 +34,6 @@ def proxy(
     (`known = { fid = 31.5 }`). Needs the records alone: measure them with `bench ablate STUDY --protocol
     proxy-fashion`. `--json` tells every checkpoint.
     """
-    load_plugins(plugins)
     from bench import studies as study_files
     from bench.metrics.scores import SCORES
     from bench.reports import proxy as made

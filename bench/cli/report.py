@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import Json, Plugins, Results, load_plugins
+from bench.cli.options import Json, Plugins, Results
 from bench.cli.output import console, print_json, working
 
 
@@ -39,7 +39,6 @@ def report(
 
     Needs the records alone: nothing is measured, unless asked for.
     """
-    load_plugins(plugins)
     from registry.errors import UsageError
 
     for name, option in (("formats", "--format"), ("out", "--out")):

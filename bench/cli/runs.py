@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import Json, Plugins, Results, load_plugins
+from bench.cli.options import Json, Plugins, Results
 from bench.cli.output import console, print_json, print_table, working
 
 SHOWN = 1000  # runs in a table for people
@@ -27,16 +27,16 @@ def runs(
 
     Of many runs those written last; with --json all.
     """
-    load_plugins(plugins)
     with working("loading torch"):
         from bench import records
         from bench.studies import runs as training_runs
+        from bench.utils.files import delete_folder
 
         known = records.read(results) if results.is_dir() else []
         found = training_runs.summaries(folder, known)
     deleted = [run for run in found if clean and run.state == "recorded"]
     for run in deleted:
-        training_runs.delete(run)
+        delete_folder(run.folder)
     gone = {run.folder for run in deleted}
     if as_json:
         print_json(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from bench.cli.options import Overrides, Plugins, load_plugins, parse_overrides
-from bench.cli.output import bar, console, working
+from bench.cli.options import Overrides, Plugins, parse_numbers, parse_overrides
+from bench.cli.output import bars, console, working
 
 
 def sample(
@@ -38,7 +37,9 @@ def sample(
     labels: Annotated[
         Literal["uniform", "balanced"] | None, typer.Option(help="Random classes, or each equally often.")
     ] = None,
-    classes: Annotated[str, typer.Option(metavar="A,B,…", help="Only these classes, by their numbers.")] = "",
+    classes: Annotated[
+        str | None, typer.Option(metavar="A,B,…", help="Only these classes, by their numbers.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Image i depends on the seed and i alone.")] = 0,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images at once.")] = None,
     device: Annotated[
@@ -72,7 +73,6 @@ def sample(
 
     The same images come out for every number of processes (`accelerate launch … -m bench.cli sample …`).
     """
-    load_plugins(plugins)
     with working("loading torch"):
         from bench.sampling import Plan, open_weights
         from bench.sampling import sample as make
@@ -105,17 +105,10 @@ def sample(
         }
         changed = {key: value for key, value in options.items() if value is not None}
         settings = protocols.changed(source.defaults, changed)
-        plan = Plan(source.objective, settings, _classes(classes), seed, precision)
-    with bar("[progress.description]{task.description}", "{task.fields[rate]:.1f} images/s") as shown:
-        task = shown.add_task("sampling", total=None, rate=float("nan"))
-        counts: list[tuple[float, int]] = []
-
-        def progress(description: str, done: int, total: int) -> None:
-            counts.append((time.perf_counter(), done))
-            seconds, made = (counts[-1][i] - counts[0][i] for i in (0, 1))
-            rate = made / seconds if description == "sampling" and made else float("nan")
-            shown.update(task, description=description, completed=done, total=total, rate=rate)
-
+        plan = Plan(
+            source.objective, settings, tuple(parse_numbers(classes, "--classes") or ()), seed, precision
+        )
+    with bars() as progress:
         sheet = make(
             source.network,
             source.to_images,
@@ -128,12 +121,3 @@ def sample(
         )
     if distributed.is_main():
         console().print(f"{settings.num} images in {out}; a sheet of the first in {sheet}", markup=False)
-
-
-def _classes(text: str) -> tuple[int, ...]:
-    from registry.errors import UsageError
-
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(part.isdecimal() for part in parts):
-        raise UsageError(f"--classes takes numbers such as 3,5, not {text!r}")
-    return tuple(map(int, parts))

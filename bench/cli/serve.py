@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import typer
 
-from bench.cli.options import Plugins, Results, load_plugins
+from bench.cli.options import Plugins, Results
 from bench.cli.output import working
 
 # Names of this machine: a page of another site that points its own name here is refused.
@@ -38,7 +38,6 @@ def serve(
     except OSError as error:
         raise UsageError(f"port {port}: {error.strerror}; choose another by --port, or 0 for any") from None
     with server:
-        load_plugins(plugins)
         typer.echo(f"making the site of the records in {results}", err=True)
         from bench.reports import site
 

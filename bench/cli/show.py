@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import Json, Plugins, Results, load_plugins
+from bench.cli.options import Json, Plugins, Results
 from bench.cli.output import console, print_json
 
 
@@ -20,7 +20,6 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show a record: what was measured, how, where, and whether the code has changed since."""
-    load_plugins(plugins)
     from bench import records
     from bench.reports.record import tables
     from bench.reports.render import terminal

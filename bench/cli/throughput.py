@@ -15,7 +15,6 @@ from bench.cli.options import (
     Models,
     Overrides,
     Plugins,
-    load_plugins,
     parse_models,
     parse_shared,
 )
@@ -57,7 +56,6 @@ def throughput(
     The first network is what the others are compared with. Name one twice to see how far apart equals
     come out. A network of several tables, or named before, is timed once.
     """
-    load_plugins(plugins)
     networks = _networks(models, tables, parse_shared(overrides, input_size))
     batch = _batch_size(batch_size)
     with working("loading torch") as status:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import DataOptions, Overrides, Plugins, load_plugins, parse_overrides
+from bench.cli.options import DataOptions, Overrides, Plugins, parse_overrides
 from bench.cli.output import bar, console, working
 
 
@@ -52,7 +52,6 @@ def train(
     """
     from bench.utils.load import load_note, other_load
 
-    load_plugins(plugins)
     with working("loading torch"), other_load() as others:
         import torch
 

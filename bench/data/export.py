@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.data.dataset import Dataset
-from bench.utils.arrays import ResumableArrays, batches, write_npz
+from bench.utils.arrays import ResumableArrays, batches
 from bench.utils.files import write_whole
 from bench.utils.progress import Progress, silent
 from registry.errors import UsageError
@@ -35,5 +35,5 @@ def export(dataset: Dataset, out: str | Path, progress: Progress = silent) -> No
             images = dataset.to_images(dataset.grids(indices))
             rows.put(batch, images=images, labels=dataset.labels(indices).numpy())
         progress("exporting", batch.stop, len(dataset))
-    write_whole(out, lambda made: write_npz(made, arr_0=rows["images"], arr_1=rows["labels"]))
+    write_whole(out, lambda made: np.savez(made, arr_0=rows["images"], arr_1=rows["labels"]))
     rows.delete()

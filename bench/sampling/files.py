@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.utils.arrays import write_npz
 from bench.utils.files import write_whole
 from bench.utils.progress import Progress, silent
 
@@ -23,7 +22,7 @@ def write_images(out: Path, images: np.ndarray, labels: np.ndarray, progress: Pr
         UsageError: the place cannot be written to.
     """
     if out.suffix == ".npz":
-        write_whole(out, lambda made: write_npz(made, arr_0=images, arr_1=labels))
+        write_whole(out, lambda made: np.savez(made, arr_0=images, arr_1=labels))
     else:
         write_whole(out, lambda made: _write_folder(made, images, progress))
 

@@ -19,7 +19,6 @@ Nothing here imports torch, so a report can be drawn from a study and its record
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -237,7 +236,7 @@ def _row(written: _WrittenRow, study: _WrittenStudy) -> StudyRow:
     taken = stands_for.overrides if stands_for and written.backbone is None else {}
     for place, table in (("overrides", written.overrides or {}), *written.scale.items()):
         for option, value in table.items():
-            if not _is_plain(value):
+            if not toml.is_plain(value):
                 raise UsageError(f"{place}: {option} = {value} is no number, text, true, false or list")
     for score in written.known:
         if score not in published.QUALITY:
@@ -269,15 +268,6 @@ def _check_protocols(names: Iterable[str]) -> None:
             raise UsageError(
                 f"unknown protocol {name!r}.{suggest(name, known)} It is one of {', '.join(known)}."
             )
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether JSON can hold a value, which a date of TOML it cannot, nor infinity."""
-    if isinstance(value, list):
-        return all(map(_is_plain, value))
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return isinstance(value, bool | int | str)
 
 
 def _published(text: str, step: int | None) -> PublishedRow:

@@ -47,7 +47,7 @@ from bench.training.loop import versions
 from bench.training.run import Run
 from bench.training.trained import open_run
 from bench.utils import distributed, locks
-from bench.utils.files import write_text, write_whole
+from bench.utils.files import delete_folder, write_text, write_whole
 from bench.utils.precision import tf32
 from bench.utils.progress import Progress, silent
 from registry.errors import UsageError, reason
@@ -101,7 +101,7 @@ def measure_quality(task: Task, plugins: Sequence[str] = ()) -> None:
     run = task.run
     if records.file_digest(task.results / task.request.file) == task.replaces:
         if task.fresh:
-            _delete(run)
+            delete_folder(run)
         _Measurement(task, plugins).measure()
     for left in run.glob(".bench-*"):  # of processes that were killed while writing
         shutil.rmtree(left, ignore_errors=True)
@@ -125,7 +125,7 @@ class _Measurement:
         dataset = datasets.load(self.request.data, **self.options)
         if self.foreign(dataset):
             print(f"{self.run}: code or data have changed: training anew", file=sys.stderr)
-            _delete(self.run)
+            delete_folder(self.run)
         per_second, found, began = None, None, time.perf_counter()
         if not self.images.exists():  # else killed while it was scored
             self.train()
@@ -218,7 +218,7 @@ class _Measurement:
         wanted += [step] * (step not in wanted)
         # One that is kept no longer is trained again; it comes out the same.
         if saved and saved[-1] > wanted[0] and wanted[0] not in saved:
-            _delete(self.run)
+            delete_folder(self.run)
             wanted = [*self.legs, *[step] * (step not in self.legs)]
         for leg in wanted:
             self.train_until(leg)
@@ -363,12 +363,3 @@ def _mean_error(log: list[dict[str, Any]], before: int) -> float:
     weights = [max(0, step - max(last, before)) for last, step in itertools.pairwise(steps)]
     errors = [entry.get("mse", entry["loss"]) for entry in log]
     return float(f"{sum(map(mul, weights, errors)) / sum(weights):.9g}")
-
-
-def _delete(folder: Path) -> None:
-    """Remove a folder so that it is whole or gone whenever this is killed."""
-    gone = folder.with_name(f".{folder.name}.deleted")
-    shutil.rmtree(gone, ignore_errors=True)
-    if folder.exists():
-        folder.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)

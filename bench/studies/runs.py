@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -62,13 +61,6 @@ def summaries(folder: Path, records: Iterable[Record]) -> list[RunSummary]:
     places = [folder, *(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir())]
     found = sorted(path for path in places if os.path.exists(f"{path}/run.json"))  # noqa: PTH110 (of many)
     return [_summary(run, scored) for run in found]
-
-
-def delete(run: RunSummary) -> None:
-    """Remove a run's folder, so that it is whole or gone."""
-    gone = run.folder.with_name(f".{run.folder.name}.deleted")
-    run.folder.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _summary(folder: Path, scored: set[str]) -> RunSummary:

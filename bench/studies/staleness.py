@@ -54,7 +54,7 @@ def fingerprints(request: Request, data_options: Mapping[str, Any] | None = None
     if data_options is not None:
         given = request.data_options | dict(data_options)
         options = datasets.datasets.check(request.data, given)
-        paths = {key: value for key, value in options.items() if _names_a_place(value)}
+        paths = {key: value for key, value in options.items() if isinstance(value, Path)}
         rest = {key: str(value) for key, value in sorted(options.items()) if key not in paths}
         reader = "".join([_code("dataset", request.data) or "", *(f" {k}={v}" for k, v in rest.items())])
         if paths:
@@ -154,8 +154,3 @@ def _code(kind: str, name: str) -> str | None:
         return plugins.fingerprint(name)
     except UsageError:
         return None
-
-
-def _names_a_place(value: Any) -> bool:
-    """Whether an option names files, whose content no option tells."""
-    return isinstance(value, Path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -119,29 +120,27 @@ class Meter:
 
     def __init__(self, results: Path, runs: Mapping[str, str]) -> None:
         self.results, self.runs = results, runs
-        self._known: dict[str, tuple[Usage, Usage]] = {}  # by file: training, and the rest
+        self._spent = functools.cache(self._read)  # by file
 
     def usage(self, measured: Iterable[str]) -> Usage:
         """Of those of the cells that are measured, by the files of their records."""
         training: dict[str, Usage] = {}
         total = Usage()
         for file in measured:
-            if file not in self._known and file in self.runs:
-                self._read(file)
-            if file in self._known:
-                trained, rest = self._known[file]
-                total += rest
-                shared = (training.get(self.runs[file], Usage()), trained)
-                training[self.runs[file]] = max(shared, key=lambda usage: (usage.gpus, usage.cores))
+            trained, rest = self._spent(file)
+            run, total = self.runs[file], total + rest
+            training[run] = max(
+                training.get(run, Usage()), trained, key=lambda usage: (usage.gpus, usage.cores)
+            )
         return sum(training.values(), total)
 
-    def _read(self, file: str) -> None:
+    def _read(self, file: str) -> tuple[Usage, Usage]:
+        """What training took, and what the rest; nothing where no record can be read."""
         try:
             record = records.read_file(self.results / file)
         except UsageError:  # it is not there any more, or damaged
-            return
-        if not isinstance(record.result, Quality):
-            return
+            return Usage(), Usage()
+        assert isinstance(record.result, Quality)
         spent, where = record.result.seconds, record.environment
         processes = record.context.processes or 1
 
@@ -150,4 +149,4 @@ class Meter:
                 return Usage(cores=seconds * max(where.threads, processes))
             return Usage(gpus=seconds * processes)
 
-        self._known[file] = usage(spent.train), usage((spent.sample or 0) + spent.eval)
+        return usage(spent.train), usage((spent.sample or 0) + spent.eval)

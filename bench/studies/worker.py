@@ -19,15 +19,20 @@ from registry.plugins import load_file
 
 
 def serve(plugins: Sequence[str]) -> None:
-    """Be a process of the local executor: do the group that its input tells, as a line of JSON.
+    """Be a process of the local executor, `python -m bench.studies.worker [PLUGIN…]`.
+
+    It does the group that its input tells, as a line of JSON.
 
     The answer is a line of JSON for each job that ended, `{"title", "failure"}`, and one at the end,
     `{"held": false}`, or true where another process holds the lock. What libraries print goes to the error
     output.
 
     Args:
-        plugins: files and modules that this process has imported.
+        plugins: files and modules to import.
     """
+    keep_memory()
+    for plugin in plugins:
+        load_file(plugin)
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 
@@ -113,3 +118,7 @@ def _do(job: dict[str, Any], plugins: Sequence[str]) -> str | None:
     except Exception as error:
         return failure(error)
     return None
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1:])

@@ -7,19 +7,17 @@ them. All of the space is taken when the folder is made, so a full disk is found
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import shutil
-import tempfile
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bench.utils.files import write_whole
 from registry.errors import UsageError
 
 REQUEST = "request.json"
@@ -72,27 +70,29 @@ class ResumableArrays:
             raise UsageError(f"cannot work in {self.folder}: {error}") from None
 
     def _make(self, wanted: dict[str, Any]) -> None:
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=self.folder.parent, prefix=".bench-"))
-        try:
-            arrays = {**wanted["arrays"], DONE: [[], "uint8"]}
-            sizes = [
-                self.count * math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in arrays.values()
-            ]
+        arrays = {**wanted["arrays"], DONE: [[], "uint8"]}
+
+        def fill(made: Path) -> None:
+            made.mkdir()
             try:
                 for name, (shape, dtype) in arrays.items():
-                    _reserve(beside / f"{name}.npy", (self.count, *shape), dtype)
+                    _reserve(made / f"{name}.npy", (self.count, *shape), dtype)
             except OSError as error:
+                sizes = (
+                    math.prod((self.count, *s)) * np.dtype(dtype).itemsize for s, dtype in arrays.values()
+                )
                 free = shutil.disk_usage(self.folder.parent).free
                 raise UsageError(
                     f"cannot make room for {sum(sizes) / 1e6:,.1f} MB in {self.folder.parent}: "
                     f"{error.strerror or error} ({free / 1e6:,.1f} MB are free there)"
                 ) from None
-            (beside / REQUEST).write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-            with contextlib.suppress(OSError):  # another process was first: its folder is as good
-                beside.rename(self.folder)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            (made / REQUEST).write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+
+        try:
+            write_whole(self.folder, fill)
+        except UsageError:
+            if not (self.folder / REQUEST).exists():  # else another process was first: its folder is as good
+                raise
 
     def __getitem__(self, name: str) -> np.ndarray:
         """A whole array, (N, …), mapped from disk."""
@@ -127,14 +127,6 @@ def _reserve(path: Path, shape: tuple[int, ...], dtype: str) -> None:
             file.seek(start)
             for block in range(start, size, 1 << 20):
                 file.write(bytes(min(1 << 20, size - block)))
-
-
-def write_npz(path: Path, **arrays: np.ndarray) -> None:
-    """`np.savez`, but straight from the disk; images hardly compress."""
-    with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def batches(count: int, size: int) -> list[range]:

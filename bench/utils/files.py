@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,17 +26,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         UsageError: the folder cannot be made or written to.
     """
-    made = path.with_name(f".bench-{secrets.token_hex(8)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with made.open("xb") as out:
-                out.write(content)
-            made.replace(path)
-        finally:
-            made.unlink(missing_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+    write_whole(path, lambda made: made.write_bytes(content))
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
@@ -76,3 +66,12 @@ def make_folders(*folders: Path) -> None:
 def bytes_below(folder: Path) -> int:
     """Bytes of all files in a folder, at any depth; 0 where there is none."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def delete_folder(folder: Path) -> None:
+    """Remove a folder so that it is whole or gone whenever this is killed."""
+    gone = folder.with_name(f".{folder.name}.deleted")
+    shutil.rmtree(gone, ignore_errors=True)
+    if folder.exists():
+        folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -50,3 +51,10 @@ def read(kind: str, package: str, name: str | Path) -> dict[str, Any]:
     if character:
         raise UsageError(f"{kind} {name} holds the control character {character} in a text: take it out")
     return table
+
+
+def is_plain(value: Any) -> bool:
+    """Whether JSON and the command line can hold a value too: no date, nor infinity."""
+    if isinstance(value, list):
+        return all(map(is_plain, value))
+    return isinstance(value, bool | str) or (isinstance(value, int | float) and math.isfinite(value))

@@ -176,7 +176,7 @@ class _Worker:
         self, number: int, group: Group, log: Path, plugins: Sequence[str], environment: dict[str, str]
     ) -> None:
         self.number, self.group, self.log = number, group, log
-        command = [sys.executable, "-m", "bench.cli.worker", *plugins]
+        command = [sys.executable, "-m", "bench.studies.worker", *plugins]
         with log.open("ab") as file:
             # In a session of its own, Ctrl-C comes to it from here alone.
             self.process = subprocess.Popen(

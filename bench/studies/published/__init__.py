@@ -97,12 +97,9 @@ def rows(table: int | str | None = None) -> list[PublishedRow]:
     """
     if table is not None and table not in TABLES:
         raise registry.UsageError(f"there is no table {table}; the paper has Tables 1 to 6")
-    printed = _read("published.csv")
-    found = [_of_the_paper(record) for record in printed if table in (None, int(record["table"]))]
-    for other in OTHERS:
-        if table in (None, other):
-            found += [_of_another(other, record) for record in _read(f"{other}.csv")]
-    return found
+    found = [_row(record, int(record["table"])) for record in _read("published.csv")]
+    found += [_row(record, other) for other in OTHERS for record in _read(f"{other}.csv")]
+    return [row for row in found if table in (None, row.table)]
 
 
 def _read(file: str) -> list[dict[str, str]]:
@@ -110,29 +107,23 @@ def _read(file: str) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-def _of_the_paper(record: dict[str, str]) -> PublishedRow:
-    ablations, label = _tables()["rows"], record["row"]
-    return PublishedRow(
-        table=int(record["table"]),
-        label=label,
-        source=record["source"],
-        model="udit-t" if label in ablations else registry.backbones.find(label).name,
-        overrides=ablations.get(label, {}),
-        objective="ddpm",
-        sampler=_tables()["samplers"]["ddpm"],
-        printed={key: text for key, text in record.items() if key not in ("table", "row", "source")},
-    )
-
-
-def _of_another(table: str, record: dict[str, str]) -> PublishedRow:
-    told = ("row", "backbone", "objective", "source")
+def _row(record: dict[str, str], table: int | str) -> PublishedRow:
+    """A line of a file; a row of the U-DiT paper names its backbone by its label, or is an ablation."""
+    known, label = _tables(), record["row"]
+    overrides = known["rows" if table not in OTHERS else "others"]
+    if table in OTHERS:
+        model = record["backbone"] or None
+    else:
+        model = "udit-t" if label in overrides else registry.backbones.find(label).name
+    objective = record.get("objective", "ddpm")
+    others = ("table", "row", "backbone", "objective", "source")
     return PublishedRow(
         table=table,
-        label=record["row"],
+        label=label,
         source=record["source"],
-        model=record["backbone"] or None,
-        overrides=_tables()["others"].get(record["row"], {}),
-        objective=record["objective"],
-        sampler=_tables()["samplers"][record["objective"]],
-        printed={key: text for key, text in record.items() if key not in told},
+        model=model,
+        overrides=overrides.get(label, {}),
+        objective=objective,
+        sampler=known["samplers"][objective],
+        printed={key: text for key, text in record.items() if key not in others},
     )

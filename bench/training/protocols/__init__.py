@@ -9,7 +9,6 @@ network and the seed it decides every number that follows.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
@@ -128,7 +127,7 @@ class Protocol(Model):
     def _plain(cls, scale: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for pattern, overrides in scale.items():
             for option, value in overrides.items():
-                if not _is_plain(value):
+                if not toml.is_plain(value):
                     raise ValueError(f"{pattern}: {option} = {value} is no number, text, true, false or list")
         return scale
 
@@ -288,13 +287,6 @@ def _found(name: str | Path, beside: Path | None) -> str | Path:
         return name
     path = beside / (name if Path(name).suffix == ".toml" else f"{name}.toml")
     return path if path.is_file() else name
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether JSON and the command line can hold a value too."""
-    if isinstance(value, list):
-        return all(map(_is_plain, value))
-    return isinstance(value, bool | str) or (isinstance(value, int | float) and math.isfinite(value))
 
 
 def _first(error: ValidationError) -> str:

@@ -178,6 +178,7 @@ def test_a_missing_record_alone_is_measured_again_and_comes_out_the_same(again: 
     assert stays == {path: path.stat().st_mtime_ns for path in stays}
 
 
+@pytest.mark.slow
 def test_force_and_only_measure_one_row_and_its_cost_from_the_start(again: Place) -> None:
     before, cell = again.scores(), again.cells()[0]
     stays = {path: path.stat().st_mtime_ns for path in again.results.iterdir() if path.is_file()}
@@ -210,6 +211,7 @@ def test_a_dry_run_tells_and_does_nothing(again: Place, monkeypatch: pytest.Monk
     assert "More memory than there is here is needed by: plain, seed 7." in " ".join(other.output.split())
 
 
+@pytest.mark.slow
 def test_two_calls_on_one_folder_share_the_work(whole: Place, tmp_path: Path) -> None:
     place = Place(tmp_path)
     processes = [place.begin("--jobs", "1") for _ in range(2)]
@@ -226,6 +228,7 @@ def test_two_calls_on_one_folder_share_the_work(whole: Place, tmp_path: Path) ->
 # ---- that it can be stopped ----
 
 
+@pytest.mark.slow
 def test_killed_at_random_it_ends_in_the_same_records(whole: Place, tmp_path: Path) -> None:
     place, seed = Place(tmp_path), random.randrange(2**32)
     chance = random.Random(seed)
@@ -246,6 +249,7 @@ def test_killed_at_random_it_ends_in_the_same_records(whole: Place, tmp_path: Pa
     assert place.scores() == expected, seed
 
 
+@pytest.mark.slow
 def test_sigterm_stops_all_of_it(tmp_path: Path) -> None:
     place = Place(tmp_path)
     (tmp_path / "few.toml").write_text(PROTOCOL.replace("steps = 12", "steps = 100_000"))
@@ -305,6 +309,7 @@ class Dies(Broken):
 """
 
 
+@pytest.mark.slow
 def test_failing_cells_do_not_stop_the_others(tmp_path: Path) -> None:
     names = ("raises", "dies", "diverges", "dit-s-2")
     rows = "".join(f'[[rows]]\nlabel = "it {name}"\nbackbone = "{name}"\n' for name in names)
@@ -382,6 +387,7 @@ class Mine(registry.Backbone):
 """
 
 
+@pytest.mark.slow
 def test_a_changed_network_is_measured_again(tmp_path: Path) -> None:
     rows = '[[rows]]\nlabel = "mine"\nbackbone = "mine"\n[[rows]]\nlabel = "other"\nbackbone = "dit-s-2"\n'
     place = Place(tmp_path, f'title = "t"\nseeds = [0]\ncolumns = ["params", "fid"]\n{rows}')

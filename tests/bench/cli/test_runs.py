@@ -28,6 +28,7 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_reference_of_the_adm_suites_layout_and_the_runs_left(place, run_bench):
     # Images for precision and recall, and statistics of more than them, which here are another extractor's.
     images = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 3), np.uint8)

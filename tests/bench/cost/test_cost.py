@@ -542,6 +542,7 @@ for name, batch_size in (("tiny-unet", 128), ("udit-t", 16), ("dit-s-2", 48)):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is Linux's")
 def test_a_process_that_trains_takes_about_the_memory_that_is_estimated():
     told = subprocess.run(

@@ -190,6 +190,7 @@ def committed():
     return [record for record in found if record.context.protocol == "micro"]
 
 
+@pytest.mark.slow
 def test_of_100_comparisons_of_equal_records_5_claim_anything(committed):
     assert len(committed) == 89
     rng, count = np.random.default_rng(0), 100

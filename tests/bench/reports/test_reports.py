@@ -566,6 +566,7 @@ def test_a_study_of_ones_own_has_a_page(run_bench, results, tmp_path):
     assert run_bench("report", "no", "--results", results)[2].startswith("error: unknown study 'no'")
 
 
+@pytest.mark.slow
 def test_check_is_clean_after_report_and_finds_any_digit(run_bench, results, tmp_path):
     out = tmp_path / "reports"
     where = ("--out", out, "--results", results, "--format", "md,latex,csv")

@@ -148,6 +148,7 @@ def test_samples_that_are_not_finite_are_refused_with_every_sampler(tmp_path: Pa
     assert len(calls) > 1 and not (tmp_path / "a.npz").exists()
 
 
+@pytest.mark.slow
 def test_a_cell_whose_samples_are_not_finite_leaves_no_record(tmp_path: Path) -> None:
     (tmp_path / "late.py").write_text("""
 import torch

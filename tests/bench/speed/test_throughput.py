@@ -360,6 +360,7 @@ def test_compile_that_fails_on_the_first_call_is_timed_eager(monkeypatch):
     assert result.compiled.startswith("compile failed: RuntimeError: no kernel")
 
 
+@pytest.mark.slow
 def test_every_call_compiles_whatever_was_compiled_before(monkeypatch):
     """PyTorch compiles a function eight times and runs it eager from then on, without a word."""
     graphs = []

@@ -89,6 +89,7 @@ def records(place: Place) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_ray_measures_the_same_records(expected: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("ray")
     place = Place(tmp_path, STUDY)
@@ -98,6 +99,7 @@ def test_ray_measures_the_same_records(expected: dict[str, Any], tmp_path: Path)
     assert records(place) == expected
 
 
+@pytest.mark.slow
 def test_slurm_goes_on_after_a_preemption(
     expected: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +158,7 @@ class Raises(registry.Backbone):
 """
 
 
+@pytest.mark.slow
 def test_a_cell_that_ran_out_of_memory_beside_others_is_done_again_alone(
     expected: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -38,6 +38,7 @@ def cell(folder: Path, processes: int) -> Cell:
     return cells(studies.load(folder / "own.toml"), protocols.load("smoke"), [0])[0]
 
 
+@pytest.mark.slow
 def test_two_processes_of_a_cell_make_the_record_of_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +109,7 @@ def training(task: Task) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
+@pytest.mark.slow
 def test_nothing_listens_to_other_hosts_while_processes_train(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +137,7 @@ def listening(pids: list[int]) -> set[str]:
     return {words[1].partition(":")[0] for words in lines if words[3] == "0A" and words[9] in inodes}
 
 
+@pytest.mark.slow
 def test_a_signal_stops_all_processes_with_a_checkpoint(tmp_path: Path) -> None:
     with training(endless(tmp_path)) as process:
         process.terminate()
@@ -144,6 +147,7 @@ def test_a_signal_stops_all_processes_with_a_checkpoint(tmp_path: Path) -> None:
     assert not at_work(tmp_path)
 
 
+@pytest.mark.slow
 def test_processes_end_with_the_one_that_began_them(tmp_path: Path) -> None:
     with training(endless(tmp_path)) as process:
         process.kill()
@@ -153,6 +157,7 @@ def test_processes_end_with_the_one_that_began_them(tmp_path: Path) -> None:
     assert not at_work(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_others(tmp_path: Path) -> None:
     with training(endless(tmp_path)) as process:
         os.kill(children(process.pid)[1], signal.SIGKILL)

@@ -137,6 +137,7 @@ def test_a_protocol_without_samples_makes_none_at_checkpoints(tmp_path: Path) ->
     assert len(Run(tmp_path / "run").checkpoints()) == 2 and not (tmp_path / "run" / "samples").exists()
 
 
+@pytest.mark.slow
 def test_an_objective_of_one_s_own_has_options_and_a_preview(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(f"""
@@ -210,6 +211,7 @@ training.train("udit-t", settings, {out!r}, seed=3, resume=True)
 """
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_number_of_threads_that_it_was_begun_with(tmp_path: Path, monkeypatch: Any) -> None:
     seen, take_step = [], loop.Trainer.take_step
 
@@ -227,6 +229,7 @@ def test_a_run_keeps_the_number_of_threads_that_it_was_begun_with(tmp_path: Path
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 def test_kills_at_any_moment_leave_the_same_weights(tmp_path: Path, whole: Path) -> None:
     out = tmp_path / "run"
     step = "training.Trainer.take_step = dying(training.Trainer.take_step, {})"
@@ -301,6 +304,7 @@ sampling.sample(source.network, source.to_images, plan, {npz!r}, identity={{}})
 """
 
 
+@pytest.mark.slow
 def test_two_processes_see_what_one_sees(tmp_path: Path, whole: Path) -> None:
     script = tmp_path / "two.py"
     out, npz = tmp_path / "run", tmp_path / "two.npz"

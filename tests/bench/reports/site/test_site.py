@@ -107,6 +107,7 @@ def test_a_page_of_a_record_names_the_other_seeds(files):
     assert all(f">seed {seed}</a>" in text for seed in (0, 1, 2)), name
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_bytes_and_check_sees_what_is_changed(files, tmp_path):
     for name, content in {**files, "index.html": "other", "records/of-old.html": ""}.items():
         write_bytes(tmp_path / name, content if isinstance(content, bytes) else content.encode())
