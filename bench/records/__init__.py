@@ -10,6 +10,7 @@ The shape of a record is `bench.records.schema`. Reading needs no torch.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import hashlib
 import json
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 DIGEST = "digest"  # key of a record for that of all its other content
 LARGEST = 2**22  # bytes of a record's file; ours have some thousand
+atexit.register(gc.freeze)  # else Python, at its end, looks for cycles among all records that are left
 
 
 def write(
@@ -81,6 +83,21 @@ def dumps(record: Record) -> str:
     return json.dumps({**table, DIGEST: short_digest(table)}, indent=2, ensure_ascii=False) + "\n"
 
 
+@contextmanager
+def collection_later() -> Iterator[None]:
+    """No garbage collection: it would look through all records again and again, for cycles they have not."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()  # both together count all records as old without a look
+        gc.unfreeze()
+        if was:
+            gc.enable()
+
+
+@collection_later()
 def read(folder: str | Path = "results") -> list[Record]:
     """All records of a folder, sorted by file.
 
@@ -91,8 +108,7 @@ def read(folder: str | Path = "results") -> list[Record]:
         UserWarning: names each file that is no whole record, with the reason; it is left out. Other JSON
             files, whose names do not end in a hash, are passed over.
     """
-    with _collection_later():
-        return [record for record, _ in _all(folder)]
+    return [record for record, _ in _all(folder)]
 
 
 def _all(folder: str | Path) -> Iterator[tuple[Record, dict[str, Any]]]:
@@ -104,21 +120,7 @@ def _all(folder: str | Path) -> Iterator[tuple[Record, dict[str, Any]]]:
         try:
             yield _parsed(path)
         except UsageError as error:
-            warnings.warn(f"skipped {error}", stacklevel=4)
-
-
-@contextmanager
-def _collection_later() -> Iterator[None]:
-    """No garbage collection: it would look through all records again and again, for cycles they have not."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()  # both together count all records as old without a look
-        gc.unfreeze()
-        if was:
-            gc.enable()
+            warnings.warn(f"skipped {error}", stacklevel=5)
 
 
 def find(name: str, folder: str | Path = "results") -> Path:
@@ -197,6 +199,7 @@ def _parsed(path: Path) -> tuple[Record, dict[str, Any]]:
     often = hashlib.sha256(orjson.dumps(table, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]
     if digest != often and digest != short_digest(table):
         raise UsageError(f"{damaged}: its content is not what was written, by its {DIGEST}")
+    vars(record)["digest"] = digest
     return record, table
 
 
@@ -208,6 +211,7 @@ def file_digest(path: Path) -> str | None:
         return None
 
 
+@collection_later()
 def load(folder: str | Path = "results") -> pd.DataFrame:
     """All records of a folder (see `read`), one row each.
 
@@ -217,8 +221,7 @@ def load(folder: str | Path = "results") -> pd.DataFrame:
     """
     import pandas as pd
 
-    with _collection_later():
-        return pd.DataFrame([{"file": record.file, **_flat(_light(table))} for record, table in _all(folder)])
+    return pd.DataFrame([{"file": record.file, **_flat(_light(table))} for record, table in _all(folder)])
 
 
 def _light(table: dict[str, Any]) -> dict[str, Any]:

@@ -187,9 +187,9 @@ def _errors(every: Sequence[_Pairs]) -> dict[int, tuple[float, float]]:
             spreads = [(run.quartiles[1] - run.quartiles[0]) / QUARTILES for run in (old, new)]
             rounds = len(old.seconds_per_image) + len(new.seconds_per_image)
             found[i] = math.hypot(*spreads) / old.images_per_second, rounds - 2
-    estimated = standard_errors([[every[i].changes for i in places] for places in tables.values()])
-    for places, of_table in zip(tables.values(), estimated, strict=True):
-        found |= {i: error for i, error in zip(places, of_table, strict=True) if error[1]}
+    for places in tables.values():
+        estimated = standard_errors([every[i].changes for i in places])
+        found |= {i: error for i, error in zip(places, estimated, strict=True) if error[1]}
     return found
 
 
@@ -259,8 +259,8 @@ def summary_page(found: Differences) -> Page:
     )
     remarks = [
         "Worse or better: the whole interval lies beyond the tolerance. All intervals hold together with "
-        "probability 0.95 (Bonferroni; Student's t over seeds, variances shrunk towards those of the other "
-        "rows of the protocol; speeds by the spread of their rounds). Costs are exact and have none."
+        "probability 0.95 (Bonferroni; Student's t over seeds, variances pooled over the rows of the "
+        "protocol; speeds by the spread of their rounds). Costs are exact and have none."
     ]
     sections = [Section(text=[text], remarks=remarks if found.judgements else [])]
     sections += [Section(order[verdict], table=_table(each)) for verdict, each in groups.items() if each]

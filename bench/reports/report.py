@@ -1,8 +1,8 @@
 """The files of a report: a page for each study, pictures, and a ledger of the records.
 
 A page for each built-in study: table-1 … table-6, backbones and leaderboard, or for those of one's own.
-`records.csv` names every record with a hash of its file, so that a report is known to be stale once any digit
-of any record changes.
+`records.csv` names every record with its digest, so that a report is known to be stale once any digit of any
+record changes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import bench.studies
+from bench.records import collection_later
 from bench.reports import charts, leaderboard, proxy, samples, tables
 from bench.reports.page import Page
 from bench.reports.render import csv, latex, markdown
@@ -30,6 +31,7 @@ FORMATS = (*RENDERERS, "csv")
 LEDGER = "records.csv"
 
 
+@collection_later()
 def files(
     results: str | Path, formats: str | Sequence[str], studies: str | Sequence[str] = ()
 ) -> dict[str, str]:
@@ -102,9 +104,24 @@ def _proxy(found: Mapping[str, Sequence[Line]], formats: Sequence[str]) -> dict[
 
 
 def _ledger(selection: Selection) -> str:
+    """Every record with the digest of its content: a report is current while these are the same."""
     import pandas as pd
 
-    rows = selection.ledger()
+    rows = [
+        {
+            "file": record.file,
+            "digest": record.digest,
+            "kind": record.request.kind,
+            "model": record.request.model,
+            "protocol": record.context.protocol,
+            "seed": getattr(record.request, "seed", None),
+            "device": record.environment.device,
+            "torch": record.environment.torch,
+            "commit": record.environment.commit,
+            "date": record.environment.date,
+        }
+        for record in selection.records
+    ]
     return csv.frame(pd.DataFrame(rows).astype({"seed": "Int64"}) if rows else pd.DataFrame(columns=["file"]))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +26,7 @@ from bench.records.schema import (
 )
 from bench.reports.statistics import Summary, summary
 from bench.studies import Study, StudyRow
-from bench.studies.cells import Cell, cost_request, measured_cells
+from bench.studies.cells import Cell, cost_request, measured, measured_cells
 from bench.studies.staleness import fingerprints, stale
 from bench.training.protocols import Protocol
 
@@ -183,6 +182,7 @@ class Selection:
         self.folder, self.data_options = folder, data_options
         self.records = records.read(folder) if found is None else list(found)
         self._by_file = {record.file: record for record in self.records}
+        self.measured = measured(self.records)
 
     def cost(self, row: StudyRow) -> Measured | None:
         """What a row's backbone costs at its published size."""
@@ -227,24 +227,6 @@ class Selection:
                 column.records[variant] = record.file
         return [found[words] for words in sorted(found)]
 
-    def ledger(self) -> list[dict[str, object]]:
-        """Every record with the SHA-256 of its file: a report is current while these are the same."""
-        return [
-            {
-                "file": record.file,
-                "sha256": hashlib.sha256((self.folder / record.file).read_bytes()).hexdigest(),
-                "kind": record.request.kind,
-                "model": record.request.model,
-                "protocol": record.context.protocol,
-                "seed": getattr(record.request, "seed", None),
-                "device": record.environment.device,
-                "torch": record.environment.torch,
-                "commit": record.environment.commit,
-                "date": record.environment.date,
-            }
-            for record in self.records
-        ]
-
 
 def lines(
     study: Study,
@@ -262,7 +244,7 @@ def lines(
     """
     quality = {}
     if selection:
-        quality = selection.quality(measured_cells(study, selection.records) if cells is None else cells)
+        quality = selection.quality(measured_cells(study, selection.measured) if cells is None else cells)
 
     def cost(row: StudyRow) -> Measured | None:
         if costs is not None:

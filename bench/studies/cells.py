@@ -161,21 +161,24 @@ def cells(study: Study, protocol: Protocol, seeds: Sequence[int], reference: str
     return [Cell(row, own, seed, reference) for seed in seeds for row, own in changed]
 
 
-def measured_cells(study: Study, records: Iterable[Record]) -> Iterator[Cell]:
-    """Cells of a study that records may answer: of the protocols, seeds and references that they tell of.
+def measured(records: Iterable[Record]) -> dict[str | None, set[tuple[int, str | None]]]:
+    """Protocols under which quality was measured -> (seed, reference) of their records."""
+    found: dict[str | None, set[tuple[int, str | None]]] = {}
+    for record in records:
+        if isinstance(request := record.request, QualityRequest):
+            found.setdefault(record.context.protocol, set()).add((request.seed, request.reference))
+    return found
 
-    Args:
-        study: whose own protocol is looked for beside the built-in ones.
-        records: of any kind.
-    """
-    records = [record for record in records if isinstance(record.request, QualityRequest)]
-    requests = [record.request for record in records if isinstance(record.request, QualityRequest)]
-    measured = {record.context.protocol for record in records}
-    seeds = sorted({request.seed for request in requests})
+
+def measured_cells(
+    study: Study, measured: Mapping[str | None, set[tuple[int, str | None]]]
+) -> Iterator[Cell]:
+    """Cells of a study that records may answer, of its own protocol and the built-in ones; see `measured`."""
     for name in dict.fromkeys((*protocols.names(), study.protocol)):
         protocol = protocols.load(name, study.folder)
-        if protocol.name in measured:
-            for reference in sorted({request.reference for request in requests}, key=str):
+        if tried := measured.get(protocol.name):
+            seeds = sorted({seed for seed, _ in tried})
+            for reference in sorted({reference for _, reference in tried}, key=str):
                 yield from cells(study, protocol, seeds, reference)
 
 

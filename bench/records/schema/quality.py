@@ -212,7 +212,7 @@ class BandLoss(Model):
     log_snr: tuple[Finite | None, Finite | None]
     share: Finite
     loss: Finite
-    groups: tuple[Finite, ...] = Field(repr=False)
+    groups: tuple[float, ...] = Field(repr=False)
 
 
 class HeldOutLoss(Model):

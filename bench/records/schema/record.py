@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, model_validator
 
-from bench.records.schema.base import Model, Request, Result
+from bench.records.schema.base import Model, Request, Result, short_digest
 from bench.records.schema.cost import Cost, CostRequest
 from bench.records.schema.quality import Quality, QualityRequest
 from bench.records.schema.speed import Profile, ProfileRequest, Speed, SpeedRequest
@@ -102,6 +103,11 @@ class Record(Model):
     def file(self) -> str:
         """Name of its file."""
         return self.request.file
+
+    @cached_property
+    def digest(self) -> str:
+        """Of its content; its file ends with it."""
+        return short_digest(self.dump())
 
     @model_validator(mode="before")
     @classmethod
