@@ -171,22 +171,43 @@ class Plan:
         return self._checker.attention_tokens(self.wanted) if self.todo else {}
 
     def groups(self, *, estimate: bool = True) -> list[Group]:
-        """What is to be done, a group for each training run; raises as `check`.
+        """What is to be done, a group for each training run; what has a record is measured anew.
+
+        Raises as `check`.
 
         Args:
             estimate: what memory each needs.
         """
         self.check()
-        return groups(
-            self.todo,
-            self.costs,
-            results=self.results,
-            work=self.work,
-            data_options=self.data_options,
-            reference=self.reference,
-            fresh=self.fresh,
-            memory=self.memory if estimate else {},
-        )
+        memory = self.memory if estimate else {}
+        results, work = self.results.resolve(), self.work.resolve()
+
+        def job(title: str, file: str, **message: Any) -> Job:
+            return Job(title, results / file, records.file_digest(results / file), message)
+
+        counting = [
+            job(f"cost of {label}", asked.file, cost=asked.model_dump(mode="json"), results=str(results))
+            for label, asked in self.costs.items()
+        ]
+        found = [Group(None, tuple(counting))] if counting else []
+        for group in by_run(self.todo):
+            run, measuring = work / group[0].run, []
+            for cell in group:
+                task = Task(
+                    request=cell.request,
+                    overrides=cell.overrides,
+                    protocol=cell.protocol,
+                    run=run,
+                    results=results,
+                    replaces=records.file_digest(results / cell.file),
+                    data_options=self.data_options,
+                    reference=self.reference.resolve() if self.reference else None,
+                    fresh=self.fresh and cell is group[0],
+                    last=cell is group[-1],
+                )
+                measuring.append(job(cell.title, cell.file, quality=task.model_dump(mode="json")))
+            found.append(Group(run, tuple(measuring), memory.get(group[0].run, 0)))
+        return found
 
     @cached_property
     def _checker(self) -> Checker:
@@ -277,65 +298,3 @@ def _part(text: str) -> tuple[int, int]:
     if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
         raise UsageError(f"a shard is a machine's number and how many there are, as in 3/16, not {text!r}")
     return int(part), int(parts)
-
-
-def groups(
-    cells: Sequence[Cell],
-    costs: Mapping[str, CostRequest],
-    *,
-    results: Path,
-    work: Path,
-    data_options: Mapping[str, Any],
-    reference: Path | None = None,
-    fresh: bool = False,
-    memory: Mapping[str, int] | None = None,
-) -> list[Group]:
-    """What is to be done. A record that is there already is measured anew.
-
-    Args:
-        cells, costs: what is measured.
-        results: folder of records.
-        work: folder of training runs.
-        data_options: of the dataset.
-        reference: file that samples are compared with; by default the dataset trained on.
-        fresh: train from the start, whatever the work folder holds.
-        memory: bytes that each process of a training run needs, by its name, as far as they are known.
-    """
-    results, work = results.resolve(), work.resolve()
-
-    def replaced(file: str) -> str | None:
-        return records.file_digest(results / file)
-
-    counting = tuple(
-        Job(
-            f"cost of {label}",
-            results / request.file,
-            replaced(request.file),
-            {"cost": request.model_dump(mode="json"), "results": str(results)},
-        )
-        for label, request in costs.items()
-    )
-    found = [Group(None, counting)] if counting else []
-    for group in by_run(cells):
-        run = work / group[0].run
-        tasks = [
-            Task(
-                request=cell.request,
-                overrides=cell.overrides,
-                protocol=cell.protocol,
-                run=run,
-                results=results,
-                replaces=replaced(cell.file),
-                data_options=dict(data_options),
-                reference=reference.resolve() if reference else None,
-                fresh=fresh and cell is group[0],
-                last=cell is group[-1],
-            )
-            for cell in group
-        ]
-        measuring = tuple(
-            Job(cell.title, results / cell.file, task.replaces, {"quality": task.model_dump(mode="json")})
-            for cell, task in zip(group, tasks, strict=True)
-        )
-        found.append(Group(run, measuring, (memory or {}).get(group[0].run, 0)))
-    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ from bench.records.schema import (
     SpeedRequest,
     TrainingSettings,
 )
+from bench.studies import Study
+from bench.studies.cells import Cell
+from bench.studies.plan import Group, Plan
 
 ENVIRONMENT = Environment(
     device="Some CPU",
@@ -155,3 +159,15 @@ def alter(path: Path, *place: str, value: Any) -> None:
         inner = inner[key]
     inner[place[-1]] = value
     path.write_text(json.dumps(table), encoding="utf-8")
+
+
+def groups(
+    cells: Sequence[Cell], costs: Mapping[str, CostRequest], *, results: Path, work: Path
+) -> list[Group]:
+    """What a plan of these cells and costs has done, without a look at whether it can be."""
+    study = Study("", "", "", (), (), ())
+    whole = {"cells": cells, "wanted": cells, "todo": cells, "records": {}, "outdated": {}, "costs": costs}
+    places = {"results": results, "work": work, "data_options": {}, "reference": None, "fresh": False}
+    plan = Plan(study=study, protocol=cells[0].protocol, **whole, **places)
+    vars(plan)["_checker"] = None
+    return plan.groups(estimate=False)

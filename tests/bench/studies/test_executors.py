@@ -18,7 +18,7 @@ from bench.cli.watch import View
 from bench.studies import worker
 from bench.studies.cells import cells
 from bench.studies.executors import Backlog, executor, local
-from bench.studies.plan import Group, Job, groups
+from bench.studies.plan import Group, Job
 from bench.studies.watching import Activity, Meter, Usage, Watcher
 from bench.training import protocols
 from bench.utils import locks
@@ -126,7 +126,7 @@ def test_a_record_is_measured_unless_it_changed_since_it_was_planned(tmp_path: P
     cell = cells(study, protocols.load("smoke"), [0])[0]
 
     def planned() -> Job:
-        (found,) = groups([cell], {}, results=tmp_path, work=tmp_path, data_options={})
+        (found,) = made.groups([cell], {}, results=tmp_path, work=tmp_path)
         return found.jobs[0]
 
     first = planned()

@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from bench import records, studies
 from bench.studies import worker
 from bench.studies.cells import Cell, Task, cells
-from bench.studies.plan import groups
 from bench.training import protocols
 from bench.training.run import Run
 from registry.errors import UsageError
+from tests.bench import made
 from tests.soak import children, without_times
 
 STUDY = """
@@ -48,7 +48,7 @@ def test_two_processes_of_a_cell_make_the_record_of_one(
         place = tmp_path / str(processes)
         (place / "work").mkdir(parents=True)
         one = cell(place, processes)
-        (group,) = groups([one], {}, results=place / "results", work=place / "work", data_options={})
+        (group,) = made.groups([one], {}, results=place / "results", work=place / "work")
         assert group.processes == processes
         ended: list[Any] = []
         assert not worker.work(group.message, [], lambda *job, ended=ended: ended.append(job))

@@ -316,7 +316,7 @@ def test_no_two_groups_of_jobs_share_a_training_run(tmp_path: Path) -> None:
     study = studies.load(written(tmp_path, STEPS))
     found = cells(study, MICRO, [0, 1])
     costs = missing_costs(study, {})
-    groups = planning.groups(found, costs, results=tmp_path, work=tmp_path, data_options={})
+    groups = made.groups(found, costs, results=tmp_path, work=tmp_path)
     assert len({group.run for group in groups}) == len(groups)
     first, *lists = [group.jobs for group in groups]
     assert len(first) == len(costs) and all("cost" in job.message for job in first)
