@@ -64,6 +64,7 @@ def again(whole: Place, tmp_path: Path) -> Place:
 # ---- that it measures what it says ----
 
 
+@pytest.mark.slow
 def test_every_cell_has_its_record_and_little_else_is_kept(whole: Place) -> None:
     every = whole.cells()
     assert {cell.file for cell in every} == whole.scores().keys() and len(every) == 6
@@ -89,6 +90,7 @@ def test_every_cell_has_its_record_and_little_else_is_kept(whole: Place) -> None
     assert record.fingerprints.code == fingerprints(one.request).code and record.fingerprints.data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", [1, 2])
 def test_scores_are_those_of_the_commands_one_by_one(whole: Place, tmp_path: Path, index: int) -> None:
     cell = whole.cells()[index]  # of one training run, at step 5 with guidance, and at step 12 without
@@ -130,6 +132,7 @@ def test_scores_are_those_of_the_commands_one_by_one(whole: Place, tmp_path: Pat
     assert here["held out"][-1] == (cell.step, held_out.bands)
 
 
+@pytest.mark.slow
 def test_the_table_shows_paper_and_here(whole: Place) -> None:
     shown = whole.bench()
     assert shown.exit_code == 0
@@ -144,6 +147,7 @@ def test_the_table_shows_paper_and_here(whole: Place) -> None:
 # ---- that nothing is done twice ----
 
 
+@pytest.mark.slow
 def test_what_is_measured_needs_neither_torch_nor_a_process(whole: Place, tmp_path: Path) -> None:
     study = studies.load("downsampler")
     for cell in cells(study, protocols.load("smoke"), study.seeds):
@@ -167,6 +171,7 @@ def test_what_is_measured_needs_neither_torch_nor_a_process(whole: Place, tmp_pa
     )
 
 
+@pytest.mark.slow
 def test_a_missing_record_alone_is_measured_again_and_comes_out_the_same(again: Place) -> None:
     before, cell = again.scores(), again.cells()[1]  # whose checkpoint is kept no longer
     stays = {
@@ -191,6 +196,7 @@ def test_force_and_only_measure_one_row_and_its_cost_from_the_start(again: Place
     assert changed == {cell.file[:-5], cost_request(cell.row).file[:-5]}
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_and_does_nothing(again: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     every = again.cells()
     (again.results / every[0].file).unlink()
@@ -345,6 +351,7 @@ class ShareAbove(Score):
 """
 
 
+@pytest.mark.slow
 def test_a_folder_of_images_and_a_score_of_the_users(tmp_path: Path, plugins: None) -> None:
     study = 'title = "t"\nseeds = [0]\ncolumns = ["fid", "share-above"]\n[[rows]]\nlabel = "it"\n'
     place = Place(tmp_path, f'{study}backbone = "dit-s-2"\n')
@@ -422,6 +429,7 @@ def test_a_changed_network_is_measured_again(tmp_path: Path) -> None:
     assert third == second
 
 
+@pytest.mark.slow
 def test_json_has_the_rows_and_their_scores(whole: Place) -> None:
     shown = whole.bench("--json")
     rows = {row["label"]: row for row in json.loads(shown.stdout)}
@@ -436,6 +444,7 @@ def test_json_has_the_rows_and_their_scores(whole: Place) -> None:
     assert mean == pytest.approx(np.mean(fids))
 
 
+@pytest.mark.slow
 def test_python_has_the_same_table(whole: Place, tmp_path: Path) -> None:
     places = {"protocol": whole.folder / "few.toml", "results": whole.results, "work": whole.work}
     found = bench.ablate(whole.folder / "own.toml", **places)

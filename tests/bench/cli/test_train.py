@@ -95,6 +95,7 @@ def test_a_mistake_is_one_line(run_bench, tmp_path, args, says):
     assert code == 2 and says in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_train_is_one_line_and_its_status(tmp_path, number):
     process = begin(*MICRO, tmp_path / "run")
@@ -110,6 +111,7 @@ def test_a_signal_to_train_is_one_line_and_its_status(tmp_path, number):
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_signal_to_sample_is_one_line_and_its_status(run_bench, tmp_path):
     run_bench("train", "-m", "udit-t", "--protocol", "smoke", "--out", tmp_path / "run")
     arguments = ("sample", "--checkpoint", tmp_path / "run", "--out", tmp_path / "a.npz", "--num", 50_000)

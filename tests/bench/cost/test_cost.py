@@ -471,6 +471,7 @@ def test_hooks_around_stages_see_items_of_containers_and_failures_and_go():
     assert len(seen) == 6
 
 
+@pytest.mark.slow
 def test_a_first_measurement_equals_a_later_one():
     # Position tables are made once; the first network to need one must not pay for it.
     code = (
@@ -559,6 +560,7 @@ def test_a_process_that_trains_takes_about_the_memory_that_is_estimated():
 # ---- time to the first number ----
 
 
+@pytest.mark.slow
 def test_a_count_imports_neither_dynamo_nor_its_compiler_and_leaves_it_whole():
     code = (
         "import sys, torch\n"

@@ -202,6 +202,7 @@ def test_neither_processes_nor_interruptions_change_a_byte(
     assert files(out) == files(moments)
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_its_finished_shards(
     moments: Path, vae: Path, photos: Path, tmp_path: Path
 ) -> None:

@@ -102,6 +102,7 @@ def test_an_interrupted_run_goes_on(images, tmp_path: Path) -> None:
     np.testing.assert_allclose(made.pool, MEANS, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(images, tmp_path: Path) -> None:
     code = (
         "import os, signal, torch; from pathlib import Path\n"
@@ -221,6 +222,7 @@ def test_without_a_cache_features_go_to_a_temporary_folder(images, tmp_path: Pat
         pass
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_is_one_line(images, tmp_path: Path) -> None:
     # Too little for the rows of the cache, then enough for these but not for the file.
     code = (

@@ -603,6 +603,7 @@ def test_check_is_clean_after_report_and_finds_any_digit(run_bench, results, tmp
     assert "table-1.md is missing" in complaint()
 
 
+@pytest.mark.slow
 def test_a_picture_of_another_vl_convert_is_checked_by_its_numbers(results, tmp_path):
     out = tmp_path / "reports"
     bench.reports.write(out, results, ["md"])
@@ -626,6 +627,7 @@ def test_a_users_mistake_is_one_line(run_bench, results, tmp_path):
         bench.reports.check(tmp_path, tmp_path / "nowhere", ["md"])
 
 
+@pytest.mark.slow
 def test_a_report_is_drawn_without_torch(results, tmp_path):
     code = (
         "import sys; from bench import cli\n"
@@ -644,5 +646,6 @@ def test_the_protocol_to_use_judges_by_what_was_found_to_predict():
     assert f"--protocol {name}\n" in text and "its table is ordered by that" in text
 
 
+@pytest.mark.slow
 def test_the_committed_report_is_current():
     assert bench.reports.check(ROOT / "reports", ROOT / "results", ["md", "csv"]) == []

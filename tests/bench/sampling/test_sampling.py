@@ -176,6 +176,7 @@ class Late(registry.Backbone):
     assert Run(run).checkpoints()
 
 
+@pytest.mark.slow
 def test_a_killed_call_goes_on_and_gives_the_same_bytes(tmp_path: Path, run: Path) -> None:
     script = tmp_path / "killed.py"
     script.write_text(f"""

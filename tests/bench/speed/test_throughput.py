@@ -121,6 +121,7 @@ def test_auto_on_the_cpu_goes_by_predicted_memory(monkeypatch, mode):
         choose_batch(timed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_predicted_memory_is_not_below_what_a_step_needs(mode):
     (result,) = measure([UDIT], Settings(batch_size=4, mode=mode), repeats=6)
@@ -128,6 +129,7 @@ def test_predicted_memory_is_not_below_what_a_step_needs(mode):
     assert timed.own_bytes() < result.peak_bytes <= 1.3 * timed.bytes_needed(4)
 
 
+@pytest.mark.slow
 def test_auto_on_a_gpu_tries_and_recovers(monkeypatch):
     timed = runner(TINY, batch_size=64)
     emptied = []
@@ -324,6 +326,7 @@ def test_training_takes_the_step_of_bench_train():
         assert not torch.equal(ours, old) and ours.grad is None
 
 
+@pytest.mark.slow
 def test_training_tells_its_parts_and_no_latency():
     settings = Settings(batch_size=2, mode="training", channels_last=True)
     (result,) = measure([UDIT], settings, repeats=6)

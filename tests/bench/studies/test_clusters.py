@@ -126,6 +126,7 @@ def test_slurm_goes_on_after_a_preemption(
     assert records(place) == expected
 
 
+@pytest.mark.slow
 def test_submitit_does_without_slurm(expected: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     place = Place(tmp_path, STUDY.replace('"dit-s-2"', '"cannot-train"', 1))

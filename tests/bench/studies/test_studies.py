@@ -562,6 +562,7 @@ def test_what_scoring_lacks_is_told_before_anything_is_trained(
     assert "the Inception weights are not in" in told(protocol="large.toml")
 
 
+@pytest.mark.slow
 def test_the_room_that_a_run_takes_is_that_of_its_checkpoints(tmp_path: Path) -> None:
     from bench.studies.checking import Checker
     from bench.training.loop import train

@@ -256,6 +256,7 @@ def test_kills_at_any_moment_leave_the_same_weights(tmp_path: Path, whole: Path)
     assert not list((out / "checkpoints").glob(".bench-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_writes_a_checkpoint_and_stops(tmp_path: Path, whole: Path, number: int) -> None:
     out = tmp_path / "run"
@@ -666,6 +667,7 @@ def test_float16_is_for_cuda(tmp_path: Path) -> None:
     refused("fp16 needs a CUDA device", "udit-t", protocol(precision="fp16"), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_two_processes_cannot_train_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "PATIENCE", 0.5)
     out = tmp_path / "run"

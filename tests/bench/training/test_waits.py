@@ -62,6 +62,7 @@ def unfused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.optim, "AdamW", make)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "options"),
     [*((model, {}) for model in SMALLEST), ("udit-t", {"min_snr_gamma": 5.0, "posthoc_ema": (0.1,)})],

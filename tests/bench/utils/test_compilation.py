@@ -34,6 +34,7 @@ def test_real_arithmetic_equals_the_complex_product_with_its_gradient(dtype, tol
         assert (ours - theirs).abs().max() < tolerance * theirs.abs().max()
 
 
+@pytest.mark.slow
 def test_no_complex_arithmetic_is_compiled_forward_or_backward():
     torch._dynamo.reset()
     network = opened("udit-t", SMALLEST["udit-t"])

@@ -33,6 +33,7 @@ def faults(how: str, **variables: str) -> int:
     return int(subprocess.check_output(command, env=environment | variables, text=True))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
 def test_freed_memory_is_kept():
     """Pages of 4 KiB are got anew for each tensor at first, and where the user has told malloc."""

@@ -37,6 +37,7 @@ def test_the_smallest_networks_are_of_every_family():
     assert families(SMALLEST) == families(ours) - {"UVit2D"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "deployed"),
     # Merged for inference, U-DiT's modules are others; those of all other families stay as they are.

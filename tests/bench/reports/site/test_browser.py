@@ -16,6 +16,7 @@ from tests.bench.reports.site.browser import open_browser, show, until
 from tests.bench.reports.site.conftest import HOSTILE
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
 WIDTHS = (375, 1400, 2560)
 PAGES = ("index.html", "studies/components.html", "studies/leaderboard.html", "backbones/udit-t.html")
 

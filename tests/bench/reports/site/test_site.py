@@ -67,6 +67,7 @@ def _addresses(value):
             yield from _addresses(each)
 
 
+@pytest.mark.slow
 def test_every_link_of_every_page_leads_to_a_file_of_the_site(files):
     pages = {name: Links(text) for name, text in files.items() if name.endswith(".html")}
     assert {
@@ -85,6 +86,7 @@ def test_every_link_of_every_page_leads_to_a_file_of_the_site(files):
             assert "/".join(parts) in files, (name, address)
 
 
+@pytest.mark.slow
 def test_each_record_has_a_page_and_each_measured_figure_opens_one(files):
     records = [read_file(path) for path in (ROOT / "results").glob("*-????????????.json")]
     for record in records:
@@ -95,6 +97,7 @@ def test_each_record_has_a_page_and_each_measured_figure_opens_one(files):
     assert len(measured) > 10 and all('<a href="records/quality-' in cell for cell in measured)
 
 
+@pytest.mark.slow
 def test_a_study_of_several_protocols_leads_to_the_page_that_compares_them(files):
     words = "Protocols need not agree"
     pages = [name for name, text in files.items() if words in str(text)]
@@ -102,6 +105,7 @@ def test_a_study_of_several_protocols_leads_to_the_page_that_compares_them(files
     assert "studies/guidance.html" not in pages  # which was measured under one
 
 
+@pytest.mark.slow
 def test_a_page_of_a_record_names_the_other_seeds(files):
     name, text = next((n, t) for n, t in files.items() if n.startswith("records/quality-udit-s"))
     assert all(f">seed {seed}</a>" in text for seed in (0, 1, 2)), name
@@ -117,11 +121,13 @@ def test_the_same_records_give_the_same_bytes_and_check_sees_what_is_changed(fil
     assert "of-old.html is of no record" in left
 
 
+@pytest.mark.slow
 def test_the_front_page_with_all_that_it_loads_is_below_3_megabytes(files):
     loaded = [files["index.html"], *(text for name, text in files.items() if name.startswith("assets/"))]
     assert sum(len(text.encode()) for text in loaded) < 3e6
 
 
+@pytest.mark.slow
 def test_nothing_is_loaded_from_elsewhere(files):
     for name, text in files.items():
         if name.endswith(".html"):
@@ -208,6 +214,7 @@ def test_a_record_of_quality_names_the_cell_that_makes_it_again(run_bench, tmp_p
     assert status == 0 and "1 of 1 cells are to be measured" in out
 
 
+@pytest.mark.slow
 def test_report_writes_and_checks_the_site(run_bench, tmp_path):
     status, out, _ = run_bench("report", "toy", "--site", tmp_path, "--results", ROOT / "results")
     assert status == 0 and "index.html" in out
