@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
 import registry
 from bench.cli.options import (
+    Device,
     InputSize,
     Json,
     Models,
@@ -24,7 +23,7 @@ def check(
     overrides: Overrides = [],  # noqa: B006
     input_size: InputSize = None,
     plugins: Plugins = [],  # noqa: B006
-    device: Annotated[str, typer.Option(help="Device to run on.")] = "cpu",
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Check networks against the contract; exit status 1 if numbers of one cannot be trusted.

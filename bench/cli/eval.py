@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.options import Json, Plugins
+from bench.cli.options import Device, Json, Plugins
 from bench.cli.output import bars, print_json, print_table, working
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ Extractor = Annotated[
 ]
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights of the extractor.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images a pass of the extractor.")]
-Device = Annotated[str, typer.Option(help="Device to run on: `cpu`, `cuda`, `cuda:1`.")]
 Cache = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Folder to store features in. Default: in the user's cache."),

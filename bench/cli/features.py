@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.eval import BatchSize, Cache, Device, Extractor, Weights
-from bench.cli.options import Plugins
+from bench.cli.eval import BatchSize, Cache, Extractor, Weights
+from bench.cli.options import Device, Plugins
 from bench.cli.output import bars, console, working
 
 

@@ -35,6 +35,7 @@ InputSize = Annotated[
     str | None,
     typer.Option(help="Input grid: `32`, or `32x48` (height x width). Default: the network's own."),
 ]
+Device = Annotated[str, typer.Option(help="Device to run on: `cpu`, `cuda`, `cuda:1`.")]
 Dtype = Annotated[Literal["fp32", "tf32", "bf16", "fp16"], typer.Option(help="Arithmetic; tf32 is for CUDA.")]
 Plugins = Annotated[
     list[str],

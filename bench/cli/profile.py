@@ -10,6 +10,7 @@ import typer
 
 import registry
 from bench.cli.options import (
+    Device,
     Dtype,
     InputSize,
     Json,
@@ -29,7 +30,7 @@ def profile(
     models: Models,
     overrides: Overrides = [],  # noqa: B006
     input_size: InputSize = None,
-    device: Annotated[str, typer.Option(help="Device to run on: `cpu`, `cuda`, `cuda:1`.")] = "cpu",
+    device: Device = "cpu",
     dtype: Dtype = "fp32",
     batch_size: Annotated[int, typer.Option(help="Images a forward pass.")] = 8,
     repeats: Annotated[int, typer.Option(help="Forward passes, of which the median counts.")] = 10,

@@ -9,6 +9,7 @@ import typer
 
 import registry
 from bench.cli.options import (
+    Device,
     Dtype,
     InputSize,
     Json,
@@ -32,7 +33,7 @@ def throughput(
     ] = [],  # noqa: B006
     overrides: Overrides = [],  # noqa: B006
     input_size: InputSize = None,
-    device: Annotated[str, typer.Option(help="Device to run on: `cpu`, `cuda`, `cuda:1`.")] = "cpu",
+    device: Device = "cpu",
     dtype: Dtype = "fp32",
     batch_size: Annotated[
         str, typer.Option(metavar="N|auto", help="Images a call; `auto`: the largest power of two that fits.")

@@ -12,7 +12,7 @@ import functools
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Self, TypeVar, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -25,6 +25,8 @@ from bench.records.schema import Finite, HeldOutSettings, Model, SamplingSetting
 from bench.utils import toml
 from registry.errors import UsageError, suggest
 from registry.values import join_options, split_options
+
+Validated = TypeVar("Validated", bound=Model)
 
 
 class Training(TrainingSettings):
@@ -196,10 +198,7 @@ def parse(table: dict[str, Any]) -> Protocol:
     Raises:
         UsageError: a key or value that is not right, named.
     """
-    try:
-        return Protocol.model_validate(table)
-    except ValidationError as error:
-        raise UsageError(_first(error)) from None
+    return _validated(Protocol, table)
 
 
 def objective_of(model: str, wanted: str | None = None) -> str:
@@ -236,12 +235,9 @@ def load(name: str | Path, beside: Path | None = None) -> Protocol:
     path = _found(name, beside)
     table = toml.read("protocol", __name__, path)
     try:
-        protocol = Protocol.model_validate({"name": Path(name).stem, **table})
-    except ValidationError as error:
-        raise UsageError(f"protocol {name}: {_first(error)}") from None
-    if Path(path).suffix != ".toml":  # the check needs torch, and a built-in one has no mistake to be found
-        return protocol
-    try:
+        protocol = parse({"name": Path(name).stem, **table})
+        if Path(path).suffix != ".toml":  # the checks need torch, and a built-in one has no mistake
+            return protocol
         objectives.check(*split_options(protocol.training.objective or "ddpm"))
         sampler(protocol.sampling.sampler).evaluations(protocol.sampling.steps)
         _require_backbones("scale", protocol.scale)
@@ -275,8 +271,12 @@ def changed(settings: SamplingSettings, values: dict[str, Any]) -> SamplingSetti
     Raises:
         UsageError: a value that is not right.
     """
+    return _validated(SamplingSettings, settings.model_dump() | values)
+
+
+def _validated(model: type[Validated], table: dict[str, Any]) -> Validated:
     try:
-        return SamplingSettings.model_validate(settings.model_dump() | values)
+        return model.model_validate(table)
     except ValidationError as error:
         raise UsageError(_first(error)) from None
 
