@@ -140,6 +140,8 @@ def sample(
     *,
     seed: int = 0,
     weights: str = "ema",
+    guide: str | Path | None = None,
+    guide_scale: float = 1.0,
     device: str | None = None,
     progress: Progress = silent,
     **settings: Any,
@@ -151,6 +153,8 @@ def sample(
         out: an `.npz` in the ADM suite's form, or a folder that gets a PNG for each image.
         seed: image i depends on it and i alone.
         weights: `ema` for the averaged ones, `model` for the last.
+        guide: folder of another run, or of one of its checkpoints, whose network guides this one:
+            guide + guide_scale·(network − guide). `bench.sampling.Plan` takes any other.
         device: by default a GPU if there is one.
         progress: see `bench.utils.progress`.
         **settings: fields of `bench.records.schema.SamplingSettings`, in place of the protocol's: num,
@@ -165,12 +169,13 @@ def sample(
     """
     from bench import sampling
     from bench.records.schema import SamplingSettings
-    from bench.training.trained import open_run
+    from bench.training.trained import open_guide, open_run
     from bench.utils import distributed
 
     source = open_run(run, weights)
     chosen = SamplingSettings.model_validate(source.defaults.model_dump() | settings)
-    plan = sampling.Plan(source.objective, chosen, seed=seed)
+    guided_by = None if guide is None else open_guide(guide, guide_scale)
+    plan = sampling.Plan(source.objective, chosen, seed=seed, guide=guided_by)
     sampling.sample(
         source.network,
         source.to_images,

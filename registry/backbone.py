@@ -238,7 +238,7 @@ def check_output(network: Any, inputs: Sequence[Any], output: Any) -> None:
         prediction, *others = parts_of(output)
         check_output(network, inputs, prediction)
         for other in others:
-            if other.shape != prediction.shape[:1] or not other.isfinite().all():
+            if other.shape != prediction.shape[:1] or not (other.is_meta or other.isfinite().all()):
                 raise CodeError(
                     f"{name}: log_variance and losses of a TrainingOutput are finite and "
                     f"(N,) = {tuple(prediction.shape[:1])}, not {tuple(other.shape)}",

@@ -55,6 +55,11 @@ SMALLEST: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def made_for(objective: str) -> str:
+    """A network of `SMALLEST` whose objective it is."""
+    return {"ddpm": "udit-t", "flow": "sit-s-2", "edm": "edm2-xxs"}[objective]
+
+
 def reference_state(case: str) -> dict[str, torch.Tensor]:
     """The deterministic weights of a case, in the authors' layout; DiT's fixed table left out."""
     shapes = json.loads((REFERENCE / f"{case}.keys.json").read_text())

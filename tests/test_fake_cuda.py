@@ -35,7 +35,8 @@ from bench.records.schema import HeldOutSettings, SamplingSettings
 from bench.sampling import Plan
 from bench.utils import randomness
 from bench.utils.precision import Precision, autocast
-from tests.conftest import SMALLEST
+from registry.training_output import prediction_of
+from tests.conftest import SMALLEST, made_for
 
 CUDA = torch.device("cuda")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
@@ -133,10 +134,11 @@ def test_samplers_with_guidance(
 ) -> None:
     tables_on_the_cpu(fake, monkeypatch)
     for kind in sampler(name).objectives:
-        model = "sit-s-2" if kind == "flow" else "udit-t"
+        model = made_for(kind)
         network = moved(registry.create(model, **SMALLEST[model]).deploy(), fake)
+        scale = 1.0 if network.null_class is None else 1.5
         settings = SamplingSettings(
-            sampler=name, steps="4", num=N, cfg_scale=1.5, guidance_interval=(0.2, 800)
+            sampler=name, steps="4", num=N, cfg_scale=scale, guidance_interval=(0.2, 800)
         )
         plan = Plan(objective(kind), settings, precision=precision)
         with fake:
@@ -152,11 +154,13 @@ def test_every_family(fake: FakeTensorMode, model: str, precision: Precision) ->
         network = moved(network.deploy() if deployed else network.train(), fake)
         with fake, autocast(precision, CUDA):
             labels = torch.arange(N, device=CUDA)
-            times = torch.rand(N, device=CUDA) if network.objective == "flow" else labels
+            times = labels if network.objective == "ddpm" else torch.rand(N, device=CUDA)
             x = torch.randn(N, network.in_channels, *SHAPE[1:], device=CUDA)
-            made = guided(network, labels, 1.0 if network.null_class is None else 1.5)(x, times)
+            scale = 1.0 if network.null_class is None else 1.5
+            made = prediction_of(guided(network, labels, scale)(x, times))
         assert on_cuda(made) and made.shape == (N, network.out_channels, *SHAPE[1:])
-        assert (made.dtype == torch.bfloat16) == (precision == "bf16"), "autocast is not at work"
+        low = precision == "bf16" and network.objective != "edm"  # whose preconditioning is in float32
+        assert (made.dtype == torch.bfloat16) == low, "autocast is not at work"
 
 
 @pytest.mark.parametrize("kind", objectives.names())
@@ -166,7 +170,7 @@ def test_held_out_loss(
 ) -> None:
     bands = held_out.bands(objective(kind))
     monkeypatch.setattr(held_out, "bands", lambda _: bands)
-    model = "sit-s-2" if kind == "flow" else "udit-t"
+    model = made_for(kind)
     network = moved(registry.create(model, **SMALLEST[model]).deploy(), fake)
     images = data.held_out("digits", split="train")
     with fake:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -33,6 +34,24 @@ def sample(
     cfg_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance; 1 is none.")] = None,
     guided_channels: Annotated[
         int | None, typer.Option(min=0, help="Leading channels that are guided; 0 for all.")
+    ] = None,
+    guide: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CHECKPOINT",
+            help="Another network that guides, as --checkpoint: smaller or less trained (autoguidance), "
+            "or one without classes. Needs --guide-scale.",
+        ),
+    ] = None,
+    guide_scale: Annotated[
+        float | None, typer.Option(metavar="S", help="guide + S·(network − guide); 1 is none.")
+    ] = None,
+    guide_weights: Annotated[
+        str, typer.Option(metavar="ema|model|WIDTH|KEY", help="As --weights, of the guide.")
+    ] = "ema",
+    guide_model: Annotated[
+        str | None,
+        typer.Option(metavar="'NAME [KEY=VALUE …]'", help="Backbone of the guide, for a file of weights."),
     ] = None,
     labels: Annotated[
         Literal["uniform", "balanced"] | None, typer.Option(help="Random classes, or each equally often.")
@@ -77,7 +96,7 @@ def sample(
         from bench.sampling import Plan, open_weights
         from bench.sampling import sample as make
         from bench.training import protocols
-        from bench.training.trained import open_run
+        from bench.training.trained import open_guide, open_run
         from bench.utils import distributed
         from registry.errors import UsageError
 
@@ -93,6 +112,8 @@ def sample(
             defaults = protocols.load("paper").sampling
             key = None if weights == "ema" else weights
             source = open_weights(checkpoint, model, parse_overrides(overrides), defaults, vae, key)
+        if (guide is None) != (guide_scale is None):
+            raise UsageError("--guide and --guide-scale belong together")
         options = {
             "sampler": sampler,
             "steps": steps,
@@ -108,6 +129,8 @@ def sample(
         plan = Plan(
             source.objective, settings, tuple(parse_numbers(classes, "--classes") or ()), seed, precision
         )
+        if guide is not None and guide_scale is not None:
+            plan = replace(plan, guide=open_guide(guide, guide_scale, guide_weights, guide_model))
     with bars() as progress:
         sheet = make(
             source.network,

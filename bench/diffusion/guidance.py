@@ -83,3 +83,32 @@ def guided(
         return torch.cat([eps, output[: len(x), channels:]], dim=1)
 
     return denoiser
+
+
+def guided_by(
+    denoiser: Denoiser, guide: Denoiser, scale: float, interval: tuple[float, float] | None = None
+) -> Denoiser:
+    """Guidance by another network: guide + s·(denoiser − guide).
+
+    With a worse guide, smaller or trained for less time, this is autoguidance (Karras et al. 2024, arXiv
+    2406.02507, Eq. 3); with an unconditional one, classifier-free guidance as EDM2 has it. Whatever both
+    predict is linear in x0 for one x and t, so that guidance of x0, noise or velocity is the same.
+
+    Args:
+        denoiser, guide: of the same objective. Channels beyond those of x come from the denoiser.
+        scale: s; at 1 the guide has no effect.
+        interval: guide at these times alone, as for `guided`.
+    """
+    lowest, highest = interval or (-torch.inf, torch.inf)
+
+    def both(x: Tensor, t: Tensor) -> Tensor:
+        output, channels = denoiser(x, t), x.shape[1]
+        inside = (lowest <= t) & (t <= highest)
+        if interval is not None and not inside.any():
+            return output
+        plain = output[:, :channels]
+        other = guide(x, t)[:, :channels]
+        made = torch.where(inside.view(-1, 1, 1, 1), other + scale * (plain - other), plain)
+        return torch.cat([made, output[:, channels:]], dim=1)
+
+    return both

@@ -23,6 +23,7 @@ from bench.records.schema import (
     Record,
     Speed,
     SpeedRequest,
+    TrainingSettings,
 )
 from bench.reports.statistics import Summary, summary
 from bench.studies import Study, StudyRow
@@ -46,7 +47,7 @@ class Setting(NamedTuple):
     cfg_scale: float | None
     held_out: int | None  # images
     log_snr: tuple[float | None, float | None]  # of the held-out loss, where a schedule does not reach all
-    ema_decay: float
+    ema: str  # decay or width of the average of the weights
     judges: tuple[str, ...]  # quantities that order rows, the first of which ranks them
 
     @classmethod
@@ -69,9 +70,15 @@ class Setting(NamedTuple):
             images.cfg_scale if images else None,
             request.held_out.images if request.held_out else None,
             result.held_out[-1].log_snr if result.held_out else (None, None),
-            request.training.ema_decay,
+            _ema(request.training),
             protocol.evaluation.judges,
         )
+
+
+def _ema(settings: TrainingSettings) -> str:
+    if settings.ema_width is not None:
+        return f"width {settings.ema_width:g}"
+    return f"{settings.ema_decay:g}"
 
 
 class Measured(NamedTuple):

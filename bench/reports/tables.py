@@ -363,7 +363,7 @@ def _distinctions(setting: Setting, others: Sequence[Setting]) -> list[str]:
         "held_out": f"{setting.held_out} held-out images" if setting.held_out else "",
         "log_snr": _levels(setting),
         "reference": f"reference {setting.reference}" if setting.reference else "",
-        "ema_decay": f"EMA {setting.ema_decay:g}",
+        "ema": f"EMA {setting.ema}",
     }
     like = [o for o in others if (o.protocol, o.extractor) == (setting.protocol, setting.extractor)]
     return [text for name, text in words.items() if text and len({getattr(o, name) for o in like}) > 1]

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.sampling.images import sample
-    from bench.sampling.plan import Plan
+    from bench.sampling.plan import Guide, Plan
     from bench.sampling.sheets import columns, write_sheet
     from bench.sampling.sources import Source, open_weights
 
-__all__ = ["Plan", "Source", "columns", "open_weights", "sample", "write_sheet"]
+__all__ = ["Guide", "Plan", "Source", "columns", "open_weights", "sample", "write_sheet"]
 
 _MODULES = {
+    "Guide": "plan",
     "Plan": "plan",
     "Source": "sources",
     "columns": "sheets",

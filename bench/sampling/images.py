@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,14 @@ def sample(
     there = out.exists() and not (out.is_dir() and not any(out.iterdir()))
     if there and not partial.exists():  # else a call ended between writing the images and removing this
         raise UsageError(f"{out} exists: delete it or choose another place")
-    network = network.deploy().to(device)
-    if compiled:
-        compile_network(network, graphs=on_cuda(torch.device(device)))
+
+    def placed(network: Any) -> Any:
+        network = network.deploy().to(device)
+        if compiled:
+            compile_network(network, graphs=on_cuda(torch.device(device)))
+        return network
+
+    network = placed(network)
     grid = torch.zeros(1, network.in_channels, *height_width(network.input_size), device=device)
     num, side = settings.num, to_images(grid).shape[1:]
     request = {
@@ -66,6 +72,9 @@ def sample(
         "seed": plan.seed,
         "precision": plan.precision,
     }
+    if plan.guide is not None:
+        request["guide"] = {"of": plan.guide.identity, "scale": plan.guide.scale}
+        plan = replace(plan, guide=replace(plan.guide, network=placed(plan.guide.network)))
     arrays = {"images": (side, "uint8"), "labels": ((), "int64")}
     rows = ResumableArrays(partial, request, num, arrays)
     progress("sampling", num - rows.missing(), num)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench.diffusion import check_sampler, sampler
 from bench.diffusion.base import Denoiser, Objective
-from bench.diffusion.guidance import guided
+from bench.diffusion.guidance import guided, guided_by
 from bench.records.schema import SamplingSettings
 from bench.utils import randomness
 from bench.utils.precision import Precision, autocast, check_precision, tf32
@@ -22,6 +22,40 @@ from registry.errors import UsageError
 
 VERSION = 1  # of noise, labels and guidance: raised when they give other images; part of each record
 ToImages = Callable[[Tensor], np.ndarray]  # grids (N, C, H, W) -> (N, H', W', 3) uint8
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Another network, by which the one that makes the images is guided; see `guidance.guided_by`.
+
+    Attributes:
+        network: for the same grids, with the same classes or none.
+        objective: that it was trained with.
+        scale: at 1 it has no effect.
+        identity: what tells its weights from others, as JSON can hold it.
+    """
+
+    network: Any
+    objective: Objective
+    scale: float
+    identity: dict[str, Any]
+
+    def check(self, network: Any, objective: Objective) -> None:
+        """Find whether it can guide a network that is sampled by an objective.
+
+        Raises:
+            UsageError: other grids, classes, or another objective.
+        """
+        guide = self.network
+        own, taken = ((each.in_channels, *height_width(each.input_size)) for each in (guide, network))
+        wrong = {
+            f"grids of {own}, not {taken}": own != taken,
+            f"{guide.num_classes} classes, not {network.num_classes}": guide.num_classes
+            not in (0, network.num_classes),
+            f"objective {self.objective.name}, not {objective.name}": self.objective.name != objective.name,
+        }
+        if found := [what for what, differs in wrong.items() if differs]:
+            raise UsageError(f"{guide.name} cannot guide {network.name}: it has {' and '.join(found)}")
 
 
 @dataclass(frozen=True)
@@ -34,6 +68,7 @@ class Plan:
         classes: those that images are made of; all where it is empty.
         seed: of all randomness, 0 … 2⁶⁴ − 1.
         precision: bf16 and fp16 run the network under autocast.
+        guide: another network by which the one that is sampled is guided.
     """
 
     objective: Objective
@@ -41,19 +76,22 @@ class Plan:
     classes: tuple[int, ...] = ()
     seed: int = 0
     precision: Precision = "fp32"
+    guide: Guide | None = None
 
     def check(self, network: Any, device: torch.device | str = "cpu") -> None:
         """Find what would go wrong before anything runs.
 
         Raises:
             UsageError: sampler and steps that do not fit, classes that the network does not have, guidance
-                that it cannot have, or a precision that the device lacks.
+                that it cannot have, a guide that does not fit, or a precision that the device lacks.
         """
         randomness.check_seed(self.seed)
         check_sampler(self.objective.name, self.settings.sampler, self.settings.steps)
         beyond = [c for c in self.classes if not 0 <= c < max(network.num_classes, 1)]
         if beyond:
             raise UsageError(f"{network.name} has classes 0 … {network.num_classes - 1}, not {beyond[0]}")
+        if self.guide is not None:
+            self.guide.check(network, self.objective)
         labels = torch.zeros(1, dtype=torch.int64)
         self._denoiser(network, labels)
         check_precision(self.precision, device)
@@ -61,9 +99,13 @@ class Plan:
     def _denoiser(self, network: Any, labels: Tensor) -> Denoiser:
         """The network with its labels and guidance."""
         settings = self.settings
-        return guided(
+        denoiser = guided(
             network, labels, settings.cfg_scale, settings.guided_channels, settings.guidance_interval
         )
+        if self.guide is None:
+            return denoiser
+        other = guided(self.guide.network, labels)
+        return guided_by(denoiser, other, self.guide.scale, settings.guidance_interval)
 
     def labels_of(self, indices: Tensor, num_classes: int) -> Tensor:
         """Classes of images by their numbers: (N,) -> (N,) int64."""

@@ -58,18 +58,26 @@ def open_weights(
     Raises:
         UsageError: no such file, weights of another network, or a decoder that is not to be had.
     """
+    network, trained_by, identity = load_weights(path, model, overrides, key)
+    if trained_by.name in _SAMPLERS:
+        name, steps = _SAMPLERS[trained_by.name]
+        defaults = defaults.model_copy(update={"sampler": name, "steps": steps})
+    return Source(network, decoder(vae), trained_by, defaults, identity)
+
+
+def load_weights(
+    path: str | Path, model: str, overrides: dict[str, Any], key: str | None = None
+) -> tuple[Any, Objective, dict[str, Any]]:
+    """Network, objective and identity of a file of weights; arguments and errors as of `open_weights`."""
     network: Any = registry.load_checkpoint(registry.create(model, **overrides), path, key=key)
     scheduled = "beta_schedule" in objectives.options(network.objective)
     options = {"beta_schedule": network.beta_schedule} if scheduled else {}
     trained_by = objective(network.objective, **options)
-    if trained_by.name in _SAMPLERS:
-        name, steps = _SAMPLERS[trained_by.name]
-        defaults = defaults.model_copy(update={"sampler": name, "steps": steps})
     with Path(path).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     identity = {"weights": digest, "model": network.name, "overrides": network.overrides}
     identity |= {"key": key} if key else {}
-    return Source(network, decoder(vae), trained_by, defaults, identity)
+    return network, trained_by, identity
 
 
 def decoder(vae: str | None) -> ToImages:

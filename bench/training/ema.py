@@ -7,6 +7,7 @@ nearest to the one wanted, by least squares.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from bench.training.step import has_average
 
 
+@functools.cache
 def exponent(width: float) -> float:
     """γ of the power function whose weighting deviates by `width` times the length of the training.
 
@@ -24,6 +26,11 @@ def exponent(width: float) -> float:
     """
     inverse = width**-2
     return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
+
+
+def power_decay(width: float, step: int) -> float:
+    """β of step 1, 2, …: how much of a power-function average of a width stays (Eq. 4)."""
+    return (1 - 1 / step) ** (exponent(width) + 1)
 
 
 class PosthocAverages:
@@ -40,18 +47,18 @@ class PosthocAverages:
     def __init__(self, network: nn.Module, widths: Sequence[float]) -> None:
         weights = network.state_dict(keep_vars=True)
         self._weights = {name: value for name, value in weights.items() if has_average(value)}
-        self._exponents = {str(width): exponent(width) for width in widths}
+        self._widths = {str(width): width for width in widths}
         self.averages: dict[str, dict[str, Tensor]] = {
             width: {name: value.detach().clone() for name, value in self._weights.items()}
-            for width in self._exponents
+            for width in self._widths
         }
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move the averages after step 1, 2, …: β = (1 − 1/step)^(γ + 1) of them stays (Eq. 4)."""
-        for width, gamma in self._exponents.items():
-            stays = (1 - 1 / step) ** (gamma + 1)
-            torch._foreach_lerp_(list(self.averages[width].values()), list(self._weights.values()), 1 - stays)
+        """Move the averages after step 1, 2, …."""
+        for name, width in self._widths.items():
+            moves = 1 - power_decay(width, step)
+            torch._foreach_lerp_(list(self.averages[name].values()), list(self._weights.values()), moves)
 
     def load(self, averages: dict[str, dict[str, Tensor]]) -> None:
         """Go on from `averages` of before."""

@@ -30,7 +30,7 @@ from bench.sampling.plan import Plan
 from bench.sampling.sheets import write_sheet
 from bench.training import protocols
 from bench.training.batches import batches, places
-from bench.training.ema import PosthocAverages
+from bench.training.ema import PosthocAverages, power_decay
 from bench.training.protocols import Protocol
 from bench.training.run import (
     Checkpoint,
@@ -294,7 +294,8 @@ class Trainer:
             learning_rate=self.settings.learning_rate,
             weight_decay=self.settings.weight_decay,
             betas=self.settings.betas,
-            ema_decay=self.settings.ema_decay,
+            ema_decay=self.settings.ema_decay or 0.0,
+            finite_gradients=self.settings.finite_gradients,
             clip=self.settings.clip,
             scaler=self.scaler,
         )
@@ -355,6 +356,8 @@ class Trainer:
                 (loss if self.scaler is None else self.scaler.scale(loss)).backward()
             for name, value in losses.items():
                 terms[name] = terms.get(name, 0) + value.detach() / self.accumulation
+        if self.settings.ema_width is not None:
+            self.update.ema_decay = power_decay(self.settings.ema_width, self.step + 1)
         terms["gradient_norm"] = self.update.step(learning_rate(self.settings, self.step))
         self.posthoc.update(self.step + 1)
         return terms

@@ -20,11 +20,13 @@ class Update:
         network: in training mode, on its device.
         learning_rate: of AdamW; `step` takes another.
         weight_decay, betas: of AdamW.
-        ema_decay: of the exponential moving average of the weights.
+        ema_decay: see below.
+        finite_gradients: put 0 in the place of what is not finite in the gradients.
         clip: largest gradient norm; None: any.
         scaler: of the loss, for float16; None where the loss is not scaled.
 
     Attributes:
+        ema_decay: how much of the average of the weights stays at the next step.
         optimizer: AdamW, fused where no parameter is complex.
         ema: averaged weights by name; buffers of integers are as they were at the beginning.
     """
@@ -38,6 +40,7 @@ class Update:
         betas: tuple[float, float] = (0.9, 0.999),
         ema_decay: float,
         clip: float | None,
+        finite_gradients: bool = False,
         scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         self.parameters = [p for p in network.parameters() if p.requires_grad]
@@ -49,6 +52,7 @@ class Update:
             fused=not any(p.is_complex() for p in self.parameters),
         )
         self.clip, self.scaler, self.ema_decay = clip, scaler, ema_decay
+        self.finite_gradients = finite_gradients
         # The parameters themselves: what wraps a network for several processes may move their storage.
         weights = network.state_dict(keep_vars=True)
         self.ema = {name: value.detach().clone() for name, value in weights.items()}
@@ -66,7 +70,11 @@ class Update:
         """
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if self.finite_gradients:
+            for gradient in gradients:
+                gradient.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        norm = torch.nn.utils.get_total_norm(gradients)
         # Clipping what is small enough would be a pass over memory; to look first would stop a GPU.
         if self.clip is not None and (norm.device.type != "cpu" or norm > self.clip):
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bench import data as datasets
-from bench.sampling.sources import Source, decoder
+from bench.sampling.plan import Guide
+from bench.sampling.sources import Source, decoder, load_weights
 from bench.training.ema import combination
-from bench.training.run import Run, load, objective_with, read
+from bench.training.run import Manifest, Run, load, objective_with, read
 from registry.errors import UsageError, reason
+from registry.values import split_options
 
 
 def open_run(path: str | Path, weights: str = "ema", vae: str | None = None) -> Source:
@@ -27,6 +30,38 @@ def open_run(path: str | Path, weights: str = "ema", vae: str | None = None) -> 
     Raises:
         UsageError: no run, no checkpoint, or a damaged one.
     """
+    manifest, network, identity = _load_run(path, weights)
+    request = manifest.request
+    to_images = decoder(vae) if vae else datasets.load(request.data, **manifest.data_options).to_images
+    return Source(network, to_images, objective_with(request.training), manifest.protocol.sampling, identity)
+
+
+def open_guide(path: str | Path, scale: float, weights: str = "ema", model: str | None = None) -> Guide:
+    """A trained network that guides another one.
+
+    Args:
+        path: of a training run or one of its checkpoints, or a file of weights.
+        scale: see `Guide`.
+        weights: as of `open_run`; of a file, the entry that holds them, by default the averaged ones.
+        model: of a file, the backbone, options of its own behind the name or not.
+
+    Raises:
+        UsageError: as of `open_run` and `bench.sampling.open_weights`, or a file without a model.
+    """
+    path = Path(path)
+    if path.is_dir():
+        manifest, network, identity = _load_run(path, weights)
+        return Guide(network, objective_with(manifest.request.training), scale, identity)
+    if model is None:
+        raise UsageError(f"{path} is no folder of a run; a guide's file of weights needs --guide-model NAME")
+    name, overrides = split_options(model)
+    key = None if weights == "ema" else weights
+    network, objective, identity = load_weights(path, name, overrides, key)
+    return Guide(network, objective, scale, identity)
+
+
+def _load_run(path: str | Path, weights: str) -> tuple[Manifest, Any, dict[str, Any]]:
+    """Manifest, network and identity of a run; errors as of `open_run`."""
     path = Path(path)
     of_checkpoint = path.parent.name == "checkpoints" and path.name.isdecimal()
     run = Run(path.parent.parent if of_checkpoint else path)
@@ -44,9 +79,8 @@ def open_run(path: str | Path, weights: str = "ema", vae: str | None = None) -> 
         raise UsageError(
             f"the checkpoint {folder} is not of the network in run.json: {reason(error)}"
         ) from None
-    to_images = decoder(vae) if vae else datasets.load(request.data, **manifest.data_options).to_images
     identity = {"run": request.model_dump(mode="json"), "step": int(folder.name), "weights": weights}
-    return Source(network, to_images, objective_with(request.training), manifest.protocol.sampling, identity)
+    return manifest, network, identity
 
 
 def average(run: Run, step: int, text: str) -> dict[str, Tensor]:

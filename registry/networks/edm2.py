@@ -148,7 +148,7 @@ class EDM2(Backbone):
         if self.emb_label is not None:
             labels = emb.new_zeros(len(x), self.num_classes)
             if y is not None:
-                labels = F.one_hot(y, self.num_classes).to(x.dtype) * math.sqrt(self.num_classes)
+                labels = labels.scatter(1, y[:, None], math.sqrt(self.num_classes))
             emb = mp_sum(emb, self.emb_label(labels), 0.5)
         emb = mp_silu(emb)
 
@@ -364,7 +364,7 @@ def at_least_float32(x: Tensor) -> torch.dtype:
 
 def normalize(x: Tensor, dims: Sequence[int]) -> Tensor:
     """x over its root mean square along some dimensions (Eq. 3, 66)."""
-    size = math.prod(x.shape[dim] for dim in dims)
+    size = math.prod([x.shape[dim] for dim in dims])
     norm = torch.linalg.vector_norm(x, dim=dims, keepdim=True, dtype=at_least_float32(x))
     return x / (EPS + norm / math.sqrt(size)).to(x.dtype)
 

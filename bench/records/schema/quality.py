@@ -13,6 +13,7 @@ from registry.values import join_options, split_options
 # Options of objectives that have fields: names of records hang on them. Others stand behind the name.
 OBJECTIVE_FIELDS = ("beta_schedule", "prediction_type", "min_snr_gamma", "zero_terminal_snr")
 _Beta = Annotated[float, Field(ge=0, lt=1)]
+_Width = Annotated[float, Field(gt=0, lt=0.28)]  # √(1/12) is a mean over all steps
 
 
 class TrainingSettings(Model):
@@ -33,7 +34,10 @@ class TrainingSettings(Model):
             EDM2, arXiv 2312.02696).
         decay_steps: of inverse-sqrt, and needed there: the steps after which the rate falls.
         clip: largest gradient norm; none where it is left out.
-        ema_decay: of the exponential moving average of the weights.
+        ema_decay: of the exponential moving average of the weights; not with `ema_width`.
+        ema_width: relative width (σ_rel) of a power-function average in its place (EDM2, Eq. 4): how far the
+            steps that it weighs are spread, over the length of the training.
+        finite_gradients: put 0 in the place of numbers of the gradient that are not finite, as EDM2 does.
         posthoc_ema: relative widths (σ_rel) of power-function averages that are stored beside it, from which
             an average of any width is reconstructed after training; EDM2 stores (0.05, 0.1).
         flip: whether half of the images are mirrored.
@@ -59,8 +63,10 @@ class TrainingSettings(Model):
     learning_rate_schedule: Literal["constant", "cosine", "linear", "inverse-sqrt"] = "constant"
     decay_steps: int | None = Field(default=None, ge=1, lt=2**31)
     clip: Finite | None = Field(default=None, gt=0)
-    ema_decay: float = Field(ge=0, lt=1)
-    posthoc_ema: tuple[Annotated[float, Field(gt=0, lt=0.28)], ...] = ()  # √(1/12) is a mean over all steps
+    ema_decay: float | None = Field(default=None, ge=0, lt=1)
+    ema_width: _Width | None = Field(default=None, exclude_if=lambda width: width is None)
+    finite_gradients: bool = Field(default=False, exclude_if=lambda finite: not finite)
+    posthoc_ema: tuple[_Width, ...] = ()
     flip: bool = False
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     tf32: bool = False
@@ -86,6 +92,8 @@ class TrainingSettings(Model):
     def _fitting(self) -> Self:
         if (self.learning_rate_schedule == "inverse-sqrt") != (self.decay_steps is not None):
             raise ValueError("decay_steps belongs to learning_rate_schedule = 'inverse-sqrt', which needs it")
+        if (self.ema_decay is None) == (self.ema_width is None):
+            raise ValueError("needs the key 'ema_decay', or ema_width in its place")
         if len(set(self.posthoc_ema)) != len(self.posthoc_ema):
             raise ValueError("posthoc_ema names a width twice")
         return self

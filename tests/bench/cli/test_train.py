@@ -49,6 +49,15 @@ def test_train_sample_and_what_they_leave(run_bench, tmp_path):
     assert code == 0 and "3 images in" in out
     with np.load(tmp_path / "a.npz") as stored:
         assert stored["arr_0"].shape == (3, 16, 16, 3) and stored["arr_1"].tolist() == [0, 1, 2]
+        images = stored["arr_0"]
+    guide = ("--guide", run / "checkpoints" / "00000004")
+    for scale in ("1", "3"):
+        guided = ("--out", tmp_path / f"{scale}.npz", *guide, "--guide-scale", scale)
+        assert run_bench("sample", "--checkpoint", run, *options, *guided)[0] == 0
+    assert np.abs(np.load(tmp_path / "1.npz")["arr_0"].astype(int) - images).max() <= 1  # rounded elsewhere
+    assert np.abs(np.load(tmp_path / "3.npz")["arr_0"].astype(int) - images).max() > 1
+    code, _, err = run_bench("sample", "--checkpoint", run, "--out", tmp_path / "b.npz", *options, *guide)
+    assert code == 2 and "--guide and --guide-scale belong together" in err
 
 
 def test_weights_are_sampled_as_their_backbone_declares(run_bench, tmp_path, monkeypatch):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+import bench.diffusion
 import registry
-from bench.diffusion.guidance import guided
+from bench.diffusion.guidance import guided, guided_by
 from registry.errors import CodeError
 from tests.conftest import REFERENCE, reference_network
 from tests.reference import recipe
@@ -111,3 +112,30 @@ def test_a_forward_that_returns_something_else_is_named(net, monkeypatch, output
     monkeypatch.setattr(net, "forward", lambda x, t, y: output(x))
     with pytest.raises(CodeError, match=says):
         guided(net, y)(x, t)
+
+
+# ---- by another network ----
+
+
+def test_guidance_by_another_network_equals_its_formula():
+    torch.manual_seed(0)
+    x, t = torch.randn(3, 4, 8, 8), torch.tensor([0.1, 0.5, 0.9])
+    main, other = torch.randn(2, 3, 8, 8, 8)  # with channels beyond those of x
+    made = guided_by(lambda x, t: main, lambda x, t: other[:, :4], 2.1)(x, t)
+    close_to(made[:, :4], 2.1 * main[:, :4] - 1.1 * other[:, :4])
+    assert torch.equal(made[:, 4:], main[:, 4:])
+    close_to(guided_by(lambda x, t: main, lambda x, t: other, 1.0)(x, t), main)
+    inside = guided_by(lambda x, t: main, lambda x, t: other, 2.1, (0.4, 0.6))(x, t)
+    assert torch.equal(inside[[0, 2]], main[[0, 2]]) and torch.equal(inside[1], made[1])
+    with_no_guide = guided_by(lambda x, t: main, None, 2.1, (0.6, 0.8))
+    assert torch.equal(with_no_guide(x, t), main)
+
+
+def test_guidance_of_the_noise_is_guidance_of_the_data():
+    torch.manual_seed(0)
+    edm, sigma = bench.diffusion.objective("edm"), torch.tensor([0.1, 1.0, 20.0])
+    x, main, other = torch.randn(3, 3, 4, 8, 8)
+    data = guided_by(lambda *_: main, lambda *_: other, 1.7)(x, sigma)
+    noises = (edm.to_epsilon(each, x, sigma) for each in (main, other))
+    noise = guided_by(*((lambda *_, noise=noise: noise) for noise in noises), 1.7)(x, sigma)
+    torch.testing.assert_close(edm.to_epsilon(data, x, sigma), noise, rtol=1e-4, atol=1e-4)

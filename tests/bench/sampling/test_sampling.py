@@ -1,5 +1,6 @@
 """Sampling: an image depends on the seed and its number alone, and nothing is lost or overwritten."""
 
+import dataclasses
 import math
 import os
 import re
@@ -26,10 +27,10 @@ from bench.sampling import Plan, open_weights, sample, write_sheet
 from bench.training import protocols
 from bench.training.loop import train
 from bench.training.run import Run
-from bench.training.trained import open_run
+from bench.training.trained import open_guide, open_run
 from registry.errors import CodeError
 from tests.bench.place import Place
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SMALLEST
 
 
 def plan(
@@ -246,6 +247,72 @@ def test_flow_samples_what_it_learned(tmp_path: Path) -> None:
     assert source.objective.name == "flow" and source.defaults.sampler == "heun"
     images, _ = made(source.network, plan("heun", "2", 2), tmp_path / "a.npz")
     assert images.shape == (2, 16, 16, 3)
+
+
+# ---- guidance by another network ----
+
+
+def test_every_sampler_is_guided_by_another_network(run: Path, network: Any) -> None:
+    opened = open_guide(run / "checkpoints" / "00000004", 2.0)
+    network, guide = network.deploy(), dataclasses.replace(opened, network=opened.network.deploy())
+    indices = torch.arange(2)
+    for name in ("ancestral", "ddim", "dpm++"):
+        told = dataclasses.replace(plan(name, "4", 2), guide=guide)
+
+        def by_hand(x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return torch.cat([2 * network(x, t, y)[:, :4] - guide.network(x, t, y)[:, :4],
+                              network(x, t, y)[:, 4:]], 1)  # fmt: skip
+
+        stand_in = torch.nn.Module()
+        for attribute in ("name", "in_channels", "out_channels", "input_size", "num_classes"):
+            setattr(stand_in, attribute, getattr(network, attribute))
+        stand_in.forward = by_hand  # type: ignore[method-assign]
+        expected = plan(name, "4", 2).grids(stand_in, indices)
+        torch.testing.assert_close(told.grids(network, indices), expected)
+        assert not torch.equal(expected, plan(name, "4", 2).grids(network, indices))
+
+
+def test_a_guide_is_part_of_what_is_continued(tmp_path: Path, run: Path, network: Any) -> None:
+    def stopped(*_: Any) -> None:
+        if _[1] > 2:
+            raise KeyboardInterrupt
+
+    def guided(scale: float) -> Plan:
+        return dataclasses.replace(plan("ddim", "2", 6, batch_size=2), guide=open_guide(run, scale))
+
+    out = tmp_path / "a.npz"
+    with pytest.raises(KeyboardInterrupt):
+        made(network, guided(2.0), out, progress=stopped)
+    for other in (guided(3.0), plan("ddim", "2", 6, batch_size=2)):
+        with pytest.raises(registry.UsageError, match="guide"):
+            made(network, other, out)
+    images, _ = made(network, guided(2.0), out)
+    assert len(images) == 6
+
+
+def test_a_guide_that_does_not_fit_is_told_before_anything_runs(
+    tmp_path: Path, run: Path, network: Any
+) -> None:
+    guide = open_guide(run, 2.0)
+    without_classes = registry.create("edm2-xxs", **SMALLEST["edm2-xxs"] | {"num_classes": 0})
+    for changed, says in (
+        ({"network": registry.create("dit-s-2", num_classes=10)}, "grids of (4, 32, 32), not (4, 8, 8)"),
+        ({"network": registry.create("dit-s-2", num_classes=3, input_size=8)}, "it has 3 classes, not 10"),
+        ({"objective": objective("edm"), "network": without_classes}, "it has objective edm, not ddpm"),
+    ):
+        told = dataclasses.replace(plan("ddim", "2", 2), guide=dataclasses.replace(guide, **changed))
+        refused(says, made, network, told, tmp_path / "a.npz")
+    refused("needs --guide-model NAME", open_guide, tmp_path / "weights.pt", 2.0)
+
+
+def test_a_file_of_weights_guides(tmp_path: Path, run: Path, network: Any) -> None:
+    overrides = protocols.load("smoke").overrides("udit-t") | {"input_size": 8, "num_classes": 10}
+    torch.save(network.state_dict(), tmp_path / "guide.pt")
+    guide = open_guide(tmp_path / "guide.pt", 2.0, model=registry.label("udit-t", overrides))
+    told = dataclasses.replace(plan("ddim", "2", 2), guide=guide)
+    plain, _ = made(network, plan("ddim", "2", 2), tmp_path / "a.npz")
+    assert np.array_equal(made(network, told, tmp_path / "b.npz")[0], plain)  # by itself
+    assert guide.identity["weights"] and guide.objective.name == "ddpm"
 
 
 def refused(says: str, function: Any, *args: Any, **kwargs: Any) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from scipy.integrate import quad
 from scipy.optimize import brentq
 
@@ -44,6 +45,22 @@ def followed(widths: list[float], steps: int) -> tuple[PosthocAverages, list[dic
         averages.update(step)
         history.append({w: float(averages.averages[str(w)]["weight"]) for w in widths})
     return averages, history
+
+
+def test_a_width_in_place_of_the_decay_is_the_power_function_average(tmp_path: Path) -> None:
+    table = protocols.load("smoke").training.model_dump()
+    changed = {"ema_decay": None, "ema_width": 0.1, "posthoc_ema": (0.1,)}
+    protocol = protocols.load("smoke").model_copy(
+        update={"training": protocols.Training.model_validate(table | changed)}
+    )
+    train("tiny-unet", protocol, tmp_path / "run", until=4)
+    train("tiny-unet", protocol, tmp_path / "run", resume=True)
+    ema = load_file(tmp_path / "run/checkpoints/00000008/ema.safetensors")
+    expected = load_file(tmp_path / "run/posthoc/00000008/0.1.safetensors")
+    assert all(torch.equal(ema[name], value) for name, value in expected.items())
+    assert not torch.equal(
+        *(open_run(tmp_path / "run", part).network.output.bias for part in ("ema", "model"))
+    )
 
 
 def test_the_average_of_a_ramp_is_its_closed_form() -> None:

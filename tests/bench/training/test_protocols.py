@@ -171,6 +171,8 @@ def test_a_wildcard_that_fits_no_backbone_is_named_and_one_of_code_is_left_alone
         (("num = 8", "num = 0"), "[sampling] num = 0: "),
         (("steps = 10\n", 'steps = "ten"\n'), "[training] steps = 'ten': "),
         (("[training]", "[training]\nbetas = [0.9, 1.0]"), "[training.betas] 1 = 1.0: "),
+        (("ema_decay = 0.9", ""), "[training] needs the key 'ema_decay', or ema_width in its place"),
+        (("ema_decay = 0.9", "ema_decay = 0.9\nema_width = 0.1"), "or ema_width in its place"),
         (("ema_decay = 0.9", "ema_decay = 1.0"), "[training] ema_decay = 1.0: "),
         (('sampler = "ddim"', 'sampler = "eular"'), "'eular'"),
         (('steps = "ddim10"', 'steps = "ddim999"'), "no integer stride"),

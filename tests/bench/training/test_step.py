@@ -84,3 +84,15 @@ def test_gradients_that_overflow_change_no_weight() -> None:
     assert not update.step(1e-2).isfinite()
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert scaler.get_scale() == 2.0**11
+
+
+def test_what_is_not_finite_in_a_gradient_counts_as_zero() -> None:
+    moved = []
+    for wrong in (0.0, torch.nan, torch.inf, -torch.inf):
+        ours = network()
+        update = Update(ours, **SETTINGS, finite_gradients=True)
+        loss(ours, 0).backward()
+        ours[1].weight.grad[2, 1] = wrong
+        assert update.step(1e-2).isfinite()
+        moved.append(torch.cat([p.detach().flatten() for p in ours.parameters()]))
+    assert all(torch.equal(other, moved[0]) for other in moved[1:])
