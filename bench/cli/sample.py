@@ -34,6 +34,14 @@ def sample(
     guided_channels: Annotated[
         int | None, typer.Option(min=0, help="Leading channels that are guided; 0 for all.")
     ] = None,
+    guidance_interval: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="LOW HIGH",
+            help="Times at which is guided, both included: steps 0 … 999 of `ddpm`, 0 (noise) … 1 (data) of "
+            "`flow`, σ of `edm`; by default all.",
+        ),
+    ] = None,
     labels: Annotated[
         Literal["uniform", "balanced"] | None, typer.Option(help="Random classes, or each equally often.")
     ] = None,
@@ -98,6 +106,7 @@ def sample(
             "steps": steps,
             "cfg_scale": cfg_scale,
             "guided_channels": guided_channels,
+            "guidance_interval": guidance_interval,
             "num": num,
             "labels": labels,
             "batch_size": batch_size,

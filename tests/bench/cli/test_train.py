@@ -14,6 +14,7 @@ from PIL import Image
 
 import registry
 from bench.cli.output import PlainProgress, bar
+from bench.sampling import plan
 from tests.conftest import ROOT
 
 MICRO = ("train", "--model", "tiny-unet", "--protocol", "micro", "--out")
@@ -34,7 +35,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-def test_train_sample_and_what_they_leave(run_bench, tmp_path):
+def test_train_sample_and_what_they_leave(run_bench, tmp_path, monkeypatch):
     run = tmp_path / "run"
     code, out, _ = run_bench("train", "-m", "sit-s-2", "--protocol", "smoke", "--out", run)
     assert code == 0 and "is trained to step 8" in out
@@ -49,6 +50,18 @@ def test_train_sample_and_what_they_leave(run_bench, tmp_path):
     assert code == 0 and "3 images in" in out
     with np.load(tmp_path / "a.npz") as stored:
         assert stored["arr_0"].shape == (3, 16, 16, 3) and stored["arr_1"].tolist() == [0, 1, 2]
+    seen = []
+
+    def told(network, labels, cfg_scale, guided_channels, interval):
+        seen.append((cfg_scale, interval))
+        return lambda x, t: network(x, t, labels)
+
+    monkeypatch.setattr(plan, "guided", told)
+    guidance = ("--cfg-scale", "2", "--guidance-interval")
+    code, *_ = run_bench(
+        "sample", "--checkpoint", run, "--out", tmp_path / "b.npz", *options, *guidance, 0.125, 1
+    )
+    assert code == 0 and set(seen) == {(2, (0.125, 1))}
 
 
 def test_weights_are_sampled_as_their_backbone_declares(run_bench, tmp_path, monkeypatch):
