@@ -30,9 +30,10 @@ def guided(
         guided_channels: how many leading channels are guided, 0 for all of the prediction (half of the
             output where the variance is learned); None for the backbone's own `guided_channels`: 3 is the
             quirk of DiT's sampling program, and what its published figures have.
-        interval: guide where lowest ≤ t ≤ highest alone, t as the network sees it: a step 0 … 999 of `ddpm`,
-            in `flow` 0 (noise) … 1 (data). Elsewhere the network is called once, on the labels (Kynkäänniemi
-            et al. 2024, arXiv 2404.07724). None guides everywhere.
+        interval: guide where lowest ≤ t ≤ highest alone, t as the objective has it: a step 0 … 999 of `ddpm`,
+            in `flow` 0 (noise) … 1 (data), σ of `edm`. Elsewhere the network is called once, on the labels
+            (Kynkäänniemi et al. 2024, arXiv 2404.07724, whose intervals are of σ; LightningDiT's begin at t =
+            0.125, DDT's at 0.3). None guides everywhere.
 
     Raises:
         UsageError: guidance for a network without a null class, more channels than it predicts, or an empty

@@ -109,7 +109,7 @@ class SamplingSettings(Model):
         cfg_scale: guidance; 1 is none.
         guided_channels: how many leading channels are guided, 0 for all; None: as the backbone declares, 3 as
             in the published numbers of DiT and U-DiT.
-        guidance_interval: (lowest, highest) time at which is guided, as the network sees it; None: always.
+        guidance_interval: (lowest, highest) time at which is guided, as the objective has it; None: always.
         num: how many images.
         labels: uniformly random, or each class equally often.
         batch_size: images at once; another one changes results by rounding alone.
