@@ -37,6 +37,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 SMALLEST: dict[str, dict[str, Any]] = {
     name: {"input_size": 8, "num_classes": 10, **overrides}
     for name, overrides in {
+        "ddt-b-2": {"hidden_size": 48, "depth": 2, "encoder_depth": 1, "num_heads": 2},
         "dic-s": {"hidden_size": 8, "depth": (1, 1, 1, 1, 1)},
         "dico-s": {"hidden_size": 8, "depth": (1, 1, 1, 1, 1)},
         "dico-ablation": {"hidden_size": 8, "depth": (1, 1, 1, 1, 1)},

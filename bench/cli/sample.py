@@ -42,6 +42,10 @@ def sample(
             "`flow`, σ of `edm`; by default all.",
         ),
     ] = None,
+    encoder_every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of DDT: evaluations for which its encoder runs once; by default 1."),
+    ] = None,
     labels: Annotated[
         Literal["uniform", "balanced"] | None, typer.Option(help="Random classes, or each equally often.")
     ] = None,
@@ -107,6 +111,7 @@ def sample(
             "cfg_scale": cfg_scale,
             "guided_channels": guided_channels,
             "guidance_interval": guidance_interval,
+            "encoder_every": encoder_every,
             "num": num,
             "labels": labels,
             "batch_size": batch_size,

@@ -62,7 +62,12 @@ class Plan:
         """The network with its labels and guidance."""
         settings = self.settings
         return guided(
-            network, labels, settings.cfg_scale, settings.guided_channels, settings.guidance_interval
+            network,
+            labels,
+            settings.cfg_scale,
+            settings.guided_channels,
+            settings.guidance_interval,
+            settings.encoder_every,
         )
 
     def labels_of(self, indices: Tensor, num_classes: int) -> Tensor:

@@ -52,16 +52,17 @@ def test_train_sample_and_what_they_leave(run_bench, tmp_path, monkeypatch):
         assert stored["arr_0"].shape == (3, 16, 16, 3) and stored["arr_1"].tolist() == [0, 1, 2]
     seen = []
 
-    def told(network, labels, cfg_scale, guided_channels, interval):
-        seen.append((cfg_scale, interval))
+    def told(network, labels, cfg_scale, guided_channels, interval, encoder_every):
+        seen.append((cfg_scale, interval, encoder_every))
         return lambda x, t: network(x, t, labels)
 
     monkeypatch.setattr(plan, "guided", told)
     guidance = ("--cfg-scale", "2", "--guidance-interval")
     code, *_ = run_bench(
-        "sample", "--checkpoint", run, "--out", tmp_path / "b.npz", *options, *guidance, 0.125, 1
-    )
-    assert code == 0 and set(seen) == {(2, (0.125, 1))}
+        "sample", "--checkpoint", run, "--out", tmp_path / "b.npz", *options, *guidance, 0.125, 1,
+        "--encoder-every", 3,
+    )  # fmt: skip
+    assert code == 0 and set(seen) == {(2, (0.125, 1), 3)}
 
 
 def test_weights_are_sampled_as_their_backbone_declares(run_bench, tmp_path, monkeypatch):

@@ -65,6 +65,51 @@ def test_euler_s_steps(case, run, name, guidance):
     assert (torch.stack(states) - expected[f"{run}_x"]).abs().max() < 1e-5
 
 
+class Sharing(StandIn):
+    """The stand-in of DDT's process: its state is the time at which it was made, and half of the time counts.
+
+    Attributes:
+        now: the time, which a real decoder does not see.
+        fresh: for each call whether the encoder ran.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.fresh = []
+
+    def encode(self, x, t, y):
+        self.fresh[-1] = True
+        return t, y
+
+    def decode(self, x, state):
+        t, y = state
+        return stand_in(x, 0.5 * self.now + 0.5 * t, y)
+
+
+def test_ddt_reuses_what_its_encoder_made():
+    about, expected = CASES["ddt-process"]["runs"]["shifted"], arrays("ddt-process")
+    network = Sharing()
+    interval = about["guidance_interval_min"], about["guidance_interval_max"]
+    denoiser = guided(network, torch.tensor([5, 9]), 2.0, interval=interval, encoder_every=3)
+    states = []
+
+    def watched(x, t):
+        network.now = t[0]
+        network.fresh.append(False)
+        states.append(x)
+        return denoiser(x, t)
+
+    x = draws(about["seed"], 1, (2, 4, 8, 8))[0]
+    states.append(sampler("euler shift=1.5").sample(FLOW, watched, x, None, "8"))
+    assert network.fresh == about["fresh"]
+    assert (torch.stack(states) - expected["shifted_x"]).abs().max() < 1e-5
+
+
+def test_a_network_without_an_encoder_reuses_none():
+    with pytest.raises(UsageError, match="stand-in has no encoder of its own"):
+        guided(StandIn(), torch.tensor([5]), encoder_every=2)
+
+
 @pytest.mark.parametrize("name", ["euler", "heun"])
 def test_times_of_a_shift_and_of_a_last_step(name):
     """By their formulas: LightningDiT's shift s is 1 / s here, Stable Diffusion 3 shifts σ = 1 − t."""
