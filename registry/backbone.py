@@ -58,7 +58,8 @@ class Backbone(nn.Module):
             √0.00085 to √0.012 as in Stable Diffusion.
         guided_channels: how many leading channels its published sampling guides; None for all.
         checkpoint_names: names of the authors' checkpoints into ours, applied in order.
-        fixed_parameters: parameters that are computed, not learned, which a checkpoint may leave out.
+        fixed_parameters: what is computed, not learned, which a checkpoint may leave out; names in the
+            authors' layout of what this network holds nowhere are passed over.
         name: registered name, set by `registry.create`.
         overrides: the options given to `registry.create`.
         input_size: side of the square input grid, or (H, W).

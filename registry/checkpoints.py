@@ -96,7 +96,7 @@ def _matched(model: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, Tens
 
     fixed = getattr(model, "fixed_parameters", ())
     missing = [name for name in own if name not in state and name not in fixed]
-    extra = [name for name in state if name not in own]
+    extra = [name for name in state if name not in own and name not in fixed]
     shapes = [
         f"{name} {tuple(state[name].shape)} where {tuple(own[name].shape)} is needed"
         for name in own

@@ -37,11 +37,13 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 SMALLEST: dict[str, dict[str, Any]] = {
     name: {"input_size": 8, "num_classes": 10, **overrides}
     for name, overrides in {
+        "ddt-b-2": {"hidden_size": 48, "depth": 2, "encoder_depth": 1, "num_heads": 2},
         "dic-s": {"hidden_size": 8, "depth": (1, 1, 1, 1, 1)},
         "dico-s": {"hidden_size": 8, "depth": (1, 1, 1, 1, 1)},
         "dico-ablation": {"hidden_size": 8, "depth": (1, 1, 1, 1, 1)},
         "dit-s-4": {"hidden_size": 48, "depth": 1, "num_heads": 2},
         "dit-skip": {"hidden_size": 48, "depth": 3, "num_heads": 2},
+        "lightningdit-b-2": {"hidden_size": 48, "depth": 1, "num_heads": 2},
         "sit-s-2": {"hidden_size": 48, "depth": 1, "num_heads": 2},
         "edm2-xxs": {"model_channels": 8, "channel_mult": (1, 2), "num_blocks": 1, "attn_resolutions": (4,),
                      "channels_per_head": 8},

@@ -38,7 +38,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"prediction_type": "v_prediction", "zero_terminal_snr": True},
     ],
     "edm": [{}, {"p_mean": -0.8, "p_std": 1.6, "sigma_data": 1.0}],
-    "flow": [{}],
+    "flow": [{}, {"times": "logit-normal", "cosine_loss": 1.0}],
 }
 # Of samplers whose steps are no plain number, or few of which would be no loop.
 STEPS = {"ancestral": "ddim10", "dopri5": "8"}

@@ -53,6 +53,18 @@ def sample(
         str | None,
         typer.Option(metavar="'NAME [KEY=VALUE …]'", help="Backbone of the guide, for a file of weights."),
     ] = None,
+    guidance_interval: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="LOW HIGH",
+            help="Times at which is guided, both included: steps 0 … 999 of `ddpm`, 0 (noise) … 1 (data) of "
+            "`flow`, σ of `edm`; by default all.",
+        ),
+    ] = None,
+    encoder_every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of DDT: evaluations for which its encoder runs once; by default 1."),
+    ] = None,
     labels: Annotated[
         Literal["uniform", "balanced"] | None, typer.Option(help="Random classes, or each equally often.")
     ] = None,
@@ -119,6 +131,8 @@ def sample(
             "steps": steps,
             "cfg_scale": cfg_scale,
             "guided_channels": guided_channels,
+            "guidance_interval": guidance_interval,
+            "encoder_every": encoder_every,
             "num": num,
             "labels": labels,
             "batch_size": batch_size,

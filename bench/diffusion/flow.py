@@ -6,26 +6,45 @@ itself, not a step of a thousand.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from bench.diffusion import objectives
 from bench.diffusion.base import Objective
+from registry.errors import UsageError
+
+Times = Literal["uniform", "logit-normal"]
 
 
 @objectives.register("flow")
 class Flow(Objective):
-    """Velocity prediction on the straight path from noise to data (SiT).
+    """Velocity prediction on the straight path from noise to data (SiT, arXiv 2401.08740).
 
     x_t = t·x0 + (1 − t)·noise; the network predicts dx/dt = x0 − noise.
+
+    Args:
+        times: to train at: `uniform` (SiT), or `logit-normal`, the sigmoid of a standard normal number
+            (Stable Diffusion 3, arXiv 2403.03206; DDT; LightningDiT, which calls it log-normal).
+        cosine_loss: weight of 1 − cos(prediction, velocity), the cosine over the channels of each cell, the
+            mean over cells; 1 for LightningDiT (arXiv 2501.01423).
+
+    Raises:
+        UsageError: a negative weight.
     """
 
     preview: ClassVar[tuple[str, str] | None] = ("heun", "12")
 
+    def __init__(self, times: Times = "uniform", cosine_loss: float = 0.0) -> None:
+        if not 0 <= cosine_loss < torch.inf:
+            raise UsageError(f"objective flow takes a cosine_loss of at least 0, not {cosine_loss}")
+        self.times, self.cosine_loss = times, cosine_loss
+
     def sample_timesteps(self, u: Tensor) -> Tensor:
-        """(N,) uniform in [0, 1), as they are."""
-        return u
+        """(N,) uniform in [0, 1), as they are, or through the inverse of the times' distribution function."""
+        return u if self.times == "uniform" else torch.special.ndtri(u).sigmoid()
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """The linear path (SiT, Eq. 2 with α = t, σ = 1 − t)."""
@@ -33,9 +52,16 @@ class Flow(Objective):
         return t * x0 + (1 - t) * noise
 
     def losses(self, output: Tensor, x0: Tensor, noise: Tensor, x_t: Tensor, t: Tensor) -> dict[str, Tensor]:
-        """Mean squared error of the velocity, (N,); channels beyond those of the data are ignored."""
-        mse = (output[:, : x0.shape[1]] - (x0 - noise)).square().flatten(1).mean(1)
-        return {"loss": mse, "mse": mse}
+        """Mean squared error of the velocity, and its angle where that counts; (N,) each.
+
+        Channels beyond those of the data are ignored.
+        """
+        prediction, velocity = output[:, : x0.shape[1]], x0 - noise
+        mse = (prediction - velocity).square().flatten(1).mean(1)
+        if not self.cosine_loss:
+            return {"loss": mse, "mse": mse}
+        angle = 1 - F.cosine_similarity(prediction, velocity, dim=1).flatten(1).mean(1)
+        return {"loss": mse + self.cosine_loss * angle, "mse": mse, "cosine": angle}
 
     def to_epsilon(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """x_t − t·velocity."""

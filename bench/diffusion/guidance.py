@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ def guided(
     cfg_scale: float = 1.0,
     guided_channels: int | None = None,
     interval: tuple[float, float] | None = None,
+    encoder_every: int = 1,
 ) -> Denoiser:
     """Classifier-free guidance (arXiv 2207.12598): uncond + s·(cond − uncond).
 
@@ -30,20 +33,25 @@ def guided(
         guided_channels: how many leading channels are guided, 0 for all of the prediction (half of the
             output where the variance is learned); None for the backbone's own `guided_channels`: 3 is the
             quirk of DiT's sampling program, and what its published figures have.
-        interval: guide where lowest ≤ t ≤ highest alone, t as the network sees it: a step 0 … 999 of `ddpm`,
-            in `flow` 0 (noise) … 1 (data). Elsewhere the network is called once, on the labels (Kynkäänniemi
-            et al. 2024, arXiv 2404.07724). None guides everywhere.
+        interval: guide where lowest ≤ t ≤ highest alone, t as the objective has it: a step 0 … 999 of `ddpm`,
+            in `flow` 0 (noise) … 1 (data), σ of `edm`. Elsewhere the network is called once, on the labels
+            (Kynkäänniemi et al. 2024, arXiv 2404.07724, whose intervals are of σ; LightningDiT's begin at t =
+            0.125, DDT's at 0.3). None guides everywhere.
+        encoder_every: of a network with `encode` and `decode`, such as DDT, the encoder runs at every n-th
+            evaluation alone, the first among them, on both halves of the batch whether guided or not.
 
     Raises:
-        UsageError: guidance for a network without a null class, more channels than it predicts, or an empty
-            interval. The denoiser raises CodeError where the network returns what cannot be its output.
+        UsageError: guidance for a network without a null class, more channels than it predicts, an empty
+            interval, or a network without an encoder of its own. The denoiser raises CodeError where the
+            network returns what cannot be its output.
     """
 
+    call = network if encoder_every == 1 else _with_encoder_every(network, encoder_every)
     checked = False
 
     def predict(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         nonlocal checked
-        output: Tensor = network(x, t, y)
+        output: Tensor = call(x, t, y)
         if not checked:  # once, for to look at the values stops a GPU
             check_output(network, (x, t, y), output)
             checked = True
@@ -73,7 +81,7 @@ def guided(
 
     def denoiser(x: Tensor, t: Tensor) -> Tensor:
         inside = (lowest <= t) & (t <= highest)
-        if interval is not None and not inside.any():
+        if interval is not None and encoder_every == 1 and not inside.any():
             return predict(x, t, labels)
         output = predict(torch.cat([x, x]), torch.cat([t, t]), both)
         cond, uncond = output[:, :channels].chunk(2)
@@ -112,3 +120,20 @@ def guided_by(
         return torch.cat([made, output[:, channels:]], dim=1)
 
     return both
+
+
+def _with_encoder_every(network: Any, count: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """A network whose encoder runs at every `count`-th call; calls between decode what it made before."""
+    if not hasattr(network, "encode"):
+        raise UsageError(f"{network.name} has no encoder of its own, as DDT has: leave encoder_every at 1")
+    calls = itertools.count()
+    state: Any = None
+
+    def call(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        nonlocal state
+        if next(calls) % count == 0:
+            state = network.encode(x, t, y)
+        output: Tensor = network.decode(x, state)
+        return output
+
+    return call

@@ -1,14 +1,17 @@
 """Sampling of flows by solving dx/dt = velocity from noise at t = 0 to data at t = 1 (SiT, arXiv 2401.08740).
 
-`euler` and `heun` take even steps; `dopri5` chooses its own, by Dormand and Prince's pair of orders 5 and 4
-(Hairer, Nørsett and Wanner, "Solving Ordinary Differential Equations I", section II.4).
+`euler` and `heun` take steps of fixed times; `dopri5` chooses its own, by Dormand and Prince's pair of orders
+5 and 4 (Hairer, Nørsett and Wanner, "Solving Ordinary Differential Equations I", section II.4).
 
-`steps` counts steps. `num_steps` of SiT's released program counts the times of its ODE, both ends included,
-so that it takes one step fewer: N steps here are its `num_steps` N + 1. For its SDE both count alike.
+`steps` counts steps, as `num_steps` of DDT and FlowDCN does. `num_steps` of SiT's and LightningDiT's released
+programs counts the times of their ODE, both ends included, so that they take one step fewer: N steps here are
+their `num_steps` N + 1. For SiT's SDE both count alike.
 """
 
 from __future__ import annotations
 
+from fractions import Fraction
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -19,37 +22,76 @@ from bench.diffusion.base import Denoiser, Noise, Objective, Sampler
 from registry.errors import UsageError
 
 
-@samplers.register("euler")
-class Euler(Sampler[Objective]):
-    """Euler's method in even steps, one evaluation each; deterministic."""
+class FixedTimes(Sampler[Objective]):
+    """Deterministic, with times that depend on the number of steps alone; even steps by default.
+
+    Args:
+        shift: s > 0; a step that would begin at t begins at t / (t + s·(1 − t)): above 1 steps are smaller
+            near the noise. It is Stable Diffusion 3's shift, the `timeshift` of DDT and FlowDCN, and
+            LightningDiT's 1 / s: its 0.3 is `shift=3.3333`.
+        last_step: size of the last step before the shift, the others being even; by default as large as
+            they are. DDT's and FlowDCN's published samples have 0.04.
+
+    Raises:
+        UsageError: a shift that is not above 0, or a last step that is not between 0 and 1.
+    """
 
     objectives: ClassVar[tuple[str, ...]] = ("flow",)
 
+    def __init__(self, shift: float = 1.0, last_step: float | None = None) -> None:
+        if not 0 < shift < torch.inf:
+            raise UsageError(f"shift must be above 0, not {shift}")
+        if last_step is not None and not 0 < last_step < 1:
+            raise UsageError(f"last_step must be between 0 and 1, not {last_step}")
+        self.shift = Fraction(shift)
+        self.last_step = Fraction(last_step) if last_step else None
+
+    def evaluations(self, steps: str) -> int:
+        """One for each step; a last step of its own is not the only one."""
+        return self.number(steps, least=2 if self.last_step else 1)
+
+    def grid(self, steps: str) -> list[tuple[float, float, float]]:
+        """Each step's begin, its end, and one over its size, rounded once: N for N even steps."""
+        count = int(steps)
+        end = 1 - (self.last_step or Fraction(1, count))
+        even = [end * Fraction(i, max(count - 1, 1)) for i in range(count)] + [Fraction(1)]
+        times = [t / (t + self.shift * (1 - t)) for t in even]
+        return [(float(t), float(after), float(1 / (after - t))) for t, after in pairwise(times)]
+
+
+@samplers.register("euler")
+class Euler(FixedTimes):
+    """Euler's method, one evaluation a step; deterministic.
+
+    Args:
+        shift, last_step: as for `FixedTimes`.
+    """
+
     def loop(self, objective: Objective, denoiser: Denoiser, x: Tensor, noise: Noise, steps: str) -> Tensor:
         """See `Sampler.sample`."""
-        count = int(steps)
-        for i in range(count):
-            x = x + velocity(denoiser, x, i / count) / count
+        for t, _, rate in self.grid(steps):
+            x = x + velocity(denoiser, x, t) / rate
         return x
 
 
 @samplers.register("heun")
-class Heun(Sampler[Objective]):
-    """Heun's method, of second order, in even steps of two evaluations each; deterministic."""
+class Heun(FixedTimes):
+    """Heun's method, of second order, two evaluations a step; deterministic.
 
-    objectives: ClassVar[tuple[str, ...]] = ("flow",)
+    Args:
+        shift, last_step: as for `FixedTimes`.
+    """
 
     def evaluations(self, steps: str) -> int:
         """Twice as many as steps."""
-        return 2 * self.number(steps)
+        return 2 * super().evaluations(steps)
 
     def loop(self, objective: Objective, denoiser: Denoiser, x: Tensor, noise: Noise, steps: str) -> Tensor:
         """See `Sampler.sample`."""
-        count = int(steps)
-        for i in range(count):
-            slope = velocity(denoiser, x, i / count)
-            ahead = velocity(denoiser, x + slope / count, (i + 1) / count)
-            x = x + (slope + ahead) / 2 / count
+        for t, after, rate in self.grid(steps):
+            slope = velocity(denoiser, x, t)
+            ahead = velocity(denoiser, x + slope / rate, after)
+            x = x + (slope + ahead) / 2 / rate
         return x
 
 

@@ -100,7 +100,12 @@ class Plan:
         """The network with its labels and guidance."""
         settings = self.settings
         denoiser = guided(
-            network, labels, settings.cfg_scale, settings.guided_channels, settings.guidance_interval
+            network,
+            labels,
+            settings.cfg_scale,
+            settings.guided_channels,
+            settings.guidance_interval,
+            settings.encoder_every,
         )
         if self.guide is None:
             return denoiser

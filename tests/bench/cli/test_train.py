@@ -14,6 +14,7 @@ from PIL import Image
 
 import registry
 from bench.cli.output import PlainProgress, bar
+from bench.sampling import plan
 from tests.conftest import ROOT
 
 MICRO = ("train", "--model", "tiny-unet", "--protocol", "micro", "--out")
@@ -34,7 +35,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-def test_train_sample_and_what_they_leave(run_bench, tmp_path):
+def test_train_sample_and_what_they_leave(run_bench, tmp_path, monkeypatch):
     run = tmp_path / "run"
     code, out, _ = run_bench("train", "-m", "sit-s-2", "--protocol", "smoke", "--out", run)
     assert code == 0 and "is trained to step 8" in out
@@ -58,6 +59,19 @@ def test_train_sample_and_what_they_leave(run_bench, tmp_path):
     assert np.abs(np.load(tmp_path / "3.npz")["arr_0"].astype(int) - images).max() > 1
     code, _, err = run_bench("sample", "--checkpoint", run, "--out", tmp_path / "b.npz", *options, *guide)
     assert code == 2 and "--guide and --guide-scale belong together" in err
+    seen = []
+
+    def told(network, labels, cfg_scale, guided_channels, interval, encoder_every):
+        seen.append((cfg_scale, interval, encoder_every))
+        return lambda x, t: network(x, t, labels)
+
+    monkeypatch.setattr(plan, "guided", told)
+    guidance = ("--cfg-scale", "2", "--guidance-interval")
+    code, *_ = run_bench(
+        "sample", "--checkpoint", run, "--out", tmp_path / "b.npz", *options, *guidance, 0.125, 1,
+        "--encoder-every", 3,
+    )  # fmt: skip
+    assert code == 0 and set(seen) == {(2, (0.125, 1), 3)}
 
 
 def test_weights_are_sampled_as_their_backbone_declares(run_bench, tmp_path, monkeypatch):

@@ -47,6 +47,6 @@ def test_at_equal_signal_to_noise_flow_and_ddpm_see_the_same_grid_but_for_its_sc
 
 def test_options_of_ddpm_are_not_for_flow():
     with pytest.raises(
-        registry.UsageError, match=r"objective 'flow' takes no option 'beta_schedule'\. It takes: none"
+        registry.UsageError, match=r"objective 'flow' takes no option 'beta_schedule'\. It takes: times"
     ):
         objective("flow", beta_schedule="cosine")

@@ -88,6 +88,29 @@ def test_the_paper_s_protocol_is_that_of_the_facts() -> None:
     assert not paper.scale
 
 
+@pytest.mark.parametrize(
+    ("name", "objective", "steps", "batch_size", "rate", "sampler", "number", "guidance"),
+    [
+        ("paper-lightningdit", "flow times=logit-normal cosine_loss=1", 80_000, 1024, 2e-4,
+         "euler shift=3.3333333333", "249", (10, (0.1, 1))),
+        ("paper-ddt", "flow times=logit-normal", 400_000, 256, 1e-4,
+         "euler last_step=0.04", "250", (2, (0.3, 1))),
+    ],
+)  # fmt: skip
+def test_protocols_of_flows_are_those_of_their_papers(
+    name: str, objective: str, steps: int, batch_size: int, rate: float, sampler: str, number: str,
+    guidance: tuple[float, tuple[float, float]],
+) -> None:  # fmt: skip
+    protocol = protocols.load(name)
+    told = protocol.training_of(name.removeprefix("paper-") + "-xl-2")
+    assert told.objective == objective
+    assert (told.steps, told.batch_size, told.learning_rate) == (steps, batch_size, rate)
+    assert (told.betas, told.weight_decay, told.ema_decay) == ((0.9, 0.95), 0, 0.9999)
+    images = protocol.sampling
+    assert (images.sampler, images.steps, images.num) == (sampler, number, 50_000)
+    assert (images.cfg_scale, images.guidance_interval, images.guided_channels) == (*guidance, None)
+
+
 @pytest.mark.parametrize("name", protocols.names())
 def test_built_in_protocols_are_whole(name: str) -> None:
     protocol = protocols.load(name)
@@ -99,7 +122,8 @@ def test_built_in_protocols_are_whole(name: str) -> None:
 @pytest.mark.parametrize("name", ["smoke", "micro"])
 @pytest.mark.parametrize(
     "model", ["dit-s-4", "dit-xl-2", "sit-b-2", "udit-t", "udit-l", "dit-unet", "dit-unet-slim", "uvit-s-2",
-              "uvit-h-2", "unet2d", "uvit2d-latent", "tiny-unet"],
+              "uvit-h-2", "lightningdit-xl-1", "lightningdit-b-2", "ddt-xl-2", "unet2d",
+              "uvit2d-latent", "tiny-unet"],
 )  # fmt: skip
 def test_small_protocols_scale_every_family_to_digits(name: str, model: str) -> None:
     network = build(model, protocols.load(name).overrides(model), (4, 8, 8), 10, "digits")
