@@ -229,7 +229,7 @@ def _network(model: nn.Module, content: Any, key: str | None, where: str) -> tup
             raise UsageError(f"{where} has no state dict {key!r}; it has: {_listed(list(map(str, content)))}")
         return _network(model, entry, None, f"{where}, entry {key!r},")
     if "pytorch-lightning_version" in content:
-        content = _of_lightning(content)
+        content = _of_lightning(content, where)
     state = {n: value for n, value in content.items() if isinstance(n, str) and isinstance(value, Tensor)}
     if state and len(state) == len(content):
         if (inside := _inside(model, state, where)) is not None:
@@ -281,11 +281,20 @@ def _behind(prefix: str, content: Mapping[Any, Any]) -> dict[str, Any]:
     }
 
 
-def _of_lightning(content: Mapping[Any, Any]) -> dict[Any, Any]:
+def _of_lightning(content: Mapping[Any, Any], where: str) -> dict[Any, Any]:
     """A checkpoint of Lightning, the states of its callbacks as entries: one of them may average weights.
 
     Where its own `WeightAveraging` has done so, `state_dict` is the average.
+
+    Raises:
+        UsageError: the averages are a list of tensors in the optimizer's state, as of NeMo and FlowDCN.
     """
+    if any("ema" in state for state in content.get("optimizer_states", ())):
+        raise UsageError(
+            f"{where} keeps its averaged weights without names, in optimizer_states: save them as a state "
+            "dict with the program that wrote it, or take the last weights by the key state_dict (--weights "
+            "of `bench sample`)"
+        )
     callbacks = content.get("callbacks") or {}
     kept = {name: v for name, v in content.items() if name not in ("callbacks", "current_model_state")}
     return callbacks | kept

@@ -505,6 +505,12 @@ def test_lightning_s_checkpoints(tmp_path, state, loaded):
     for content in cases:
         path = write(tmp_path / "last.ckpt", content)
         assert unchanged(registry.load_checkpoint(tiny(), path), loaded)
+    unnamed = lightning(
+        raw, optimizer_states=[{"state": {}, "param_groups": [], "ema": list(state.values())}]
+    )
+    assert "averaged weights without names, in optimizer_states" in refused(tiny(), unnamed)
+    last = registry.load_checkpoint(tiny(), unnamed, key="state_dict")
+    assert not any(p.any() for n, p in last.named_parameters() if n != "pos_embed")
     message = refused(tiny(), lightning({"net.a.weight": torch.ones(2, 2)}))
     assert "entry 'state_dict', does not fit dit-s-2: " in message and "left over: weight" in message
 
