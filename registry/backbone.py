@@ -54,8 +54,8 @@ class Backbone(nn.Module):
 
     Attributes:
         objective: what it is trained to predict, a name of `bench.diffusion`: "ddpm" or "flow".
-        beta_schedule: the noise of "ddpm": "linear", β from 0.0001 to 0.02, or "scaled_linear", √β from
-            √0.00085 to √0.012 as in Stable Diffusion.
+        beta_schedule: the noise of "ddpm": "linear", β from 0.0001 to 0.02; "scaled_linear", √β from
+            √0.00085 to √0.012 as in Stable Diffusion; or "cosine", that of Improved DDPM.
         guided_channels: how many leading channels its published sampling guides; None for all.
         checkpoint_names: names of the authors' checkpoints into ours, applied in order.
         fixed_parameters: what is computed, not learned, which a checkpoint may leave out; names in the

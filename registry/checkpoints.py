@@ -1,19 +1,24 @@
 """Weights of the authors' programs and of diffusers into our networks.
 
 A checkpoint's names are translated by the rules of the network's class (`checkpoint_names`); tensors are
-never changed, except that a 1×1 convolution and a linear map of the same numbers count as the same.
-Nothing is unpickled beyond tensors, plain containers and an `argparse.Namespace`.
+never changed, except that a 1×1 convolution and a linear map of the same numbers count as the same. A network
+is found behind any prefix of its names, such as `module.` or `ema_denoiser.`, and beside other networks; of
+several sets of its weights the averaged one is taken.
+
+Nothing is unpickled beyond tensors, plain containers, paths, an `argparse.Namespace` and Lightning's options.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import pathlib
 import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +42,17 @@ TRANSFORMER_NAMES: list[Rule] = [
 _AVERAGED = re.compile(
     r"(?<![a-zA-Z])(?i:ema|swa|averaged?|shadow|polyak)(?![a-z])|(?<![A-Z])E(?:MA|ma)(?![a-z])"
 )
+# What torch.compile, FSDP and activation checkpointing put into the names of modules that they wrap.
+_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+# Plain values that training programs save beside the weights, under the classes' names: the authors' command
+# lines, options of Lightning's modules (a dictionary), paths.
+_ATTRIBUTE_DICT = ("lightning.fabric.utilities.data", "lightning_fabric.utilities.data",
+                   "lightning.pytorch.utilities.parsing", "pytorch_lightning.utilities.parsing")  # fmt: skip
+_PLAIN: list[Any] = [
+    argparse.Namespace,
+    *((dict, f"{module}.AttributeDict") for module in _ATTRIBUTE_DICT),
+    *((pathlib.PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
+]
 # Bytes and times its size on disk beyond which what a file unpacks to is a decompression bomb.
 _LARGE, _USUAL_RATIO = 2**30, 100
 
@@ -48,11 +64,11 @@ def load_checkpoint(
 
     Args:
         model: a backbone; its parameters keep their device and dtype.
-        source: a `.pt`, `.pth`, `.bin` or `.safetensors` file, or a state dict. Names may be ours,
-            those of the authors' releases, or diffusers'.
-        key: entry of the checkpoint that holds the network. By default the averaged weights, whatever the
-            pair is called (`model` and `ema`, `state_dict` and `state_dict_ema`, …), or the only weights
-            that fit.
+        source: a `.pt`, `.pth`, `.bin`, `.ckpt` or `.safetensors` file, or a state dict. Names may be ours,
+            those of the authors' releases, or diffusers', behind any prefix.
+        key: entry of the checkpoint that holds the network, or prefix of its names. By default the averaged
+            weights, whatever the pair is called (`model` and `ema`, `state_dict` and `state_dict_ema`,
+            `net.` and `net_ema.`, …), or the only weights that fit.
 
     Returns:
         `model`.
@@ -150,20 +166,23 @@ def _read(path: Path) -> Any:
             return load_file(path)
         except (SafetensorError, OSError) as error:
             raise UsageError(f"{path} is not a readable safetensors file: {error}") from None
-    if path.suffix not in (".pt", ".pth", ".bin"):
-        raise UsageError(f"{path}: a checkpoint ends in .pt, .pth, .bin or .safetensors")
+    if path.suffix not in (".pt", ".pth", ".bin", ".ckpt"):
+        raise UsageError(f"{path}: a checkpoint ends in .pt, .pth, .bin, .ckpt or .safetensors")
     _check_size(path)
-    # The authors' training programs save their command line beside the weights: plain values.
-    with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+    with torch.serialization.safe_globals(_PLAIN), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of kinds of tensors that are refused in one line
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
             code = _pickled_code(path)
             problem = f"holds pickled code ({_listed(code)})" if code else "is damaged or holds pickled code"
-            raise UsageError(
-                f"{path} {problem}, which is never run. Save the state dict alone, best as .safetensors."
-            ) from None
+            advice = "Save the state dict alone, best as .safetensors"
+            if path.suffix == ".ckpt":
+                advice += (
+                    ": where these classes are installed, and if you trust the file, by "
+                    'torch.save(torch.load(FILE, weights_only=False)["state_dict"], NEW)'
+                )
+            raise UsageError(f"{path} {problem}, which is never run. {advice}.") from None
         except Exception as error:
             # The first sentence: torch goes on to advise unpickling everything.
             problem = reason(error).partition(". ")[0]
@@ -197,7 +216,7 @@ def _pickled_code(path: Path) -> list[str]:
 
 
 def _network(model: nn.Module, content: Any, key: str | None, where: str) -> tuple[dict[str, Tensor], str]:
-    """The state dict inside a checkpoint, without the prefix that DataParallel or compile add, and its place.
+    """The state dict of the network inside a checkpoint, without a prefix of its names, and its place.
 
     Raises:
         UsageError: there is none, or several and it is not sure which is meant.
@@ -205,16 +224,21 @@ def _network(model: nn.Module, content: Any, key: str | None, where: str) -> tup
     if not isinstance(content, Mapping):
         raise UsageError(f"{where} holds {type(content).__name__}, not a state dict")
     if key is not None:
-        if not isinstance(content.get(key), Mapping):
+        entry = _entry(content, key)
+        if entry is None:
             raise UsageError(f"{where} has no state dict {key!r}; it has: {_listed(list(map(str, content)))}")
-        return _network(model, content[key], None, f"{where}, entry {key!r},")
+        return _network(model, entry, None, f"{where}, entry {key!r},")
+    if "pytorch-lightning_version" in content:
+        content = _of_lightning(content, where)
     state = {n: value for n, value in content.items() if isinstance(n, str) and isinstance(value, Tensor)}
     if state and len(state) == len(content):
+        if (inside := _inside(model, state, where)) is not None:
+            return inside, where
         state = _without_prefix(model, state)
         parts = _parts(state)
-        if not any(map(_AVERAGED.search, parts)) or not _matched(model, dict(state))[1]:
+        if not any(map(_AVERAGED.search, parts)):
             return state, where
-        content = parts  # `online_model.…` and `ema_model.…` in one state dict
+        content = parts  # `online_model.…` and `ema_model.…` in one state dict, of which neither fits
     sets = [name for name, value in content.items() if isinstance(name, str) and _holds_weights(value)]
     sets = [name for name in sets if _AVERAGED.search(name)] or sets
     if not sets:
@@ -225,16 +249,154 @@ def _network(model: nn.Module, content: Any, key: str | None, where: str) -> tup
         fitting = [name for name in sets if _fits(model, content[name])]
         if len(fitting) != 1:
             which = f"{len(fitting)} of them fit" if fitting else "none of them fits"
-            raise UsageError(
-                f"{where} holds several sets of weights, {_listed(list(map(repr, fitting or sets)))}, and "
-                f"{which} {_title(model)}: name one by key (--weights of `bench sample`)"
-            )
+            raise _ambiguous(model, where, fitting or sets, which)
         sets = fitting
     return _network(model, content[sets[0]], None, f"{where}, entry {sets[0]!r},")
 
 
+def _ambiguous(model: nn.Module, where: str, sets: list[str], which: str) -> UsageError:
+    return UsageError(
+        f"{where} holds several sets of weights, {_listed(list(map(repr, sets)))}, and {which} "
+        f"{_title(model)}: name one by key (--weights of `bench sample`)"
+    )
+
+
+def _entry(content: Mapping[Any, Any], key: str) -> Mapping[Any, Any] | None:
+    """The entry of a name, or what lies behind a prefix, at any depth; None unless there is just one."""
+    if isinstance(content.get(key), Mapping):
+        return content[key]
+    if part := _behind(f"{key}.", content):
+        return part
+    inner = [_entry(value, key) for value in content.values() if isinstance(value, Mapping)]
+    found = [entry for entry in inner if entry is not None]
+    return found[0] if len(found) == 1 else None
+
+
+def _behind(prefix: str, content: Mapping[Any, Any]) -> dict[str, Any]:
+    """Entries whose names begin with a prefix, without it."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in content.items()
+        if isinstance(name, str) and name.startswith(prefix)
+    }
+
+
+def _of_lightning(content: Mapping[Any, Any], where: str) -> dict[Any, Any]:
+    """A checkpoint of Lightning, the states of its callbacks as entries: one of them may average weights.
+
+    Where its own `WeightAveraging` has done so, `state_dict` is the average.
+
+    Raises:
+        UsageError: the averages are a list of tensors in the optimizer's state, as of NeMo and FlowDCN.
+    """
+    if any("ema" in state for state in content.get("optimizer_states", ())):
+        raise UsageError(
+            f"{where} keeps its averaged weights without names, in optimizer_states: save them as a state "
+            "dict with the program that wrote it, or take the last weights by the key state_dict (--weights "
+            "of `bench sample`)"
+        )
+    callbacks = content.get("callbacks") or {}
+    kept = {name: v for name, v in content.items() if name not in ("callbacks", "current_model_state")}
+    return callbacks | kept
+
+
+def _inside(model: nn.Module, state: dict[str, Tensor], where: str) -> dict[str, Tensor] | None:
+    """The network's weights in a state dict, behind whatever prefix and beside whatever else.
+
+    Returns:
+        A state dict that fits; None where there is none.
+
+    Raises:
+        UsageError: several, or an average that cannot be read beside one.
+    """
+    state = _unwrapped(model, state)
+    fixed: Collection[str] = getattr(model, "fixed_parameters", ())
+    own = {name for name in model.state_dict() if name not in fixed}
+    parts = {name.partition(".")[0] for name in own} if own <= state.keys() else set()
+    counts = Counter(prefix for name in state for prefix in _prefixes(name))
+    found: dict[str, dict[str, Tensor]] = {}
+    for prefix in sorted(counts, key=len):
+        inner = prefix.startswith(tuple(found)) or prefix.partition(".")[0] in parts
+        if counts[prefix] >= len(own) and not inner:
+            part = _behind(prefix, state)
+            if not _matched(model, dict(part))[1]:
+                found[prefix] = part
+    if not found:
+        return None
+    chosen = _averaged(list(found))
+    if len(chosen) > 1:
+        names = [prefix.removesuffix(".") for prefix in chosen]
+        raise _ambiguous(model, where, names, f"{len(names)} of them fit")
+    (place,) = chosen
+    if _AVERAGED.search(place):
+        return found[place]
+    for prefix in counts:
+        apart = not prefix.startswith(place) and not place.startswith(prefix)
+        if apart and 2 * counts[prefix] >= len(own) and _AVERAGED.search(prefix.split(".")[-2]):
+            average = _undotted(state, prefix, place)
+            if average is None:
+                raise UsageError(
+                    f"{where} has averaged weights {prefix.removesuffix('.')!r} that do not fit "
+                    f"{_title(model)}, beside {place.removesuffix('.')!r}, which do: name one by key "
+                    "(--weights of `bench sample`)"
+                )
+            return found[place] | average
+    return found[place]
+
+
+def _prefixes(name: str) -> list[str]:
+    """Of `a.b.weight`: the empty prefix, `a.` and `a.b.`."""
+    return ["", *(name[: match.end()] for match in re.finditer(r"\.", name))]
+
+
+def _averaged(places: list[str]) -> list[str]:
+    """The averaged of several places of weights, told by what their names do not share; else all of them."""
+    while len(places) > 1:
+        parts = [place.split(".") for place in places]  # none of them begins another
+        shared = next(i for i, column in enumerate(zip(*parts, strict=False)) if len(set(column)) > 1)
+        averaged = [
+            place
+            for place, part in zip(places, parts, strict=True)
+            if _AVERAGED.search(".".join(part[shared:]))
+        ]
+        if len(averaged) in (0, len(places)):
+            break
+        places = averaged
+    return places
+
+
+def _undotted(state: dict[str, Tensor], average: str, place: str) -> dict[str, Tensor] | None:
+    """Averages that are stored without the dots of their names, as latent diffusion's `LitEma` does.
+
+    Args:
+        average: prefix of the averages.
+        place: prefix of the weights that they are of, whose names they have.
+
+    Returns:
+        The averages under these names without `place`; None where their names are others.
+    """
+    averages = _behind(average, state)
+    averages = {name: tensor for name, tensor in averages.items() if name not in ("decay", "num_updates")}
+    names = [name for name in state if name.startswith(place)]
+    for start in _prefixes(place):
+        dotted = {name.removeprefix(start).replace(".", ""): name.removeprefix(place) for name in names}
+        if averages.keys() <= dotted.keys():
+            return {dotted[name]: tensor for name, tensor in averages.items()}
+    return None
+
+
+def _unwrapped(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict whose names do without `_WRAPPERS`, unless the model's own names have them."""
+    if any(not _WRAPPERS.isdisjoint(name.split(".")) for name in model.state_dict()):
+        return state
+    plain = {
+        ".".join(part for part in name.split(".") if part not in _WRAPPERS): t for name, t in state.items()
+    }
+    return plain if len(plain) == len(state) else state
+
+
 def _without_prefix(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a network inside other modules, such as `module.` and `_orig_mod.`."""
+    """The state dict of a network inside other modules, for what it says where nothing fits."""
     own = {name.partition(".")[0] for name in model.state_dict()}
     state = {name: tensor for name, tensor in state.items() if name != "n_averaged"}  # torch's AveragedModel
     while len(parts := _parts(state)) == 1 and sum(map(len, parts.values())) == len(state):
@@ -259,7 +421,7 @@ def _holds_weights(value: Any) -> bool:
     items: Iterable[Any] = value if isinstance(value, list | tuple) else ()
     if isinstance(value, Mapping) and "param_groups" not in value:  # as an optimizer has
         items = value.values()
-    return any(isinstance(item, Tensor) or _holds_weights(item) for item in items)
+    return any(item.dim() > 0 if isinstance(item, Tensor) else _holds_weights(item) for item in items)
 
 
 def _fits(model: nn.Module, content: Any) -> bool:

@@ -38,6 +38,10 @@ SMALLEST: dict[str, dict[str, Any]] = {
     name: {"input_size": 8, "num_classes": 10, **overrides}
     for name, overrides in {
         "ddt-b-2": {"hidden_size": 48, "depth": 2, "encoder_depth": 1, "num_heads": 2},
+        "adm-256": {"hidden_size": 8, "channel_mult": (1, 2), "num_res_blocks": 1, "head_width": 8,
+                    "norm_num_groups": 4},
+        "adm-64": {"hidden_size": 8, "channel_mult": (1,), "num_res_blocks": 1, "head_width": 8,
+                   "norm_num_groups": 4, "dropout": 0.0},
         "dic-s": {"hidden_size": 8, "depth": (1, 1, 1, 1, 1)},
         "dico-s": {"hidden_size": 8, "depth": (1, 1, 1, 1, 1)},
         "dico-ablation": {"hidden_size": 8, "depth": (1, 1, 1, 1, 1)},

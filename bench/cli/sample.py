@@ -98,6 +98,13 @@ def sample(
     vae: Annotated[
         str | None, typer.Option(metavar="DIR|ID", help="Decoder of latents, for a file of weights.")
     ] = None,
+    pixels: Annotated[
+        bool | None,
+        typer.Option(
+            "--pixels/--no-pixels",
+            help="Weights that make pixels need no VAE; by default those with 1 or 3 input channels.",
+        ),
+    ] = None,
     plugins: Plugins = [],  # noqa: B006
 ) -> None:
     """Make images; an interrupted call goes on where it stopped when it is repeated.
@@ -114,8 +121,8 @@ def sample(
 
         device = device or distributed.device()
         if checkpoint.is_dir():
-            for option, value in (("--model", model), ("--set", overrides)):
-                if value:
+            for option, value in (("--model", model), ("--set", overrides or None), ("--pixels", pixels)):
+                if value is not None:
                     raise UsageError(f"{option} is for a file of weights; {checkpoint} is a folder of a run")
             source = open_run(checkpoint, weights, vae)
         else:
@@ -123,7 +130,7 @@ def sample(
                 raise UsageError(f"{checkpoint} is no folder of a run; a file of weights needs --model NAME")
             defaults = protocols.load("paper").sampling
             key = None if weights == "ema" else weights
-            source = open_weights(checkpoint, model, parse_overrides(overrides), defaults, vae, key)
+            source = open_weights(checkpoint, model, parse_overrides(overrides), defaults, vae, key, pixels)
         if (guide is None) != (guide_scale is None):
             raise UsageError("--guide and --guide-scale belong together")
         options = {

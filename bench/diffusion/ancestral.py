@@ -11,6 +11,7 @@ from torch import Tensor
 from bench.diffusion import samplers
 from bench.diffusion.base import Denoiser, Noise, Sampler
 from bench.diffusion.ddpm import DDPM
+from bench.diffusion.guidance import Gradient
 from bench.diffusion.respacing import respaced_timesteps
 
 
@@ -19,9 +20,20 @@ class Ancestral(Sampler[DDPM]):
     """DDPM's own loop; `steps` is a number up to 1000, or ddimN.
 
     A network without a learned variance is sampled with that of the posterior, β̃.
+
+    Args:
+        clip: clamp each predicted x0 to [−1, 1], as is usual in pixel space.
+
+    Attributes:
+        gradient: of a classifier, by which the mean of each step is shifted, times the variance (ADM, arXiv
+            2105.05233, Algorithm 1); see `bench.diffusion.guidance.classifier_gradient`.
     """
 
     objectives: ClassVar[tuple[str, ...]] = ("ddpm",)
+    gradient: Gradient | None = None
+
+    def __init__(self, clip: bool = False) -> None:
+        self.clip = clip
 
     def evaluations(self, steps: str) -> int:
         """Number of steps of the respacing."""
@@ -32,11 +44,13 @@ class Ancestral(Sampler[DDPM]):
         process = objective.respaced(steps)
         for step, i in enumerate(reversed(range(process.num_inference_steps))):
             prediction, v = process.predict(denoiser, x, i)
-            x = process.posterior_mean(process.to_x0(prediction, x, i), x, i)
-            if i > 0:
-                fixed = process.posterior_log_variance_clipped[i]
-                deviation = (
-                    math.exp(0.5 * fixed) if v is None else torch.exp(0.5 * process.log_variance(v, i))
-                )
-                x = x + deviation * noise(step)
+            x0 = process.to_x0(prediction, x, i)
+            if self.clip:
+                x0 = x0.clamp(-1, 1)
+            mean = process.posterior_mean(x0, x, i)
+            fixed = process.posterior_log_variance_clipped[i]
+            deviation = math.exp(0.5 * fixed) if v is None else torch.exp(0.5 * process.log_variance(v, i))
+            if self.gradient is not None:
+                mean = mean + deviation**2 * self.gradient(x, process.times(x, i))
+            x = mean + deviation * noise(step) if i > 0 else mean
         return x

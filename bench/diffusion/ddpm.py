@@ -124,7 +124,11 @@ class GaussianDiffusion:
 
     def predict(self, denoiser: Denoiser, x: Tensor, i: int) -> tuple[Tensor, Tensor | None]:
         """The network's prediction at one position, and its variance range or None."""
-        return split(denoiser(x, torch.full((len(x),), self.timesteps[i], device=x.device)), x.shape[1])
+        return split(denoiser(x, self.times(x, i)), x.shape[1])
+
+    def times(self, x: Tensor, i: int) -> Tensor:
+        """The training step at one position for each sample, as the network sees it: (N,) int64."""
+        return torch.full((len(x),), self.timesteps[i], device=x.device)
 
 
 @objectives.register("ddpm")

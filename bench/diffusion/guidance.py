@@ -1,4 +1,11 @@
-"""A network with its labels, as the denoiser that a sampler calls, with guidance or without."""
+"""A network with its labels, as the denoiser that a sampler calls, with guidance or without.
+
+The gradient of a classifier is no part of a denoiser: it is set as `gradient` of the samplers `ancestral` and
+`ddim`, which weigh it each in their own way.
+
+    ddim = bench.diffusion.sampler("ddim clip=true")
+    ddim.gradient = classifier_gradient(log_probability, scale=4.0)
+"""
 
 from __future__ import annotations
 
@@ -12,6 +19,28 @@ from torch import Tensor
 from bench.diffusion.base import Denoiser
 from registry.backbone import check_output
 from registry.errors import UsageError
+
+Gradient = Callable[[Tensor, Tensor], Tensor]  # x (N, C, H, W), t (N,) -> (N, C, H, W)
+
+
+def classifier_gradient(log_probability: Gradient, scale: float = 1.0) -> Gradient:
+    """scale · ∇ₓ log p(y | x, t), for classifier guidance (ADM, arXiv 2105.05233, section 4).
+
+    Args:
+        log_probability: x (N, C, H, W) and t (N,), as the network sees it -> (N,) log probabilities of the
+            labels that are wanted, differentiable in x.
+        scale: weight of the gradient.
+
+    Returns:
+        x (N, C, H, W), t (N,) -> (N, C, H, W), in inference mode too.
+    """
+
+    def gradient(x: Tensor, t: Tensor) -> Tensor:
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x.clone().requires_grad_()
+            return scale * torch.autograd.grad(log_probability(x, t.clone()).sum(), x)[0]
+
+    return gradient
 
 
 def guided(

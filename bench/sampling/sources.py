@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 import registry
+from bench.data import grid
 from bench.diffusion import objective, objectives
 from bench.diffusion.base import Objective
 from bench.records.schema import SamplingSettings
 from bench.sampling.plan import ToImages
+from registry.errors import UsageError
 
 _SAMPLERS = {"flow": ("heun", "125"), "edm": ("edm-heun", "32")}  # and steps, of objectives other than ddpm
 
@@ -42,10 +47,12 @@ def open_weights(
     defaults: SamplingSettings,
     vae: str | None = None,
     key: str | None = None,
+    pixels: bool | None = None,
 ) -> Source:
     """A file of weights in the authors' layout; see `registry.load_checkpoint`.
 
-    They are sampled by the objective and the β schedule that the backbone declares.
+    They are sampled by the objective and the β schedule that the backbone declares; of pixels, x0 is clamped
+    in each step.
 
     Args:
         model, overrides: the backbone that the weights are of.
@@ -54,15 +61,24 @@ def open_weights(
             as published for EDM2, in 32 steps.
         vae: the decoder of latents; by default that of the papers.
         key: entry of the file that holds the weights; by default the averaged ones.
+        pixels: whether samples are images themselves and no latents; by default where the backbone has 1 or 3
+            input channels and no `vae` is given.
 
     Raises:
-        UsageError: no such file, weights of another network, or a decoder that is not to be had.
+        UsageError: no such file, weights of another network, a decoder that is not to be had, or one for
+            pixels.
     """
+    if pixels and vae:
+        raise UsageError("pixels need no decoder: leave the VAE out, or say that samples are no pixels")
     network, trained_by, identity = load_weights(path, model, overrides, key)
+    if pixels is None:
+        pixels = vae is None and network.in_channels in (1, 3)
     if trained_by.name in _SAMPLERS:
         name, steps = _SAMPLERS[trained_by.name]
         defaults = defaults.model_copy(update={"sampler": name, "steps": steps})
-    return Source(network, decoder(vae), trained_by, defaults, identity)
+    elif pixels:
+        defaults = defaults.model_copy(update={"sampler": "ancestral clip=true"})
+    return Source(network, to_pixels if pixels else decoder(vae), trained_by, defaults, identity)
 
 
 def load_weights(
@@ -78,6 +94,15 @@ def load_weights(
     identity = {"weights": digest, "model": network.name, "overrides": network.overrides}
     identity |= {"key": key} if key else {}
     return network, trained_by, identity
+
+
+def to_pixels(grids: Tensor) -> np.ndarray:
+    """Images of pixels in [−1, 1]: (N, 1, 3, 4 or 12, H, W) -> (N, H', W', 3) uint8; see `bench.data.grid`.
+
+    Raises:
+        UsageError: another number of channels.
+    """
+    return grid.to_images(grids.expand(-1, 3, -1, -1) if grids.shape[1] == 1 else grids)
 
 
 def decoder(vae: str | None) -> ToImages:

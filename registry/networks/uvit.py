@@ -22,7 +22,7 @@ from registry.layers.feed_forward import Mlp
 class UViT(Backbone):
     """Transformer in which label and time are tokens and long skips join mirrored blocks; predicts noise."""
 
-    beta_schedule = "scaled_linear"  # of the published latent weights
+    beta_schedule = "scaled_linear"  # of the published latent weights of size H
     checkpoint_names: ClassVar[list[Rule]] = [
         (r"^patch_embed\.proj\.", "embed."),
         (r"^label_emb\.", "label.table."),
@@ -145,6 +145,12 @@ class UViTBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
+class UViTLinear(UViT):
+    """U-ViT trained on the linear schedule, as the released weights for pixels and of size L are."""
+
+    beta_schedule = "linear"  # a time 0 … 1 of their continuous process is a step t · 999
+
+
 _S: dict[str, Any] = {"hidden_size": 512, "depth": 12, "num_heads": 8}
 _S_DEEP: dict[str, Any] = {"hidden_size": 512, "depth": 16, "num_heads": 8}
 _M: dict[str, Any] = {"hidden_size": 768, "depth": 16, "num_heads": 12}
@@ -155,8 +161,8 @@ _PIXELS: dict[str, Any] = {"in_channels": 3, "patch_size": 4, "input_size": 64, 
 register("uvit-s-2", aliases=["uvit-s"], **_S)(UViT)
 register("uvit-s-2-deep", aliases=["uvit-s-deep", "uvit-s-deep-2"], **_S_DEEP)(UViT)
 register("uvit-m-2", aliases=["uvit-m"], **_M)(UViT)
-register("uvit-l-2", aliases=["uvit-l"], **_L)(UViT)
+register("uvit-l-2", aliases=["uvit-l"], **_L)(UViTLinear)
 register("uvit-h-2", aliases=["uvit-h"], **_H)(UViT)
-register("uvit-m-4", **_M, **_PIXELS)(UViT)
-register("uvit-l-4", **_L, **_PIXELS)(UViT)
-register("uvit-s-2-cifar10", in_channels=3, num_classes=0, **_S)(UViT)
+register("uvit-m-4", **_M, **_PIXELS)(UViTLinear)
+register("uvit-l-4", **_L, **_PIXELS)(UViTLinear)
+register("uvit-s-2-cifar10", in_channels=3, num_classes=0, **_S)(UViTLinear)

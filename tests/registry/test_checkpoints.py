@@ -4,9 +4,12 @@ import argparse
 import itertools
 import json
 import os
+import pathlib
 import pickle
 import random
 import shutil
+import sys
+import types
 import warnings
 import zipfile
 
@@ -404,6 +407,134 @@ def test_the_only_weights_that_fit(state, loaded):
         assert unchanged(registry.load_checkpoint(tiny(), content), loaded)
 
 
+OTHERS = {"vae.encoder.weight": torch.ones(2), "loss.scale": torch.ones(1), "betas": torch.ones(1000)}
+PREFIXES = ["model.", "net.", "module.model.", "model.module.", "denoiser._orig_mod.", "a.b.c."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("layout", ["authors", "ours"])
+def test_a_prefix_beside_other_networks(state, loaded, prefix, layout):
+    content = {**prefixed(prefix, state if layout == "authors" else loaded), **OTHERS}
+    for source in (content, {"state_dict": content, "epoch": 3}):
+        assert unchanged(registry.load_checkpoint(tiny(), source), loaded)
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"])
+@pytest.mark.parametrize("prefix", ["", "net.", "ema."])
+def test_wrappers_inside_a_network(state, loaded, wrapper, prefix):
+    def inside(name):
+        return name.replace("blocks.0.", f"blocks.0.{wrapper}.").replace(".attn.", f".attn.{wrapper}.")
+
+    content = prefixed(prefix, {inside(name): tensor for name, tensor in state.items()})
+    assert unchanged(registry.load_checkpoint(tiny(), content), loaded)
+
+
+class Compiled(nn.Module):
+    """Of which a part is compiled: its own names have the wrapper."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Module()
+        self.inner._orig_mod = nn.Linear(2, 2)
+
+
+def test_a_wrapper_of_the_network_s_own_stays():
+    network = Compiled()
+    state = {name: torch.ones_like(tensor) for name, tensor in network.state_dict().items()}
+    assert all(name.startswith("inner._orig_mod.") for name in state)
+    registry.load_checkpoint(network, prefixed("model.", state))
+    assert network.inner._orig_mod.weight.min() == 1
+
+
+@pytest.mark.parametrize(
+    ("raw", "averaged"),
+    [
+        ("denoiser.", "ema_denoiser."),  # DDT, FlowDCN
+        ("net.", "ema_net.module."),  # AveragedModel in a LightningModule
+        ("model.net.", "model_ema.net."),
+        ("ema.online_model.", "ema.ema_model."),  # ema_pytorch
+        ("model.", "ema.ema_model.model."),
+        ("_orig_mod.model.", "_orig_mod.ema."),
+    ],
+)
+def test_averages_behind_prefixes(state, loaded, raw, averaged):
+    content = {**prefixed(raw, wrong(state)), **OTHERS, **prefixed(averaged, state)}
+    for source in (content, {"state_dict": content}):
+        assert unchanged(registry.load_checkpoint(tiny(), source), loaded)
+    named = registry.load_checkpoint(tiny(), {"state_dict": content}, key=raw.removesuffix("."))
+    assert not any(p.any() for n, p in named.named_parameters() if n != "pos_embed")
+    undecided = {**prefixed("one.", state), **prefixed("two.", state)}
+    message = refused(tiny(), undecided)
+    assert "several sets of weights, 'one', 'two', and 2 of them fit dit-s-2: name one by key" in message
+    assert unchanged(registry.load_checkpoint(tiny(), undecided, key="two"), loaded)
+
+
+def test_averages_without_dots_in_their_names(state, loaded):
+    """LitEma, of latent diffusion and its relatives, leaves the dots out; buffers it does not hold."""
+    raw = prefixed("model.diffusion_model.", {**wrong(state), "pos_embed": loaded["pos_embed"]})
+    averages = {f"diffusion_model{name.replace('.', '')}": tensor for name, tensor in state.items()}
+    averages |= {"decay": torch.ones(()), "num_updates": torch.ones((), dtype=torch.int32)}
+    content = {"state_dict": {**raw, **prefixed("model_ema.", averages), **OTHERS}}
+    assert unchanged(registry.load_checkpoint(tiny(), content), loaded)
+    other = {f"{name}x": tensor for name, tensor in averages.items()}
+    message = refused(tiny(), {"state_dict": {**raw, **prefixed("model_ema.", other)}})
+    assert "averaged weights 'model_ema' that do not fit dit-s-2, beside 'model.diffusion_model'" in message
+
+
+def lightning(state_dict, **more):
+    """What Lightning's trainer saves."""
+    optimizer = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1e-4}]}
+    best = {"monitor": "loss", "best_model_score": torch.tensor(0.1), "best_model_path": "a.ckpt"}
+    return {
+        "epoch": 3, "global_step": 400_000, "pytorch-lightning_version": "2.5.0", "loops": {"fit_loop": {}},
+        "state_dict": state_dict, "callbacks": {"ModelCheckpoint{'monitor': 'loss'}": best},
+        "optimizer_states": [optimizer], "lr_schedulers": [{"last_epoch": 3}], **more,
+    }  # fmt: skip
+
+
+def test_lightning_s_checkpoints(tmp_path, state, loaded):
+    both = {**prefixed("denoiser.", wrong(state)), **prefixed("ema_denoiser.", state), **OTHERS}
+    raw = prefixed("net.", wrong(state))
+    cases = (
+        lightning(prefixed("net.", state)),
+        lightning(both),
+        lightning(raw, callbacks={"EMACallback": {"decay": 0.9, "ema_state_dict": prefixed("net.", state)}}),
+        # Lightning's own WeightAveraging: the average is in the usual place.
+        lightning(prefixed("net.", state), current_model_state=raw, averaging_state={"n_averaged": OTHERS}),
+    )
+    for content in cases:
+        path = write(tmp_path / "last.ckpt", content)
+        assert unchanged(registry.load_checkpoint(tiny(), path), loaded)
+    unnamed = lightning(
+        raw, optimizer_states=[{"state": {}, "param_groups": [], "ema": list(state.values())}]
+    )
+    assert "averaged weights without names, in optimizer_states" in refused(tiny(), unnamed)
+    last = registry.load_checkpoint(tiny(), unnamed, key="state_dict")
+    assert not any(p.any() for n, p in last.named_parameters() if n != "pos_embed")
+    message = refused(tiny(), lightning({"net.a.weight": torch.ones(2, 2)}))
+    assert "entry 'state_dict', does not fit dit-s-2: " in message and "left over: weight" in message
+
+
+@pytest.mark.parametrize("module", ["lightning.fabric.utilities.data", "pytorch_lightning.utilities.parsing"])
+def test_lightning_s_options_and_paths_are_plain_values(tmp_path, state, loaded, module, monkeypatch):
+    kind = type("AttributeDict", (dict,), {"__module__": module})
+    with monkeypatch.context() as installed:
+        for end in range(1, len(module.split(".")) + 1):
+            name = ".".join(module.split(".")[:end])
+            installed.setitem(sys.modules, name, types.ModuleType(name))
+        sys.modules[module].AttributeDict = kind
+        options = kind({"width": 8, "root": pathlib.PosixPath("/data"), "inner": kind({"a": 1})})
+        path = write(tmp_path / "last.ckpt", lightning(prefixed("net.", state), hyper_parameters=options))
+    assert unchanged(registry.load_checkpoint(tiny(), path), loaded)
+
+
+def test_a_lightning_checkpoint_that_needs_classes_says_what_to_do(tmp_path, state):
+    content = lightning(prefixed("net.", state), hyper_parameters={"optimizer": Custom()})
+    message = refused(tiny(), write(tmp_path / "last.ckpt", content))
+    assert f"last.ckpt holds pickled code ({__name__}.Custom), which is never run" in message
+    assert 'torch.save(torch.load(FILE, weights_only=False)["state_dict"], NEW)' in message
+
+
 @pytest.mark.parametrize(
     ("names", "named"),
     [
@@ -675,9 +806,9 @@ def test_no_such_file_and_no_such_kind_of_file(tmp_path, state):
     assert refused(tiny(), tmp_path / "none.pt") == f"no such checkpoint file: {tmp_path / 'none.pt'}"
     (tmp_path / "folder.pt").mkdir()
     assert "no such checkpoint file" in refused(tiny(), str(tmp_path / "folder.pt"))
-    message = refused(tiny(), write(tmp_path / "model.ckpt", state))
-    assert "model.ckpt" in message
-    assert ".pt, .pth, .bin or .safetensors" in message
+    message = refused(tiny(), write(tmp_path / "model.onnx", state))
+    assert "model.onnx" in message
+    assert ".pt, .pth, .bin, .ckpt or .safetensors" in message
 
 
 @pytest.mark.parametrize("kind", ["zip.pt", "zip.pth", "zip.bin", "legacy.pt", "weights.safetensors"])

@@ -28,6 +28,8 @@ def reason(results, check):
 
 # ---- the registered families ----
 
+_ADM = {"hidden_size": 32, "channel_mult": (1, 2), "num_res_blocks": 1, "head_width": 16, "input_size": 8,
+        "attention_rates": (2,), "norm_num_groups": 8}  # fmt: skip
 _UDIT = {"hidden_size": 16, "depth": (1, 1, 1, 1, 1), "num_heads": 2, "input_size": 8, "num_classes": 10}
 _UVIT = {"hidden_size": 32, "depth": 4, "num_heads": 2, "input_size": 8}
 _TINY_UNET = {"widths": (8, 16, 16), "input_size": 16}
@@ -55,6 +57,9 @@ FAMILIES = [
     ("unet2d-64", _UNET2D),
     ("uvit2d-latent", {**_LATENT, "input_size": 8, "num_classes": 10}),
     ("tiny-unet", _TINY_UNET),
+    ("adm-256", {**_ADM, "num_classes": 10}),
+    ("adm-64", {**_ADM, "num_classes": 10, "class_dropout_prob": 0.1, "scale_shift_norm": False}),
+    ("adm-128", {**_ADM, "num_classes": 0, "resblock_updown": False}),
     ("tiny-unet", {**_TINY_UNET, "num_classes": 10}),
 ]
 

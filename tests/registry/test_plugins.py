@@ -722,6 +722,12 @@ def expected(name):
     if name.startswith(("dic", "dit", "sit", "udit")):
         return 32, 4, 8, 1000, True
     special = {
+        "adm-64": (64, 3, 6, 1000, True),
+        "adm-128": (128, 3, 6, 1000, True),
+        "adm-256": (256, 3, 6, 1000, True),
+        "adm-512": (512, 3, 6, 1000, True),
+        "adm-u-64-256": (256, 3, 6, 1000, True),
+        "adm-u-128-512": (512, 3, 6, 1000, True),
         "uvit-m-4": (64, 3, 3, 1000, False),
         "uvit-l-4": (64, 3, 3, 1000, False),
         "uvit-s-2-cifar10": (32, 3, 3, 0, False),
@@ -748,7 +754,8 @@ def test_every_name_makes_what_it_describes(name):
     if name == "uvit2d":
         assert [tuple(i.shape) for i in inputs] == [(2, 16, 16), (2, 77, 768), (2, 768), (2, 5)]
     else:
-        assert [tuple(i.shape) for i in inputs] == [(2, network.in_channels, side, side), (2,), (2,)]
+        small = [(2, 3, side // 4, side // 4)] if name.startswith("adm-u-") else []
+        assert [tuple(i.shape) for i in inputs] == [(2, network.in_channels, side, side), (2,), (2,), *small]
 
     described = registry.describe(name)
     assert described.name == name
@@ -778,6 +785,13 @@ def test_describe_tells_the_defaults_of_that_name(name, defaults):
 
 
 SMALL = {
+    "adm-256": {
+        "hidden_size": 32,
+        "channel_mult": (1, 2),
+        "num_res_blocks": 1,
+        "head_width": 16,
+        "class_dropout_prob": 0.1,
+    },
     "dit-s-2": {"hidden_size": 16, "depth": 1, "num_heads": 2},
     "udit-t": {"hidden_size": 8, "depth": (1, 1, 1, 1, 1), "num_heads": 1},
     "uvit-s-2": {"hidden_size": 16, "depth": 2, "num_heads": 2},

@@ -19,11 +19,12 @@ from PIL import Image
 import bench.diffusion
 import registry
 from bench import data
+from bench.cli.options import parse_overrides
 from bench.data import grid
 from bench.data.export import export
 from bench.diffusion import objective, samplers
 from bench.records.schema import SamplingSettings
-from bench.sampling import Plan, open_weights, sample, write_sheet
+from bench.sampling import Plan, Source, open_weights, sample, write_sheet
 from bench.training import protocols
 from bench.training.loop import train
 from bench.training.run import Run
@@ -390,6 +391,64 @@ def test_weights_of_the_authors_are_sampled_and_decoded(tmp_path: Path) -> None:
     with np.load(tmp_path / "a.npz") as stored, torch.no_grad():
         levels = torch.from_numpy(stored["arr_0"].astype(np.float32)).permute(0, 3, 1, 2)
         assert (levels - (127.5 * decoded + 128).clamp(0, 255).floor()).abs().max() <= 1
+
+
+_ADM = ["hidden_size=16", "channel_mult=[1,2]", "num_res_blocks=1", "head_width=16", "norm_num_groups=4",
+        "num_classes=10", "new_attention_order=false"]  # fmt: skip
+_UVIT = ["hidden_size=32", "depth=2", "num_heads=2"]
+
+
+@pytest.mark.parametrize(("model", "settings"), [("adm-64", _ADM), ("uvit-s-2-cifar10", _UVIT)])
+def test_weights_for_pixels_need_no_decoder(
+    tmp_path: Path, run_bench: Any, monkeypatch: pytest.MonkeyPatch, model: str, settings: list[str]
+) -> None:
+    """From a file of weights to PNGs to scores."""
+    monkeypatch.setattr("bench.data.autoencoder.load", None)  # nothing is decoded
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    overrides = parse_overrides(["input_size=16", *settings])
+    theirs = registry.create(model, **overrides).eval()
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    torch.save(theirs.state_dict(), tmp_path / "weights.pth")
+    of_network = [text for setting in ("input_size=16", *settings) for text in ("--set", setting)]
+    code, _, err = run_bench("sample", "--checkpoint", tmp_path / "weights.pth", "--model", model,
+                             "--out", tmp_path / "made", "--num", 6, "--steps", 4, *of_network)  # fmt: skip
+    assert (code, err) == (0, "")
+    images = np.stack([np.asarray(Image.open(path)) for path in sorted((tmp_path / "made").iterdir())])
+    objective_ = objective("ddpm", beta_schedule="cosine" if model == "adm-64" else "linear")
+    settings_ = SamplingSettings(sampler="ancestral clip=true", steps="4", num=6)
+    grids = Plan(objective_, settings_).grids(theirs, torch.arange(6))
+    levels = (127.5 * grids + 128).clamp(0, 255).floor().permute(0, 2, 3, 1).numpy()
+    assert images.shape == (6, 16, 16, 3) and np.abs(images - levels).max() <= 1 and images.std() > 5
+    code, out, err = run_bench("eval", "--samples", tmp_path / "made", "--reference", tmp_path / "made",
+                               "--score", "precision")  # fmt: skip
+    assert (code, err) == (0, "") and "1.000" in out
+
+
+def test_which_weights_make_pixels(tmp_path: Path) -> None:
+    defaults = protocols.load("paper").sampling
+
+    def opened(channels: int, **options: Any) -> Source:
+        overrides = {"in_channels": channels, "widths": (8, 8, 8), "input_size": 8}
+        torch.save(registry.create("tiny-unet", **overrides).state_dict(), tmp_path / "w.pt")
+        return open_weights(tmp_path / "w.pt", "tiny-unet", overrides, defaults, **options)
+
+    ramp = torch.linspace(-1.2, 1.2, 64).view(1, 1, 8, 8)
+    grey, colour = opened(1), opened(3)
+    assert grey.defaults.sampler == colour.defaults.sampler == "ancestral clip=true"
+    for made in (grey.to_images(ramp), colour.to_images(ramp.expand(-1, 3, -1, -1))):
+        assert made.dtype == np.uint8 and made.shape == (1, 8, 8, 3)
+        expected = (127.5 * ramp + 128).clamp(0, 255).floor()[0, 0, ..., None]
+        assert np.array_equal(made[0], expected.expand(-1, -1, 3).numpy())
+    # Four channels are latents, unless they are said to be pixels: those of a grey image by space-to-depth.
+    with pytest.raises(registry.UsageError, match="the VAE 'none' is not on this machine"):
+        opened(4, vae="none")
+    assert opened(4, pixels=True).to_images(torch.zeros(1, 4, 8, 8)).shape == (1, 16, 16, 3)
+    with pytest.raises(registry.UsageError, match="the VAE 'none' is not on this machine"):
+        opened(3, vae="none")
+    with pytest.raises(registry.UsageError, match="pixels need no decoder"):
+        opened(3, vae="none", pixels=True)
 
 
 def test_a_dataset_is_exported_as_it_is(tmp_path: Path) -> None:
