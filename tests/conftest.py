@@ -42,6 +42,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
         "dico-ablation": {"hidden_size": 8, "depth": (1, 1, 1, 1, 1)},
         "dit-s-4": {"hidden_size": 48, "depth": 1, "num_heads": 2},
         "dit-skip": {"hidden_size": 48, "depth": 3, "num_heads": 2},
+        "flowdcn-s-2": {"hidden_size": 16, "depth": 1, "num_groups": 2},
         "sit-s-2": {"hidden_size": 48, "depth": 1, "num_heads": 2},
         "edm2-xxs": {"model_channels": 8, "channel_mult": (1, 2), "num_blocks": 1, "attn_resolutions": (4,),
                      "channels_per_head": 8},

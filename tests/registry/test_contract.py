@@ -37,6 +37,7 @@ _LATENT = {"block_out_channels": 32, "num_res_blocks": 1, "hidden_size": 32, "de
 FAMILIES = [
     ("dit-s-8", {"depth": 2, "hidden_size": 32, "num_heads": 2, "input_size": 16, "num_classes": 10}),
     ("sit-s-2", {"depth": 2, "hidden_size": 32, "num_heads": 2, "input_size": (4, 8), "num_classes": 0}),
+    ("flowdcn-s-2", {"depth": 2, "hidden_size": 32, "num_groups": 2, "input_size": 16, "num_classes": 10}),
     ("dit-unet", _UDIT),
     ("udit-t", _UDIT),
     ("udit-t", {**_UDIT, "num_classes": 0}),
