@@ -5,6 +5,9 @@ the one that is not (`mul`).
 A handler takes what an operator was given and what it returned, tensors as `Spec`s, and returns operations by
 kind. Kinds in `MULTIPLY_ACCUMULATES` count one multiplication and one addition each, of complex numbers four;
 the others count in the paper's convention alone, one for each output element, complex or not.
+
+Fused attention counts every key, masked or not; a module that computes more keys than a query sees, as local
+attention in tiles does, has an attribute `attended_keys`, and so many are counted.
 """
 
 from __future__ import annotations

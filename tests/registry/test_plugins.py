@@ -126,6 +126,7 @@ def test_names_and_aliases_are_known_without_importing_torch(tmp_path):
         ("SiT-B/4", "sit-b-4"),
         ("FlowDCN-XL/2", "flowdcn-xl-2"),
         ("FlowDCN-S", "flowdcn-s-2"),
+        ("HDiT-CIFAR10", "hdit-cifar10"),
         ("UNet2D", "unet2d"),
         ("TinyUNet", "tiny-unet"),
         ("UViT2D", "uvit2d"),
@@ -730,6 +731,12 @@ def expected(name):
         "unet2d-64": (64, 3, 3, 0, False),
         "uvit2d": (16, 1, 8192, 0, False),
         "tiny-unet": (28, 1, 1, 0, False),
+        "hdit-mnist": (28, 1, 1, 10, False),
+        "hdit-cifar10": (32, 3, 3, 10, False),
+        "hdit-flowers": (256, 3, 3, 0, False),
+        "hdit-flowers-windows": (256, 3, 3, 0, False),
+        "hdit-imagenet-256": (256, 3, 3, 1000, False),
+        "hdit-ffhq-1024": (1024, 3, 3, 0, False),
     }
     return special.get(name, (32, 4, 4, 1000, False))
 

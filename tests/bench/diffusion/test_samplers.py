@@ -13,8 +13,8 @@ import registry
 from bench.diffusion import check_sampler, objective, sampler
 from bench.diffusion.ddim import DDIM
 from bench.diffusion.ode import Dopri5
-from tests import families
 from tests.reference.families import recipe2
+from tests.registry.networks import families
 
 DDPMS = [{}, {"beta_schedule": "cosine"}, {"prediction_type": "v_prediction"}]
 ZERO_TERMINAL = {"prediction_type": "v_prediction", "zero_terminal_snr": True}

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import registry
 from bench import cost
 from registry.networks.flowdcn import DeformableConvolution, sample_sum
-from tests import families
+from tests.registry.networks import families
 
 SMALL = {"hidden_size": 32, "depth": 2, "num_groups": 4, "num_classes": 10}
 CASES = {
