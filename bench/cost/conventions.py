@@ -5,6 +5,9 @@ the one that is not (`mul`).
 A handler takes what an operator was given and what it returned, tensors as `Spec`s, and returns operations by
 kind. Kinds in `MULTIPLY_ACCUMULATES` count one multiplication and one addition each, of complex numbers four;
 the others count in the paper's convention alone, one for each output element, complex or not.
+
+Fused attention counts every key, masked or not; a module that computes more keys than a query sees, as local
+attention in tiles does, has an attribute `attended_keys`, and so many are counted.
 """
 
 from __future__ import annotations
@@ -118,6 +121,13 @@ def _affine_norm(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     return Counter({"affine norm": outputs[0].elements if affine else 0})
 
 
+def _weighted_bags(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """Sums of rows that are looked up: with weights, one product for each number of each row."""
+    rows, looked_up, weights = inputs[0], inputs[1], inputs[6] if len(inputs) > 6 else None
+    weighted = isinstance(weights, Spec)
+    return Counter({"weighted sum": math.prod(looked_up.shape) * rows.shape[-1] if weighted else 0})
+
+
 HANDLERS: dict[str, Handler] = {
     **{f"aten::{op}": _convolution for op in ("convolution", "_convolution")},
     "aten::conv_tbc": _convolution_tbc,
@@ -145,6 +155,7 @@ HANDLERS: dict[str, Handler] = {
             "fused_attention_overrideable",
         )
     },
+    **{f"aten::{op}": _weighted_bags for op in ("_embedding_bag", "_embedding_bag_forward_only")},
     "torch::einsum": _each_output("einsum"),
     **{f"aten::{op}": _each_output("product") for op in ("mul", "addcmul")},
     **{
@@ -176,7 +187,7 @@ COSTLESS = {
     minimum mish native_channel_shuffle native_dropout ne neg new_empty_strided new_ones normal_ ones_like
     pixel_shuffle pixel_unshuffle polar pow prelu _prelu_kernel rand rand_like randint randn randn_like real
     reciprocal reflection_pad2d repeat replication_pad2d rsqrt rsub scalar_tensor scatter sgn sigmoid sign
-    silu sin softplus sort sqrt square std sub sum tan tanh threshold topk tril triu unfold uniform_
+    silu sin softplus sort sqrt square std sub sum tan tanh threshold topk tril triu trunc unfold uniform_
     unsafe_split upsample_nearest1d upsample_nearest2d var var_mean view_as_complex view_as_real where zero_
     """.split()
 }

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
+import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -80,8 +82,8 @@ class Analysis(JitModelAnalysis):
         shapes = self._observe_shapes()
         observer = shapes or self._observe_values(network)
         self.peaks = observer.memory.peaks
-        self.notes = [*([] if shapes else [_ON_VALUES]), *observer.notes()]
         self._calls = observer.calls
+        self.notes = [*([] if shapes else [_ON_VALUES]), *observer.notes(), *self._masked()]
 
     def _observe_shapes(self) -> _Observer | None:
         """The forward pass on the meta device; None if it fails there, as where it looks at values."""
@@ -134,6 +136,25 @@ class Analysis(JitModelAnalysis):
         check_output(model, inputs, output.to("meta") if isinstance(output, Tensor) else output)
         return observer
 
+    def _attended(self, module: str) -> int | None:
+        """Keys that a query sees, where a module says so of its attention."""
+        return getattr(self._named_modules[module], "attended_keys", None)
+
+    def _masked(self) -> list[str]:
+        """What a reader must know of attention that computes more keys than are counted."""
+        calls = [
+            (math.prod(inputs[0].shape[:-1]), self._attended(module), inputs[1].shape[-2])
+            for module, kind, inputs, _ in self._calls
+            if "scaled_dot_product" in kind and self._attended(module)
+        ]
+        if not calls:
+            return []
+        seen, computed = (sum(queries * call[i] for queries, *call in calls) for i in (0, 1))
+        return [
+            f"Local attention counts the keys that a query sees; {computed / seen:.1f} times as many are "
+            "computed, and masked."
+        ]
+
     def attention_tokens(self) -> dict[str, int]:
         """Keys of a query in fused attention, the most in each stage that has any."""
         found: dict[str, int] = {}
@@ -155,6 +176,8 @@ class Analysis(JitModelAnalysis):
                 layouts = {value.layout for value in (*inputs, *outputs) if isinstance(value, Spec)}
                 if special := layouts - {"strided"}:  # whose shapes do not tell what is computed
                     kind, handler = f"{kind} ({', '.join(sorted(special))})", None
+                if "scaled_dot_product" in kind and (seen := self._attended(module)):
+                    inputs = [_keys(value, seen) if i in (1, 2) else value for i, value in enumerate(inputs)]
                 for ancestor in self._get_all_ancestors(module):
                     if handler is None:
                         uncounted[ancestor][kind] += 1
@@ -288,6 +311,11 @@ def _spec(value: Any) -> Any:
             tuple(value.shape), value.is_floating_point() or value.is_complex(), value.is_complex(), layout
         )
     return value
+
+
+def _keys(value: Spec, count: int) -> Spec:
+    """Keys or values (…, keys, d) as if there were `count` of them."""
+    return dataclasses.replace(value, shape=(*value.shape[:-2], count, value.shape[-1]))
 
 
 def _kept_blocks(mask: tuple[Any, ...]) -> tuple[int, int]:

@@ -28,11 +28,13 @@ class Objective(ABC):
         name: as registered; set by `bench.diffusion.objective`.
         version: raised when the same settings give other numbers; part of each record.
         preview: sampler and steps of the pictures beside each checkpoint; None: there are none.
+        stratified: whether the times of a training batch are spread evenly; see `stratify`.
     """
 
     name: str = ""
     preview: ClassVar[tuple[str, str] | None] = None
     version: ClassVar[int] = 1
+    stratified: bool = False
 
     @abstractmethod
     def sample_timesteps(self, u: Tensor) -> Tensor:
@@ -98,6 +100,20 @@ class Objective(ABC):
     def snr_range(self) -> tuple[float, float]:
         """The lowest and the highest signal-to-noise ratio that it trains at; here all, 0 to infinity."""
         return 0.0, math.inf
+
+
+def stratify(u: Tensor, places: Tensor, count: int) -> Tensor:
+    """One number in each of `count` equal parts of [0, 1), for the samples of a batch of so many.
+
+    Args:
+        u: (N,) uniform in [0, 1), multiples of 2⁻²⁴.
+        places: (N,) of each sample in the batch, 0 … count − 1.
+        count: samples of the batch.
+
+    Returns:
+        (place + u) / count, (N,), rounded down to such multiples, for 1 is no number of [0, 1).
+    """
+    return ((places + u.double()) / count * 2**24).floor().float() * 2.0**-24
 
 
 AnyObjective = TypeVar("AnyObjective", bound=Objective)  # the kind of objective that a sampler reads

@@ -1,12 +1,13 @@
 """EDM: denoising at any σ (Karras et al. 2022, arXiv 2206.00364), with EDM2's settings (2312.02696).
 
 Noise is added, not mixed in: x = x0 + σ·noise. The network is given σ itself and returns the denoised x0.
+Other distributions and weights of σ are HDiT's (Crowson et al. 2024, arXiv 2401.11605).
 """
 
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -18,28 +19,76 @@ from registry.errors import UsageError
 
 @objectives.register("edm")
 class EDM(Objective):
-    """Denoising of x = x0 + σ·noise, ln σ normally distributed (EDM, EDM2).
+    """Denoising of x = x0 + σ·noise (EDM, EDM2, HDiT).
 
     Args:
         p_mean, p_std: mean and standard deviation of ln σ; EDM2's for latents of 512×512 images. Its own for
             64×64 pixels are −0.8 and 1.6, EDM's −1.2 and 1.2.
         sigma_data: standard deviation of the data, from which the weight of each σ follows.
+        density: how σ is distributed in training: "log-normal"; "v", as by the cosine schedule, whose angle
+            atan(σ / sigma_data) is uniform; or "cosine-interpolated", between the cosine schedules that suit
+            images of side `low_side` and of side `image_side` (HDiT).
+        sigma_min, sigma_max: limits of σ, of "v" and "cosine-interpolated".
+        image_side, low_side: of "cosine-interpolated", in pixels.
+        stratified: spread the σ of a batch evenly over their distribution.
+        weighting: of the squared errors of what the network predicts inside its preconditioning: "karras", 1,
+            as EDM; "snr", σ_data² / (σ² + σ_data²); or "soft-min-snr", σ² / (σ² + σ_data²) times that (HDiT).
 
     Raises:
-        UsageError: a deviation that is not above 0.
+        UsageError: a deviation that is not above 0, limits or sides that do not rise.
     """
 
     preview: ClassVar[tuple[str, str] | None] = ("edm-heun", "12")
 
-    def __init__(self, p_mean: float = -0.4, p_std: float = 1.0, sigma_data: float = 0.5) -> None:
+    def __init__(
+        self,
+        p_mean: float = -0.4,
+        p_std: float = 1.0,
+        sigma_data: float = 0.5,
+        density: Literal["log-normal", "v", "cosine-interpolated"] = "log-normal",
+        sigma_min: float = 1e-3,
+        sigma_max: float = 1e3,
+        image_side: int = 256,
+        low_side: int = 32,
+        stratified: bool = False,
+        weighting: Literal["karras", "snr", "soft-min-snr"] = "karras",
+    ) -> None:
         if not (p_std > 0 and sigma_data > 0):
             raise UsageError(f"objective edm takes p_std and sigma_data above 0, not {p_std}, {sigma_data}")
+        if not 0 < sigma_min < sigma_max < math.inf:
+            raise UsageError(
+                f"objective edm takes 0 < sigma_min < sigma_max, not sigma_min {sigma_min}, "
+                f"sigma_max {sigma_max}"
+            )
+        if not 0 < low_side <= image_side:
+            raise UsageError(
+                f"objective edm takes 0 < low_side <= image_side, not low_side {low_side}, "
+                f"image_side {image_side}"
+            )
         self.p_mean, self.p_std, self.sigma_data = p_mean, p_std, sigma_data
+        self.density, self.sigma_min, self.sigma_max = density, sigma_min, sigma_max
+        self.image_side, self.low_side = image_side, low_side
+        self.stratified, self.weighting = stratified, weighting
 
     def sample_timesteps(self, u: Tensor) -> Tensor:
-        """σ = exp(p_mean + p_std·n), n the normal number of which a share u is smaller; (N,) -> (N,)."""
-        inside = u.double() + 2.0**-25  # u is a multiple of 2⁻²⁴, and 0 would be no number
+        """σ of the density, (N,) -> (N,).
+
+        Of "log-normal" σ = exp(p_mean + p_std·n), n the normal number of which a share u is smaller. Of "v"
+        u = 0 is the smallest σ, of "cosine-interpolated" the largest.
+        """
+        u = u.double()
+        if self.density == "v":
+            return self._cosine(1 - u, 1.0).float()
+        if self.density == "cosine-interpolated":
+            low, high = self._cosine(u, self.low_side / self.image_side), self._cosine(u, 1.0)
+            return (low ** (1 - u) * high**u).float()
+        inside = u + 2.0**-25  # u is a multiple of 2⁻²⁴, and 0 would be no number
         return (self.p_mean + self.p_std * torch.special.ndtri(inside)).exp().float()
+
+    def _cosine(self, u: Tensor, ratio: float) -> Tensor:
+        """σ at even angles atan(ratio·σ / σ_data) from sigma_max (u = 0) to sigma_min (u = 1)."""
+        first, last = (math.atan(ratio * s / self.sigma_data) for s in (self.sigma_max, self.sigma_min))
+        return self.sigma_data / ratio * torch.tan(first + u * (last - first))
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x0 + σ·noise."""
@@ -48,10 +97,16 @@ class EDM(Objective):
     def losses(self, output: Tensor, x0: Tensor, noise: Tensor, x_t: Tensor, t: Tensor) -> dict[str, Tensor]:
         """λ(σ)·`mse`, `mse` the squared error of the denoised data, (N,) each.
 
-        λ(σ) = (σ² + σ_data²) / (σ·σ_data)² (EDM, Table 1). Means over a sample's elements; EDM2 has sums.
+        λ(σ) = (σ² + σ_data²) / (σ·σ_data)² (EDM, Table 1), times the weighting. Means over a sample's
+        elements; EDM2 has sums.
         """
         mse = (output[:, : x0.shape[1]] - x0).square().flatten(1).mean(1)
-        weight = (t.square() + self.sigma_data**2) / (t * self.sigma_data).square()
+        variance = t.square() + self.sigma_data**2
+        weight = variance / (t * self.sigma_data).square()
+        if self.weighting == "snr":
+            weight = weight * self.sigma_data**2 / variance
+        elif self.weighting == "soft-min-snr":
+            weight = weight * (t * self.sigma_data / variance).square()
         return {"loss": weight * mse, "mse": mse}
 
     def to_epsilon(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
@@ -65,6 +120,12 @@ class EDM(Objective):
     def timesteps_at_snr(self, snr: Tensor) -> Tensor:
         """The exact σ, 1 / √snr."""
         return snr.rsqrt()
+
+    def snr_range(self) -> tuple[float, float]:
+        """1 / σ² of the limits of σ, of a density that has any."""
+        if self.density == "log-normal":
+            return super().snr_range()
+        return self.sigma_max**-2, self.sigma_min**-2
 
 
 @samplers.register("edm-heun")

@@ -2,13 +2,14 @@
 
 With score s and any w(t) ≥ 0, dx = (velocity + w·s) dt + √(2w) dW has the marginals of the flow (SiT, section
 2; the paper's w is twice this one). Released settings: w = σ = 1 − t, Euler–Maruyama to t = 0.96, and a last
-step of 0.04 without noise.
+step of 0.04 without noise. FlowDCN's program (arXiv 2410.22655) has the same steps, its last one along the
+velocity alone.
 """
 
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -24,6 +25,8 @@ class EulerMaruyama(Sampler[Objective]):
 
     Args:
         last_step: its size; SiT's headline figures have 0.04.
+        last: its direction, "mean" that of the equation without noise, as SiT, or "euler" the velocity alone,
+            as FlowDCN.
 
     Raises:
         UsageError: a last step that is not between 0 and 1.
@@ -31,10 +34,10 @@ class EulerMaruyama(Sampler[Objective]):
 
     objectives: ClassVar[tuple[str, ...]] = ("flow",)
 
-    def __init__(self, last_step: float = 0.04) -> None:
+    def __init__(self, last_step: float = 0.04, last: Literal["mean", "euler"] = "mean") -> None:
         if not 0 < last_step < 1:
             raise UsageError(f"sampler euler-maruyama takes a last_step between 0 and 1, not {last_step}")
-        self.last_step = last_step
+        self.last_step, self.last = last_step, last
 
     def evaluations(self, steps: str) -> int:
         """As many as steps."""
@@ -48,7 +51,8 @@ class EulerMaruyama(Sampler[Objective]):
         for i in range(count):
             t = i * size
             x = x + _drift(denoiser, x, t) * size + math.sqrt(2 * (1 - t) * size) * noise(i)
-        return x + _drift(denoiser, x, end) * self.last_step
+        direction = _drift if self.last == "mean" else velocity
+        return x + direction(denoiser, x, end) * self.last_step
 
 
 def _drift(denoiser: Denoiser, x: Tensor, t: float) -> Tensor:

@@ -25,6 +25,7 @@ import registry
 from bench import data as datasets
 from bench.data import Dataset
 from bench.diffusion import objectives
+from bench.diffusion.base import stratify
 from bench.records.schema import SamplingSettings
 from bench.sampling.plan import Plan
 from bench.sampling.sheets import write_sheet
@@ -368,7 +369,10 @@ class Trainer:
         x0, y = x0.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
         drawn = randomness.uniform(self.seed, "time", indices, 2, self.step)
         noise = randomness.normal(self.seed, "training noise", indices, tuple(x0.shape[1:]), self.step)
-        t = self.objective.sample_timesteps(drawn[:, 0])
+        u = drawn[:, 0]
+        if self.objective.stratified:
+            u = stratify(u, indices, self.settings.batch_size)
+        t = self.objective.sample_timesteps(u)
         y = torch.where(drawn[:, 1] < self.dropout, self.dataset.num_classes, y)
         x_t = self.objective.add_noise(x0, noise, t)
         try:

@@ -64,6 +64,8 @@ def test_plain_modules_and_networks_that_say_so():
     [
         ("dit-s-2", ("ddpm", "linear", 3)),
         ("sit-xl-2", ("flow", "linear", 3)),
+        ("flowdcn-xl-2", ("flow", "linear", None)),
+        ("hdit-mnist", ("edm", "linear", None)),
         ("dit-unet", ("ddpm", "linear", 3)),
         ("udit-t", ("ddpm", "linear", 3)),
         ("uvit-s-2", ("ddpm", "scaled_linear", None)),

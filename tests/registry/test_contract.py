@@ -36,9 +36,19 @@ _TINY_UNET = {"widths": (8, 16, 16), "input_size": 16}
 # Two channels a group at least: norms of one channel each would remove step and label again.
 _UNET2D = {"block_out_channels": (32, 64), "layers_per_block": 1, "input_size": 8}
 _LATENT = {"block_out_channels": 32, "num_res_blocks": 1, "hidden_size": 32, "depth": 2, "num_heads": 2}
+_HDIT = {
+    "widths": (32, 32),
+    "depths": (2, 1),
+    "head_width": 16,
+    "input_size": 8,
+    "patch_size": 1,
+    "kernel_size": 3,
+    "mapping_width": 32,
+}
 FAMILIES = [
     ("dit-s-8", {"depth": 2, "hidden_size": 32, "num_heads": 2, "input_size": 16, "num_classes": 10}),
     ("sit-s-2", {"depth": 2, "hidden_size": 32, "num_heads": 2, "input_size": (4, 8), "num_classes": 0}),
+    ("flowdcn-s-2", {"depth": 2, "hidden_size": 32, "num_groups": 2, "input_size": 16, "num_classes": 10}),
     ("dit-unet", _UDIT),
     ("udit-t", _UDIT),
     ("udit-t", {**_UDIT, "num_classes": 0}),
@@ -56,6 +66,8 @@ FAMILIES = [
     ("unet2d", {**_UNET2D, "num_classes": 10}),
     ("unet2d-64", _UNET2D),
     ("uvit2d-latent", {**_LATENT, "input_size": 8, "num_classes": 10}),
+    ("hdit-cifar10", {**_HDIT, "attention": ("neighbourhood", "global")}),
+    ("hdit-flowers-windows", {**_HDIT, "attention": ("shifted-window", "none"), "window_size": 4}),
     ("tiny-unet", _TINY_UNET),
     ("adm-256", {**_ADM, "num_classes": 10}),
     ("adm-64", {**_ADM, "num_classes": 10, "class_dropout_prob": 0.1, "scale_shift_norm": False}),

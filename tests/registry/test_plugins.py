@@ -124,6 +124,9 @@ def test_names_and_aliases_are_known_without_importing_torch(tmp_path):
         ("uvit-s-deep", "uvit-s-2-deep"),
         ("U-ViT-H", "uvit-h-2"),
         ("SiT-B/4", "sit-b-4"),
+        ("FlowDCN-XL/2", "flowdcn-xl-2"),
+        ("FlowDCN-S", "flowdcn-s-2"),
+        ("HDiT-CIFAR10", "hdit-cifar10"),
         ("UNet2D", "unet2d"),
         ("TinyUNet", "tiny-unet"),
         ("UViT2D", "uvit2d"),
@@ -719,7 +722,7 @@ def test_a_users_own_mistake_keeps_its_traceback(shelf):
 
 def expected(name):
     """(input_size, in_channels, out_channels, num_classes, learn_sigma) of a built-in name."""
-    if name.startswith(("dic", "dit", "sit", "udit")):
+    if name.startswith(("dic", "dit", "flowdcn", "sit", "udit")):
         return 32, 4, 8, 1000, True
     special = {
         "adm-64": (64, 3, 6, 1000, True),
@@ -734,6 +737,12 @@ def expected(name):
         "unet2d-64": (64, 3, 3, 0, False),
         "uvit2d": (16, 1, 8192, 0, False),
         "tiny-unet": (28, 1, 1, 0, False),
+        "hdit-mnist": (28, 1, 1, 10, False),
+        "hdit-cifar10": (32, 3, 3, 10, False),
+        "hdit-flowers": (256, 3, 3, 0, False),
+        "hdit-flowers-windows": (256, 3, 3, 0, False),
+        "hdit-imagenet-256": (256, 3, 3, 1000, False),
+        "hdit-ffhq-1024": (1024, 3, 3, 0, False),
     }
     return special.get(name, (32, 4, 4, 1000, False))
 
@@ -793,6 +802,7 @@ SMALL = {
         "class_dropout_prob": 0.1,
     },
     "dit-s-2": {"hidden_size": 16, "depth": 1, "num_heads": 2},
+    "flowdcn-s-2": {"hidden_size": 16, "depth": 1, "num_groups": 2},
     "udit-t": {"hidden_size": 8, "depth": (1, 1, 1, 1, 1), "num_heads": 1},
     "uvit-s-2": {"hidden_size": 16, "depth": 2, "num_heads": 2},
     "unet2d": {"block_out_channels": (32, 32), "layers_per_block": 1},

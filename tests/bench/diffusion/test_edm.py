@@ -8,10 +8,12 @@ import torch
 
 import registry
 from bench.diffusion import check_sampler, objective, sampler
+from bench.diffusion.base import stratify
 from bench.diffusion.edm import EDMHeun
 from bench.diffusion.guidance import guided_by
 from tests.conftest import REFERENCE
 from tests.reference.families import recipe2
+from tests.registry.networks import families
 
 STORED = np.load(REFERENCE / "families" / "edm2-process.npz")
 MANIFEST = json.loads((REFERENCE / "families" / "manifest.json").read_text())["edm2-process"]
@@ -140,6 +142,9 @@ def test_every_sigma_of_training_is_finite_and_its_logarithm_normal():
     ("make", "says"),
     [
         (lambda: objective("edm p_std=0"), "takes p_std and sigma_data above 0, not 0"),
+        (lambda: objective("edm sigma_min=0"), "takes 0 < sigma_min < sigma_max, not sigma_min 0"),
+        (lambda: objective("edm image_side=16"), "takes 0 < low_side <= image_side, not low_side 32"),
+        (lambda: objective("edm density=cosine"), "option density must be 'log-normal' | 'v'"),
         (lambda: sampler("edm-heun sigma_min=2 sigma_max=1"), "takes 0 < sigma_min < sigma_max"),
         (lambda: check_sampler("edm", "edm-heun", "1"), "takes a number of steps, 2 or more"),
         (lambda: check_sampler("edm", "ddim", "10"), "which has: edm-heun"),
@@ -148,3 +153,47 @@ def test_every_sigma_of_training_is_finite_and_its_logarithm_normal():
 def test_mistakes_are_one_line(make, says):
     with pytest.raises(registry.UsageError, match=says):
         make()
+
+
+HDIT = families.MANIFEST["hdit-process"]
+
+
+@pytest.mark.parametrize("density", ["cosine-interpolated", "v"])
+def test_hdit_s_sigmas_equal_the_original(density):
+    of = HDIT["schedule"]
+    sides = {"image_side": of["image_d"], "low_side": of["noise_d_low"]}
+    edm = objective("edm", density=density, sigma_min=of["min_value"], sigma_max=of["max_value"], **sides)
+    u = torch.from_numpy(np.random.default_rng(HDIT["seeds"]["u"]).random(8))
+    expected = families.arrays("hdit-process")[f"sigma_{density.replace('-', '_')}"]
+    torch.testing.assert_close(edm.sample_timesteps(u), expected, rtol=3e-6, atol=0)
+    limits = edm.sample_timesteps(torch.tensor([0.0, 1.0], dtype=torch.float64)).sort().values
+    assert torch.allclose(limits, torch.tensor([1e-3, 1e3]), rtol=1e-5)
+    assert np.allclose(edm.snr_range(), (1e-6, 1e6))
+
+
+@pytest.mark.parametrize("weighting", ["karras", "soft-min-snr", "snr"])
+def test_hdit_s_losses_and_their_gradients_equal_the_original(weighting):
+    arrays, edm = families.arrays("hdit-process"), objective("edm", weighting=weighting)
+    shape = (4, 4, 8, 8)
+    x0, noise = 0.5 * draws(HDIT["seeds"]["x0"], 1, shape)[0], draws(HDIT["seeds"]["noise"], 1, shape)[0]
+    sigma = arrays["loss_sigma"]
+    raw = []
+
+    def network(u, c):
+        raw.append((0.5 * torch.sin(2 * u + c) - 0.3 * u).requires_grad_())
+        return raw[0]
+
+    noisy = edm.add_noise(x0, noise, sigma)
+    denoised = preconditioned(noisy, sigma, network)
+    assert (denoised - arrays["denoised"]).abs().max() < 1e-5
+    loss = edm.losses(denoised, x0, noise, noisy, sigma)["loss"]
+    torch.testing.assert_close(loss, arrays[f"loss_{weighting}"], rtol=1e-5, atol=0)
+    loss.mean().backward()
+    torch.testing.assert_close(raw[0].grad, arrays[f"grad_{weighting}"], rtol=1e-4, atol=1e-6)
+
+
+def test_a_stratified_batch_has_one_number_in_each_part():
+    u, places = torch.tensor([0.0, 1 - 2**-24, 0.5, 1 - 2**-24]), torch.tensor([2, 3, 0, 1])
+    assert torch.equal(stratify(u, places, 4), torch.tensor([0.5, 1 - 2**-24, 0.125, 0.5 - 2**-24]))
+    sigma = objective("edm", stratified=True).sample_timesteps(stratify(u, places, 4))
+    assert sigma.isfinite().all() and sigma[1] == sigma.max()

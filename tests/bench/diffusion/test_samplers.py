@@ -13,6 +13,8 @@ import registry
 from bench.diffusion import check_sampler, objective, sampler
 from bench.diffusion.ddim import DDIM
 from bench.diffusion.ode import Dopri5
+from tests.reference.families import recipe2
+from tests.registry.networks import families
 
 DDPMS = [{}, {"beta_schedule": "cosine"}, {"prediction_type": "v_prediction"}]
 ZERO_TERMINAL = {"prediction_type": "v_prediction", "zero_terminal_snr": True}
@@ -189,6 +191,26 @@ def test_the_sde_steps_as_released():
     expected = expected + drift(expected, torch.tensor([0.96])) * 0.04
     made = sampler("euler-maruyama").sample(objective("flow"), velocity, x, lambda i: noises[i], "10")
     assert (made - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(("run", "written"), [("sde", "euler-maruyama last=euler"), ("ode", "euler")])
+def test_flowdcn_s_samplers_step_as_released(run, written):
+    about, arrays = families.MANIFEST["flowdcn-process"]["runs"][run], families.arrays("flowdcn-process")
+    start, *draws = torch.from_numpy(recipe2.draws(about["seed"], about["num_steps"] + 1, (2, 4, 8, 8)))
+    labels, null = torch.tensor([5.0, 9.0]).view(2, 1, 1, 1), 10.0
+    states, times = [], []
+
+    def denoiser(x, t):
+        states.append(x)
+        times.append(t[0])
+        t = t.view(-1, 1, 1, 1)
+        cond, uncond = (0.6 * torch.sin(2 * x + t + 0.1 * y) - 0.4 * x * t + 0.2 * t for y in (labels, null))
+        return uncond + about["guidance"] * (cond - uncond)
+
+    steps = str(about["num_steps"])
+    end = sampler(written).sample(objective("flow"), denoiser, start, lambda i: draws[i], steps)
+    assert (torch.stack(times) - arrays[f"{run}_t"]).abs().max() < 1e-6
+    assert (torch.stack([*states, end]) - arrays[f"{run}_x"]).abs().max() < 5e-6
 
 
 @pytest.mark.parametrize(

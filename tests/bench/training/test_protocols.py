@@ -122,8 +122,9 @@ def test_built_in_protocols_are_whole(name: str) -> None:
 @pytest.mark.parametrize("name", ["smoke", "micro"])
 @pytest.mark.parametrize(
     "model", ["dit-s-4", "dit-xl-2", "sit-b-2", "udit-t", "udit-l", "dit-unet", "dit-unet-slim", "uvit-s-2",
-              "uvit-h-2", "lightningdit-xl-1", "lightningdit-b-2", "ddt-xl-2", "unet2d",
-              "uvit2d-latent", "tiny-unet"],
+              "uvit-h-2", "lightningdit-xl-1", "lightningdit-b-2", "ddt-xl-2", "flowdcn-s-2",
+              "hdit-imagenet-256", "hdit-flowers-windows", "hdit-mnist", "unet2d", "uvit2d-latent",
+              "tiny-unet"],
 )  # fmt: skip
 def test_small_protocols_scale_every_family_to_digits(name: str, model: str) -> None:
     network = build(model, protocols.load(name).overrides(model), (4, 8, 8), 10, "digits")

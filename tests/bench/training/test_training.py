@@ -19,6 +19,7 @@ import registry
 from bench import data
 from bench.data.dataset import MemoryDataset
 from bench.diffusion import objective
+from bench.diffusion.edm import EDM
 from bench.records.schema import SamplingSettings
 from bench.sampling import Plan, sample
 from bench.training import loop, protocols
@@ -135,6 +136,22 @@ def test_a_protocol_without_samples_makes_none_at_checkpoints(tmp_path: Path) ->
     made = protocols.parse(SMOKE.model_dump() | {"evaluation": judged})
     train("tiny-unet", made, tmp_path / "run")
     assert len(Run(tmp_path / "run").checkpoints()) == 2 and not (tmp_path / "run" / "samples").exists()
+
+
+def test_a_stratified_objective_spreads_the_times_of_each_whole_batch(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    drawn: list[torch.Tensor] = []
+
+    def sample_timesteps(self: EDM, u: torch.Tensor) -> torch.Tensor:
+        drawn.append(u)
+        return 1 + u
+
+    monkeypatch.setattr(EDM, "sample_timesteps", sample_timesteps)
+    made = protocol(steps=2, checkpoint_every=2, objective="edm stratified=true")
+    train("hdit-cifar10", made, tmp_path / "run", accumulation=2)
+    for batch in torch.cat(drawn).view(2, -1):
+        assert (batch * len(batch)).floor().tolist() == list(range(len(batch)))
 
 
 @pytest.mark.slow
@@ -289,6 +306,7 @@ import sys
 import torch
 from bench import sampling
 from bench.diffusion import objective
+from bench.diffusion.edm import EDM
 from bench.training import protocols
 from bench.training import loop as training
 out, num = sys.argv[1] if len(sys.argv) > 1 else {out!r}, 11
