@@ -234,7 +234,14 @@ def _network(model: nn.Module, content: Any, key: str | None, where: str) -> tup
 
 
 def _without_prefix(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a network inside other modules, such as `module.` and `_orig_mod.`."""
+    """The state dict of a network inside other modules, such as `module.` and `_orig_mod.`.
+
+    A prefix that the network declares (`registry.wrap`) tells its weights from others in the same file.
+    """
+    prefix = getattr(model, "checkpoint_prefix", "")
+    declared = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    if prefix and declared:
+        return declared
     own = {name.partition(".")[0] for name in model.state_dict()}
     state = {name: tensor for name, tensor in state.items() if name != "n_averaged"}  # torch's AveragedModel
     while len(parts := _parts(state)) == 1 and sum(map(len, parts.values())) == len(state):

@@ -183,7 +183,8 @@ def _others(net: Any, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     if not is_denoiser(net, inputs):
         return others
     _, t, y = inputs
-    return others[0], (t + 500) % 1000, (y + 1) % net.num_classes if net.num_classes else y + 1
+    other = {"flow": (t + 0.5) % 1, "edm": 10 * t}.get(net.objective, (t + 500) % 1000)
+    return others[0], other, (y + 1) % net.num_classes if net.num_classes else y + 1
 
 
 def _of_denoisers(run: Callable[[Any], Verdict]) -> Callable[[Any], Verdict]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bench.diffusion import objectives
 from bench.diffusion.base import Objective
+from registry.variables import Variables
 
 
 @objectives.register("flow")
@@ -22,6 +23,7 @@ class Flow(Objective):
     """
 
     preview: ClassVar[tuple[str, str] | None] = ("heun", "12")
+    variables = Variables("velocity", "unit")
 
     def sample_timesteps(self, u: Tensor) -> Tensor:
         """(N,) uniform in [0, 1), as they are."""

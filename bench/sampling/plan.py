@@ -14,6 +14,7 @@ from torch import Tensor
 from bench.diffusion import check_sampler, sampler
 from bench.diffusion.base import Denoiser, Objective
 from bench.diffusion.guidance import guided
+from bench.diffusion.translation import translated
 from bench.records.schema import SamplingSettings
 from bench.utils import randomness
 from bench.utils.precision import Precision, autocast, check_precision, tf32
@@ -62,7 +63,11 @@ class Plan:
         """The network with its labels and guidance."""
         settings = self.settings
         return guided(
-            network, labels, settings.cfg_scale, settings.guided_channels, settings.guidance_interval
+            translated(network, self.objective),
+            labels,
+            settings.cfg_scale,
+            settings.guided_channels,
+            settings.guidance_interval,
         )
 
     def labels_of(self, indices: Tensor, num_classes: int) -> Tensor:
