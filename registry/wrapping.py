@@ -188,6 +188,10 @@ class Wrapped(Backbone):
                 output = torch.cat([output, whole[:, self.in_channels :]], dim=1)
         return TrainingOutput(output, losses=losses) if losses else output
 
+    def predict(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        """What the network predicts, for an image and a time of its own form: (N, C, H, W)."""
+        return self._prediction(self.call(self.net, x, t, y))[:, : self.in_channels]
+
     @property
     def code_of(self) -> nn.Module:
         """The network whose code a mistake is in; see `registry.errors.CodeError`."""
