@@ -15,12 +15,14 @@ Importing this package does not import torch: names are known long before networ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import functools
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from registry.errors import UsageError
 from registry.fingerprints import added_options
-from registry.plugins import Description, Registry
+from registry.plugins import Description, Registry, unwrapped
 from registry.values import join_options, plain
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from registry.backbone import Backbone, LongSkip
     from registry.checkpoints import load_checkpoint
     from registry.training_output import TrainingOutput
+    from registry.wrapping import wrap
 
 __all__ = [
     "Backbone",
@@ -40,11 +43,13 @@ __all__ = [
     "canonical",
     "changed",
     "create",
+    "declared",
     "describe",
     "label",
     "load_checkpoint",
     "names",
     "register",
+    "wrap",
 ]
 
 backbones = Registry(
@@ -79,6 +84,44 @@ def create(name: str, **overrides: Any) -> nn.Module:
 
     overrides = backbones.check(name, overrides)
     return adopt(backbones.find(name).name, backbones.factory(name), overrides)
+
+
+def declared(name: str, attribute: str) -> Any:
+    """What a backbone declares of itself, such as its `objective`.
+
+    Of a class it is an attribute; of a user's function it is that of the network that it makes with its
+    defaults, where it makes one.
+
+    Raises:
+        UsageError: unknown name.
+    """
+    entry = backbones.find(name)
+    if not entry.module.startswith("registry."):
+        factory = backbones.factory(name)
+        if not isinstance(unwrapped(factory), type) and (made := example(entry.name, factory)) is not None:
+            return getattr(made, attribute)
+    return backbones.attribute(name, attribute)
+
+
+@functools.cache
+def example(name: str, factory: Callable[..., Any]) -> Any:
+    """A network with the defaults of its factory, on the meta device where it can be made there.
+
+    Returns:
+        The network, whose weights say nothing; None where it cannot be made, which is an error when it is to
+        be measured.
+    """
+    import torch
+
+    fit = {"input_size": 32, "in_channels": 4, "num_classes": 1000}
+    options = backbones.options(name)
+    required = [option for option, p in options.items() if p.default is p.empty]
+    needed = {option: fit[option] for option in required if option in fit}
+    with torch.random.fork_rng(devices=()), contextlib.suppress(Exception):
+        with contextlib.suppress(Exception), torch.device("meta"):
+            return create(name, **needed)
+        return create(name, **needed)  # a constructor that looks at numbers
+    return None
 
 
 def canonical(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,4 +190,8 @@ def __getattr__(attribute: str) -> Any:
         from registry.checkpoints import load_checkpoint
 
         return load_checkpoint
+    if attribute == "wrap":
+        from registry.wrapping import wrap
+
+        return wrap
     raise AttributeError(f"module 'registry' has no attribute {attribute!r}")

@@ -4,8 +4,14 @@ A backbone is an `nn.Module` with
 
     forward(x (N, C, H, W), t (N,), y (N,)) -> (N, C_out, H, W)
 
-where t is the original diffusion step (0 … 999, fractions allowed) and y the class label; a network
-without classes ignores y. It has the attributes `input_size`, `in_channels`, `out_channels`, `num_classes`
+where y is the class label, which a network without classes ignores, and x, t and the output are those of its
+natural `objective`:
+
+    ddpm    x = √ᾱ·x0 + √(1−ᾱ)·noise    t the step 0 … 999, fractions allowed    returns the noise
+    flow    x = t·x0 + (1−t)·noise      t from 0 (noise) to 1 (data)             returns x0 − noise
+    edm     x = x0 + σ·noise            t = σ                                    returns x0
+
+It has the attributes `input_size`, `in_channels`, `out_channels`, `num_classes`
 and `learn_sigma`, and declares for what it is trained: `objective`, `beta_schedule`, `guided_channels`,
 `null_class`. A network with another signature overrides `example_inputs` and can then still be costed and
 timed. Every long skip connection passes through a `LongSkip`, so that it can be cut.
@@ -53,7 +59,7 @@ class Backbone(nn.Module):
     """Base class of the networks; subclasses define `forward(x, t, y)`.
 
     Attributes:
-        objective: what it is trained to predict, a name of `bench.diffusion`: "ddpm" or "flow".
+        objective: its natural one, which says what it is given and returns: "ddpm", "flow" or "edm".
         beta_schedule: the noise of "ddpm": "linear", β from 0.0001 to 0.02; "scaled_linear", √β from
             √0.00085 to √0.012 as in Stable Diffusion; or "cosine", that of Improved DDPM.
         guided_channels: how many leading channels its published sampling guides; None for all.
@@ -154,7 +160,8 @@ class Backbone(nn.Module):
         """Random arguments of `forward`, on the network's device and in its dtype.
 
         Returns:
-            x (N, C, H, W) standard normal, t (N,) in 0 … 999, y (N,) in 0 … num_classes − 1.
+            x (N, C, H, W) standard normal, y (N,) in 0 … num_classes − 1, and t (N,) of its objective: steps
+            0 … 999, of "flow" numbers from 0 to 1, of "edm" log-normal σ.
         """
         return _example_inputs(self, batch_size)
 
@@ -202,7 +209,13 @@ def _example_inputs(model: Any, batch_size: int) -> tuple[Tensor, ...]:
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     shape = (batch_size, model.in_channels, *height_width(model.input_size))
     x = torch.randn(shape, device=parameter.device, dtype=parameter.dtype)
-    t = torch.randint(1000, (batch_size,), device=parameter.device)
+    like: dict[str, Any] = {"device": parameter.device, "dtype": parameter.dtype}
+    if model.objective == "flow":
+        t = torch.rand(batch_size, **like)
+    elif model.objective == "edm":
+        t = torch.randn(batch_size, **like).exp()
+    else:
+        t = torch.randint(1000, (batch_size,), device=parameter.device)
     y = torch.randint(max(model.num_classes, 1), (batch_size,), device=parameter.device)
     return x, t, y
 
@@ -292,7 +305,7 @@ def adopt(name: str, factory: Callable[..., Any], overrides: dict[str, Any]) -> 
         raise CodeError(f"backbone {name!r}: {lazy[0]} has no shape yet, as a lazy layer has none", factory)
     if not isinstance(model, Backbone):
         _complete(model, factory, overrides)
-    if not type(model).__module__.startswith("registry."):
+    if not type(model).__module__.startswith("registry.networks."):
         _check_attributes(name, model, factory)
         _check_copies(name, model, factory)
     named: Any = model

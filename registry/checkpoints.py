@@ -232,6 +232,9 @@ def _network(model: nn.Module, content: Any, key: str | None, where: str) -> tup
         content = _of_lightning(content, where)
     state = {n: value for n, value in content.items() if isinstance(n, str) and isinstance(value, Tensor)}
     if state and len(state) == len(content):
+        # A prefix that the network declares (`registry.wrap`) tells its weights from others in the same file.
+        prefix = getattr(model, "checkpoint_prefix", "")
+        state = (_behind(prefix, state) if prefix else {}) or state
         if (inside := _inside(model, state, where)) is not None:
             return inside, where
         state = _without_prefix(model, state)

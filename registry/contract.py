@@ -27,7 +27,10 @@ from torch import Tensor, nn
 from registry.backbone import check_output, height_width, is_denoiser
 from registry.errors import CodeError, reason, user_frame
 from registry.layers.embeddings import LabelDropout
+from registry.meaning import meaning
 from registry.training_output import parts_of, prediction_of
+from registry.variables import Variables
+from registry.wrapping import Wrapped
 
 Status = Literal["pass", "warn", "fail", "n/a"]
 Verdict = tuple[Status, str]  # and the reason
@@ -73,7 +76,10 @@ def check(model: nn.Module, *, progress: Callable[[str, int, int], None] | None 
             progress(name, len(results), len(CHECKS))
         with _repeatable():
             try:
-                status, found = run(_opened(model, label_dropout=run is _null_class))
+                copied = (
+                    _as_it_is(model) if run is _meaning else _opened(model, label_dropout=run is _null_class)
+                )
+                status, found = run(copied)
             except CodeError as error:
                 status, found = "fail", str(error)
             except Exception as error:
@@ -119,6 +125,11 @@ def _repeatable() -> Iterator[None]:
         yield
 
 
+def _as_it_is(model: nn.Module) -> Any:
+    """A copy in float32 and eval mode."""
+    return copy.deepcopy(model).float().eval()
+
+
 @torch.no_grad()
 def _opened(model: nn.Module, *, label_dropout: bool = False) -> Any:
     """A copy in float32 and eval mode, without dropout, in which no parameter is zero or closes a branch.
@@ -126,7 +137,7 @@ def _opened(model: nn.Module, *, label_dropout: bool = False) -> Any:
     Args:
         label_dropout: keep that of labels.
     """
-    net: Any = copy.deepcopy(model).float().eval()
+    net = _as_it_is(model)
     net.zero_grad()
     for module in net.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
@@ -183,7 +194,8 @@ def _others(net: Any, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     if not is_denoiser(net, inputs):
         return others
     _, t, y = inputs
-    return others[0], (t + 500) % 1000, (y + 1) % net.num_classes if net.num_classes else y + 1
+    other = {"flow": (t + 0.5) % 1, "edm": 10 * t}.get(net.objective, (t + 500) % 1000)
+    return others[0], other, (y + 1) % net.num_classes if net.num_classes else y + 1
 
 
 def _of_denoisers(run: Callable[[Any], Verdict]) -> Callable[[Any], Verdict]:
@@ -542,6 +554,34 @@ def _deterministic(net: Any) -> Verdict:
     return "fail", f"two calls in eval mode differ by {_of_output(_difference(second, first))}"
 
 
+@_of_denoisers
+def _meaning(net: Any) -> Verdict:
+    """Of a network as it is, with the weights that it has."""
+    found = meaning(net)
+    if found is None:
+        return (
+            "n/a",
+            f"what objective {net.objective} asks for is not known here, or the output is none of it",
+        )
+    declared, other = found
+    if other is None and not declared.fits:
+        return "pass", "the network tells by nothing what it predicts, as where it is not trained yet"
+    if other is None:
+        return "pass", f"as {_declaration(declared.form)} it denoises smooth images"
+    return "fail", (
+        f"it does not behave as {_declaration(declared.form)}, but as {_declaration(other.form)}: "
+        + ("say so" if isinstance(net, Wrapped) else "say so by registry.wrap")
+        + f"; its error is {math.exp(other.excess):.2g} times that of a linear denoiser then, and "
+        f"{math.exp(declared.excess):.2g} times as it is declared"
+    )
+
+
+def _declaration(form: Variables) -> str:
+    """A declaration as `registry.wrap` takes it."""
+    time = form.time if isinstance(form.time, str) else "a function"
+    return f'predicts="{form.predicts}", time="{time}", space="{form.space}"'
+
+
 CHECKS: dict[str, Callable[[Any], Verdict]] = {
     "output shape": _output_shape,
     "depends on t": _depends_on_t,
@@ -555,6 +595,7 @@ CHECKS: dict[str, Callable[[Any], Verdict]] = {
     "rebuilt from weights": _rebuilt_from_weights,
     "bf16 autocast": _bf16_autocast,
     "float64": _float64,
+    "meaning": _meaning,
     "sizes": _sizes,
     "deterministic": _deterministic,
 }

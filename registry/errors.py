@@ -28,10 +28,12 @@ class CodeError(Exception):
 
     Args:
         message: what is wrong, in one line.
-        source: the object, class or function whose code it is; of a network, its `forward` is named.
+        source: the object, class or function whose code it is, or one whose `code_of` is that; of a network,
+            its `forward` is named.
     """
 
     def __init__(self, message: str, source: object) -> None:
+        source = getattr(source, "code_of", source)
         target: Any = source if inspect.isclass(source) or inspect.isroutine(source) else type(source)
         target = inspect.unwrap(getattr(target, "forward", target))
         try:

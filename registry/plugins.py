@@ -280,7 +280,7 @@ class Registry:
                     return entry.registration.attribute(attribute)
                 except UnreadableError:
                     pass
-            return getattr(_source(self.factory(name)), attribute)
+            return getattr(unwrapped(self.factory(name)), attribute)
         except AttributeError:
             module, _, base = self.base.rpartition(".")
             found = source.read(module, source.file(source.ROOT, module)) if base else None
@@ -412,20 +412,20 @@ def _redefined(old: Entry, new: Entry) -> bool:
     """Whether `new` is the same definition executed again (a reloaded module), not a second one."""
     if not (old.factory and new.factory) or (old.module, old.name) != (new.module, new.name):
         return False
-    before, after = _source(old.factory), _source(new.factory)
+    before, after = unwrapped(old.factory), unwrapped(new.factory)
     if before is after:  # one class twice: with other defaults it is another network
         return getattr(old.factory, "keywords", {}) == getattr(new.factory, "keywords", {})
     return getattr(before, "__qualname__", before) == getattr(after, "__qualname__", after)
 
 
-def _source(factory: Callable[..., Any]) -> Callable[..., Any]:
-    """The class or function itself, where `register` wrapped it to change defaults."""
+def unwrapped(factory: Callable[..., Any]) -> Callable[..., Any]:
+    """The class or function itself behind a factory, where `register` changed its defaults."""
     return factory.func if isinstance(factory, functools.partial) else factory
 
 
 def _signature(factory: Callable[..., Any]) -> Signature:
     """`Registration.signature` of an imported factory."""
-    function = _source(factory)
+    function = unwrapped(factory)
     try:
         hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
     except Exception:  # an annotation that names something unimportable at run time checks nothing
@@ -444,7 +444,7 @@ def _signature(factory: Callable[..., Any]) -> Signature:
 
 def _fingerprint(factory: Callable[..., Any]) -> str:
     """`Registry.fingerprint` of an imported factory."""
-    function = _source(factory)
+    function = unwrapped(factory)
     defaults = _texts(factory.keywords if isinstance(factory, functools.partial) else {})
     name = getattr(function, "__qualname__", type(function).__qualname__)
     module = getattr(function, "__module__", None) or type(function).__module__

@@ -22,7 +22,14 @@ from registry.errors import is_user_file
 
 ROOT = Path(__file__).parents[1]
 # Parts of the registry that make a network's numbers; the others are not followed for a fingerprint.
-_COMPUTING = ("registry.backbone", "registry.layers", "registry.networks")
+_COMPUTING = (
+    "registry.backbone",
+    "registry.layers",
+    "registry.networks",
+    "registry.schedules",
+    "registry.variables",
+    "registry.wrapping",
+)
 _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 

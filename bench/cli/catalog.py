@@ -126,7 +126,7 @@ def describe(
 
     registry = _registry(kind)
     description = registry.describe(name)
-    declared = {attribute: registry.attribute(name, attribute) for attribute in DECLARED.get(kind, ())}
+    declared = {attribute: _declared(registry, name, attribute) for attribute in DECLARED.get(kind, ())}
     if as_json:
         print_json(asdict(description) | declared)
         return
@@ -147,6 +147,13 @@ def describe(
         numbers=False,
         notes=[USES[kind].format(description.name)] if kind in USES and rows else [],
     )
+
+
+def _declared(registry: Registry, name: str, attribute: str) -> Any:
+    """What one declares, of a backbone that a user's function makes included."""
+    from registry import backbones, declared
+
+    return declared(name, attribute) if registry is backbones else registry.attribute(name, attribute)
 
 
 def _registry(kind: str) -> Registry:

@@ -1,7 +1,7 @@
 """One forward pass of a deployed network, observed on the meta device, whose tensors are shapes alone.
 
 A network that does not run on shapes alone, as where it looks at values, is observed on real tensors: its
-weights (of a network by name, random ones), random inputs, and the step `STEP`, all of seed `SEED`.
+weights (of a network by name, random ones), random inputs, and a time of `TIMES`, all of seed `SEED`.
 """
 
 from __future__ import annotations
@@ -27,18 +27,15 @@ from bench.cost.memory import Follower, LiveTensors, Shapes, call, without_dynam
 from bench.cost.stages import BETWEEN, around, stages
 from registry.backbone import check_output, deploy, is_denoiser
 from registry.errors import CodeError, UsageError, reason
+from registry.wrapping import Wrapped
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # fvcore scripts functions that are not used here
     from fvcore.nn.jit_analysis import _IGNORED_OPS, JitModelAnalysis, Statistics
 
 SEED = 0
-STEP = 500  # t of a denoiser that is observed on real tensors
+TIMES = {"ddpm": 500, "flow": 0.5, "edm": 1.0}  # t of a denoiser that is observed on real tensors
 
-_ON_VALUES = (
-    f"The forward pass does not run on shapes alone: the counts are for seed {SEED} and t = {STEP}, and may "
-    "depend on values."
-)
 _COSTLESS = _IGNORED_OPS | COSTLESS | {"prim::device"}
 _KNOWN = _COSTLESS | HANDLERS.keys()
 
@@ -66,6 +63,8 @@ class Analysis(JitModelAnalysis):
     _stats: Statistics | None
 
     def __init__(self, network: nn.Module) -> None:
+        if isinstance(network, Wrapped):
+            network = network.counted()
         for part, module in network.named_modules():
             if isinstance(module, torch.jit.ScriptModule):
                 where = f"{part!r} of {_name(network)}" if part else _name(network)
@@ -82,8 +81,12 @@ class Analysis(JitModelAnalysis):
         shapes = self._observe_shapes()
         observer = shapes or self._observe_values(network)
         self.peaks = observer.memory.peaks
+        on_values = (
+            f"The forward pass does not run on shapes alone: the counts are for seed {SEED} and "
+            f"t = {_time(network)}, and may depend on values."
+        )
         self._calls = observer.calls
-        self.notes = [*([] if shapes else [_ON_VALUES]), *observer.notes(), *self._masked()]
+        self.notes = [*([] if shapes else [on_values]), *observer.notes(), *self._masked()]
 
     def _observe_shapes(self) -> _Observer | None:
         """The forward pass on the meta device; None if it fails there, as where it looks at values."""
@@ -338,12 +341,16 @@ def seeded() -> Iterator[None]:
 
 
 def _inputs(model: Any) -> tuple[Any, ...]:
-    """A network's example inputs at batch 1; of a denoiser at the step `STEP`."""
+    """A network's example inputs at batch 1; of a denoiser at the time of `TIMES`."""
     inputs = model.example_inputs(1)
     if is_denoiser(model, inputs):
         x, t, y = inputs
-        inputs = x, torch.full_like(t, STEP), y
+        inputs = x, torch.full_like(t, _time(model)), y
     return inputs
+
+
+def _time(network: Any) -> float:
+    return TIMES.get(getattr(network, "objective", ""), TIMES["ddpm"])
 
 
 def _real(network: Any) -> nn.Module:

@@ -13,6 +13,7 @@ from torch import Tensor
 from bench.diffusion.plugins import samplers_for
 from registry.errors import UsageError
 from registry.training_output import TrainingOutput
+from registry.variables import Variables
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # x (N, C, H, W), t (N,) -> (N, C or 2C, H, W)
 Noise = Callable[[int], Tensor]  # number of the step in the loop, from 0 -> standard normal (N, C, H, W)
@@ -29,9 +30,12 @@ class Objective(ABC):
         version: raised when the same settings give other numbers; part of each record.
         preview: sampler and steps of the pictures beside each checkpoint; None: there are none.
         stratified: whether the times of a training batch are spread evenly; see `stratify`.
+        variables: what a network is given and asked for. Where a class states it, networks of every natural
+            objective can be used under it (`bench.diffusion.translation`); it is not inherited.
     """
 
     name: str = ""
+    variables: Variables | None = None
     preview: ClassVar[tuple[str, str] | None] = None
     version: ClassVar[int] = 1
     stratified: bool = False

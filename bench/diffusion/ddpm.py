@@ -17,8 +17,9 @@ from torch import Tensor
 from bench.diffusion import objectives
 from bench.diffusion.base import Denoiser, Objective
 from bench.diffusion.respacing import respaced_timesteps
-from bench.diffusion.schedules import NUM_TRAIN_TIMESTEPS, BetaSchedule, betas
 from registry.errors import UsageError
+from registry.schedules import NUM_TRAIN_TIMESTEPS, BetaSchedule, betas
+from registry.variables import Variables
 
 PredictionType = Literal["epsilon", "v_prediction"]
 
@@ -136,7 +137,7 @@ class DDPM(Objective):
     """Noise or v-prediction over 1000 steps, with a learned variance or without (DDPM, DiT).
 
     Args:
-        beta_schedule: see `bench.diffusion.schedules`.
+        beta_schedule: see `registry.schedules`.
         prediction_type: `epsilon`, the noise, or `v_prediction`, √ᾱ·noise − √(1−ᾱ)·x0.
         min_snr_gamma: γ of min-SNR weights (Hang et al. 2023, arXiv 2303.09556), 5 in the paper; None weighs
             all steps alike. With zero terminal SNR the last step has weight 0.
@@ -148,6 +149,7 @@ class DDPM(Objective):
     """
 
     preview: ClassVar[tuple[str, str] | None] = ("ddim", "ddim25")
+    variables = Variables("epsilon", "step")  # with the default options
 
     def __init__(
         self,
@@ -166,6 +168,9 @@ class DDPM(Objective):
         self.betas = betas(beta_schedule, zero_terminal_snr)
         self.prediction_type, self.min_snr_gamma = prediction_type, min_snr_gamma
         self.zero_terminal_snr = zero_terminal_snr
+        self.variables = Variables(
+            prediction_type, "step", beta_schedule=beta_schedule, zero_terminal_snr=zero_terminal_snr
+        )
         self.diffusion = self.respaced()
 
     def respaced(self, respacing: str | None = None) -> GaussianDiffusion:

@@ -9,8 +9,8 @@ from torch import Tensor
 from bench.diffusion import samplers
 from bench.diffusion.base import Denoiser, Noise, Sampler
 from bench.diffusion.ddpm import DDPM, split
-from bench.diffusion.schedules import NUM_TRAIN_TIMESTEPS
 from registry.errors import UsageError
+from registry.schedules import NUM_TRAIN_TIMESTEPS
 
 
 @samplers.register("dpm++")

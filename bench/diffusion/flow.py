@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from bench.diffusion import objectives
 from bench.diffusion.base import Objective
 from registry.errors import UsageError
+from registry.variables import Variables
 
 Times = Literal["uniform", "logit-normal"]
 
@@ -36,6 +37,7 @@ class Flow(Objective):
     """
 
     preview: ClassVar[tuple[str, str] | None] = ("heun", "12")
+    variables = Variables("velocity", "unit")
 
     def __init__(self, times: Times = "uniform", cosine_loss: float = 0.0) -> None:
         if not 0 <= cosine_loss < torch.inf:

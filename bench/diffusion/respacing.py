@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import re
 
-from bench.diffusion.schedules import NUM_TRAIN_TIMESTEPS
 from registry.errors import UsageError
+from registry.schedules import NUM_TRAIN_TIMESTEPS
 
 
 def respaced_timesteps(respacing: str) -> list[int]:

@@ -26,13 +26,14 @@ from torch import Tensor
 
 from bench.data import Dataset
 from bench.diffusion.base import Objective
-from bench.diffusion.schedules import betas
+from bench.diffusion.translation import translated
 from bench.records.quantities import BANDS, span
 from bench.records.schema import GROUPS, BandLoss, HeldOutLoss, HeldOutSettings
 from bench.utils import randomness
 from bench.utils.precision import Precision, autocast
 from bench.utils.progress import Progress, silent
 from registry.errors import UsageError
+from registry.schedules import betas
 
 VERSION = 1  # raised when the same network gets another loss; part of each record
 BATCH = 64  # images at once
@@ -134,6 +135,7 @@ def held_out_loss(
     check_images(dataset, settings)
     began = time.perf_counter()
     levels = bands(objective)
+    denoiser = translated(network, objective)
     errors = torch.empty(len(levels), settings.images, dtype=torch.float64)
     for start in range(0, settings.images, BATCH):
         indices = np.arange(start, min(start + BATCH, settings.images))
@@ -144,7 +146,7 @@ def held_out_loss(
             t = objective.timesteps_at_snr(band.levels(places.cpu()).to(device))
             x_t = objective.add_noise(x0, noise, t)
             with autocast(precision, device):
-                output = network(x_t, t, y)
+                output = denoiser(x_t, t, y)
             error = objective.to_epsilon(output.float(), x_t, t) - noise
             errors[number, start : start + len(indices)] = error.square().flatten(1).mean(1).double().cpu()
         progress("held-out loss", int(indices[-1]) + 1, settings.images)

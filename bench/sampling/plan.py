@@ -14,6 +14,7 @@ from torch import Tensor
 from bench.diffusion import check_sampler, sampler
 from bench.diffusion.base import Denoiser, Objective
 from bench.diffusion.guidance import guided, guided_by
+from bench.diffusion.translation import translated
 from bench.records.schema import SamplingSettings
 from bench.utils import randomness
 from bench.utils.precision import Precision, autocast, check_precision, tf32
@@ -100,7 +101,7 @@ class Plan:
         """The network with its labels and guidance."""
         settings = self.settings
         denoiser = guided(
-            network,
+            translated(network, self.objective),
             labels,
             settings.cfg_scale,
             settings.guided_channels,
@@ -109,7 +110,7 @@ class Plan:
         )
         if self.guide is None:
             return denoiser
-        other = guided(self.guide.network, labels)
+        other = guided(translated(self.guide.network, self.objective), labels)
         return guided_by(denoiser, other, self.guide.scale, settings.guidance_interval)
 
     def labels_of(self, indices: Tensor, num_classes: int) -> Tensor:

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from bench import cost
 from bench.diffusion import objective, sampler
 from bench.diffusion.guidance import guided
+from bench.diffusion.translation import translated
 from bench.records.schema import SamplingSpeed, SpeedRequest, TrainingTime
 from bench.speed.device import TORCH_DTYPES, between, mark, no_room, out_of_memory, seconds
 from bench.speed.traffic import Traffic
@@ -279,7 +280,7 @@ class InferenceRunner(Runner):
         images = self.batch_size if cfg_scale == 1 else max(self.batch_size // 2, 1)
         x, _, y = self.network.example_inputs(images)
         noise = torch.randn_like(x, dtype=torch.float32)
-        denoiser = guided(self.network, y, cfg_scale)
+        denoiser = guided(translated(self.network, ddpm), y, cfg_scale)
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
             (x,) = self.layout([x.to(dtype)])

@@ -26,6 +26,7 @@ from bench import data as datasets
 from bench.data import Dataset
 from bench.diffusion import objectives
 from bench.diffusion.base import stratify
+from bench.diffusion.translation import translated
 from bench.records.schema import SamplingSettings
 from bench.sampling.plan import Plan
 from bench.sampling.sheets import write_sheet
@@ -309,6 +310,7 @@ class Trainer:
             compile_network(network)
         self.first_step = self.step
         self.called = self.accelerator.prepare(network)  # wrapped for several processes
+        self.denoiser = translated(network, self.objective, self.called)
         self.batches = batches(dataset, self.settings, self.seed, accumulation, self.step)
         # The same at every step: on the device once, for a copy would stop a GPU.
         parts = (places(self.settings, accumulation, part) for part in range(accumulation))
@@ -377,11 +379,11 @@ class Trainer:
         x_t = self.objective.add_noise(x0, noise, t)
         try:
             with autocast(self.settings.precision, self.device):
-                output = self.called(x_t, t, y)
+                output = self.denoiser(x_t, t, y)
         except torch._dynamo.exc.TorchDynamoException as error:
             raise UsageError(f"{self.network.name} cannot be compiled: {reason(error)}") from error
         if self.step == self.first_step and part == 0:  # once, for to look at the values stops a GPU
-            check_output(self.network, (x_t, t, y), output)
+            check_output(translated(self.network, self.objective), (x_t, t, y), output)
         losses = self.objective.training_losses(output, x0, noise, x_t, t)
         return {name: value.mean() for name, value in losses.items()}
 

@@ -202,23 +202,14 @@ def parse(table: dict[str, Any]) -> Protocol:
 
 
 def objective_of(model: str, wanted: str | None = None) -> str:
-    """The objective of a backbone: the one that it declares, or another that is asked for and fits.
+    """The objective that a backbone is trained by: the one asked for, else its natural one.
 
     Raises:
-        UsageError: unknown names, or an objective whose timesteps are not those that the network takes.
+        UsageError: unknown names.
     """
     name = registry.backbones.find(model).name
-    declared: str = registry.backbones.attribute(name, "objective")
-    if wanted is None:
-        return declared
-    entry = objectives.find(wanted)
-    # One of a user's own fits what the user says that it fits.
-    if entry.name != declared and entry.module.startswith("bench."):
-        raise UsageError(
-            f"{name} is trained with objective {declared!r}, not {wanted!r}: leave the objective "
-            "out, or take another backbone"
-        )
-    return entry.name
+    declared: str = registry.declared(name, "objective")
+    return declared if wanted is None else objectives.find(wanted).name
 
 
 def load(name: str | Path, beside: Path | None = None) -> Protocol:

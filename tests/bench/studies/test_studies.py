@@ -479,8 +479,8 @@ def test_a_wrong_name_is_one_clear_line(tmp_path: Path) -> None:
         ("sampling = { num = 0 }", r"row 'a': \[sampling\] num = 0"),
         ("training = { steps = 1979-05-27 }", r"row 'a': \[training\] steps = 1979-05-27"),
         (
-            "training = { objective = 'flow' }",
-            r"row 'a': udit-t is trained with objective 'ddpm', not 'flow'",
+            "training = { objective = 'flwo' }",
+            r"row 'a': unknown objective 'flwo'. Did you mean 'flow'",
         ),
     ],
 )

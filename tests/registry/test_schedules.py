@@ -5,7 +5,7 @@ import pytest
 from diffusers import DDPMScheduler
 
 import registry
-from bench.diffusion.schedules import betas
+from registry.schedules import betas
 
 THEIRS = {
     "linear": {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02},

@@ -1,0 +1,232 @@
+"""What a denoiser is given and what it returns, and the change from one form to another at equal SNR.
+
+Every form of a denoiser sees x = α·x0 + σ·noise with some time, and predicts a·x0 + b·noise. Two forms with
+the same SNR α²/σ² see the same image but for its scale, and x0 and noise solve both equations of either: what
+one returns is a linear function of what the other returns and of the image (Karras et al. 2022, arXiv
+2206.00364, Table 1; Kingma and Gao 2023, arXiv 2303.00848, appendix A).
+
+    flow, noise = Variables("velocity", "unit"), Variables("epsilon", "step")
+    velocity = through(network, x, t, given=flow, own=noise)  # of a network that predicts noise at steps
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from registry.errors import UsageError, suggest
+from registry.layers.embeddings import made_once
+from registry.schedules import NUM_TRAIN_TIMESTEPS, BetaSchedule, betas
+
+Predicts = Literal["epsilon", "x0", "v_prediction", "velocity", "-velocity", "score", "edm"]
+Time = Literal["step", "unit", "-unit", "sigma", "log_sigma", "alphas_cumprod"]
+Space = Literal["vp", "ve", "edm"]
+OwnTime = Callable[[Tensor, Tensor], Tensor]  # α (N,), σ (N,) of what the network is given -> its time
+
+# σ beyond which nobody asks a network for x0 + σ·noise: EDM's sampler ends at 0.002 and 80, and σ/α of the
+# last step of DDPM's linear schedule is 157.
+SIGMA = (0.002, 160.0)
+STEEP = 1100.0  # σ/α, and α/σ, at which a division by one of them ends
+SCHEDULES = get_args(BetaSchedule)
+
+
+@dataclass(frozen=True)
+class Variables:
+    """One form of a denoiser: what it is given, and what it predicts of it.
+
+    Attributes:
+        predicts: `epsilon`, the noise; `x0`; `v_prediction`, α·noise − σ·x0; `velocity`, x0 − noise;
+            `-velocity`, noise − x0; `score`, −noise/σ; `edm`, the F of EDM's preconditioning,
+            (x0 − c_skip·x) / c_out (arXiv 2206.00364, Eq. 7).
+        time: `step`, 0 … 999 of the β schedule; `unit`, from 0 (noise) to 1 (data); `-unit`, from 0 (data) to
+            1 (noise); `sigma`, σ/α; `log_sigma`, ln(σ/α) / 4; `alphas_cumprod`, α² / (α² + σ²); or a function
+            of (α, σ), (N,) each.
+        space: what it is given. `vp`: t·x0 + (1 − t)·noise where time is `unit` or `-unit`, else
+            α·x0 + σ·noise with α² + σ² = 1. `ve`: x0 + σ·noise. `edm`: that times c_in = 1/√(σ² + σ_data²).
+        beta_schedule, zero_terminal_snr: of `step`; see `registry.schedules`.
+        sigma_data: σ_data of EDM's preconditioning.
+
+    Raises:
+        UsageError: a value that is none of these.
+    """
+
+    predicts: Predicts
+    time: Time | OwnTime
+    space: Space = "vp"
+    beta_schedule: BetaSchedule = "linear"
+    zero_terminal_snr: bool = False
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        choices = {"predicts": Predicts, "time": Time, "space": Space, "beta_schedule": BetaSchedule}
+        for name, known in choices.items():
+            value = getattr(self, name)
+            if not (value in get_args(known) or (name == "time" and callable(value))):
+                raise UsageError(
+                    f"{name} = {value!r}: it is one of {', '.join(get_args(known))}"
+                    f"{' or a function of (α, σ)' if name == 'time' else ''}."
+                    f"{suggest(str(value), list(get_args(known)))}"
+                )
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """ln(α²/σ²) at times (N,) of kind `step`, `unit` or `sigma`, fractions of steps allowed: (N,)."""
+        if self.time == "step":
+            table = self._table(t.device)
+            if not t.is_floating_point():
+                return table[t]
+            below = t.floor().clamp(0, NUM_TRAIN_TIMESTEPS - 2).long()
+            return torch.lerp(table[below], table[below + 1], t.to(table.dtype) - below)
+        t = t.to(torch.promote_types(t.dtype, torch.float32))
+        return 2 * (t.log() - (1 - t).log()) if self.time == "unit" else -2 * t.log()
+
+    def within(self, log_snr: Tensor) -> Tensor:
+        """The nearest log SNR at which the network can be asked, (N,) -> (N,); itself where any can.
+
+        Steps end with their schedule, x0 + σ·noise at `SIGMA`, and a prediction that does not determine x0 or
+        the noise where the other vanishes at `STEEP`.
+        """
+        if self.time == "step":
+            ends = log_snrs(self.beta_schedule, self.zero_terminal_snr)
+            log_snr = log_snr.clamp(float(ends[-1]), float(ends[0]))
+        elif self.space != "vp":
+            log_snr = log_snr.clamp(-2 * math.log(SIGMA[1]), -2 * math.log(SIGMA[0]))
+        if self.predicts in ("epsilon", "score", "x0"):
+            log_snr = log_snr.clamp(-2 * math.log(STEEP), 2 * math.log(STEEP))
+        return log_snr
+
+    def time_at(self, log_snr: Tensor) -> Tensor:
+        """The time that the network is given, (N,) -> (N,)."""
+        if self.time == "step":
+            table = self._table(log_snr.device).to(log_snr.dtype)
+            above = torch.searchsorted(-table, -log_snr).clamp(1, NUM_TRAIN_TIMESTEPS - 1)
+            low, high = table[above - 1], table[above]
+            return above - 1 + (low - log_snr) / (low - high)
+        if callable(self.time):
+            return self.time(*self.mix(log_snr))
+        return {
+            "unit": lambda: (log_snr / 2).sigmoid(),
+            "-unit": lambda: (-log_snr / 2).sigmoid(),
+            "sigma": lambda: (-log_snr / 2).exp(),
+            "log_sigma": lambda: -log_snr / 8,
+            "alphas_cumprod": lambda: log_snr.sigmoid(),
+        }[self.time]()
+
+    def mix(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        """α and σ of what the network is given, (N,) each."""
+        if self.space != "vp":
+            sigma = (-log_snr / 2).exp()
+            scale = (sigma.square() + self.sigma_data**2).rsqrt() if self.space == "edm" else 1.0
+            return torch.ones_like(sigma) * scale, sigma * scale
+        if self.time in ("unit", "-unit"):
+            return (log_snr / 2).sigmoid(), (-log_snr / 2).sigmoid()
+        return log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
+
+    def target(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        """a and b of the prediction a·x0 + b·noise, (N,) each."""
+        alpha, sigma = self.mix(log_snr)
+        one = torch.ones_like(alpha)
+        if self.predicts == "edm":
+            ratio = (-log_snr / 2).exp()
+            scale = (ratio.square() + self.sigma_data**2).rsqrt()
+            return ratio * scale / self.sigma_data, -self.sigma_data * scale
+        return {
+            "epsilon": (0 * one, one),
+            "x0": (one, 0 * one),
+            "v_prediction": (-sigma, alpha),
+            "velocity": (one, -one),
+            "-velocity": (-one, one),
+            "score": (0 * one, -1 / sigma),
+        }[self.predicts]
+
+    def _table(self, device: torch.device) -> Tensor:
+        schedule = SCHEDULES.index(self.beta_schedule)
+        return _on_device(schedule, int(self.zero_terminal_snr), device=device)
+
+
+def natural(objective: str, beta_schedule: BetaSchedule = "linear") -> Variables | None:
+    """The form of networks that declare an objective; None where that is a user's own."""
+    return {
+        "ddpm": Variables("epsilon", "step", beta_schedule=beta_schedule),
+        "flow": Variables("velocity", "unit"),
+        "edm": Variables("x0", "sigma", "ve"),
+    }.get(objective)
+
+
+@functools.cache
+def log_snrs(beta_schedule: BetaSchedule, zero_terminal_snr: bool) -> np.ndarray:
+    """ln(ᾱ / (1 − ᾱ)) of each training step, (1000,) float64."""
+    alphas_cumprod = np.cumprod(1 - betas(beta_schedule, zero_terminal_snr))
+    with np.errstate(divide="ignore"):  # −∞ at zero terminal SNR
+        return np.log(alphas_cumprod) - np.log1p(-alphas_cumprod)
+
+
+@made_once
+def _on_device(schedule: int, zero_terminal_snr: int) -> np.ndarray:
+    """`log_snrs` of a schedule by its number, float32."""
+    return log_snrs(SCHEDULES[schedule], bool(zero_terminal_snr)).astype(np.float32)
+
+
+def through(
+    network: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor, *, given: Variables, own: Variables
+) -> Tensor:
+    """What a network of one form predicts, in another form, at equal SNR.
+
+    Args:
+        network: of the form `own`: x (N, C, H, W), t (N,) -> (N, C, H, W).
+        x: of the form `given`, (N, C, H, W).
+        t: of the form `given`, (N,).
+        given: `step`, `unit` or `sigma` is its time.
+        own: any. Where both are given and predict the same, nothing is computed but the time.
+
+    Returns:
+        A prediction of the form `given`, (N, C, H, W).
+    """
+    wanted = given.log_snr(t)
+    same_time = own.time == given.time and _same_steps(given, own)
+    level = wanted if same_time and own.time == "step" else own.within(wanted)
+    exact = level is wanted and same_space(given, own)
+    times = t if same_time and level is wanted else own.time_at(level).to(_float(t, x))
+    if not exact:
+        # The norms, not α alone, which vanishes; at equal SNR either ratio is the same.
+        norms = [torch.hypot(*own.mix(level)), torch.hypot(*given.mix(wanted))]
+        x = _column(norms[0] / norms[1], x) * x
+    output = network(x, times)
+    if exact and given.predicts == own.predicts:
+        return output
+    alpha, sigma = own.mix(level)
+    (a, b), (a_given, b_given) = own.target(level), given.target(wanted)
+    determinant = alpha * b - sigma * a
+    of_x = (a_given * b - b_given * a) / determinant
+    of_output = (alpha * b_given - sigma * a_given) / determinant
+    return _column(of_x, x) * x + _column(of_output, x) * output
+
+
+def same_space(one: Variables, other: Variables) -> bool:
+    """Whether two forms are given the same image for every SNR."""
+    if one.space != "vp" or other.space != "vp":
+        return one.space == other.space and (one.space != "edm" or one.sigma_data == other.sigma_data)
+    straight = ("unit", "-unit")
+    return (one.time in straight) == (other.time in straight)
+
+
+def _same_steps(one: Variables, other: Variables) -> bool:
+    return one.time != "step" or (one.beta_schedule, one.zero_terminal_snr) == (
+        other.beta_schedule,
+        other.zero_terminal_snr,
+    )
+
+
+def _float(t: Tensor, x: Tensor) -> torch.dtype:
+    return t.dtype if t.is_floating_point() else x.dtype
+
+
+def _column(values: Tensor, x: Tensor) -> Tensor:
+    """(N,) as (N, 1, 1, 1) of the dtype of x."""
+    return values.to(x.dtype).view(-1, 1, 1, 1)
