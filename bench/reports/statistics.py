@@ -170,21 +170,6 @@ def _largest_share(rows: int, seeds: int) -> float:
     return float(1 / (1 + (rows - 1) / fdtri(seeds - 1, (rows - 1) * (seeds - 1), 1 - LEVEL / rows)))
 
 
-def paired_errors(groups: Sequence[np.ndarray]) -> dict[tuple[int, int], float]:
-    """Standard errors of the differences between rows that were measured on the same images.
-
-    Args:
-        groups: (groups of images,) means of each row.
-
-    Returns:
-        (i, j), i < j -> of the difference of their means.
-    """
-    return {
-        (i, j): float(np.std(groups[i] - groups[j], ddof=1)) / math.sqrt(len(groups[i]))
-        for i, j in combinations(range(len(groups)), 2)
-    }
-
-
 def residual_deviation(rows: Sequence[BySeed]) -> float | None:
     """Pooled residual deviation of rows × seeds; None where no two rows have two seeds in common."""
     comparison = compare_rows(rows)

@@ -240,14 +240,3 @@ def test_the_interval_holds_the_true_rank_correlation(rows, seeds, gap):
     assert np.mean(held) >= 0.95
     if gap == 5 and rows > 3:
         assert np.mean(widths) < 0.15
-
-
-def test_paired_errors_are_those_of_a_paired_t_test():
-    chance = np.random.default_rng(0)
-    common = chance.standard_normal(64)
-    rows = [common + shift + 0.1 * chance.standard_normal(64) for shift in (0, 0.3, 0.5)]
-    errors = statistics.paired_errors(rows)
-    for (i, j), error in errors.items():
-        expected = stats.ttest_rel(rows[i], rows[j]).statistic
-        assert (rows[i].mean() - rows[j].mean()) / error == pytest.approx(expected)
-    assert len(errors) == 3
