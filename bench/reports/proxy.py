@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench import studies
 from bench.metrics.scores import SCORES
@@ -27,9 +27,6 @@ from bench.reports.predictors import (
 from bench.reports.select import Line
 from bench.reports.tables import page_title
 from bench.training import protocols
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 STUDIES = ("components", "downsampler", "toy", "leaderboard", "dico-components")  # chosen on the first
 JUDGE = STUDIES[-1]  # rows of one size, whose cost says little
@@ -241,15 +238,8 @@ def _interval(interval: Interval | None) -> str:
     return f"{_number(interval[0])} to {_number(interval[1])}" if interval else ""
 
 
-def frame(found: Iterable[Agreement]) -> pd.DataFrame:
-    """Every agreement as numbers, one row each."""
-    import pandas as pd
-
-    return pd.DataFrame(values(found), dtype=object)
-
-
 def values(found: Iterable[Agreement]) -> list[dict[str, Any]]:
-    """The rows of `frame` as plain values for JSON; an interval is two of them."""
+    """Every agreement as plain values; an interval is two of them."""
     rows = []
     for each in found:
         row: dict[str, Any] = {}

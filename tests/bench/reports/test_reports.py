@@ -450,7 +450,7 @@ def test_whatever_a_label_says_it_is_shown_and_does_nothing(text):
     assert len(found) == 9
     assert {unescape(x) for x in (alt, *found)} == {"Model", text}
 
-    row = next(csv.reader(io.StringIO(csv_form.frame(pd.DataFrame([{"label": text}]))).readlines()[1:]))
+    row = next(csv.reader(io.StringIO(csv_form.frame([{"label": text}])).readlines()[1:]))
     assert row[0].removeprefix("'") == text
     harmless = text in ("- item", "+ item")  # no function is called and no other program started
     assert row[0] == text if harmless else not row[0].startswith(("=", "@", "+", "-"))
@@ -464,13 +464,13 @@ def test_whatever_a_label_says_it_is_shown_and_does_nothing(text):
 
 
 def test_numbers_stay_numbers_in_csv():
-    frame = pd.DataFrame([{"x": "-2.5e-3", "y": -1.0, "z": "+7", "n": -3, "t": "-x()"}])
-    assert csv_form.frame(frame).splitlines()[1] == "-2.5e-3,-1,+7,-3,'-x()"
+    rows = [{"x": "-2.5e-3", "y": -1.0, "z": "+7", "n": -3, "t": "-x()"}]
+    assert csv_form.frame(rows).splitlines()[1] == "-2.5e-3,-1,+7,-3,'-x()"
 
 
 @pytest.mark.parametrize("label", ["- shortcut", "-shortcut, -FFN", "+ Token Downsampling", "− RoPE"])
 def test_a_label_with_a_sign_comes_back_from_csv_as_it_is(label):
-    text = csv_form.frame(pd.DataFrame([{"label": label}]))
+    text = csv_form.frame([{"label": label}])
     assert pd.read_csv(io.StringIO(text)).label[0] == label
 
 
