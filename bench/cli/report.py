@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +41,7 @@ def report(
 
     Needs the records alone: nothing is measured, unless asked for.
     """
+    atexit.register(gc.freeze)  # else Python, at its end, looks for cycles among all records that are left
     from registry.errors import UsageError
 
     for name, option in (("formats", "--format"), ("out", "--out")):

@@ -10,7 +10,6 @@ The shape of a record is `bench.records.schema`. Reading needs no torch.
 
 from __future__ import annotations
 
-import atexit
 import gc
 import hashlib
 import json
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 DIGEST = "digest"  # key of a record for that of all its other content
 LARGEST = 2**22  # bytes of a record's file; ours have some thousand
-atexit.register(gc.freeze)  # else Python, at its end, looks for cycles among all records that are left
 
 
 def write(

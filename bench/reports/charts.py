@@ -442,27 +442,38 @@ def cost_by_stage(costs: Mapping[str, Cost], shown: Sequence[str] = ("gflops", "
         y = alt.Y("value:Q", title="{{title}}")
         chart: Any = base.mark_bar(color=COLOURS[0]).encode(x=x, y=y, tooltip=tips)
         return Chart("Cost by stage", spec(chart), {"Cost": options}, "Memory: peak while the stage runs.")
-    names = [name for name in dict.fromkeys(value["stage"] for value in values) if name != _OTHER]
-    colours = [*(COLOURS[i % len(COLOURS)] for i in range(len(names))), GREY]
-    base = base.encode(y=alt.Y("row:N", sort=None, title=None), order=alt.Order("order:Q"))
-    axis = alt.Axis(tickCount=8)
-    x = alt.X("value:Q", title="{{title}} by stage, first to last", stack="zero", axis=axis)
-    chart = alt.layer(
-        base.mark_bar(stroke="white", strokeWidth=0.8).encode(
-            x=x,
-            color=alt.Color("stage:N", title=None, scale=alt.Scale(domain=[*names, _OTHER], range=colours)),
-            tooltip=tips,
-        ),
-        base.mark_text(fontSize=11, color="black").encode(x=x.copy().bandPosition(0.5), text="label:N"),
-        base.mark_text(align="left", dx=5, fontSize=11).encode(
-            x=alt.X("sum(value):Q"), text=alt.Text("sum(value):Q", format=",.2f"), order=alt.value(0)
-        ),
-    ).properties(height=_BAR * len(costs))
+    x = alt.X("sum(value):Q")
+    total = base.mark_text(align="left", dx=5, fontSize=11).encode(
+        x=x, y=_ROW, text=alt.Text("sum(value):Q", format=",.2f"), order=alt.value(0)
+    )
+    bars = _stacked(base, values, "{{title}} by stage, first to last", tips)
+    chart = alt.layer(*bars, total).properties(height=_BAR * len(costs))
     text = f"From the first stage to the last; stages below {_SMALL:.0%} of every bar are drawn as one."
     return Chart("Cost by stage", spec(chart), {"Cost": options}, text)
 
 
+def shares(found: Mapping[str, Mapping[str, float]], title: str) -> Json:
+    """A panel with a bar for each label, of parts that sum to 1; small ones are drawn as one."""
+    values = _stages(found, _SMALL)
+    chart = alt.layer(*_stacked(_over(values), values, "Share")).properties(height=_BAR * len(found))
+    return spec(chart) | {"title": title, "width": 760}
+
+
 _OTHER = "other"
+_ROW = alt.Y("row:N", sort=None, title=None)
+
+
+def _stacked(base: Any, values: Sequence[Json], title: str, tips: Sequence[alt.Tooltip] = ()) -> list[Any]:
+    """Bars of `_stages`, and the labels in them."""
+    names = [name for name in dict.fromkeys(value["stage"] for value in values) if name != _OTHER]
+    colours = [*(COLOURS[i % len(COLOURS)] for i in range(len(names))), GREY]
+    base = base.encode(y=_ROW, order=alt.Order("order:Q"))
+    x = alt.X("value:Q", title=title, stack="zero", axis=alt.Axis(tickCount=8))
+    colour = alt.Color("stage:N", title=None, scale=alt.Scale(domain=[*names, _OTHER], range=colours))
+    return [
+        base.mark_bar(stroke="white", strokeWidth=0.8).encode(x=x, color=colour, tooltip=[*tips]),
+        base.mark_text(fontSize=11, color="black").encode(x=x.copy().bandPosition(0.5), text="label:N"),
+    ]
 
 
 def _stages(found: Mapping[str, Mapping[str, float]], small: float) -> list[Json]:

@@ -1,163 +1,107 @@
-"""What the numbers of a table show, in sentences: its order beside the published one, what is separable.
+"""What the scores of a table show, in sentences: what is significant, what is best, the published order.
 
 By what the protocol judges by: as a rule FID and held-out loss, as far as they were measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-import numpy as np
+from collections.abc import Sequence
 
 from bench.metrics.scores import MEASURED
 from bench.records.quantities import HELD_OUT, LOSS, Quantity
 from bench.reports.select import Line, Setting, published_conditions
-from bench.reports.statistics import (
-    LEVEL,
-    BySeed,
-    Comparison,
-    compare_rows,
-    detectable,
-    paired_errors,
-    rank_correlation,
+from bench.reports.statistics import LEVEL, BySeed, Comparison, compare_rows, rank_correlation
+
+METHOD = (
+    "Significant: two means over the seeds that rows have in common differ by more than Tukey's range test "
+    "allows, with the spread between seeds pooled over all rows; a table of equal rows shows such a pair in "
+    "5 of 100 cases. The interval of Spearman's ρ covers all orders that agree with the significant pairs; p "
+    "is the probability of a ρ at least as high if all orders are equally likely. ρ says how far the changes "
+    "rank networks under this protocol as the published ones; it confirms no published score or gap."
 )
 
 
 def findings(rows: Sequence[Line], setting: Setting) -> list[str]:
-    """The orders found here beside that by published FID, and which rows cannot be told apart."""
-    texts = [text for name in setting.judges for text in _by(MEASURED[name], rows, setting)]
-    losses = [name for name in setting.judges if name in HELD_OUT]
-    return texts + [text for name in losses for text in _images(HELD_OUT[name], rows, setting)]
+    """A paragraph for each score that the protocol judges by and two rows or more have."""
+    return [text for name in setting.judges if (text := _by(MEASURED[name], rows, setting))]
 
 
-def conclusions(rows: Sequence[Line], setting: Setting) -> list[str]:
-    """What a reader may quote: which row comes first by each score, and from which it cannot be told."""
-    texts = []
-    for quantity in (MEASURED[name] for name in setting.judges):
-        found = [(line, values) for line in rows if (values := line.better_is_lower(setting, quantity))]
-        comparison = compare_rows([values for _, values in found])
-        by = f"By {phrase(quantity)}"
-        if len(found) < 2:
-            continue
-        if not comparison.pairs:
-            first = min(found, key=lambda each: sum(each[1].values()) / len(each[1]))[0].row.label
-            texts.append(f"{by} {first} comes first, with no seeds to tell whether that is chance.")
-            continue
-        ties, *_ = comparison.groups()
-        first, *others = (found[i][0].row.label for i in ties)
-        behind = [
-            found[i][0].row.label for i in range(len(found)) if i not in ties and i not in comparison.left_out
-        ]
-        seeds = f"{len(comparison.seeds)} seeds"
-        if not behind:
-            texts.append(f"{by} no two of {len(ties)} rows can be told apart with {seeds}.")
-        elif others:
-            texts.append(
-                f"{by} {first} comes first and is better than {_listed(behind)}; it cannot be told apart "
-                f"from {_listed(others)} with {seeds}."
-            )
-        else:
-            rest = behind[0] if len(behind) == 1 else "every other row"
-            texts.append(f"{by} {first} is better than {rest} ({seeds}, Tukey's range test).")
-    return texts
-
-
-def _listed(labels: Sequence[str], most: int = 4) -> str:
-    if len(labels) > most:
-        return f"{len(labels)} others"
-    if any("," in label for label in labels):
-        return "; ".join(labels)
-    return " and ".join([", ".join(labels[:-1]), labels[-1]] if len(labels) > 1 else labels)
-
-
-def _images(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> list[str]:
-    """How well the held-out images tell rows apart, whatever other seeds would say."""
-    found = [line.results(setting) for line in rows if line.by_seed(setting, quantity.name)]
-    seeds = set.intersection(*map(set, found)) if found else set()
-    if len(found) < 2 or not seeds:
-        return []
-    groups = [
-        np.mean([results[seed].held_out[-1].groups(quantity.name) for seed in sorted(seeds)], axis=0)
-        for results in found
-    ]
-    errors = paired_errors(groups)
-    apart = sum(abs(groups[i].mean() - groups[j].mean()) > 2 * error for (i, j), error in errors.items())
-    text = quantity.text
-    return [
-        f"The difference in {phrase(quantity)} between two rows has a paired standard error over images of "
-        f"{text(float(np.median([*errors.values()])))} (median over pairs; the largest is "
-        f"{text(max(errors.values()))}), and {apart} of {len(errors)} pairs lie more than two of theirs "
-        "apart. That is for these seeds: others differ by more, so that no claim about networks rests on it."
-    ]
-
-
-def _by(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> list[str]:
-    """Findings by one score; none where it was not measured."""
+def _by(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> str:
     found = [(line, values) for line in rows if (values := line.better_is_lower(setting, quantity))]
+    if len(found) < 2:
+        return ""
     labels = [line.row.label for line, _ in found]
     printed: dict[str, dict[int, float]] = {}  # by conditions, for others do not compare
     for i, conditions in enumerate(published_conditions([line for line, _ in found])):
         if row := found[i][0].row.published:
             printed.setdefault(conditions, {})[i] = float(row.printed["fid"])
-    texts: list[str] = []
-    for conditions, fids in printed.items():
-        if len(fids) > 1:
-            texts += _ranking(quantity, [found[i][1] for i in fids], [*fids.values()], conditions)
-    texts = [*dict.fromkeys(texts)]  # a caution that all orders share is said once
     comparison = compare_rows([values for _, values in found])
+    name = phrase(quantity)
     if comparison.pairs:
-        texts += _separable(quantity, comparison, labels, [*printed.values()])
-    if comparison.left_out and len(found) > 1:
-        names = ", ".join(labels[i] for i in comparison.left_out)
-        texts.append(f"Undecided, without two seeds in common with the other rows: {names}.")
-    return texts
+        texts = [_significant(quantity, comparison, [*printed.values()]), _best(name, comparison, labels)]
+        if comparison.outlier is not None:
+            texts.append(
+                f"{labels[comparison.outlier]} varies more between seeds than the other rows (Cochran's "
+                "test), so that false claims are more frequent than 5%."
+            )
+        if comparison.left_out:
+            without = ", ".join(labels[i] for i in comparison.left_out)
+            texts.append(f"Not compared, without two seeds in common with the others: {without}.")
+    else:
+        first = labels[min(range(len(found)), key=comparison.means.__getitem__)]
+        texts = [f"By {name} {first} comes first; it takes two seeds to tell whether that is chance."]
+    for conditions, fids in printed.items():
+        texts += _order([found[i][1] for i in fids], [*fids.values()], conditions)
+    return " ".join(texts)
 
 
-def _separable(
-    quantity: Quantity,
-    comparison: Comparison,
-    labels: Sequence[str],
-    printed: Sequence[Mapping[int, float]],
-) -> list[str]:
-    """Which rows can be told apart, how far apart that is, and what the claim rests on.
+def _significant(quantity: Quantity, comparison: Comparison, printed: Sequence[dict[int, float]]) -> str:
+    """From which difference on pairs are significant, how many are, and how many of them as published.
 
     Args:
         printed: published FIDs by row, those that compare with each other together.
     """
-    apart = [pair for pair, separable in comparison.pairs.items() if separable]
+    apart = [pair for pair, significant in comparison.pairs.items() if significant]
     agree = [
         (comparison.means[i] < comparison.means[j]) == (fids[i] < fids[j])
         for fids in printed
         for i, j in apart
         if {i, j} <= fids.keys() and fids[i] != fids[j]
     ]
-    text = f"{len(apart)} of {len(comparison.pairs)} pairs of rows are separable in {phrase(quantity)}"
-    if agree:
-        of = (
-            "these"
-            if len(agree) == len(apart)
-            else f"the {len(agree)} whose published figures compare and differ"
-        )
-        text += f", {sum(agree)} of {of} as published"
-    seeds = len(comparison.seeds)
-    visible = detectable(comparison.deviation, len(labels) - len(comparison.left_out), seeds)
-    texts = [
-        f"{text}: their means over {seeds} common seeds lie more than "
-        f"{quantity.text(comparison.critical)} apart (Tukey's range test; residual deviation "
-        f"{quantity.text(comparison.deviation)}, degrees of freedom {comparison.degrees}). The error of the "
-        "whole table is 5%: were all its rows equal, 95 of 100 such tables would show no separable pair. "
-        f"With that deviation a true difference of {quantity.text(visible)} is found with probability 0.8.",
-    ]
-    if comparison.outlier is not None:
-        texts.append(
-            f"By {phrase(quantity)} {labels[comparison.outlier]} spreads further between seeds than one "
-            "deviation for all rows allows (Cochran's test), so that the error of the table is larger than "
-            "5%: in simulation 12% with three times the deviation of the others, 18% with six times."
-        )
-    groups = [" and ".join(labels[i] for i in group) for group in comparison.groups() if len(group) > 1]
-    if groups:
-        texts.append(f"Not separable in {phrase(quantity)}, the best first: {'; '.join(groups)}.")
-    return texts
+    text = (
+        f"Differences in {phrase(quantity)} above {quantity.text(comparison.critical)} are significant with "
+        f"{len(comparison.seeds)} seeds: {len(apart)} of {len(comparison.pairs)} pairs"
+    )
+    if not agree:
+        return f"{text}."
+    which = "" if len(agree) == len(apart) else f" of the {len(agree)} with published figures that compare"
+    return f"{text}, {'all' if all(agree) else sum(agree)}{which} in the published order."
+
+
+def _best(name: str, comparison: Comparison, labels: Sequence[str]) -> str:
+    ties = [labels[i] for i in comparison.groups()[0]]
+    if len(ties) == len(comparison.means) - len(comparison.left_out):
+        return f"By {name} no row is significantly better than the others."
+    if len(ties) == 1:
+        return f"By {name} {ties[0]} is significantly better than every other row."
+    return f"By {name} the best, without a significant difference, are {'; '.join(ties)}."
+
+
+def _order(found: Sequence[BySeed], printed: Sequence[float], conditions: str) -> list[str]:
+    """The order here beside the published one; nothing of fewer than three rows that differ."""
+    correlation = rank_correlation(found, printed)
+    if correlation is None:
+        return []
+    of = f" ({conditions})" if conditions else ""
+    details = [f"{correlation.rows} rows"]
+    if correlation.interval:
+        details.append("95% interval {} to {}".format(*map(_signed, correlation.interval)))
+    if correlation.least > LEVEL:
+        details.append("too few for any order to be significant")
+    elif correlation.chance is not None:
+        details.append(f"p = {correlation.chance:.2g}")
+    rho = _signed(correlation.rho)
+    return [f"Spearman's ρ with the published order by FID{of}: {rho} ({', '.join(details)})."]
 
 
 def phrase(quantity: Quantity) -> str:
@@ -168,40 +112,5 @@ def phrase(quantity: Quantity) -> str:
     return "training loss" if quantity is LOSS else name
 
 
-def _ranking(
-    quantity: Quantity, found: Sequence[BySeed], printed: Sequence[float], conditions: str
-) -> list[str]:
-    correlation = rank_correlation(found, printed)
-    if correlation is None:
-        return ["No rank correlation with the published order: it takes three measured rows that differ."]
-    of = f" ({conditions})" if conditions else ""
-    count = correlation.rows
-    interval = "no interval, for it takes two seeds in common"
-    if correlation.interval:
-        low, high = map(_signed, correlation.interval)
-        interval = f"95% interval {low} to {high} over the orders that keep every pair told apart"
-    chance = ""
-    if correlation.chance is not None:
-        chance = " If all orders were equally likely, ρ would be as high or higher with probability "
-        chance += _probability(correlation.chance)
-        if correlation.least > LEVEL:
-            least = _probability(correlation.least)
-            chance += f": {count} rows can go no lower than {least}, so no order of them is significant."
-        else:
-            negated = "" if correlation.chance <= LEVEL else "not "
-            chance += f", which is {negated}significant at {LEVEL}."
-    return [
-        f"Order by mean {phrase(quantity)} here against the published order by FID{of}: Spearman's "
-        f"ρ = {_signed(correlation.rho)} over {count} rows; {interval}.{chance}",
-        "This shows how far the changes rank small networks under this protocol as they rank the published "
-        "ones. It confirms no published score or gap, and the interval knows of seeds only, not of other "
-        "protocols, data or sizes.",
-    ]
-
-
 def _signed(rho: float) -> str:
     return f"{rho:.2f}".replace("-", "−")
-
-
-def _probability(probability: float) -> str:
-    return f"{probability:.2f}" if probability >= 0.1 else f"{probability:.4f}"

@@ -6,10 +6,8 @@ noise levels at one checkpoint, or a cost) of which a better value should mean a
 agreement is told by Spearman's ρ and Kendall's τ between predictor and target, positive where the better is
 the better, and by the pairs of rows that are decided rightly, beside the computing that a row took.
 
-Two intervals say how far an agreement can be trusted. **By seeds**: over all orders of the rows that keep the
-pairs told apart by Tukey's range test (`bench.reports.statistics`); it takes two seeds. **By images**:
-resampled groups of held-out images, the same for all rows, with the seeds as they are; it knows nothing of
-other seeds and is the narrower by far.
+An interval says how far an agreement can be trusted: ρ over all orders of the rows that keep the pairs that
+Tukey's range test tells apart (`bench.reports.statistics`); it takes two seeds.
 """
 
 from __future__ import annotations
@@ -26,11 +24,10 @@ from bench.metrics.scores import MEASURED, SCORES
 from bench.records.quantities import COSTS, HELD_OUT, LOSS, TRAINING_ERROR, Quantities, Quantity
 from bench.records.schema import HeldOutLoss, Quality, Record
 from bench.reports.select import Line, Setting, published_conditions, settings
-from bench.reports.statistics import compare_rows, paired_share, rank_correlation, ranked
+from bench.reports.statistics import compare_rows, rank_correlation
 from bench.studies import published
 from registry.errors import UsageError, suggest
 
-RESAMPLES = 1000  # of the groups of images
 LAST = 2  # checkpoints over which held-out loss is averaged
 Interval = tuple[float, float]
 # What costs more is better: a guess that takes no training, which a protocol must beat.
@@ -60,13 +57,11 @@ class Point(NamedTuple):
     Attributes:
         row: with its target.
         by_seed: its values.
-        groups: means over groups of held-out images by seed; empty of other predictors.
         seconds: of one core's computing for one seed; 0 of a cost.
     """
 
     row: KnownRow
     by_seed: Mapping[int, float]
-    groups: Mapping[int, Sequence[float]]
     seconds: float
 
 
@@ -82,14 +77,12 @@ class Agreement:
         rows: how many have the target and the predictor.
         seeds: those that all of them have.
         rho, tau: Spearman's and Kendall's; NaN where all values are equal or fewer than three rows.
-        rho_by_seeds, tau_by_seeds, rho_by_images, tau_by_images: 95% intervals, None where there is none.
+        interval: 95%, of ρ over seeds; None where no two rows have two seeds in common.
         right, pairs: pairs decided as the target decides them, of those with different targets; pairs of two
             rows that were chosen on are left out.
         right_apart, apart: likewise, of pairs that seeds tell apart.
         told_apart: the difference from which on seeds tell two rows apart, in parts of the rows' mean; None
             of fewer than two seeds, and of standardised values, whose mean is 0.
-        paired: share of the variance between seeds that all rows have in common, so that differences of rows
-            with the same seed are free of it; None of fewer than two seeds.
         seconds: of one core's computing for a row and a seed, mean over the rows.
     """
 
@@ -101,16 +94,12 @@ class Agreement:
     seeds: tuple[int, ...]
     rho: float
     tau: float
-    rho_by_seeds: Interval | None
-    tau_by_seeds: Interval | None
-    rho_by_images: Interval | None
-    tau_by_images: Interval | None
+    interval: Interval | None
     right: int
     pairs: int
     right_apart: int
     apart: int
     told_apart: float | None
-    paired: float | None
     seconds: float
 
     @property
@@ -189,7 +178,7 @@ def _agreements(study: str, rows: Sequence[KnownRow], sign: int) -> list[Agreeme
         costs = [row.line.cost.cost for row in rows if row.line.cost]
         if len(costs) == len(rows):
             values = [float(getattr(cost, quantity.field)) for cost in costs]
-            points = [Point(row, {0: value}, {}, 0.0) for row, value in zip(rows, values, strict=True)]
+            points = [Point(row, {0: value}, 0.0) for row, value in zip(rows, values, strict=True)]
             found.append(_agreement(study, "", name, None, points, sign))
     return found
 
@@ -237,7 +226,6 @@ def _steps(record: Record) -> set[int]:
 def _point(row: KnownRow, records: Sequence[Record], name: str, steps: Sequence[int]) -> Point:
     """One predictor of a row; of held-out loss the mean over checkpoints."""
     by_seed: dict[int, float] = {}
-    groups: dict[int, Sequence[float]] = {}
     seconds = []
     for record in records:
         result = record.result
@@ -252,7 +240,6 @@ def _point(row: KnownRow, records: Sequence[Record], name: str, steps: Sequence[
             if len(known) == len(steps):
                 value = float(np.mean(known))
                 if name in HELD_OUT:
-                    groups[seed] = np.mean([each.groups(name) for each in losses], axis=0).tolist()
                     took += sum(each.eval_seconds for each in losses)
         else:
             value = result.value(name)
@@ -260,7 +247,7 @@ def _point(row: KnownRow, records: Sequence[Record], name: str, steps: Sequence[
         if value is not None and math.isfinite(value):
             by_seed[seed] = value
             seconds.append(took * record.environment.threads)
-    return Point(row, by_seed, groups, float(np.mean(seconds)) if seconds else 0.0)
+    return Point(row, by_seed, float(np.mean(seconds)) if seconds else 0.0)
 
 
 def _at_checkpoint(loss: HeldOutLoss, name: str) -> float | None:
@@ -279,22 +266,16 @@ def _standardised(bands: Sequence[Sequence[Point]]) -> list[Point]:
     seeds = sorted(set.intersection(*(set(point.by_seed) for points in bands for point in points)))
     if not seeds:
         return []
-    # (bands, rows, seeds, 1), and with groups of images on the last axis
-    losses = np.array([[[[point.by_seed[seed]] for seed in seeds] for point in points] for points in bands])
-    groups = np.array([[[point.groups[seed] for seed in seeds] for point in points] for points in bands])
+    # (bands, rows, seeds)
+    losses = np.array([[[point.by_seed[seed] for seed in seeds] for point in points] for points in bands])
     level = losses.mean(axis=(1, 2), keepdims=True)
     spread = losses.mean(axis=2, keepdims=True).std(axis=1, ddof=1, keepdims=True)
     if not spread.all():
         return []  # all rows are equal in some band
-    losses, groups = (((values - level) / spread).mean(axis=0) for values in (losses, groups))
+    means = ((losses - level) / spread).mean(axis=0).tolist()
     return [
-        Point(
-            point.row,
-            {seed: float(value) for seed, (value,) in zip(seeds, of_seeds, strict=True)},
-            {seed: values.tolist() for seed, values in zip(seeds, in_groups, strict=True)},
-            point.seconds,
-        )
-        for point, of_seeds, in_groups in zip(bands[0], losses, groups, strict=True)
+        Point(point.row, dict(zip(seeds, of_seeds, strict=True)), point.seconds)
+        for point, of_seeds in zip(bands[0], means, strict=True)
     ]
 
 
@@ -316,12 +297,6 @@ def _agreement(
     apart = {pair for pair in different if comparison.pairs.get(pair)}
     judged = {(i, j) for i, j in different if not (points[i].row.chosen_on and points[j].row.chosen_on)}
     ranks = rank_correlation(by_seed, targets) if seeds else None
-    undecided = len(different) - len(apart)
-    bounds = (
-        2 * len(right & apart) - len(apart) - undecided,
-        2 * len(right & apart) - len(apart) + undecided,
-    )
-    images = _by_images(points, seeds, targets) if all(point.groups for point in points) and seeds else None
     return Agreement(
         study=study,
         protocol=protocol,
@@ -330,17 +305,13 @@ def _agreement(
         rows=len(points),
         seeds=tuple(seeds),
         rho=ranks.rho if ranks else math.nan,
-        tau=_tau(np.array(means)[None], np.array(targets))[0] if ranks else math.nan,
-        rho_by_seeds=ranks.interval if ranks else None,
-        tau_by_seeds=(bounds[0] / len(different), bounds[1] / len(different)) if comparison.pairs else None,
-        rho_by_images=images[0] if images else None,
-        tau_by_images=images[1] if images else None,
+        tau=_tau(means, targets) if ranks else math.nan,
+        interval=ranks.interval if ranks else None,
         right=len(right & judged),
         pairs=len(judged),
         right_apart=len(right & apart & judged),
         apart=len(apart & judged),
         told_apart=comparison.critical / level if comparison.pairs and level else None,
-        paired=paired_share(by_seed),
         seconds=float(np.mean([point.seconds for point in points])),
     )
 
@@ -351,34 +322,11 @@ def _decided(values: Sequence[float], targets: Sequence[float], pair: tuple[int,
     return (values[i] - values[j]) * (targets[i] - targets[j]) > 0
 
 
-def _by_images(
-    points: Sequence[Point], seeds: Sequence[int], targets: Sequence[float]
-) -> tuple[Interval, Interval]:
-    """95% intervals of ρ and τ over resampled groups of images, drawn alike for all rows."""
-    groups = np.array([np.mean([point.groups[seed] for seed in seeds], axis=0) for point in points])
-    drawn = np.random.default_rng(0).integers(groups.shape[1], size=(RESAMPLES, groups.shape[1]))
-    means = groups[:, drawn].mean(axis=2).T  # (resamples, rows)
-    ranks = ranked(means)
-    wanted = ranked(targets)
-    wanted = wanted - wanted.mean()
-    centred = ranks - ranks.mean(axis=1, keepdims=True)
-    scale = np.sqrt((centred**2).sum(axis=1) * (wanted @ wanted))
-    rho = np.divide(centred @ wanted, scale, out=np.zeros(RESAMPLES), where=scale > 0)
-    tau = _tau(means, np.array(targets))
-    return _middle(rho), _middle(tau)
-
-
-def _middle(values: np.ndarray) -> Interval:
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _tau(values: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Kendall's τ_b of (n, rows) values with (rows,) targets: (n,)."""
-    i, j = np.triu_indices(len(targets), 1)
-    ours, others = np.sign(values[:, i] - values[:, j]), np.sign(targets[i] - targets[j])
-    scale = np.sqrt((ours**2).sum(axis=1) * (others**2).sum())
-    return np.divide(ours @ others, scale, out=np.zeros(len(values)), where=scale > 0)
+def _tau(values: Sequence[float], targets: Sequence[float]) -> float:
+    """Kendall's τ_b."""
+    ours, others = (np.sign(np.subtract.outer(each, each)).ravel() for each in (values, targets))
+    scale = math.sqrt((ours @ ours) * (others @ others))
+    return float(ours @ others) / scale if scale else 0.0
 
 
 # ---- choosing on one study, judging on others ----
@@ -391,8 +339,6 @@ class Choice(NamedTuple):
         best: of the candidates, by the lower end of ρ's interval by seeds, as far as there is one, then ρ, τ,
             and the least computing.
         candidates: how many there were.
-        promising: the best of those measured with one seed, where its ρ is above that of `best`, which was
-            measured with several; else None.
         held_back: the same predictor on the other studies.
         rivals: on the other studies, what is best in the same sense of each other protocol.
         baselines: costs on the same.
@@ -400,7 +346,6 @@ class Choice(NamedTuple):
 
     best: Agreement
     candidates: int
-    promising: Agreement | None
     held_back: list[Agreement]
     rivals: list[Agreement]
     baselines: list[Agreement]
@@ -419,11 +364,9 @@ def choose(found: Sequence[Sequence[Agreement]]) -> Choice | None:
     best = candidates[0]
     of_protocols = {each.protocol: _key(each) for each in reversed(candidates)}  # of each the best
     others = [each for study in found[1:] for each in study]
-    unsure = [each for each in candidates if not each.rho_by_seeds and each.rho > best.rho]
     return Choice(
         best,
         len(candidates),
-        unsure[0] if unsure and best.rho_by_seeds else None,
         [each for each in others if _key(each) == _key(best)],
         [each for each in others if _key(each) in of_protocols.values() and each.protocol != best.protocol],
         [each for each in others if each.predictor in BASELINES],
@@ -432,7 +375,7 @@ def choose(found: Sequence[Sequence[Agreement]]) -> Choice | None:
 
 def _certain(each: Agreement) -> tuple[float, ...]:
     """What is sure of an agreement first, then what is seen."""
-    sure = each.rho_by_seeds[0] if each.rho_by_seeds else -1.0
+    sure = each.interval[0] if each.interval else -1.0
     return round(sure, 9), round(each.rho, 9), round(each.tau, 9), -each.seconds
 
 

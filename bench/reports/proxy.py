@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench import studies
 from bench.metrics.scores import SCORES
@@ -27,9 +27,6 @@ from bench.reports.predictors import (
 from bench.reports.select import Line
 from bench.reports.tables import page_title
 from bench.training import protocols
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 STUDIES = ("components", "downsampler", "toy", "leaderboard", "dico-components")  # chosen on the first
 JUDGE = STUDIES[-1]  # rows of one size, whose cost says little
@@ -71,12 +68,10 @@ def agreement_table(
         Column("Seeds"),
         Column("Core-minutes a row"),
         Column("ρ"),
-        Column("95% by seeds"),
-        Column("95% by images"),
+        Column("95% interval"),
         Column("τ"),
         Column("Pairs right"),
-        Column("of those apart"),
-        Column("Pairing removes"),
+        Column("of those significant"),
     ]
     entries = [
         [
@@ -88,12 +83,10 @@ def agreement_table(
             Entry(str(len(each.seeds)) if each.protocol else ""),
             Entry(f"{each.seconds / 60:.1f}" if each.seconds else ""),
             Entry(_number(each.rho), each.rho == best and len(found) > 1 and not studies),
-            Entry(_interval(each.rho_by_seeds)),
-            Entry(_interval(each.rho_by_images)),
+            Entry(_interval(each.interval)),
             Entry(_number(each.tau)),
             Entry(f"{each.right} of {each.pairs}"),
-            Entry(f"{each.right_apart} of {each.apart}" if each.rho_by_seeds else ""),
-            Entry("" if each.paired is None else f"{each.paired:.0%}".replace("-", "−")),
+            Entry(f"{each.right_apart} of {each.apart}" if each.interval else ""),
         ]
         for each in found
     ]
@@ -101,20 +94,16 @@ def agreement_table(
 
 
 REMARKS = (
-    "ρ (Spearman) and τ (Kendall) between predictor and published figure, 1 where the order is the same. By "
-    "seeds: over all orders that keep every pair of rows told apart by Tukey's range test; it takes two "
-    "seeds. By images: resampled groups of held-out images with the seeds as they are, which says nothing of "
-    "other seeds.",
-    "Pairs right: decided as published, by the means over the seeds; pairs of two rows that were chosen on "
-    "do not count on other studies. Of those apart: of the pairs that seeds tell apart. Core-minutes: "
-    "training until that step and measuring, of one row with one seed, on one core of the machine that the "
-    "records name. More GFLOPs and more parameters count as better.",
-    "Pairing removes: the share of the variance between seeds that all rows have in common, for cells of one "
-    "seed share batches, noise and times. A difference of two rows with the same seeds is free of it.",
+    "ρ (Spearman) and τ (Kendall) between predictor and published figure: 1 where the order is the same. The "
+    "95% interval of ρ covers all orders that agree with the pairs that are significant over seeds (Tukey's "
+    "range test); it takes two seeds.",
+    "Pairs right: ordered as published, by the means over the seeds. On other studies, pairs of two rows "
+    "that the predictor was chosen on do not count. Core-minutes: training until that step and measuring, of "
+    "one row with one seed, on one core of the machine that the records name. More GFLOPs and more "
+    "parameters count as better.",
     "Mean of standardised bands: in each band the mean of the rows is 0 and their deviation 1. Training "
-    "error: mean squared error of the prediction over the steps since the checkpoint before.",
-    "ln SNR: logarithm of signal over noise in what the network is given: above 4 little noise, below −4 "
-    "little else.",
+    "error: mean squared error of the prediction over the steps since the checkpoint before. ln SNR: "
+    "logarithm of signal over noise in what the network is given; above 4 there is little noise.",
 )
 
 
@@ -174,98 +163,56 @@ def judged_at_checkpoints(found: Mapping[str, Sequence[Agreement]], choice: Choi
 
 
 def answer(choice: Choice | None, heading: str) -> list[str]:
-    """Which protocol to use, how sure one can be, and what an hour buys."""
+    """Which protocol to use and how reliable it is, how to use it, and how it fares on rows held back."""
     if choice is None:
         return [
             "Nothing is measured yet that could predict: run `bench ablate components --protocol "
             "proxy-fashion`."
         ]
     best, (rho, low) = choice.best, WANTED
-    interval = best.rho_by_seeds
-    reliable = best.rho >= rho and interval is not None and interval[0] >= low
-    sure = (
-        f"95% interval {_interval(interval)} by seeds" if interval else "one seed, hence no interval by seeds"
-    )
-    words = "Use" if reliable else "No protocol measured here can be relied on for a whole order; the best is"
+    interval = f"95% interval {_interval(best.interval)}" if best.interval else "one seed, no interval"
+    reliable = best.rho >= rho and best.interval is not None and best.interval[0] >= low
+    words = "Use" if reliable else "No protocol measured here is reliable for a whole order; the best is"
     texts = [
         f"{words} {_name(best)}: ρ = {_number(best.rho)} with the published {heading} over {best.rows} rows "
-        f"({sure}), {best.right} of {best.pairs} pairs decided rightly, at {best.seconds / 60:.0f} minutes "
-        f"of one core a row and seed: an hour of one core measures {_times(3600 / best.seconds)}. It is the "
-        f"best of {choice.candidates} candidates (protocol, predictor, checkpoint), so that its own figure "
-        "flatters it; the rows held back are the judge. Chosen is what is surest, by the lower end of its "
-        "interval by seeds; what was measured with one seed has none."
+        f"({interval}), {best.right} of {best.pairs} pairs in the published order, at "
+        f"{best.seconds / 60:.0f} core-minutes a row and seed. Reliable means ρ of at least {rho} and an "
+        f"interval above {low}.",
+        f"It is the best of {choice.candidates} candidates (protocol, predictor, checkpoint) by the lower "
+        f"end of the interval, so that these figures flatter it. {_judged(choice)}",
     ]
     if best.told_apart:
-        ranks = best.predictor in _judges(best.protocol)
-        if ranks:
-            columns, shown = "", "is ordered by that"
-        elif best.predictor in studies.COLUMNS:
-            columns, shown = f' columns = ["{best.predictor}"],', "shows that"
-        else:
-            columns, shown = "", "does not show that, but its records hold what that is computed from"
+        column = best.predictor in studies.COLUMNS and best.predictor not in _judges(best.protocol)
+        columns = f' columns = ["{best.predictor}"],' if column else ""
         texts.append(
-            f"With {len(best.seeds)} seeds it tells two rows apart whose {best.quantity.title.rstrip('↓↑')} "
-            f"differ by {best.told_apart:.2%}: {best.apart} of the {best.pairs} pairs, {best.right_apart} of "
-            f"them as published. For a network of yours, write a study file with{columns} your "
-            f"rows and those that they are to be compared with, and run (its table {shown}): bench ablate "
-            f"my_study.toml --plugin my_net.py --protocol {best.protocol}"
-        )
-    texts += _judged(choice)
-    if choice.promising:
-        texts.append(_promise(choice.promising, choice.rivals))
-    if not reliable:
-        texts.append(
-            f"To rely on a protocol takes ρ of at least {rho} whose interval by seeds stays above {low}. "
-            f"{_obstacle(choice)}"
+            f"With {len(best.seeds)} seeds, differences in {best.quantity.title.rstrip('↓↑')} above "
+            f"{best.told_apart:.2%} are significant: {best.apart} of {best.pairs} pairs, {best.right_apart} "
+            f"of them in the published order. For a network of yours, write a study file with{columns} your "
+            f"rows and those to compare them with, and run: bench ablate my_study.toml --plugin my_net.py "
+            f"--protocol {best.protocol}"
         )
     return texts
 
 
-def _obstacle(choice: Choice) -> str:
-    """What stands in the way of relying on it."""
-    best = choice.best
-    if best.rho_by_seeds is None:
-        return "One seed tells no rows apart: take two or more."
-    wrong = best.apart - best.right_apart
-    beyond = sum(each.apart - each.right_apart for each in choice.held_back)
-    texts = []
-    if best.apart < best.pairs:
-        texts.append(
-            f"{best.pairs - best.apart} of its {best.pairs} pairs lie closer than its seeds tell apart, "
-            "which takes more of them or longer training."
-        )
-    if wrong or beyond:
-        texts.append(
-            f"Decided wrongly, of the pairs that seeds do tell apart: {wrong}, and {beyond} on rows held "
-            "back. There the task is another one than the published, which no number of seeds mends."
-        )
-    return " ".join(texts)
-
-
-def _judged(choice: Choice) -> list[str]:
+def _judged(choice: Choice) -> str:
     held_back = [each for each in choice.held_back if each.pairs]
     if not held_back:
-        return ["Of the rows held back none is measured yet."]
-    right, pairs = (sum(getattr(each, key) for each in held_back) for key in ("right", "pairs"))
-    studies = [each.study for each in held_back]
-    words = f"On rows held back ({', '.join(studies)}) it decides {right} of {pairs} pairs"
-    for name in BASELINES:
-        cheap = [each for each in choice.baselines if each.predictor == name and each.study in studies]
-        right, pairs = (sum(getattr(each, key) for each in cheap) for key in ("right", "pairs"))
-        words += f", {COSTS[name].heading} alone {right} of {pairs}" if cheap else ""
-    return [f"{words}."]
+        return "No study that had no part in choosing is measured yet."
 
+    def pairs(found: Iterable[Agreement]) -> str:
+        return " of ".join(str(sum(getattr(each, key) for each in found)) for key in ("right", "pairs"))
 
-def _promise(best: Agreement, others: Sequence[Agreement]) -> str:
-    """What one seed promises, and no interval backs."""
-    text = (
-        f"Better so far, but measured with one seed: {_name(best)}, ρ = {_number(best.rho)}, {best.right} of "
-        f"{best.pairs} pairs"
+    names = [each.study for each in held_back]
+    baselines = [
+        f"{COSTS[name].heading} alone {pairs(cheap)}"
+        for name in BASELINES
+        if (cheap := [e for e in choice.baselines if e.predictor == name and e.study in names])
+    ]
+    beside = f" ({', '.join(baselines)})" if baselines else ""
+    return (
+        f"On studies that had no part in choosing ({', '.join(names)}) it puts {pairs(held_back)} pairs in "
+        f"the published order{beside}."
     )
-    if held_back := [each for each in others if _name(each) == _name(best) and each.pairs]:
-        right, pairs = (sum(getattr(each, key) for each in held_back) for key in ("right", "pairs"))
-        text += f", and {right} of {pairs} on rows held back"
-    return f"{text}. More seeds tell whether that holds."
 
 
 def _name(each: Agreement) -> str:
@@ -283,10 +230,6 @@ def _protocols(found: Sequence[Agreement]) -> list[str]:
     return [f"{name}: {protocols.load(name).title}." for name in names if name in protocols.names()]
 
 
-def _times(rows: float) -> str:
-    return f"{rows:.0f} rows once" if rows >= 2 else "one row once" if rows >= 1 else "less than a row"
-
-
 def _number(value: float) -> str:
     return f"{value:.2f}".replace("-", "−") if math.isfinite(value) else ""
 
@@ -295,21 +238,14 @@ def _interval(interval: Interval | None) -> str:
     return f"{_number(interval[0])} to {_number(interval[1])}" if interval else ""
 
 
-def frame(found: Iterable[Agreement]) -> pd.DataFrame:
-    """Every agreement as numbers, one row each."""
-    import pandas as pd
-
-    return pd.DataFrame(values(found), dtype=object)
-
-
 def values(found: Iterable[Agreement]) -> list[dict[str, Any]]:
-    """The rows of `frame` as plain values for JSON; an interval is two of them."""
+    """Every agreement as plain values; an interval is two of them."""
     rows = []
     for each in found:
         row: dict[str, Any] = {}
         for key, value in asdict(each).items():
-            if key.startswith(("rho_by", "tau_by")):
-                row |= dict(zip((f"{key} low", f"{key} high"), value or (None, None), strict=True))
+            if key == "interval":
+                row |= dict(zip(("rho low", "rho high"), value or (None, None), strict=True))
             elif key == "seeds":
                 row[key] = " ".join(map(str, value))
             else:

@@ -8,7 +8,7 @@ record changes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import zip_longest
+from itertools import chain
 from pathlib import Path
 
 import bench.studies
@@ -64,7 +64,7 @@ def files(
         for ending, render in (RENDERERS[f] for f in formats if f in RENDERERS):
             made[f"{page.file}.{ending}"] = render(page)
         if "csv" in formats:
-            made[f"{page.file}.csv"] = csv.frame(tables.frame(found[name], selection))
+            made[f"{page.file}.csv"] = csv.frame(tables.values(found[name], selection))
     return made
 
 
@@ -97,16 +97,12 @@ def _proxy(found: Mapping[str, Sequence[Line]], formats: Sequence[str]) -> dict[
     for ending, render in (RENDERERS[f] for f in formats if f in RENDERERS):
         made[f"{page.file}.{ending}"] = render(page)
     if "csv" in formats:
-        made[f"{page.file}.csv"] = csv.frame(
-            proxy.frame(each for found in compared.values() for each in found)
-        )
+        made[f"{page.file}.csv"] = csv.frame(proxy.values(chain.from_iterable(compared.values())))
     return made
 
 
 def _ledger(selection: Selection) -> str:
     """Every record with the digest of its content: a report is current while these are the same."""
-    import pandas as pd
-
     rows = [
         {
             "file": record.file,
@@ -114,7 +110,7 @@ def _ledger(selection: Selection) -> str:
             "kind": record.request.kind,
             "model": record.request.model,
             "protocol": record.context.protocol,
-            "seed": getattr(record.request, "seed", None),
+            "seed": str(getattr(record.request, "seed", "")),
             "device": record.environment.device,
             "torch": record.environment.torch,
             "commit": record.environment.commit,
@@ -122,7 +118,7 @@ def _ledger(selection: Selection) -> str:
         }
         for record in selection.records
     ]
-    return csv.frame(pd.DataFrame(rows).astype({"seed": "Int64"}) if rows else pd.DataFrame(columns=["file"]))
+    return csv.frame(rows) if rows else "file\n"
 
 
 def _pictures(
@@ -219,25 +215,13 @@ def _shows_the_same(found: str, wanted: str) -> bool:
     return by != here and shown == shows
 
 
-def _first_difference(found: str, wanted: str) -> str:
-    pairs = zip_longest(found.split("\n"), wanted.split("\n"))
-    for number, (is_there, should_be) in enumerate(pairs, 1):
-        if is_there != should_be:
-            return f"line {number}: {_near(is_there, should_be)}"
-    raise AssertionError("there is no difference")
-
-
-def _near(is_there: str | None, should_be: str | None) -> str:
-    """Both lines from a little before where they part."""
-    if is_there is None:
-        return f"is not there, should be {_cut(should_be or '', 0)!r}"
-    if should_be is None:
-        return f"is {_cut(is_there, 0)!r}, should not be there"
-    pairs = enumerate(zip(is_there, should_be, strict=False))
-    part = next((i for i, (a, b) in pairs if a != b), min(len(is_there), len(should_be)))
-    return f"is {_cut(is_there, part)!r}, should be {_cut(should_be, part)!r}"
-
-
-def _cut(line: str, part: int, width: int = 160) -> str:
-    start = max(0, part - width // 2)
-    return ("…" if start else "") + line[start : start + width] + ("…" if len(line) > start + width else "")
+def _first_difference(found: str, wanted: str, width: int = 80) -> str:
+    """Where two texts part, and both lines from a little before that place."""
+    pairs = enumerate(zip(found, wanted, strict=False))
+    part = next((i for i, (a, b) in pairs if a != b), min(len(found), len(wanted)))
+    begin = found.rfind("\n", 0, part) + 1
+    first = max(begin, part - width)
+    is_there, should_be = (text[first : part + width].partition("\n")[0] for text in (found, wanted))
+    cut = "…" if first > begin else ""
+    line = found.count("\n", 0, part) + 1
+    return f"line {line}: is {cut + is_there!r}, should be {cut + should_be!r}"

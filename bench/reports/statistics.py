@@ -27,7 +27,6 @@ from numpy.typing import ArrayLike
 
 LEVEL = 0.05  # of significance; the error of a whole table
 MOST_ROWS = 8  # whose orders are counted one by one: 40,320
-MOST_EXACT = 14  # rows whose least and greatest ρ are found exactly: 2¹⁴ sets of rows
 
 BySeed = Mapping[int, float]  # a score of one row
 
@@ -170,43 +169,10 @@ def _largest_share(rows: int, seeds: int) -> float:
     return float(1 / (1 + (rows - 1) / fdtri(seeds - 1, (rows - 1) * (seeds - 1), 1 - LEVEL / rows)))
 
 
-def paired_errors(groups: Sequence[np.ndarray]) -> dict[tuple[int, int], float]:
-    """Standard errors of the differences between rows that were measured on the same images.
-
-    Args:
-        groups: (groups of images,) means of each row.
-
-    Returns:
-        (i, j), i < j -> of the difference of their means.
-    """
-    return {
-        (i, j): float(np.std(groups[i] - groups[j], ddof=1)) / math.sqrt(len(groups[i]))
-        for i, j in combinations(range(len(groups)), 2)
-    }
-
-
 def residual_deviation(rows: Sequence[BySeed]) -> float | None:
     """Pooled residual deviation of rows × seeds; None where no two rows have two seeds in common."""
     comparison = compare_rows(rows)
     return comparison.deviation if comparison.pairs else None
-
-
-def paired_share(rows: Sequence[BySeed]) -> float | None:
-    """Share of the variance between seeds that is common to all rows.
-
-    A difference of two rows has twice the variance between seeds where their seeds differ, and twice the
-    residual one where they are the same: this is what pairing removes, 1 − residual/between, both pooled over
-    the rows. It is below 0 where seeds happen to differ less than residuals do.
-
-    Returns:
-        None where no two rows have two seeds in common, or seeds change nothing.
-    """
-    comparison = compare_rows(rows)
-    if not comparison.pairs:
-        return None
-    compared = [row for i, row in enumerate(rows) if i not in comparison.left_out]
-    between = float(np.mean([np.var([row[seed] for seed in comparison.seeds], ddof=1) for row in compared]))
-    return 1 - comparison.deviation**2 / between if between else None
 
 
 def detectable(deviation: float, rows: int, seeds: int, power: float = 0.8) -> float:
@@ -297,18 +263,21 @@ def rank_correlation(rows: Sequence[BySeed], published: Sequence[float]) -> Rank
     if count < 3 or not scale:
         return None
     rho = float(found @ others) / scale
+    order = sorted(range(count), key=comparison.means.__getitem__)
+    below = [pair for pair in combinations(order, 2) if comparison.pairs.get((min(pair), max(pair)))]
     chance = None
     if count <= MOST_ROWS:
-        chance = float(np.mean(found[_orders(count)] @ others >= (rho - 1e-9) * scale))
+        orders = _orders(count)
+        chance = float(np.mean(found[orders] @ others >= (rho - 1e-9) * scale))
     interval = None
     if comparison.pairs:
-        below = np.zeros((count, count), bool)
-        for (i, j), apart in comparison.pairs.items():
-            if apart:
-                low, high = sorted((i, j), key=comparison.means.__getitem__)
-                below[high, low] = True
+        if count <= MOST_ROWS:
+            sums = orders[np.all([orders[:, i] < orders[:, j] for i, j in below], axis=0)] @ others
+            extremes = sums.min(), sums.max()
+        else:
+            extremes = _bounds(others, below)
         scale = math.sqrt(count * (count**2 - 1) / 12 * (others @ others))
-        least, most = (extreme / scale for extreme in _extremes(others, below))
+        least, most = (float(extreme) / scale for extreme in extremes)
         # Equal means found here, or rounding, may leave ρ itself outside.
         interval = (max(-1.0, min(least, rho)), min(1.0, max(most, rho)))
     return RankCorrelation(rho, count, interval, chance, 1 / math.factorial(count))
@@ -326,39 +295,26 @@ def _orders(count: int) -> np.ndarray:
     return np.array(list(permutations(range(count))))
 
 
-def _extremes(weights: np.ndarray, below: np.ndarray) -> tuple[float, float]:
-    """Least and greatest Σ rank·weight over the orders in which some rows stand below others.
+def _bounds(weights: np.ndarray, below: Sequence[tuple[int, int]]) -> tuple[float, float]:
+    """Bounds of Σ rank·weight over the orders in which the first of some pairs stands below the second.
 
-    Up to `MOST_EXACT` rows by the best order of each set of lowest rows, built up from the sets with one row
-    fewer. Of more rows each may take any rank that leaves room for those known to be below and above it,
-    which can only widen the result.
+    Each row may take any rank that leaves room for those known to be below and above it, which can only widen
+    the result.
 
     Args:
         weights: (rows,), their sum 0, so that ranks may start anywhere.
-        below: (rows, rows), true where the second stands below the first.
+        below: pairs of rows.
     """
-    count = len(weights)
-    if count > MOST_EXACT:
-        from scipy.optimize import linear_sum_assignment
+    from scipy.optimize import linear_sum_assignment
 
-        ranks = np.arange(count)
-        room = (ranks >= below.sum(1)[:, None]) & (ranks < count - below.sum(0)[:, None])
-        totals = []
-        for sign in (1, -1):
-            costs = sign * weights[:, None] * ranks
-            totals.append(sign * costs[linear_sum_assignment(np.where(room, costs, np.inf))].sum())
-        return float(totals[0]), float(totals[1])
-    lowest = np.arange(2**count)  # sets of rows, a bit for each
-    sizes = np.bitwise_count(lowest)
-    needed = below @ (1 << np.arange(count))
-    best = np.full((2, 2**count), -np.inf)
-    best[:, 0] = 0
-    signed = np.stack([-weights, weights])
-    for size in range(1, count + 1):
-        sets = lowest[sizes == size]
-        for row in range(count):
-            rest = sets ^ (1 << row)
-            last = (rest < sets) & (rest & needed[row] == needed[row])
-            totals = best[:, rest] + size * signed[:, row, None]
-            best[:, sets] = np.maximum(best[:, sets], np.where(last, totals, -np.inf))
-    return float(-best[0, -1]), float(best[1, -1])
+    ranks = np.arange(len(weights))
+    lowest, highest = np.zeros(len(weights)), np.full(len(weights), len(weights) - 1)
+    for low, high in below:
+        lowest[high] += 1
+        highest[low] -= 1
+    room = (ranks >= lowest[:, None]) & (ranks <= highest[:, None])
+    costs = weights[:, None] * ranks
+    least, most = (
+        costs[linear_sum_assignment(np.where(room, sign * costs, np.inf))].sum() for sign in (1, -1)
+    )
+    return float(least), float(most)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from bench.metrics.scores import MEASURED, SCORES
 from bench.records.quantities import COSTS, Quantity, decimals
 from bench.records.schema import Cost, Environment, Network
-from bench.reports.findings import findings
+from bench.reports.findings import METHOD, findings
 from bench.reports.page import Column, Entry, Page, Section, Table
 from bench.reports.select import Line, Selection, Setting, SpeedColumn, published_conditions, settings
 from bench.reports.statistics import BySeed, Summary, compare_rows
@@ -325,6 +325,7 @@ def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
         Filled(trained, [Entry("" if cost is None else decimals(cost, 4)) for cost in costs]),
         seeds_column(rows, setting),
     ]
+    found = findings(rows, setting)
     known = [record for line in rows for record in line.quality.get(setting, [])]
     missing = "" if all(line.quality.get(setting) for line in rows) else " An empty cell: not measured."
     remarks = [
@@ -334,13 +335,12 @@ def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
         _held_out(setting),
         _environments([record.environment for record in known], "Measured"),
         f"Not measured: {', '.join(unknown)}." if unknown else "",
-        *dict.fromkeys(findings(rows, setting)),  # of two scores the same may be told
+        METHOD if found else "",
     ]
     footnotes = [*_changes(rows, setting), *_outdated(rows)]
-    caution = reduced(setting.protocol)
     return Section(
         quality_title(setting, others),
-        [caution] if caution else [],
+        [text for text in (*found, reduced(setting.protocol)) if text],
         table(rows, columns, footnotes=footnotes, remarks=remarks),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from operator import mul
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -216,7 +215,7 @@ class BandLoss(Model):
             schedule where that does not reach all levels of the band: those beyond are not scored.
         share: of all levels that are scored, which are DDPM's training steps under the linear schedule.
         loss: mean over images.
-        groups: means over 64 groups of images, the same ones for every network.
+        groups: means over 64 groups of images, the same ones for every network, for errors over images.
     """
 
     log_snr: tuple[Finite | None, Finite | None]
@@ -259,15 +258,6 @@ class HeldOutLoss(Model):
         if not number:
             return self.loss
         return self.bands[int(number) - 1].loss if int(number) <= len(self.bands) else None
-
-    def groups(self, name: str) -> tuple[float, ...]:
-        """Means over groups of images of the loss of that name."""
-        number = name.removeprefix("held_out").removeprefix("_")
-        if number:
-            return self.bands[int(number) - 1].groups
-        whole = zip(*(band.groups for band in self.bands), strict=True)
-        shares = [band.share for band in self.bands]
-        return tuple(sum(map(mul, shares, group)) for group in whole)
 
 
 class Quality(Result):

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import io
 import re
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import pandas as pd
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 # What begins like a formula and is none that does anything: a number, or a label such as "- shortcut".
 _HARMLESS = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?|[+-] ?[^\W\d][\w .,/&+-]*", re.IGNORECASE)
 
 
-def frame(table: pd.DataFrame) -> str:
-    """A table of numbers and texts; numbers to six significant digits, for machines differ in the last."""
-    text = io.StringIO()
+def frame(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of numbers and texts; numbers to six significant digits, for machines differ in the last."""
+    import pandas as pd
+
+    text, table = io.StringIO(), pd.DataFrame(rows, dtype=object)
     table.rename(columns=_inert).map(_inert, na_action="ignore").to_csv(
         text, index=False, lineterminator="\n"
     )

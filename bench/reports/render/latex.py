@@ -39,7 +39,7 @@ def page(page: Page) -> str:
 def _table(page_title: str, section: Section) -> str:
     table = section.table
     assert table is not None
-    sentences = filter(None, (page_title, section.title, *section.text))
+    sentences = filter(None, (page_title, section.title))
     caption = " ".join(text if text.endswith(("?", "!", ".")) else f"{text}." for text in sentences)
     # A row that begins with a bracket would be read as the line break's optional argument.
     rows = [" & ".join(map(_cell, row)) for row in table.rows]
@@ -49,6 +49,7 @@ def _table(page_title: str, section: Section) -> str:
         [
             r"\begin{table}\centering\small",
             rf"\caption{{{escape(caption)}}}",
+            *(rf"\par {escape(text)}" for text in section.text),
             rf"\begin{{tabular}}{{{''.join('r' if column.number else 'l' for column in table.columns)}}}",
             r"\hline",
             " & ".join(escape(column.title) for column in table.columns) + r" \\ \hline",

@@ -15,7 +15,7 @@ import registry
 from bench.records.quantities import COSTS
 from bench.records.schema import Record
 from bench.reports import charts, leaderboard, proxy, tables
-from bench.reports.findings import conclusions
+from bench.reports.findings import findings
 from bench.reports.leaderboard import Group, Standing
 from bench.reports.links import named_page, record_page, samples_file
 from bench.reports.page import Column, Entry, Table
@@ -124,7 +124,6 @@ def study(site: Site, name: str) -> str:
         "study.html",
         site,
         page.title,
-        findings=_conclusions(rows),
         several_protocols=site.has_predictors and len(protocols) > 1,
         sections=page.sections,
         made_charts=charts.of_study(rows, "../"),
@@ -139,7 +138,7 @@ def _conclusions(rows: Sequence[Line]) -> list[str]:
     texts = []
     for setting in every:
         words = tables.quality_title(setting, every).removeprefix("Quality, ")
-        texts += [f"{text} ({words})" for text in conclusions(rows, setting)]
+        texts += [f"{text} ({words})" for text in findings(rows, setting)]
     return texts
 
 

@@ -12,7 +12,7 @@ from bench.records import read
 from bench.records.schema import Quality
 from bench.reports import leaderboard, tables
 from bench.reports.differences import differences
-from bench.reports.findings import conclusions, findings, phrase
+from bench.reports.findings import findings, phrase
 from bench.reports.record import tables as record_tables
 from bench.reports.render import markdown
 from bench.reports.select import Selection, lines, settings
@@ -37,8 +37,8 @@ def test_a_held_out_loss_alone_makes_a_table(tmp_path: Path) -> None:
     assert "on 512 images that were not trained on" in text
     assert "Extractor" not in text and "guidance" not in text.split("## Quality")[1]
     assert f"{np.mean([levels[0][0], levels[1][0]]):.5f}" in text
-    assert "Order by mean held-out loss here against the published order by FID: Spearman's ρ = 1.00" in text
-    assert "21 of 21 pairs of rows are separable in held-out loss, 21 of these as published" in text
+    assert "Spearman's ρ with the published order by FID: 1.00 (7 rows, 95% interval 1.00 to 1.00" in text
+    assert "are significant with 2 seeds: 21 of 21 pairs, all in the published order." in text
 
 
 def test_levels_that_a_schedule_lacks_are_told_and_share_no_table(tmp_path: Path) -> None:
@@ -101,12 +101,11 @@ def test_rows_are_judged_by_the_band_that_the_protocol_names(tmp_path: Path) -> 
     assert list(columns) == ["held_out", judge]
     first = {entry.text for filled in columns.values() for entry in filled.entries if entry.best}
     assert first == {columns["held_out"].entries[0].text, columns[judge].entries[-1].text}
-    text = "\n".join(findings(rows, setting))
-    assert f"Order by mean {named} here against" in text and "ρ = 1.00" in text
-    assert f"21 of 21 pairs of rows are separable in {named}, 21 of these" in text
+    (text,) = findings(rows, setting)
+    assert text.startswith(f"Differences in {named} above") and "order by FID: 1.00 (7 rows" in text
+    assert "21 of 21 pairs, all in the published order." in text
     assert "−1.00" not in text  # the order by the whole
-    (words,) = conclusions(rows, setting)
-    assert words.startswith(f"By {named} {STUDY.rows[-1].label} is better than every")
+    assert f"By {named} {STUDY.rows[-1].label} is significantly better than every other row." in text
     (group,) = leaderboard.groups({STUDY.name: rows})[-1:]
     assert [standing.rank for standing in group.standings] == [*range(1, 8)]
     assert group.standings[0].line.row is STUDY.rows[-1]

@@ -1,12 +1,13 @@
 """Profiles in words and as pictures."""
 
+import json
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 
 import registry
 from bench.records.schema import DEPTHWISE, Depthwise, Profile, ProfileRequest, Share
-from bench.reports import profile_figure
+from bench.reports import charts
 from bench.reports.profile_figure import conditions, draw, finding, floor, title
 
 
@@ -91,12 +92,14 @@ def test_pictures_are_valid_and_the_same_each_time(small, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", png.name, svg.name]
 
 
-def test_small_parts_are_drawn_as_one(small):
-    rows = small.stages
-    names = profile_figure._drawn([rows])
-    found = profile_figure._shares(rows, names)
-    assert names == ["slow", "fast"] and list(found) == ["slow", "fast", "other parts"]
-    assert [sum(both) for both in zip(*found.values(), strict=True)] == pytest.approx([1, 1])
+def test_small_parts_are_drawn_as_one(small, tmp_path):
+    _, svg = draw([small], tmp_path)
+    _, told = charts.described(svg.read_text("utf-8"))
+    found = {(part["row"], part["stage"]): part["value"] for part in json.loads(told)[0]}
+    bars = "udit-t, time", "udit-t, MACs"
+    assert {stage for row, stage in found if row == bars[0]} == {"slow", "fast", "other"}
+    for bar in bars:
+        assert sum(value for (row, _), value in found.items() if row == bar) == pytest.approx(1)
 
 
 def test_an_unwritable_folder_is_one_line(small, tmp_path):

@@ -204,10 +204,10 @@ def test_the_interval_is_that_of_all_orders_that_keep_the_pairs_told_apart():
 
 
 def test_of_many_rows_the_interval_is_no_narrower(monkeypatch):
-    (table,) = tables(1, 9, 3, np.arange(9) * 2)
-    others = np.random.default_rng(0).permutation(9)
+    (table,) = tables(1, 8, 3, np.arange(8) * 2)
+    others = np.random.default_rng(0).permutation(8)
     exact = rank_correlation(by_seed(*table), others).interval
-    monkeypatch.setattr(statistics, "MOST_EXACT", 8)
+    monkeypatch.setattr(statistics, "MOST_ROWS", 7)
     bound = rank_correlation(by_seed(*table), others).interval
     assert -1 < bound[0] <= exact[0] < exact[1] <= bound[1] < 1
     (table,) = tables(1, 30, 3, np.arange(30) * 10)
@@ -240,14 +240,3 @@ def test_the_interval_holds_the_true_rank_correlation(rows, seeds, gap):
     assert np.mean(held) >= 0.95
     if gap == 5 and rows > 3:
         assert np.mean(widths) < 0.15
-
-
-def test_paired_errors_are_those_of_a_paired_t_test():
-    chance = np.random.default_rng(0)
-    common = chance.standard_normal(64)
-    rows = [common + shift + 0.1 * chance.standard_normal(64) for shift in (0, 0.3, 0.5)]
-    errors = statistics.paired_errors(rows)
-    for (i, j), error in errors.items():
-        expected = stats.ttest_rel(rows[i], rows[j]).statistic
-        assert (rows[i].mean() - rows[j].mean()) / error == pytest.approx(expected)
-    assert len(errors) == 3
