@@ -36,20 +36,36 @@ def autocast(precision: Precision, device: torch.device | str) -> contextlib.Abs
 def tf32(enabled: bool, device: torch.device | str) -> Iterator[None]:
     """TF32 in matrix products and cuDNN, both on or off (PyTorch's default is off and on); then restored.
 
-    A device that is not CUDA has none, and nothing is changed.
+    Whatever was set before, by `allow_tf32` or by `fp32_precision` of an operator, a backend or all of them,
+    has no effect within. A device that is not CUDA has no TF32, and nothing is changed.
     """
     if torch.device(device).type != "cuda":
         yield
         return
-    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [switch.allow_tf32 for switch in switches]
+    every: Any = torch.backends
+    switches: tuple[Any, ...] = (every.cuda.matmul, every.cudnn)
+    operators: tuple[Any, ...] = (every.cuda.matmul, every.cudnn.conv, every.cudnn.rnn)
+    inherited: tuple[Any, ...] = (every, every.cudnn)  # by operators, and by those whose switch is turned off
+    above = []
+    for each in inherited:
+        above.append(each.fp32_precision)
+        each.fp32_precision = "none"
+    before = [operator.fp32_precision for operator in operators]
+    try:
+        were = [switch.allow_tf32 for switch in switches]
+    except RuntimeError:  # no answer where the settings of the operators differ
+        were = []
     try:
         for switch in switches:
             switch.allow_tf32 = enabled
+        for operator in operators:
+            operator.fp32_precision = "tf32" if enabled else "ieee"
         yield
     finally:
-        for switch, value in zip(switches, before, strict=True):
+        for switch, value in zip(switches, were, strict=False):
             switch.allow_tf32 = value
+        for each, precision in zip((*operators, *inherited[::-1]), (*before, *above[::-1]), strict=True):
+            each.fp32_precision = precision
 
 
 @contextlib.contextmanager
