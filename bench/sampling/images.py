@@ -54,9 +54,9 @@ def sample(
     there = out.exists() and not (out.is_dir() and not any(out.iterdir()))
     if there and not partial.exists():  # else a call ended between writing the images and removing this
         raise UsageError(f"{out} exists: delete it or choose another place")
-    network = network.deploy().to(device)
+    network = plan.deployed(network, device)
     if compiled:
-        compile_network(network, graphs=on_cuda(torch.device(device)))
+        compile_network(network, graphs=on_cuda(torch.device(device)), dynamic=False)
     grid = torch.zeros(1, network.in_channels, *height_width(network.input_size), device=device)
     num, side = settings.num, to_images(grid).shape[1:]
     request = {
@@ -71,9 +71,12 @@ def sample(
     progress("sampling", num - rows.missing(), num)
     for batch in distributed.share(batches(num, settings.batch_size)):
         if rows.missing(batch):
-            indices = torch.arange(batch.start, batch.stop, device=device)
-            made = plan.images(network, indices, to_images)
-            rows.put(batch, images=made, labels=plan.labels_of(indices, network.num_classes).cpu().numpy())
+            # A short last batch would be compiled again: it gets images that are thrown away.
+            size = min(num, settings.batch_size) if compiled else len(batch)
+            indices = torch.arange(batch.start, batch.start + size, device=device)
+            made = plan.images(network, indices, to_images)[: len(batch)]
+            labels = plan.labels_of(indices[: len(batch)], network.num_classes)
+            rows.put(batch, images=made, labels=labels.cpu().numpy())
             progress("sampling", num - rows.missing(), num)
     distributed.wait()
     sheet = out.with_name(f"{out.stem if out.suffix == '.npz' else out.name}.grid.png")

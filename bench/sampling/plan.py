@@ -16,7 +16,7 @@ from bench.diffusion.base import Denoiser, Objective
 from bench.diffusion.guidance import guided
 from bench.records.schema import SamplingSettings
 from bench.utils import randomness
-from bench.utils.precision import Precision, autocast, check_precision, tf32
+from bench.utils.precision import Precision, autocast, cast_weights, check_precision, tf32
 from registry.backbone import height_width
 from registry.errors import UsageError
 
@@ -65,6 +65,31 @@ class Plan:
             network, labels, settings.cfg_scale, settings.guided_channels, settings.guidance_interval
         )
 
+    def deployed(self, network: Any, device: torch.device | str = "cpu") -> Any:
+        """The copy of a network that `grids` is best given: merged, on the device, in the plan's precision.
+
+        What autocast casts at every call, weights of linear layers and convolutions, is cast once instead if
+        the output then has the same bits.
+
+        Raises:
+            CodeError: see `grids`.
+        """
+        deployed = network.deploy().to(device)
+        if self.precision == "fp32":
+            return deployed
+        first = torch.zeros(1, dtype=torch.int64, device=device)
+        shape = (network.in_channels, *height_width(network.input_size))
+        x = randomness.normal(self.seed, "noise", first, shape)
+        t = self.objective.sample_timesteps(randomness.uniform(self.seed, "time", first, 1)[:, 0])
+        outputs = []
+        for cast in (False, True):
+            if cast:
+                cast_weights(deployed, self.precision)
+            denoiser = self._denoiser(deployed, self.labels_of(first, network.num_classes))
+            with torch.inference_mode(), autocast(self.precision, device), tf32(self.settings.tf32, device):
+                outputs.append(denoiser(x, t))
+        return deployed if torch.equal(*outputs) else network.deploy().to(device)
+
     def labels_of(self, indices: Tensor, num_classes: int) -> Tensor:
         """Classes of images by their numbers: (N,) -> (N,) int64."""
         classes = torch.tensor(self.classes or range(max(num_classes, 1)), device=indices.device)
@@ -73,6 +98,7 @@ class Plan:
         drawn = randomness.uniform(self.seed, "label", indices, 1)[:, 0]
         return classes[(drawn * len(classes)).long()]
 
+    @torch.inference_mode()  # all of it: what is compiled would be compiled again for another kind of tensor
     def grids(self, network: Any, indices: Tensor) -> Tensor:
         """Samples by their numbers: (N,) on the network's device -> (N, C, H, W) float32.
 

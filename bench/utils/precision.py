@@ -8,11 +8,23 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from registry.errors import UsageError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# PyTorch's own layers whose weights and biases autocast casts at every call; what derives from them may use
+# its weights in other ways.
+_CAST = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
 
 
 def check_precision(precision: Precision, device: torch.device | str) -> None:
@@ -30,6 +42,25 @@ def autocast(precision: Precision, device: torch.device | str) -> contextlib.Abs
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(torch.device(device).type, _DTYPES[precision])
+
+
+def cast_weights(network: nn.Module, precision: Literal["bf16", "fp16"]) -> None:
+    """Cast the weights of linear layers and convolutions once, in place, as `autocast` does at every call.
+
+    Weights that another kind of layer shares stay as they are. For networks that are not trained any more:
+    autocast keeps what it has cast for weights alone that learn. A network that asks for the dtype of its
+    weights, to cast something else to it, may compute something else afterwards.
+    """
+    others = {
+        id(parameter)
+        for module in network.modules()
+        if type(module) not in _CAST
+        for parameter in module.parameters(recurse=False)
+    }
+    for module in network.modules():
+        for parameter in module.parameters(recurse=False) if type(module) in _CAST else ():
+            if parameter.dtype == torch.float32 and id(parameter) not in others:
+                parameter.data = parameter.data.to(_DTYPES[precision])
 
 
 @contextlib.contextmanager

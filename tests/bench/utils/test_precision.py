@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
-from bench.utils.precision import autocast, check_precision, tf32
+from bench.utils.precision import autocast, cast_weights, check_precision, tf32
 from registry.errors import UsageError
 
 
@@ -55,3 +56,18 @@ def test_autocast() -> None:
     check_precision("fp16", "cuda")
     with pytest.raises(UsageError, match="fp16 needs a CUDA device, not the cpu"):
         check_precision("fp16", "cpu")
+
+
+def test_weights_that_other_layers_use_are_not_cast() -> None:
+    class Own(nn.Linear):
+        pass
+
+    network = nn.Sequential(
+        nn.Embedding(3, 2), nn.Linear(2, 3), nn.LayerNorm(3), Own(3, 3), nn.Conv1d(3, 3, 1)
+    )
+    network[1].weight = network[0].weight
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    cast_weights(network, "fp16")
+    cast = {name for name, value in network.state_dict().items() if value.dtype == torch.float16}
+    assert cast == {"1.bias", "4.weight", "4.bias"}
+    assert all(torch.equal(value, before[name].to(value)) for name, value in network.state_dict().items())
