@@ -14,8 +14,7 @@ from registry.errors import UsageError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-# PyTorch's own layers whose weights and biases autocast casts at every call; what derives from them may use
-# its weights in other ways.
+# Layers whose weights and biases autocast casts at every call.
 _CAST = (
     nn.Linear,
     nn.Conv1d,
@@ -49,16 +48,17 @@ def cast_weights(network: nn.Module, precision: Literal["bf16", "fp16"]) -> None
 
     Weights that another kind of layer shares stay as they are. For networks that are not trained any more:
     autocast keeps what it has cast for weights alone that learn. A network that asks for the dtype of its
-    weights, to cast something else to it, may compute something else afterwards.
+    weights, to cast something else to it, or a layer that derives from these and computes with its weights,
+    may compute something else afterwards.
     """
     others = {
         id(parameter)
         for module in network.modules()
-        if type(module) not in _CAST
+        if not isinstance(module, _CAST)
         for parameter in module.parameters(recurse=False)
     }
     for module in network.modules():
-        for parameter in module.parameters(recurse=False) if type(module) in _CAST else ():
+        for parameter in module.parameters(recurse=False) if isinstance(module, _CAST) else ():
             if parameter.dtype == torch.float32 and id(parameter) not in others:
                 parameter.data = parameter.data.to(_DTYPES[precision])
 

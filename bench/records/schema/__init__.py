@@ -53,6 +53,7 @@ from bench.records.schema.record import (
 )
 from bench.records.schema.speed import (
     DEPTHWISE,
+    IDLE,
     Depthwise,
     Device,
     DeviceRequest,
@@ -70,6 +71,7 @@ __all__ = [
     "DEPTHWISE",
     "GREATEST",
     "GROUPS",
+    "IDLE",
     "OBJECTIVE_FIELDS",
     "REQUESTS",
     "RESULTS",

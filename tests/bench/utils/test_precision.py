@@ -1,5 +1,7 @@
 """Arithmetic that is switched on and restored."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -59,15 +61,15 @@ def test_autocast() -> None:
 
 
 def test_weights_that_other_layers_use_are_not_cast() -> None:
-    class Own(nn.Linear):
-        pass
+    class Wider(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
 
-    network = nn.Sequential(
-        nn.Embedding(3, 2), nn.Linear(2, 3), nn.LayerNorm(3), Own(3, 3), nn.Conv1d(3, 3, 1)
-    )
+    layers = [nn.Embedding(3, 2), nn.Linear(2, 3), nn.LayerNorm(3), nn.Conv1d(3, 3, 1), Wider(3, 3)]
+    network: Any = nn.Sequential(*layers)
     network[1].weight = network[0].weight
     before = {name: value.clone() for name, value in network.state_dict().items()}
     cast_weights(network, "fp16")
     cast = {name for name, value in network.state_dict().items() if value.dtype == torch.float16}
-    assert cast == {"1.bias", "4.weight", "4.bias"}
+    assert cast == {"1.bias", *(f"{layer}.{name}" for layer in (3, 4) for name in ("weight", "bias"))}
     assert all(torch.equal(value, before[name].to(value)) for name, value in network.state_dict().items())
