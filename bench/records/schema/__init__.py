@@ -49,6 +49,7 @@ from bench.records.schema.record import (
     Context,
     Environment,
     Fingerprints,
+    Gpu,
     Record,
 )
 from bench.records.schema.speed import (
@@ -90,6 +91,7 @@ __all__ = [
     "Environment",
     "Fingerprints",
     "Finite",
+    "Gpu",
     "HeldOutLoss",
     "HeldOutSettings",
     "Model",
