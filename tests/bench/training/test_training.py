@@ -29,6 +29,7 @@ from bench.utils import locks
 from bench.utils.process import threads
 from registry import contract
 from registry.errors import CodeError
+from tests.device.checks import trainer_on
 
 SMOKE = protocols.load("smoke")
 
