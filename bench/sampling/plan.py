@@ -137,4 +137,5 @@ class Plan:
                 f"samples of {network.name} are not finite (sampler {settings.sampler}, {settings.steps} "
                 f"steps, {self.precision}): check the weights, or choose another sampler, other steps or fp32"
             )
-        return to_images(samples)
+        with tf32(settings.tf32, samples.device):
+            return to_images(samples)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import registry
 from bench.diffusion import objective, objectives
@@ -42,6 +42,7 @@ def open_weights(
     defaults: SamplingSettings,
     vae: str | None = None,
     key: str | None = None,
+    vae_precision: Literal["fp32", "bf16"] = "fp32",
 ) -> Source:
     """A file of weights in the authors' layout; see `registry.load_checkpoint`.
 
@@ -53,6 +54,7 @@ def open_weights(
             a flow is sampled by Heun's method in 125 steps, as many evaluations, and what denoises at any σ
             as published for EDM2, in 32 steps.
         vae: the decoder of latents; by default that of the papers.
+        vae_precision: of the decoder's arithmetic; see `bench.data.autoencoder`.
         key: entry of the file that holds the weights; by default the averaged ones.
 
     Raises:
@@ -69,11 +71,12 @@ def open_weights(
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     identity = {"weights": digest, "model": network.name, "overrides": network.overrides}
     identity |= {"key": key} if key else {}
-    return Source(network, decoder(vae), trained_by, defaults, identity)
+    identity |= {"vae_precision": vae_precision} if vae_precision != "fp32" else {}
+    return Source(network, decoder(vae, vae_precision), trained_by, defaults, identity)
 
 
-def decoder(vae: str | None) -> ToImages:
+def decoder(vae: str | None, precision: Literal["fp32", "bf16"] = "fp32") -> ToImages:
     """The decoder of latents: a folder or a hub name; by default the one of the papers."""
     from bench.data import autoencoder
 
-    return autoencoder.load(vae).decode
+    return autoencoder.load(vae, precision).decode

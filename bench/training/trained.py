@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bench import data as datasets
+from bench.data.latents import Latents
 from bench.sampling.sources import Source, decoder
 from bench.training.ema import combination
 from bench.training.run import Run, load, objective_with, read
 from registry.errors import UsageError, reason
 
 
-def open_run(path: str | Path, weights: str = "ema", vae: str | None = None) -> Source:
+def open_run(
+    path: str | Path,
+    weights: str = "ema",
+    vae: str | None = None,
+    vae_precision: Literal["fp32", "bf16"] = "fp32",
+) -> Source:
     """The newest checkpoint of a training run, or the one whose folder is given.
 
     Args:
         weights: `ema` for the averaged ones, `model` for the last, a number for the power-function average
             of that relative width.
         vae: decoder of latents; by default that of the run's dataset.
+        vae_precision: of the decoder's arithmetic; see `bench.data.autoencoder`.
 
     Raises:
-        UsageError: no run, no checkpoint, or a damaged one.
+        UsageError: no run, no checkpoint, a damaged one, or a dataset that no VAE decodes, in bf16.
     """
     path = Path(path)
     of_checkpoint = path.parent.name == "checkpoints" and path.name.isdecimal()
@@ -44,8 +52,19 @@ def open_run(path: str | Path, weights: str = "ema", vae: str | None = None) -> 
         raise UsageError(
             f"the checkpoint {folder} is not of the network in run.json: {reason(error)}"
         ) from None
-    to_images = decoder(vae) if vae else datasets.load(request.data, **manifest.data_options).to_images
     identity = {"run": request.model_dump(mode="json"), "step": int(folder.name), "weights": weights}
+    if vae:
+        to_images = decoder(vae, vae_precision)
+    else:
+        dataset = datasets.load(request.data, **manifest.data_options)
+        to_images = dataset.to_images
+        if vae_precision != "fp32":
+            if not isinstance(dataset, Latents):
+                raise UsageError(
+                    f"images of {request.data} are decoded by no VAE, in {vae_precision} or fp32"
+                )
+            dataset.vae_precision = vae_precision
+    identity |= {"vae_precision": vae_precision} if vae_precision != "fp32" else {}
     return Source(network, to_images, objective_with(request.training), manifest.protocol.sampling, identity)
 
 
