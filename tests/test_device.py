@@ -43,7 +43,7 @@ def test_every_stage_runs_and_is_not_run_again(tmp_path, clones, monkeypatch, ca
     arguments += ["--released", str(clones)]
     monkeypatch.setattr(sys, "argv", arguments)
     monkeypatch.setitem(runners.TURN_SECONDS, "cpu", 0.0)
-    monkeypatch.setattr(device, "LIMIT_SECONDS", 0.0)
+    monkeypatch.setitem(device.LIMIT_SECONDS, "cpu", 0.0)
     assert program.main() == 0, capsys.readouterr().out
     for stage in program.STAGES:
         entries = json.loads((tmp_path / f"{stage}.json").read_text())

@@ -26,7 +26,8 @@ ALLOWED = {
         "bench.sampling": "bench.diffusion bench.data bench.records bench.utils registry",
         "bench.training": "bench.metrics bench.sampling bench.diffusion bench.data bench.records bench.utils "
         "registry",
-        "bench.speed": "bench.cost bench.training bench.diffusion bench.records bench.utils registry",
+        "bench.speed": "bench.cost bench.training bench.sampling bench.diffusion bench.records bench.utils "
+        "registry",
         "bench.metrics": "bench.diffusion bench.data bench.records bench.utils registry",
         "bench.studies": "bench.cost bench.sampling bench.training bench.metrics bench.diffusion bench.data "
         "bench.records bench.utils registry",

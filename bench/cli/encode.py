@@ -33,6 +33,9 @@ def encode(
     ] = "moments",
     seed: Annotated[int, typer.Option(help="Of the sample that is kept, or taken for references.")] = 0,
     dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Of the files.")] = "float32",
+    precision: Annotated[
+        Literal["fp32", "bf16"], typer.Option(help="Of the VAE's arithmetic; fp32 without TF32.")
+    ] = "fp32",
 ) -> None:
     """Encode a folder of images with a VAE, for training on `latents`.
 
@@ -63,6 +66,7 @@ def encode(
             flipped=flip,
             posterior=posterior,
             dtype=dtype,
+            precision=precision,
             seed=seed,
             batch_size=batch_size,
             device=place,

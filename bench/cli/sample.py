@@ -105,6 +105,10 @@ def sample(
             help="Weights that make pixels need no VAE; by default those with 1 or 3 input channels.",
         ),
     ] = None,
+    vae_precision: Annotated[
+        Literal["fp32", "bf16"],
+        typer.Option(help="Of the decoder's arithmetic; fp32 with --tf32 or without."),
+    ] = "fp32",
     plugins: Plugins = [],  # noqa: B006
 ) -> None:
     """Make images; an interrupted call goes on where it stopped when it is repeated.
@@ -124,13 +128,14 @@ def sample(
             for option, value in (("--model", model), ("--set", overrides or None), ("--pixels", pixels)):
                 if value is not None:
                     raise UsageError(f"{option} is for a file of weights; {checkpoint} is a folder of a run")
-            source = open_run(checkpoint, weights, vae)
+            source = open_run(checkpoint, weights, vae, vae_precision)
         else:
             if model is None:
                 raise UsageError(f"{checkpoint} is no folder of a run; a file of weights needs --model NAME")
             defaults = protocols.load("paper").sampling
             key = None if weights == "ema" else weights
-            source = open_weights(checkpoint, model, parse_overrides(overrides), defaults, vae, key, pixels)
+            own = parse_overrides(overrides)
+            source = open_weights(checkpoint, model, own, defaults, vae, key, pixels, vae_precision)
         if (guide is None) != (guide_scale is None):
             raise UsageError("--guide and --guide-scale belong together")
         options = {

@@ -36,7 +36,10 @@ def throughput(
     device: Device = "cpu",
     dtype: Dtype = "fp32",
     batch_size: Annotated[
-        str, typer.Option(metavar="N|auto", help="Images a call; `auto`: the largest power of two that fits.")
+        str,
+        typer.Option(
+            metavar="N|auto", help="Images a call; `auto`: the largest that fits, of 1, 2, 3, 4, 6, 8, 12, …."
+        ),
     ] = "8",
     compiled: Annotated[bool, typer.Option("--compile", help="Time what torch.compile makes of it.")] = False,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Channels-last memory.")] = False,
@@ -136,6 +139,7 @@ def _print(results: list[Speed], device: str, repeats: int) -> None:
     where, request = results[0].device, results[0].request
     busy = load_note(where.other_load)
     clock = f", {where.clock_mhz:.0f} MHz" if where.clock_mhz else ""
+    nominal = f", nominally {where.nominal_flops / 1e9:.0f}" if where.nominal_flops else ""
     print_table(
         f"{request.mode.capitalize()}, {request.dtype}, on {device}",
         columns + (["Times as fast", "95% interval"] if compared else []),
@@ -143,7 +147,8 @@ def _print(results: list[Speed], device: str, repeats: int) -> None:
         notes=[
             *(line for result in results for line in _notes(result)),
             f"{where.name}, {where.threads} threads{clock}: {where.peak_flops / 1e9:.0f} GFLOP/s in a matrix "
-            f"product, {where.bandwidth / 1e9:.1f} GB/s in a copy. Median of {repeats} rounds; spread: half "
+            f"product{_sustained(where.sustained_flops)}{nominal}, {where.bandwidth / 1e9:.1f} GB/s in a "
+            f"copy{_sustained(where.sustained_bandwidth)}. Median of {repeats} rounds; spread: half "
             "the range of the middle half of them."
             + (" Ratios to the first network, paired by round." if compared else ""),
             *([busy] if busy else []),
@@ -161,6 +166,10 @@ def _notes(result: Speed) -> list[str]:
         f"{_figures(result.intensity)} FLOP/byte, the ridge is at {_figures(result.ridge)}: "
         f"{result.bound}-bound",
     ]
+    if result.launch_share is not None:
+        parts.append(f"launching its operators takes {result.launch_share:.0%} of the time")
+    if result.nominal_share is not None:
+        parts.append(f"{result.nominal_share:.1%} of the nominal peak")
     if result.compile_seconds is not None:
         parts.append(f"compiled in {_figures(result.compile_seconds)} s")
     elif result.compiled != "no":
@@ -179,6 +188,11 @@ def _notes(result: Speed) -> list[str]:
             text += f", with guidance {_figures(loop.guided_images_per_second)}"
         parts.append(text)
     return [f"{_label(result)}: {'; '.join(parts)}."]
+
+
+def _sustained(rate: float | None) -> str:
+    """What a rate in GFLOP/s or GB/s comes to for seconds on end."""
+    return "" if rate is None else f" ({_figures(rate / 1e9)} sustained)"
 
 
 def _label(result: Speed) -> str:

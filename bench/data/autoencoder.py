@@ -9,25 +9,29 @@ import urllib.error
 import urllib.request
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bench.data import grid
+from bench.utils.precision import tf32
 from registry.errors import UsageError, reason
 
 VAE = "stabilityai/sd-vae-ft-ema"
 SCALE = 0.18215  # of the papers' latents
-AT_ONCE = 16  # images decoded together: the widest layers take 256 MiB for each of 512×512
+Precision = Literal["fp32", "bf16"]
+# Images decoded together: the widest layers take 256 MiB in float32 for each of 512×512.
+AT_ONCE: dict[Precision, int] = {"fp32": 16, "bf16": 64}
 
 
 class Autoencoder:
-    """A frozen AutoencoderKL in float32.
+    """A frozen AutoencoderKL.
 
     Args:
         network: the AutoencoderKL.
+        precision: of weights and arithmetic; in bf16 also in channels-last memory, as tensor cores like it.
 
     Attributes:
         scale, shift: latents as networks see them are (z − shift) · scale.
@@ -37,8 +41,12 @@ class Autoencoder:
         UsageError: a scale that is not positive, or a scale or shift that is not finite.
     """
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Any, precision: Precision = "fp32") -> None:
+        self.dtype, self.at_once = torch.float32, AT_ONCE[precision]
         self.network = network.float().eval().requires_grad_(False)
+        if precision == "bf16":
+            self.dtype = torch.bfloat16
+            self.network.to(self.dtype, memory_format=torch.channels_last)
         config = network.config
         self.scale: float = config.scaling_factor
         self.shift: float = config.shift_factor or 0.0
@@ -52,13 +60,20 @@ class Autoencoder:
 
     @torch.no_grad()
     def posterior(self, images: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of z: (N, H, W, 3) uint8 -> twice (N, C, h, w), not scaled."""
-        distribution = self.network.to(device).encode(grid.to_grids(images).to(device)).latent_dist
-        return distribution.mean, distribution.std
+        """Mean and standard deviation of z: (N, H, W, 3) uint8 -> twice (N, C, h, w) float32, not scaled.
+
+        In float32 without TF32.
+        """
+        with tf32(False, device):
+            x = grid.to_grids(images).to(device, self.dtype)
+            moments = self.network.to(device).encode(x).latent_dist
+            return moments.mean.float(), moments.std.float()
 
     @torch.no_grad()
     def decode(self, latents: Tensor, scale: float | None = None) -> np.ndarray:
         """Images of latents, on their device: (N, C, h, w) -> (N, H, W, 3) uint8.
+
+        In float32 with TF32 or without, as it is switched on around this: sampling has a setting for both.
 
         Args:
             latents: scaled, as networks see them.
@@ -72,7 +87,7 @@ class Autoencoder:
         network = self.network.to(latents.device)
         z = latents.float() / (scale or self.scale) + self.shift
         images = []
-        for part in z.split(AT_ONCE):
+        for part in z.to(self.dtype).split(self.at_once):
             decoded = network.decode(part).sample
             if not decoded.isfinite().all():
                 raise UsageError("the VAE decodes these latents to numbers that are not finite")
@@ -81,11 +96,12 @@ class Autoencoder:
 
 
 @functools.lru_cache(maxsize=1)
-def load(vae: str | None = None) -> Autoencoder:
+def load(vae: str | None = None, precision: Precision = "fp32") -> Autoencoder:
     """The autoencoder of a diffusers folder or, by its id, of the Hugging Face hub or its local cache.
 
     Args:
         vae: the folder or id; by default that of the papers.
+        precision: see `Autoencoder`.
 
     Raises:
         UsageError: it is not here and cannot be fetched, or is damaged. Only safetensors are read.
@@ -114,7 +130,7 @@ def load(vae: str | None = None) -> Autoencoder:
             f"the VAE {vae!r} is not on this machine and cannot be fetched: where there is a network, run "
             f"`hf download {vae} --local-dir DIR`, then give that folder as the VAE (vae=DIR, or --vae DIR)"
         ) from None
-    return Autoencoder(network)
+    return Autoencoder(network, precision)
 
 
 def _online() -> bool:

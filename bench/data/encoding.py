@@ -18,7 +18,7 @@ import shutil
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
@@ -46,6 +46,7 @@ def encode(
     flipped: bool = True,
     posterior: Posterior = "moments",
     dtype: Literal["float32", "float16"] = "float32",
+    precision: autoencoder.Precision = "fp32",
     seed: int = 0,
     batch_size: int = 32,
     device: torch.device | str = "cpu",
@@ -63,7 +64,8 @@ def encode(
         vae: a diffusers folder with an AutoencoderKL, or an id of the hub.
         flipped: keep the latents of the mirrored images too.
         posterior: what is kept of it: mean and standard deviation (`moments`), a sample, or the mean.
-        dtype: of the files; arithmetic is float32.
+        dtype: of the files.
+        precision: of the autoencoder's arithmetic; bf16 is rounded more than TF32, and faster.
         seed: of the sample that is kept, or taken where none is asked for.
         batch_size: images encoded at once.
         device: that does it.
@@ -75,7 +77,7 @@ def encode(
             folder that cannot be written to or holds latents of other images or settings.
     """
     out, device = Path(out), torch.device(device)
-    network = autoencoder.load(vae)
+    network = autoencoder.load(vae, precision)
     index = Index(
         count=len(images),
         shape=_shape(images, network),
@@ -89,6 +91,7 @@ def encode(
         num_classes=images.num_classes,
         class_names=images.class_names,
         source=images.digest,
+        precision=precision,
     )
     if not _begin(out, index, images):
         return index
@@ -130,6 +133,8 @@ def _begin(out: Path, index: Index, images: ImageDataset) -> bool:
         write_whole(out / LABELS, lambda made: np.save(made, labels))
         write_text(out / UNFINISHED, json.dumps(asdict(index), indent=2, ensure_ascii=False) + "\n")
     found = read_index(out / (INDEX if finished else UNFINISHED))
+    if found.precision is None and index.precision == "fp32":  # begun when nothing else could be asked for
+        index = replace(index, precision=None)
     if found != index:
         differs = [key for key, value in asdict(index).items() if asdict(found)[key] != value]
         raise UsageError(

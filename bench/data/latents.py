@@ -56,6 +56,8 @@ class Index:
         shard_size: images of a shard; the last one may have fewer.
         num_classes, class_names: of the images.
         source: the digest of the images.
+        precision: of the autoencoder's arithmetic; of files without it, float32 with TF32 in its convolutions
+            where a GPU has encoded them.
     """
 
     count: int
@@ -70,6 +72,7 @@ class Index:
     num_classes: int
     class_names: list[str] | None
     source: str
+    precision: autoencoder.Precision | None = None
     version: Literal[1] = 1
 
     @property
@@ -123,8 +126,17 @@ def latents(root: Path, vae: str | None = None, num_classes: int | None = None) 
     return Released(root, vae or autoencoder.VAE, 1000 if num_classes is None else num_classes)
 
 
-class _Latents(Dataset):
+class Latents(Dataset):
+    """What all layouts have.
+
+    Attributes:
+        vae: the autoencoder that decodes samples.
+        vae_precision: of its arithmetic.
+        scale: what latents were multiplied by.
+    """
+
     vae: str
+    vae_precision: autoencoder.Precision = "fp32"
     scale: float
     workers = 2
 
@@ -134,10 +146,10 @@ class _Latents(Dataset):
         Raises:
             UsageError: the autoencoder is not to be had.
         """
-        return autoencoder.load(self.vae).decode(grids, self.scale)
+        return autoencoder.load(self.vae, self.vae_precision).decode(grids, self.scale)
 
 
-class Encoded(_Latents):
+class Encoded(Latents):
     """Latents in our layout; see the top of this file.
 
     Where the moments of the posterior are kept, `grids` draws from it by the noise that it is given, and
@@ -196,7 +208,7 @@ class Encoded(_Latents):
         return torch.addcmul(grids[:, 0], grids[:, 1], noise)
 
 
-class Released(_Latents):
+class Released(Latents):
     """Latents in the layouts of the releases; see the top of this file."""
 
     scale = autoencoder.SCALE

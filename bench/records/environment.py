@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
-from bench.records.schema import Environment
+from bench.records.schema import Environment, Gpu
 from bench.utils.device import cpu_name, device_name
 from bench.version import __version__
 
@@ -37,6 +39,37 @@ def environment(device: str = "cpu") -> Environment:
         commit=commit,
         clean=clean,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
+        gpu=_gpu(device) if device.startswith("cuda") else None,
+    )
+
+
+def _gpu(device: str) -> Gpu:
+    """What PyTorch tells of a GPU, and NVIDIA's management library where it is there."""
+    import torch
+
+    has: Any = torch.cuda.get_device_properties(device)
+    known: dict[str, Any] = {"memory_bytes": has.total_memory, "slice": " MIG " in has.name}
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        place = f"{has.pci_domain_id:08x}:{has.pci_bus_id:02x}:{has.pci_device_id:02x}.0"
+        handle = pynvml.nvmlDeviceGetHandleByPciBusId(place)
+    except Exception:  # no extra `gpu`, no library of the driver, or none that tells of this GPU
+        return Gpu(**known)
+
+    def told(question: Callable[..., Any], *of: Any) -> Any:
+        try:
+            return question(*of)
+        except pynvml.NVMLError:  # not every GPU answers everything
+            return None
+
+    watts = told(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+    return Gpu(
+        driver=told(pynvml.nvmlSystemGetDriverVersion),
+        power_limit_watts=None if watts is None else watts / 1000,
+        max_clock_mhz=told(pynvml.nvmlDeviceGetMaxClockInfo, handle, pynvml.NVML_CLOCK_SM),
+        **known,
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import registry
-from bench.records.schema import DEPTHWISE, Profile, Share
+from bench.records.schema import DEPTHWISE, IDLE, Profile, Share
 from bench.utils.files import write_bytes, write_text
 
 VISIBLE = 0.02  # a smaller excess of time over work is none
@@ -39,7 +39,10 @@ def finding(profile: Profile) -> str:
         )
     if operator := slowest(profile.operators):
         second = f"{operator.name} takes {operator.time_share:.0%} for {operator.macs_share:.0%}"
-    return f"{first}; of the operators, {second}."
+    text = f"{first}; of the operators, {second}."
+    if profile.idle >= VISIBLE:
+        text += f" The GPU is idle for {profile.idle:.0%} of the time, until the next operator is launched."
+    return text
 
 
 def floor(profile: Profile) -> str:
@@ -60,7 +63,7 @@ def floor(profile: Profile) -> str:
 
 def slowest(rows: Sequence[Share]) -> Share | None:
     """The part whose share of time is farthest above that of its work, if that can be seen at all."""
-    row = max(rows, key=lambda row: row.excess)
+    row = max((row for row in rows if row.name != IDLE), key=lambda row: row.excess)
     return row if row.excess >= VISIBLE else None
 
 

@@ -57,9 +57,9 @@ def sample(
         raise UsageError(f"{out} exists: delete it or choose another place")
 
     def placed(network: Any) -> Any:
-        network = network.deploy().to(device)
+        network = plan.deployed(network, device)
         if compiled:
-            compile_network(network, graphs=on_cuda(torch.device(device)))
+            compile_network(network, graphs=on_cuda(torch.device(device)), dynamic=False)
         return network
 
     network = placed(network)
@@ -80,9 +80,12 @@ def sample(
     progress("sampling", num - rows.missing(), num)
     for batch in distributed.share(batches(num, settings.batch_size)):
         if rows.missing(batch):
-            indices = torch.arange(batch.start, batch.stop, device=device)
-            made = plan.images(network, indices, to_images)
-            rows.put(batch, images=made, labels=plan.labels_of(indices, network.num_classes).cpu().numpy())
+            # A short last batch would be compiled again: it gets images that are thrown away.
+            size = min(num, settings.batch_size) if compiled else len(batch)
+            indices = torch.arange(batch.start, batch.start + size, device=device)
+            made = plan.images(network, indices, to_images)[: len(batch)]
+            labels = plan.labels_of(indices[: len(batch)], network.num_classes)
+            rows.put(batch, images=made, labels=labels.cpu().numpy())
             progress("sampling", num - rows.missing(), num)
     distributed.wait()
     sheet = out.with_name(f"{out.stem if out.suffix == '.npz' else out.name}.grid.png")

@@ -17,7 +17,7 @@ from bench.diffusion.guidance import guided, guided_by
 from bench.diffusion.translation import translated
 from bench.records.schema import SamplingSettings
 from bench.utils import randomness
-from bench.utils.precision import Precision, autocast, check_precision, tf32
+from bench.utils.precision import Precision, autocast, cast_weights, check_precision, tf32
 from registry.backbone import height_width
 from registry.errors import UsageError
 
@@ -99,8 +99,16 @@ class Plan:
 
     def _denoiser(self, network: Any, labels: Tensor) -> Denoiser:
         """The network with its labels and guidance."""
+        denoiser = self._alone(network, labels)
+        if self.guide is None:
+            return denoiser
+        other = guided(translated(self.guide.network, self.objective), labels)
+        return guided_by(denoiser, other, self.guide.scale, self.settings.guidance_interval)
+
+    def _alone(self, network: Any, labels: Tensor) -> Denoiser:
+        """The network with its labels and classifier-free guidance, but no guide."""
         settings = self.settings
-        denoiser = guided(
+        return guided(
             translated(network, self.objective),
             labels,
             settings.cfg_scale,
@@ -108,10 +116,31 @@ class Plan:
             settings.guidance_interval,
             settings.encoder_every,
         )
-        if self.guide is None:
-            return denoiser
-        other = guided(translated(self.guide.network, self.objective), labels)
-        return guided_by(denoiser, other, self.guide.scale, settings.guidance_interval)
+
+    def deployed(self, network: Any, device: torch.device | str = "cpu") -> Any:
+        """The copy of a network that `grids` is best given: merged, on the device, in the plan's precision.
+
+        What autocast casts at every call, weights of linear layers and convolutions, is cast once instead if
+        the output then has the same bits.
+
+        Raises:
+            CodeError: see `grids`.
+        """
+        deployed = network.deploy().to(device)
+        if self.precision == "fp32":
+            return deployed
+        first = torch.zeros(1, dtype=torch.int64, device=device)
+        shape = (network.in_channels, *height_width(network.input_size))
+        x = randomness.normal(self.seed, "noise", first, shape)
+        t = self.objective.sample_timesteps(randomness.uniform(self.seed, "time", first, 1)[:, 0])
+        outputs = []
+        for cast in (False, True):
+            if cast:
+                cast_weights(deployed, self.precision)
+            denoiser = self._alone(deployed, self.labels_of(first, network.num_classes))
+            with torch.inference_mode(), autocast(self.precision, device), tf32(self.settings.tf32, device):
+                outputs.append(denoiser(x, t))
+        return deployed if torch.equal(*outputs) else network.deploy().to(device)
 
     def labels_of(self, indices: Tensor, num_classes: int) -> Tensor:
         """Classes of images by their numbers: (N,) -> (N,) int64."""
@@ -121,6 +150,7 @@ class Plan:
         drawn = randomness.uniform(self.seed, "label", indices, 1)[:, 0]
         return classes[(drawn * len(classes)).long()]
 
+    @torch.inference_mode()  # all of it: what is compiled would be compiled again for another kind of tensor
     def grids(self, network: Any, indices: Tensor) -> Tensor:
         """Samples by their numbers: (N,) on the network's device -> (N, C, H, W) float32.
 
@@ -159,4 +189,5 @@ class Plan:
                 f"samples of {network.name} are not finite (sampler {settings.sampler}, {settings.steps} "
                 f"steps, {self.precision}): check the weights, or choose another sampler, other steps or fp32"
             )
-        return to_images(samples)
+        with tf32(settings.tf32, samples.device):
+            return to_images(samples)

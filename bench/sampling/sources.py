@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -48,6 +48,7 @@ def open_weights(
     vae: str | None = None,
     key: str | None = None,
     pixels: bool | None = None,
+    vae_precision: Literal["fp32", "bf16"] = "fp32",
 ) -> Source:
     """A file of weights in the authors' layout; see `registry.load_checkpoint`.
 
@@ -60,6 +61,7 @@ def open_weights(
             a flow is sampled by Heun's method in 125 steps, as many evaluations, and what denoises at any σ
             as published for EDM2, in 32 steps.
         vae: the decoder of latents; by default that of the papers.
+        vae_precision: of the decoder's arithmetic; see `bench.data.autoencoder`.
         key: entry of the file that holds the weights; by default the averaged ones.
         pixels: whether samples are images themselves and no latents; by default where the backbone has 1 or 3
             input channels and no `vae` is given.
@@ -78,7 +80,12 @@ def open_weights(
         defaults = defaults.model_copy(update={"sampler": name, "steps": steps})
     elif pixels:
         defaults = defaults.model_copy(update={"sampler": "ancestral clip=true"})
-    return Source(network, to_pixels if pixels else decoder(vae), trained_by, defaults, identity)
+    if vae_precision != "fp32":
+        if pixels:
+            raise UsageError(f"pixels are decoded by no VAE, in {vae_precision} or fp32")
+        identity |= {"vae_precision": vae_precision}
+    to_images = to_pixels if pixels else decoder(vae, vae_precision)
+    return Source(network, to_images, trained_by, defaults, identity)
 
 
 def load_weights(
@@ -105,8 +112,8 @@ def to_pixels(grids: Tensor) -> np.ndarray:
     return grid.to_images(grids.expand(-1, 3, -1, -1) if grids.shape[1] == 1 else grids)
 
 
-def decoder(vae: str | None) -> ToImages:
+def decoder(vae: str | None, precision: Literal["fp32", "bf16"] = "fp32") -> ToImages:
     """The decoder of latents: a folder or a hub name; by default the one of the papers."""
     from bench.data import autoencoder
 
-    return autoencoder.load(vae).decode
+    return autoencoder.load(vae, precision).decode

@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 import torch
 
-from bench.speed.device import no_room
+from bench.speed.device import no_room, of_memory
 from bench.speed.runners import Runner
 from bench.utils.device import available_memory, on_cuda
-from registry.errors import UsageError
+from registry.errors import UsageError, reason
 
-LARGEST_BATCH = {"cpu": 256, "cuda": 8192}  # more gains nothing, and some kernels index with 32 bits
+LARGEST_BATCH = {"cpu": 256, "cuda": 8192}  # more gains nothing
+INDEXED = 2**31  # numbers of a tensor, from which on kernels that count in 32 bits fail, or go wrong
+NO_ROOM = "does not fit in memory"
 
 
 def choose_batch(runner: Runner) -> tuple[int, str]:
@@ -19,38 +21,64 @@ def choose_batch(runner: Runner) -> tuple[int, str]:
 
     Raises:
         UsageError: it does not fit, or not even one image does.
+        Exception: whatever the network raises, but for what a larger batch than one image brings about.
     """
+    requested, cuda = runner.request.batch_size, on_cuda(runner.device)
+    widest = 0.0  # numbers of the largest tensor for each image
 
-    def fits(n: int) -> bool:
-        return tried(runner, n) if on_cuda(runner.device) else runner.bytes_needed(n) <= available_memory()
+    def failure(n: int) -> str:
+        nonlocal widest
+        if not cuda:
+            return NO_ROOM if runner.bytes_needed(n) > available_memory() else ""
+        if n * widest >= INDEXED:
+            return "makes tensors of 2³¹ numbers or more, which not all kernels can index"
+        failed = tried(runner, n, 1 if requested == "auto" else n)
+        if requested == "auto" and not failed:
+            widest = runner.widest(n) / n
+        return failed
 
-    requested = runner.request.batch_size
     if requested == "auto":
-        batch, reason = largest_batch(fits, LARGEST_BATCH[runner.device.type])
+        batch, why = largest_batch(failure, LARGEST_BATCH[runner.device.type])
     else:
-        batch, reason = requested if fits(requested) else 0, "as requested"
+        batch, why = 0 if failure(requested) else requested, "as requested"
     if not batch:
         raise UsageError(no_room(runner.name, 1 if requested == "auto" else requested, runner.device))
-    return batch, reason
+    return batch, why
 
 
-def largest_batch(fits: Callable[[int], bool], cap: int) -> tuple[int, str]:
-    """The largest power of two up to `cap` that fits, 0 if none does, and why the search stopped there."""
-    batch = 0
-    while (larger := max(2 * batch, 1)) <= cap and fits(larger):
-        batch = larger
-    return batch, f"{larger} does not fit in memory" if larger <= cap else f"the search ends at {cap}"
+def largest_batch(failure: Callable[[int], str], cap: int) -> tuple[int, str]:
+    """The largest of 1, 2, 3, 4, 6, 8, 12, … up to `cap` that goes well, 0 if none, and why no larger one.
+
+    Args:
+        failure: why a batch does not go well; empty where it does.
+        cap: a power of two.
+    """
+    batch, larger = 0, 1
+    while larger <= cap:
+        if why := failure(larger):
+            middle = batch + batch // 2
+            return middle if batch > 1 and not failure(middle) else batch, f"{larger} {why}"
+        batch, larger = larger, 2 * larger
+    return batch, f"the search ends at {cap}"
 
 
-def tried(runner: Runner, n: int) -> bool:
-    """Whether a call of n images fits in a GPU's memory."""
+def tried(runner: Runner, n: int, least: int) -> str:
+    """Why a call of n images does not go well on a GPU; empty where it does.
+
+    Memory is not all that large batches lack: kernels refuse them, each in its own words.
+
+    Args:
+        least: the batch from which on another error than of memory is the network's own, which is raised.
+    """
     try:
         runner.make_inputs(n)
         runner.call(n)
         torch.cuda.synchronize(runner.device)
-        fits = True
-    except torch.OutOfMemoryError:
-        fits = False
+        failure = ""
+    except RuntimeError as error:
+        if not of_memory(error) and (n <= least or "illegal" in str(error)):  # after which no call goes well
+            raise
+        failure = NO_ROOM if of_memory(error) else f"fails: {reason(error)}"
     # Outside the handler, whose traceback would keep the tensors of the failed call.
     runner.release()
-    return fits
+    return failure

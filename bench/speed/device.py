@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
@@ -22,7 +24,10 @@ TORCH_DTYPES: dict[str, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-LIMIT_SECONDS = 0.5  # how long a peak is looked for
+# How long a peak is looked for, on a GPU until its power settles, and in how many calls at a time: a GPU has
+# the next of them queued before it has done one, or each would begin with a gap.
+LIMIT_SECONDS = {"cpu": 0.5, "cuda": 3.0}
+LIMIT_CALLS = {"cpu": 1, "cuda": 20}
 
 
 def check_dtype(dtype: str, device: torch.device) -> None:
@@ -50,8 +55,15 @@ def out_of_memory(message: str) -> Iterator[None]:
     """Where a GPU's memory runs out within this context, raise `UsageError(message)`."""
     try:
         yield
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not of_memory(error):
+            raise
         raise UsageError(message) from None
+
+
+def of_memory(error: RuntimeError) -> bool:
+    """Whether memory ran out: PyTorch's own, or what cuBLAS and cuDNN take besides."""
+    return isinstance(error, torch.OutOfMemoryError) or "_STATUS_ALLOC_FAILED" in str(error)
 
 
 def no_room(name: str, batch_size: int, device: torch.device) -> str:
@@ -87,28 +99,63 @@ def seconds(call: Callable[[], Any], times: int, device: torch.device) -> float:
     return between([start, mark(device)])[0]
 
 
-def limits(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
-    """FLOP/s of a matrix product and bytes/s of a copy, each the fastest of many."""
+def enqueue_seconds(call: Callable[[], Any], device: torch.device) -> float:
+    """Seconds until a GPU has been told of all that it has to do in a call, which it may not have begun."""
+    torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What a device does in a second.
+
+    Attributes:
+        burst: in the fastest calls.
+        sustained: in the median of the later half, when a GPU has lowered its clock to the power it may take.
+    """
+
+    burst: float
+    sustained: float
+
+
+def limits(device: torch.device, dtype: str) -> tuple[Rate, Rate]:
+    """FLOP/s of a matrix product and bytes/s of a copy; of a GPU looked for once in a process."""
+    return _limits_of_gpu(device, dtype) if on_cuda(device) else _limits(device, dtype)
+
+
+def _limits(device: torch.device, dtype: str) -> tuple[Rate, Rate]:
     side = 8192 if on_cuda(device) else 1024
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    return 2 * side**3 / _least_seconds(lambda: a @ b, device), bandwidth(device)
+    a, b = (torch.randn(side, side, device=device).to(TORCH_DTYPES[dtype]) for _ in range(2))
+    return _rate(2 * side**3, lambda: a @ b, device), bandwidth(device)
 
 
-def bandwidth(device: torch.device) -> float:
-    """Bytes/s that a copy reads and writes, in the fastest of many."""
+_limits_of_gpu = functools.cache(_limits)
+
+
+def bandwidth(device: torch.device) -> Rate:
+    """Bytes/s that a copy reads and writes."""
     length = 2**28 if on_cuda(device) else 2**27
     source = torch.ones(length, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * length / _least_seconds(lambda: target.copy_(source), device)
+    return _rate(2 * length, lambda: target.copy_(source), device)
 
 
-def _least_seconds(call: Callable[[], Any], device: torch.device) -> float:
-    """The fastest of as many calls as fit in `LIMIT_SECONDS`, after the first."""
+def _rate(work: float, call: Callable[[], Any], device: torch.device) -> Rate:
+    """Of calls that do so much work each."""
     call()
-    spent = [seconds(call, 1, device)]
-    while sum(spent) < LIMIT_SECONDS:
-        spent.append(seconds(call, 1, device))
-    return min(spent)
+    calls = LIMIT_CALLS[device.type]
+    start, marks = time.perf_counter(), [mark(device)]
+    while len(marks) < 2 or time.perf_counter() - start < LIMIT_SECONDS[device.type]:
+        for _ in range(calls):
+            call()
+        marks.append(mark(device))
+        if on_cuda(device):
+            marks[-2].synchronize()  # what was queued last goes on meanwhile
+    spent = between(marks)
+    later = spent[len(spent) // 2 :]
+    return Rate(calls * work / min(spent), calls * work / statistics.median(later))
 
 
 def clock_mhz(device: torch.device) -> float | None:

@@ -9,6 +9,8 @@ them is made free.
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import statistics
 from collections import Counter
@@ -23,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import cost
 from bench.cost.stages import BETWEEN, around, stages
-from bench.records.schema import DEPTHWISE, Depthwise, Profile, ProfileRequest, Share
+from bench.records.schema import DEPTHWISE, IDLE, Depthwise, Profile, ProfileRequest, Share
 from bench.speed.device import (
     TORCH_DTYPES,
     Dtype,
@@ -104,6 +106,8 @@ def measure(
     by_stage = dict.fromkeys((*parts, BETWEEN), 0.0) | _medians([seconds for _, seconds, _ in turns])
     by_operator = _medians([seconds for _, _, seconds in turns])
     macs, by_operator = operator_macs(counted, deployed, by_operator)
+    if on_cuda(place):  # kernels of one stream, so that their times add up
+        by_operator[IDLE] = max(whole - sum(by_operator.values()), 0.0)
     request = ProfileRequest(
         model=model, config=config, device_name=device_name(place), dtype=dtype, batch_size=batch_size
     )
@@ -251,24 +255,31 @@ class _DepthwiseSeen(TorchDispatchMode):
 
 
 def _alone(found: Counter[Any], repeats: int, device: torch.device) -> Depthwise | None:
-    """Time convolutions on random tensors, in each memory format."""
+    """Time convolutions on random tensors, in each memory format.
+
+    A GPU's cache would keep the tensors of one from a call to the next: there are as many as exceed it.
+    """
     if not found:
         return None
     times = {}
     for name, layout in _LAYOUTS.items():
         calls, moved = [], 0
         for (dtype, shapes, *others), count in found.items():
-            tensors: list[Any] = [
-                None if s is None else torch.randn(s, device=device).to(dtype) for s in shapes
-            ]
-            tensors = [a.to(memory_format=layout) if a is not None and a.dim() == 4 else a for a in tensors]
+
+            def make(shapes: Any = shapes, dtype: Any = dtype, layout: Any = layout) -> list[Any]:
+                made = [None if s is None else torch.randn(s, device=device).to(dtype) for s in shapes]
+                return [a.to(memory_format=layout) if a is not None and a.dim() == 4 else a for a in made]
+
+            tensors = make()
             out = torch.convolution(*tensors, *others)
-            moved += count * sum(a.nbytes for a in (*tensors, out) if a is not None)
-            calls += [(tensors, others)] * count
+            size = sum(a.nbytes for a in (*tensors, out) if a is not None)
+            moved += count * size
+            sets = [tensors, *(make() for _ in range(math.ceil(2 * _cache_bytes(device) / size)))]
+            calls += [(itertools.cycle(sets), others)] * count
 
         def run(calls: list[Any] = calls) -> None:
-            for tensors, others in calls:
-                torch.convolution(*tensors, *others)
+            for sets, others in calls:
+                torch.convolution(*next(sets), *others)
 
         run()
         times[name] = statistics.median(_profiled(run, device)[0][DEPTHWISE] for _ in range(repeats))
@@ -277,5 +288,10 @@ def _alone(found: Counter[Any], repeats: int, device: torch.device) -> Depthwise
         count=found.total(),
         memory_format=best,
         seconds=times[best],
-        copy_seconds=moved / bandwidth(device),
+        copy_seconds=moved / bandwidth(device).burst,
     )
+
+
+def _cache_bytes(device: torch.device) -> int:
+    """Of a GPU's L2 cache; 0 on a CPU, whose convolutions of one shape follow each other in a network too."""
+    return torch.cuda.get_device_properties(device).L2_cache_size if on_cuda(device) else 0

@@ -4,12 +4,13 @@ the step that `bench train` takes.
 The step is forward pass, mean-square loss, backward pass and `bench.training.step.Update` (gradient norm,
 fused AdamW, average of the weights) as under the papers' protocol, in train mode with the label dropout that
 the network has. The objective's own arithmetic on its inputs is left out: it is that of the data. `Update`
-and `DepthwiseGradients` are all that this room takes from `bench.training`.
+is all that this room takes from `bench.training`. Whole denoising loops are those of `bench sample`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import math
 import statistics
@@ -24,11 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench import cost
-from bench.diffusion import objective, sampler
-from bench.diffusion.guidance import guided
-from bench.diffusion.translation import translated
-from bench.records.schema import SamplingSpeed, SpeedRequest, TrainingTime
-from bench.speed.device import TORCH_DTYPES, between, mark, no_room, out_of_memory, seconds
+from bench.diffusion import objective
+from bench.records.schema import SamplingSettings, SamplingSpeed, SpeedRequest, TrainingTime
+from bench.sampling import Plan
+from bench.speed.device import TORCH_DTYPES, between, enqueue_seconds, mark, no_room, out_of_memory, seconds
 from bench.speed.traffic import Traffic
 from bench.training.step import Update
 from bench.utils.compilation import compile_network
@@ -42,6 +42,7 @@ from registry.training_output import prediction_of
 TURN_SECONDS = {"cpu": 0.05, "cuda": 0.5}
 LATENCY_CALLS = 3  # at batch 1, in each turn
 DISTINCT_INPUTS = 4
+WARM_UP_STEPS = 3  # of a denoising loop, in which a network meets all kinds of inputs that it ever does
 LEARNING_RATE = 1e-4  # of the papers' protocol, like the other arguments of `Update`
 
 
@@ -56,11 +57,13 @@ class Runner(ABC):
     Attributes:
         macs: multiply-accumulates of one deployed forward pass at batch 1.
         batch_size, batch_reason: images a call, and why so many.
+        few: images of a call that tells how long a GPU is being told what to do; see `turn`.
         calls: in one turn.
         moved: bytes that one eager call moves.
         peak_bytes: most memory in use during a call.
         compiled: `no`, `yes`, or why it is timed eager.
         compile_seconds: of the first compiled call; None if eager.
+        enqueue_seconds: for each round, in which a GPU was told of all of a call; none on a CPU.
 
     Raises:
         UsageError: the weights do not fit.
@@ -83,6 +86,7 @@ class Runner(ABC):
         self.total = torch.zeros((), device=device)  # what every output goes into, so that none is idle
         self.compiled = "no"
         self.compile_seconds: float | None = None
+        self.enqueue_seconds: list[float] = []
         self.inputs: dict[int, Iterator[tuple[Tensor, ...]]] = {}
 
     @abstractmethod
@@ -105,9 +109,19 @@ class Runner(ABC):
     def _batch(self, n: int) -> tuple[Tensor, ...]:
         """Random arguments of a call with n images."""
 
-    def batch_sizes(self) -> set[int]:
-        """Of all calls that are timed."""
-        return {self.batch_size}
+    @property
+    def few(self) -> int:
+        """One image: so many operators, and so little work, that a GPU is never behind.
+
+        If it is, what is queued fills its queue, and telling it of more takes as long as its work.
+        """
+        return 1
+
+    def widest(self, n: int) -> int:
+        """Numbers of the largest tensor that a forward pass of n images makes."""
+        with torch.no_grad(), Traffic(0) as traffic:
+            self.network(*self.network.example_inputs(n))
+        return traffic.largest
 
     def make_inputs(self, n: int) -> None:
         """Prepare distinct batches of n images, which are used over and over."""
@@ -122,15 +136,18 @@ class Runner(ABC):
         """
         self.batch_size, self.batch_reason = batch_size, batch_reason
         with self._room():
-            for n in self.batch_sizes():
+            for n in (batch_size, self.few):
                 self.make_inputs(n)
             self.call(batch_size)  # an optimizer's state is made by the first
+            inputs = self._batch(batch_size)
             with Traffic(self.own_bytes()) as traffic:
-                self._eager()
-            self.moved = traffic.moved
+                self._eager(inputs)
+            del inputs
+            self.moved, self.peak_bytes = traffic.moved, traffic.peak
             if self.request.compile:
                 self._compile()
-            self.peak_bytes = self._cuda_peak() if on_cuda(self.device) else traffic.peak
+            if on_cuda(self.device) and self.compiled != "yes":
+                self.peak_bytes = self._cuda_peak()
             for n in self.inputs:
                 self.call(n)
             one = seconds(lambda: self.call(batch_size), 1, self.device)
@@ -145,8 +162,16 @@ class Runner(ABC):
         with self._room():
             self.call(self.batch_size)
             spent = seconds(lambda: self.call(self.batch_size), self.calls, self.device)
+            if on_cuda(self.device):
+                self.call(self.few)
+                self.enqueue_seconds.append(enqueue_seconds(lambda: self.call(self.few), self.device))
             self._turn_more()
         return spent / self.calls / self.batch_size
+
+    def queue(self) -> None:
+        """Have a GPU work for as long as a turn, and do not wait for it."""
+        for _ in range(self.calls):
+            self.call(self.batch_size)
 
     @abstractmethod
     def _turn_more(self) -> None:
@@ -176,9 +201,9 @@ class Runner(ABC):
     def _room(self) -> contextlib.AbstractContextManager[None]:
         return out_of_memory(no_room(self.name, self.batch_size, self.device))
 
-    def _eager(self) -> None:
+    @abstractmethod
+    def _eager(self, inputs: tuple[Tensor, ...]) -> None:
         """A call whose operators the dispatcher shows."""
-        self.call(self.batch_size)
 
     def _compile(self) -> None:
         """Compile, and time the first call; back to eager where that fails."""
@@ -186,8 +211,10 @@ class Runner(ABC):
             # In place, so that guidance, which calls the network, runs compiled too.
             compile_network(self.network, dynamic=False, graphs=self.graphs and on_cuda(self.device))
             self.compile_seconds = seconds(lambda: self.call(self.batch_size), 1, self.device)
-            for n in self.inputs:  # every shape is compiled on its own
-                self.call(n)
+            if on_cuda(self.device):
+                # The second call records a CUDA graph; those after it replay it, and allocate nothing.
+                self.peak_bytes = self._cuda_peak()
+            self.call(self.few)  # every shape is compiled on its own
             self.compiled = "yes"
         except torch.OutOfMemoryError:
             raise
@@ -225,7 +252,13 @@ class InferenceRunner(Runner):
         self._latencies: list[float] = []
 
     def _placed(self, network: Any) -> Any:
+        self._trained = network
         return network.deploy().to(self.device, TORCH_DTYPES[self.request.dtype])
+
+    def make_inputs(self, n: int) -> None:
+        """See `Runner.make_inputs`; what is compiled for them serves denoising loops too."""
+        with torch.inference_mode():
+            super().make_inputs(n)
 
     def call(self, n: int) -> None:
         """One forward pass."""
@@ -234,10 +267,6 @@ class InferenceRunner(Runner):
 
     def _batch(self, n: int) -> tuple[Tensor, ...]:
         return self.layout(self.network.example_inputs(n))
-
-    def batch_sizes(self) -> set[int]:
-        """The batch, and the single image whose latency is told."""
-        return {self.batch_size, 1}
 
     def own_tensors(self) -> list[Tensor]:
         """Weights and buffers."""
@@ -248,10 +277,10 @@ class InferenceRunner(Runner):
         share = TORCH_DTYPES[self.request.dtype].itemsize / torch.float32.itemsize
         return self.own_bytes() + n * self.activation_bytes * share
 
-    def _eager(self) -> None:
+    def _eager(self, inputs: tuple[Tensor, ...]) -> None:
         # Under inference mode the dispatcher shows composite operators whole, their inner ones not.
         with torch.no_grad():
-            self.network(*next(self.inputs[self.batch_size]))
+            self.network(*inputs)
 
     def _turn_more(self) -> None:
         self.call(1)
@@ -263,39 +292,45 @@ class InferenceRunner(Runner):
         self.latency_ms = p50, p95
 
     def sampling(self, steps: int) -> SamplingSpeed:
-        """Images per second of whole denoising loops of so many steps, guided where the network can be."""
+        """Images per second of whole denoising loops of so many steps, guided where the network can be.
+
+        They are those of `bench sample`, random numbers included: in bf16 and fp16 under autocast.
+        """
         with self._room():
-            return SamplingSpeed(
-                steps=steps,
-                images_per_second=self._sampling_rate(steps, 1.0),
-                guided_images_per_second=None
-                if self.network.null_class is None
-                else self._sampling_rate(steps, 1.5),
-            )
+            plan = self._plan(steps, self.batch_size, 1.0)
+            network = self.network
+            if plan.precision != "fp32":
+                network = plan.deployed(self._trained, self.device)
+                if self.request.channels_last:
+                    network.to(memory_format=torch.channels_last)
+                if self.compiled == "yes":
+                    compile_network(network, dynamic=False, graphs=on_cuda(self.device))
+            plain, guided = self._loops(network, plan), None
+            if network.null_class is not None:
+                guided = self._loops(network, self._plan(steps, max(self.batch_size // 2, 1), 1.5))
+        return SamplingSpeed(steps=steps, images_per_second=plain, guided_images_per_second=guided)
 
-    def _sampling_rate(self, steps: int, cfg_scale: float) -> float:
+    def _plan(self, steps: int, images: int, cfg_scale: float) -> Plan:
+        dtype = self.request.dtype
+        settings = SamplingSettings(
+            sampler="ancestral", steps=str(steps), cfg_scale=cfg_scale, num=images, tf32=dtype == "tf32"
+        )
+        return Plan(objective("ddpm"), settings, precision="fp32" if dtype == "tf32" else dtype)
+
+    def _loops(self, network: Any, plan: Plan) -> float:
         """Images per second: the median of three loops, or one where a loop takes 10 s or more."""
-        ddpm, ancestral = objective("ddpm"), sampler("ancestral")
-        dtype = next(self.network.parameters()).dtype
-        images = self.batch_size if cfg_scale == 1 else max(self.batch_size // 2, 1)
-        x, _, y = self.network.example_inputs(images)
-        noise = torch.randn_like(x, dtype=torch.float32)
-        denoiser = guided(translated(self.network, ddpm), y, cfg_scale)
+        images, few = plan.settings.num, min(int(plan.settings.steps), WARM_UP_STEPS)
+        short = plan.settings.model_copy(update={"steps": str(few)})
 
-        def predict(x: Tensor, t: Tensor) -> Tensor:
-            (x,) = self.layout([x.to(dtype)])
-            return denoiser(x, t).float()
-
-        @torch.inference_mode()
-        def loop() -> None:
-            made = ancestral.sample(ddpm, predict, noise, lambda _: torch.randn_like(noise), str(steps))
+        def loop(plan: Plan) -> None:
+            made = plan.grids(network, torch.arange(images, device=self.device))
             self.total = self.total + made.sum()
 
-        with torch.inference_mode():
-            predict(noise, torch.zeros(images, device=self.device))  # a doubled batch may need a warm-up
-        spent = [seconds(loop, 1, self.device)]
+        for _ in range(2):
+            loop(dataclasses.replace(plan, settings=short))
+        spent = [seconds(lambda: loop(plan), 1, self.device)]
         while spent[0] < 10 and len(spent) < 3:
-            spent.append(seconds(loop, 1, self.device))
+            spent.append(seconds(lambda: loop(plan), 1, self.device))
         return images / statistics.median(spent)
 
 
@@ -329,16 +364,21 @@ class TrainingRunner(Runner):
     def _placed(self, network: Any) -> Any:
         return network.train().to(self.device)
 
+    @property
+    def few(self) -> int:
+        """See `Runner.few`: the batch itself where another would be no use, or have to be compiled too."""
+        return self.batch_size if self.request.compile or not on_cuda(self.device) else 1
+
     def call(self, n: int) -> None:
         """One training step."""
-        self._step(n)
+        self._eager(next(self.inputs[n]))
 
-    def _step(self, n: int, at_part: Callable[[], object] = lambda: None) -> None:
+    def _eager(self, inputs: tuple[Tensor, ...], at_part: Callable[[], object] = lambda: None) -> None:
         """One training step; `at_part` is called before, between and after its three parts."""
-        *inputs, target = next(self.inputs[n])
+        *arguments, target = inputs
         at_part()
         with self._autocast():
-            out = prediction_of(self.network(*inputs))
+            out = prediction_of(self.network(*arguments))
         loss = F.mse_loss(out.float(), target)
         at_part()
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
@@ -375,7 +415,7 @@ class TrainingRunner(Runner):
 
     def _turn_more(self) -> None:
         marks: list[Any] = []
-        self._step(self.batch_size, lambda: marks.append(mark(self.device)))
+        self._eager(next(self.inputs[self.batch_size]), lambda: marks.append(mark(self.device)))
         self._parts.append(between(marks))
 
     def finish(self) -> None:

@@ -9,15 +9,17 @@ them alike; only ratios within a round are compared. What is timed stands in `be
 Roofline: the arithmetic intensity is 2·MACs over the bytes that operators move (`bench.speed.traffic`),
 counted on one eager call at the batch that is timed, so a compiled network moves less. Training counts three
 times the multiply-accumulates of the deployed forward pass. The ridge is the peak (a matrix product) over
-the bandwidth (a copy), both measured in the same run; below it a network is bound by memory.
+the bandwidth (a copy), both measured in the same run; below it a network is bound by memory. On a GPU small
+batches are bound by neither: the GPU has done an operator before the processor has launched the next.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,7 +30,8 @@ import registry
 from bench.cost import identity
 from bench.records.schema import Device, SamplingSpeed, Speed, SpeedRequest, SpeedSettings
 from bench.speed.batch import choose_batch
-from bench.speed.device import TORCH_DTYPES, check_dtype, clock_mhz, limits
+from bench.speed.device import check_dtype, clock_mhz, limits
+from bench.speed.nominal import nominal_flops
 from bench.speed.runners import InferenceRunner, Runner, TrainingRunner
 from bench.speed.statistics import LEAST_ROUNDS, interleave, paired_ratio
 from bench.utils.device import device_name, find_device, on_cuda
@@ -37,6 +40,7 @@ from bench.utils.precision import check_precision, tf32
 from bench.utils.progress import Progress, silent
 from registry.errors import UsageError
 
+LAUNCH_BOUND = 0.9  # share of the time in which operators are launched, from which on nothing else bounds it
 Model = str | nn.Module | tuple[str, Mapping[str, Any]]  # a name, a network, or a name with overrides
 
 
@@ -90,7 +94,7 @@ def measure(
     make = InferenceRunner if settings.mode == "inference" else TrainingRunner
     with _conditions(settings, device, len(models)):
         progress("peak and bandwidth of the device", 0, 0)
-        peaks = [limits(device, TORCH_DTYPES[settings.dtype])]
+        peaks = [limits(device, settings.dtype)]
         runners: list[Runner] = []
         for i, model in enumerate(models):
             progress("building networks", i, len(models))
@@ -101,10 +105,12 @@ def measure(
             runner.prepare(*choose_batch(runner))
         with other_load() as found:
             rounds = interleave([runner.turn for runner in runners], repeats, progress)
+        if on_cuda(device):
+            runners[-1].queue()  # the clock of a GPU at rest is another
         clock = clock_mhz(device)
         # Again, for something else may have been running the first time; the larger is nearer the truth.
-        peaks.append(limits(device, TORCH_DTYPES[settings.dtype]))
-        peak, bandwidth = map(max, zip(*peaks, strict=True))
+        peaks.append(limits(device, settings.dtype))
+        products, copies = zip(*peaks, strict=True)
         loops: list[SamplingSpeed | None] = []
         for i, runner in enumerate(runners):
             if settings.num_inference_steps is None or not isinstance(runner, InferenceRunner):
@@ -116,8 +122,11 @@ def measure(
         name=device_name(device),
         threads=torch.get_num_threads(),
         clock_mhz=clock,
-        peak_flops=peak,
-        bandwidth=bandwidth,
+        peak_flops=max(rate.burst for rate in products),
+        bandwidth=max(rate.burst for rate in copies),
+        sustained_flops=max(rate.sustained for rate in products),
+        sustained_bandwidth=max(rate.sustained for rate in copies),
+        nominal_flops=nominal_flops(device_name(device), settings.dtype),
         other_load=found.cores,
     )
     first, *others = rounds
@@ -165,6 +174,12 @@ def _speed(
     flops = runner.flops_per_mac * runner.macs  # of one image
     intensity = flops * runner.batch_size / runner.moved
     ridge = device.peak_flops / device.bandwidth
+    share = None
+    if runner.enqueue_seconds:
+        share = statistics.median(runner.enqueue_seconds) * middle / runner.batch_size
+    bound: Literal["launch", "memory", "compute"] = "compute" if intensity >= ridge else "memory"
+    if share is not None and share >= LAUNCH_BOUND:
+        bound = "launch"
     return Speed(
         request=runner.request,
         batch_size=runner.batch_size,
@@ -178,7 +193,8 @@ def _speed(
         peak_share=flops * middle / device.peak_flops,
         intensity=intensity,
         ridge=ridge,
-        bound="compute" if intensity >= ridge else "memory",
+        bound=bound,
+        launch_share=share,
         ratio=ratio[0] if ratio else None,
         interval=ratio[1] if ratio else None,
         compiled=runner.compiled,

@@ -392,6 +392,9 @@ class Trainer:
     def _entry(self, recent: list[dict[str, Tensor]], seconds: float) -> Entry:
         """Means over recent steps and all processes, logged.
 
+        In float16 `skipped` counts the steps whose gradients overflowed, after which the loss is scaled by
+        less: they change no weight, and have no part in the mean norm.
+
         Raises:
             UsageError: a loss was not finite.
         """
@@ -409,7 +412,14 @@ class Trainer:
                 else "no checkpoint was written"
             )
             raise UsageError(f"the loss is not finite at step {step} of {self.run.folder}: {last}")
-        entry: Entry = {"step": self.step, **dict(zip(names, table.mean(0).tolist(), strict=True))}
+        means = dict(zip(names, table.mean(0).tolist(), strict=True))
+        if self.scaler is not None:
+            norms = table[:, names.index("gradient_norm")]
+            taken = norms[norms.isfinite()]
+            means |= {"gradient_norm": taken.mean().item(), "skipped": len(norms) - len(taken)}
+            if not len(taken):
+                del means["gradient_norm"]
+        entry: Entry = {"step": self.step, **means}
         entry["learning_rate"] = learning_rate(self.settings, self.step - 1)
         entry["images_per_second"] = len(recent) * self.settings.batch_size / seconds
         if distributed.is_main():

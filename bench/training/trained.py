@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bench import data as datasets
+from bench.data.latents import Latents
 from bench.sampling.plan import Guide
 from bench.sampling.sources import Source, decoder, load_weights
 from bench.training.ema import combination
@@ -19,20 +20,37 @@ from registry.errors import UsageError, reason
 from registry.values import split_options
 
 
-def open_run(path: str | Path, weights: str = "ema", vae: str | None = None) -> Source:
+def open_run(
+    path: str | Path,
+    weights: str = "ema",
+    vae: str | None = None,
+    vae_precision: Literal["fp32", "bf16"] = "fp32",
+) -> Source:
     """The newest checkpoint of a training run, or the one whose folder is given.
 
     Args:
         weights: `ema` for the averaged ones, `model` for the last, a number for the power-function average
             of that relative width.
         vae: decoder of latents; by default that of the run's dataset.
+        vae_precision: of the decoder's arithmetic; see `bench.data.autoencoder`.
 
     Raises:
-        UsageError: no run, no checkpoint, or a damaged one.
+        UsageError: no run, no checkpoint, a damaged one, or a dataset that no VAE decodes, in bf16.
     """
     manifest, network, identity = _load_run(path, weights)
     request = manifest.request
-    to_images = decoder(vae) if vae else datasets.load(request.data, **manifest.data_options).to_images
+    if vae:
+        to_images = decoder(vae, vae_precision)
+    else:
+        dataset = datasets.load(request.data, **manifest.data_options)
+        to_images = dataset.to_images
+        if vae_precision != "fp32":
+            if not isinstance(dataset, Latents):
+                raise UsageError(
+                    f"images of {request.data} are decoded by no VAE, in {vae_precision} or fp32"
+                )
+            dataset.vae_precision = vae_precision
+    identity |= {"vae_precision": vae_precision} if vae_precision != "fp32" else {}
     return Source(network, to_images, objective_with(request.training), manifest.protocol.sampling, identity)
 
 

@@ -28,8 +28,8 @@ from tests.conftest import ROOT
 from tests.device.released import FILES
 
 NAMES = """
-    diffusers importlib_metadata zipp regex pydantic pydantic_core annotated-types typing-inspection
-    typing_extensions tabulate termcolor torch_fidelity yacs
+    diffusers nvidia-ml-py importlib_metadata zipp regex pydantic pydantic_core annotated-types
+    typing-inspection typing_extensions tabulate termcolor torch_fidelity yacs
 """.split()
 SOURCES = ["fvcore", "iopath"]  # published as source alone, of plain Python
 PLATFORMS = ["manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux1_x86_64"]

@@ -49,10 +49,12 @@ from bench.records.schema.record import (
     Context,
     Environment,
     Fingerprints,
+    Gpu,
     Record,
 )
 from bench.records.schema.speed import (
     DEPTHWISE,
+    IDLE,
     Depthwise,
     Device,
     DeviceRequest,

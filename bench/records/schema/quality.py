@@ -121,7 +121,7 @@ class SamplingSettings(Model):
         num: how many images.
         labels: uniformly random, or each class equally often.
         batch_size: images at once; another one changes results by rounding alone.
-        tf32: on CUDA, TF32 in matrix products and cuDNN, as the released programs sample.
+        tf32: on CUDA, TF32 in matrix products and cuDNN, as the released programs sample and decode.
     """
 
     sampler: str

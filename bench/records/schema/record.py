@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, model_validator
 
-from bench.records.schema.base import Model, Request, Result, short_digest
+from bench.records.schema.base import Finite, Model, Request, Result, short_digest
 from bench.records.schema.cost import Cost, CostRequest
 from bench.records.schema.quality import Quality, QualityRequest
 from bench.records.schema.speed import Profile, ProfileRequest, Speed, SpeedRequest
@@ -44,11 +44,30 @@ class Context(Model):
     left_out: dict[str, int] | None = None
 
 
+class Gpu(Model):
+    """What decides the speed of a GPU besides its name.
+
+    Attributes:
+        memory_bytes: of the GPU, or of the slice of one.
+        slice: whether it is a slice (MIG).
+        driver: its version; like what follows, None without the extra `gpu`.
+        power_limit_watts: above which it lowers its clock.
+        max_clock_mhz: of its processors.
+    """
+
+    memory_bytes: int
+    slice: bool
+    driver: str | None = None
+    power_limit_watts: Finite | None = None
+    max_clock_mhz: Finite | None = None
+
+
 class Environment(Model):
     """Where and with what something was measured.
 
     Attributes:
         device: name of the GPU or of the processor.
+        gpu: what there is to tell of a GPU; None on a CPU, and in older records.
         commit, clean: of this code's checkout, and whether its files were as committed; None outside one.
         date: ISO 8601, UTC.
     """
@@ -66,6 +85,7 @@ class Environment(Model):
     commit: str | None
     clean: bool | None
     date: str
+    gpu: Gpu | None = None
 
 
 class Fingerprints(Model):
@@ -130,5 +150,7 @@ class Record(Model):
             "result": self.result.record_values(),
             "context": self.context.model_dump(mode="json", exclude_defaults=True),
             "fingerprints": self.fingerprints.model_dump(mode="json", exclude_defaults=True),
-            "environment": self.environment.model_dump(mode="json", by_alias=True),
+            "environment": self.environment.model_dump(
+                mode="json", by_alias=True, exclude=None if self.environment.gpu else {"gpu"}
+            ),
         }

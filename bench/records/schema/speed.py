@@ -14,7 +14,7 @@ class SpeedSettings(Model):
 
     Attributes:
         dtype: tf32 is float32 whose products are rounded to TF32, on CUDA.
-        batch_size: images a call, or `auto`: the largest power of two that fits.
+        batch_size: images a call, or `auto`: the largest of 1, 2, 3, 4, 6, 8, 12, … that fits.
         mode: forward passes of the deployed network, or training steps.
         compile: whether torch.compile's version is timed.
         channels_last: convolutional weights and inputs in channels-last memory format.
@@ -51,9 +51,13 @@ class Device(Model):
     Attributes:
         name: of the processor.
         threads: PyTorch's on the CPU.
-        clock_mhz: after the last round, while it is still warm; None where the system does not tell.
+        clock_mhz: after the last round, of a GPU at work, of a CPU while it is still warm; None where the
+            system does not tell (of a GPU: without the extra `gpu`).
         peak_flops: FLOP/s of a square matrix product in the run's dtype, the fastest of many.
         bandwidth: bytes/s read and written by a copy, the fastest of many.
+        sustained_flops, sustained_bandwidth: the same for seconds on end; None in older records.
+        nominal_flops: FLOP/s that its maker prints for dense products in the run's dtype; None where
+            `bench.speed.nominal` does not know them.
         other_load: cores that other processes kept busy during the rounds, mean; None where it is not known.
     """
 
@@ -62,6 +66,9 @@ class Device(Model):
     clock_mhz: Finite | None
     peak_flops: Finite
     bandwidth: Finite
+    sustained_flops: Finite | None = None
+    sustained_bandwidth: Finite | None = None
+    nominal_flops: Finite | None = None
     other_load: Finite | None = None
 
 
@@ -103,7 +110,10 @@ class Speed(Result):
         flops_per_second: 2·MACs of the images in a second, three times that in training.
         peak_share: of the device's peak.
         intensity, ridge: FLOP/byte, of the network and where the device turns compute-bound.
-        bound: what limits it under the roofline.
+        bound: what limits it: launching operators on a GPU, or else `memory` or `compute` by the roofline.
+        launch_share: time in which the processor launches the operators of a call, over the time of a call;
+            near 1 the GPU waits for it, and other kernels would gain nothing. None on a CPU, where nothing is
+            launched, and in older records.
         ratio, interval: images per second over those of the network it was timed against (the record's
             context), and the 95% interval of that; None for the first network of a run.
         compiled: `no`, `yes`, or why it was timed eager.
@@ -125,7 +135,8 @@ class Speed(Result):
     peak_share: Finite
     intensity: Finite
     ridge: Finite
-    bound: Literal["memory", "compute"]
+    bound: Literal["launch", "memory", "compute"]
+    launch_share: Finite | None = None
     ratio: Finite | None
     interval: tuple[Finite, Finite] | None
     compiled: str
@@ -134,6 +145,12 @@ class Speed(Result):
     training: TrainingTime | None = None
     seconds_per_image: tuple[Finite, ...] = Field(repr=False)
     device: Device
+
+    @property
+    def nominal_share(self) -> float | None:
+        """Of the peak that the device's maker prints; None where it is not known."""
+        nominal = self.device.nominal_flops
+        return None if nominal is None else self.flops_per_second / nominal
 
 
 # ---- profile ----
@@ -171,6 +188,7 @@ class Share(Model):
 
 
 DEPTHWISE = "depthwise convolution"  # a class of operators
+IDLE = "idle"  # in the place of one: a GPU that waits for the next operator to be launched
 
 
 class Depthwise(Model):
@@ -198,7 +216,7 @@ class Profile(Result):
         seconds: one whole forward pass of the batch, neither hooked nor profiled; median.
         overhead: how much longer the stages took together, as a fraction of that.
         stages: in order of execution; what runs in no stage is "(between)".
-        operators: by time, on the device: what waits for no operator is in none.
+        operators: by time, on the device; of a GPU, `idle` is what is left of the time.
         depthwise: its depthwise convolutions alone; None if it has none.
         other_load: cores that other processes kept busy meanwhile, mean; None where it is not known.
     """
@@ -216,4 +234,9 @@ class Profile(Result):
     @property
     def operator_seconds(self) -> float:
         """What all operators take together under the profiler."""
-        return sum(share.seconds for share in self.operators)
+        return sum(share.seconds for share in self.operators if share.name != IDLE)
+
+    @property
+    def idle(self) -> float:
+        """Share of the time in which a GPU waits for operators to be launched; 0 on a CPU."""
+        return sum(share.time_share for share in self.operators if share.name == IDLE)

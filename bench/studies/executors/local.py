@@ -7,8 +7,10 @@ interpreter.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -65,10 +67,12 @@ class Local(Executor):
 
     def memory(self) -> int | None:
         """As of the base class: of the smallest GPU, or what is free of this machine's."""
-        if not _gpus():
+        gpus = _gpus()
+        if not gpus:
             return available_memory()
-        sizes = [int(size) for size in _query("memory.total") if size.isdecimal()]
-        return min(sizes) * 2**20 if sizes else None
+        sizes = [int(size) * 2**20 for size in _query("memory.total") if size.isdecimal()]
+        slices = _slices()
+        return min((slices[name] for name in gpus if name in slices), default=min(sizes, default=None))
 
     def lacks_memory(self, group: Group) -> bool:
         """As of the base class."""
@@ -243,17 +247,33 @@ def _runs(pid: str) -> bool:
 
 
 def _gpus() -> list[str]:
-    """The GPUs that are there, as CUDA_VISIBLE_DEVICES names them, without loading CUDA here."""
+    """The GPUs that are there, as CUDA_VISIBLE_DEVICES names them, without loading CUDA here.
+
+    CUDA takes the names until the first that is none, such as -1 or `none`.
+    """
     if (told := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name.strip() for name in told.split(",") if name.strip()]
+        names = (name.strip() for name in told.split(","))
+        return list(itertools.takewhile(re.compile(r"\d+|(GPU|MIG)-.+").fullmatch, names))
     return _query("uuid")
+
+
+def _slices() -> dict[str, int]:
+    """Bytes of each slice of a GPU (MIG) by its name, to which those of the whole GPU are no limit."""
+    lines = re.findall(r"MIG \S*?\.(\d+)gb.*UUID: (MIG-[^)\s]+)", _driver("-L"))
+    return {name: int(gigabytes) * 10**9 for gigabytes, name in lines}
 
 
 def _query(what: str) -> list[str]:
     """What `nvidia-smi` tells of each GPU; nothing where there is none."""
-    command = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits"]
+    return _driver(f"--query-gpu={what}", "--format=csv,noheader,nounits").split()
+
+
+def _driver(*arguments: str) -> str:
+    """What `nvidia-smi` prints; nothing where it is not there."""
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        found = subprocess.run(
+            ["nvidia-smi", *arguments], capture_output=True, text=True, timeout=30, check=True
+        )
     except (OSError, subprocess.SubprocessError):
-        return []
-    return found.stdout.split()
+        return ""
+    return found.stdout

@@ -517,6 +517,36 @@ def test_by_default_each_gpu_or_else_each_core_has_a_cell(monkeypatch: pytest.Mo
     assert [jobs("", "", 20, processes) for processes in (4, 16)] == [2, 1]
     assert [jobs("", "0,1,2,3", 20, processes) for processes in (1, 4, 8)] == [4, 1, 1]
     assert [jobs("", "0", 20, 1), jobs("1", "", 20, 4, given=5)] == [1, 5]
+    # What CUDA takes for no GPU, and for the end of the list.
+    assert [jobs("", gpus, 20, 1) for gpus in ("-1", "none", "NoDevFiles", " ", "-1,0", "0,-1,1")] == [
+        8
+    ] * 5 + [1]
+    assert [jobs("", gpus, 20, 1) for gpus in ("MIG-a,MIG-b", "GPU-a,MIG-GPU-b/1/0,2")] == [2, 3]
+
+
+def test_a_slice_of_a_gpu_has_a_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    listing = """GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-a)
+  MIG 1g.10gb     Device  0: (UUID: MIG-b)
+  MIG 3g.40gb     Device  1: (UUID: MIG-GPU-a/2/0)
+"""
+
+    def run(command: list[str], **_: Any) -> Any:
+        return SimpleNamespace(stdout=listing if command[1:] == ["-L"] else "81559\n")
+
+    monkeypatch.setattr(local.subprocess, "run", run)
+
+    def memory(gpus: str) -> int | None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+        return executor("local").memory()
+
+    assert [memory(gpus) for gpus in ("MIG-b", "MIG-GPU-a/2/0", "MIG-GPU-a/2/0,MIG-b")] == [
+        10**10,
+        4 * 10**10,
+        10**10,
+    ]
+    assert memory("0") == memory("GPU-a") == 81559 * 2**20
+    monkeypatch.setattr(local, "available_memory", lambda: 7)
+    assert memory("-1") == 7
 
 
 @pytest.mark.parametrize("visible", [None, "GPU-a, GPU-b", ""])

@@ -19,7 +19,7 @@ from registry.errors import UsageError
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     monkeypatch.setitem(runners.TURN_SECONDS, "cpu", 0.0)
-    monkeypatch.setattr(device, "LIMIT_SECONDS", 0.0)
+    monkeypatch.setitem(device.LIMIT_SECONDS, "cpu", 0.0)
 
 
 @pytest.fixture

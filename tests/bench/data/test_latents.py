@@ -17,11 +17,18 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 import bench.data
-from bench.data import autoencoder
+import bench.diffusion
+import registry
+from bench.data import autoencoder, grid
 from bench.data.encoding import encode
 from bench.data.folder import Folder
-from bench.utils import randomness
+from bench.data.latents import INDEX, read_index
+from bench.records.schema import SamplingSettings
+from bench.sampling import Plan
+from bench.sampling import plan as sampling_plan
+from bench.utils import precision, randomness
 from registry.errors import UsageError
+from tests.conftest import SMALLEST
 
 COUNT, SIDE, SCALE = 11, 32, 0.5
 
@@ -178,6 +185,56 @@ def test_a_vae_whose_images_are_not_finite_is_refused(vae: Path) -> None:
     network.network.decoder.conv_out.bias.data[0] = math.inf
     with pytest.raises(UsageError, match="the VAE decodes these latents to numbers that are not finite"):
         network.decode(torch.zeros(1, 4, 8, 8))
+
+
+def test_a_vae_takes_tf32_where_sampling_does_and_never_when_it_encodes(
+    vae: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CPU stands for a GPU, whose convolutions take TF32 unless it is switched off."""
+    seen: list[bool] = []
+    decode, encode_ = AutoencoderKL.decode, AutoencoderKL.encode
+
+    def see(function: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(AutoencoderKL, "decode", see(decode))
+    monkeypatch.setattr(AutoencoderKL, "encode", see(encode_))
+    for module in (autoencoder, sampling_plan):
+        monkeypatch.setattr(module, "tf32", lambda enabled, _: precision.tf32(enabled, "cuda:0"))
+    autoencoder.load.cache_clear()
+    encode(Folder(photos, SIDE), tmp_path / "e", str(vae), batch_size=8)
+    assert seen and not any(seen)
+    network = registry.create("udit-t", **SMALLEST["udit-t"])
+    for enabled in (True, False):
+        seen.clear()
+        settings = SamplingSettings(sampler="ddim", steps="1", num=2, tf32=enabled)
+        plan = Plan(bench.diffusion.objective("ddpm"), settings)
+        plan.images(network.deploy(), torch.arange(2), autoencoder.load(str(vae)).decode)
+        assert seen == [enabled]
+
+
+def test_bf16_is_that_of_the_vae_cast(vae: Path, photos: Path, tmp_path: Path) -> None:
+    images = Folder(photos, SIDE)
+    index = encode(images, tmp_path / "o", str(vae), posterior="mean", precision="bf16")
+    assert index.precision == "bf16" and read_index(tmp_path / "o" / INDEX).precision == "bf16"
+    with pytest.raises(UsageError, match=r"holds latents of something else \(precision\)"):
+        encode(images, tmp_path / "o", str(vae), posterior="mean")
+    made = autoencoder.load(str(vae), "bf16")
+    direct = AutoencoderKL.from_pretrained(vae).to(torch.bfloat16, memory_format=torch.channels_last)
+    everything = np.arange(COUNT)
+    with torch.no_grad():
+        mean = direct.encode(images.grids(everything).bfloat16()).latent_dist.mean.float() * made.scale
+        z = torch.randn(80, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        decoded = direct.decode((z[:64] / made.scale).bfloat16()).sample
+    found = bench.data.load("latents", root=tmp_path / "o").grids(everything)
+    assert (found - mean).norm() < 1e-2 * mean.norm()
+    assert made.at_once == 64
+    ours = made.decode(z)
+    assert ours.shape[0] == 80 and np.abs(ours[:64].astype(int) - grid.to_images(decoded)).max() <= 3
 
 
 def test_workers_read_what_the_main_process_reads(encoded: Path) -> None:

@@ -6,8 +6,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from bench import records
 from bench.records import environment
@@ -303,3 +305,38 @@ def test_garbage_is_collected_again_after_reading(tmp_path):
         (gc.enable if enabled else gc.disable)()
         records.load(tmp_path)
         assert gc.isenabled() == enabled and gc.get_freeze_count() == 0
+
+
+@pytest.mark.parametrize("told", ["all", "some", "nothing"])
+def test_what_decides_the_speed_of_a_gpu_is_recorded(tmp_path, monkeypatch, told):
+    class NVMLError(Exception):
+        pass
+
+    def power(handle):
+        if told == "some":
+            raise NVMLError("not supported")
+        return {"0000000a:3b:00.0": 300_000}[handle]
+
+    library = SimpleNamespace(
+        NVMLError=NVMLError,
+        NVML_CLOCK_SM=1,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByPciBusId=lambda place: place,
+        nvmlSystemGetDriverVersion=lambda: "570.86.15",
+        nvmlDeviceGetEnforcedPowerLimit=power,
+        nvmlDeviceGetMaxClockInfo=lambda handle, kind: 1980,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", None if told == "nothing" else library)
+    has = SimpleNamespace(name="NVIDIA H100 80GB HBM3 MIG 1g.10gb", total_memory=10**10)
+    has.pci_domain_id, has.pci_bus_id, has.pci_device_id = 10, 59, 0
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: has)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: has.name)
+    path = records.write(made.speed(), tmp_path, device="cuda:0")
+    expected = {"memory_bytes": 10**10, "slice": True, "driver": None, "power_limit_watts": None}
+    expected |= {"max_clock_mhz": None}
+    if told != "nothing":
+        expected |= {"driver": "570.86.15", "max_clock_mhz": 1980.0}
+        expected |= {"power_limit_watts": 300.0} if told == "all" else {}
+    assert json.loads(path.read_text())["environment"]["gpu"] == expected
+    (record,) = records.read(tmp_path)
+    assert record.environment.gpu.slice and record.environment.device == has.name

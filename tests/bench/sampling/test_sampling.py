@@ -1,6 +1,7 @@
 """Sampling: an image depends on the seed and its number alone, and nothing is lost or overwritten."""
 
 import dataclasses
+import functools
 import math
 import os
 import re
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import bench.diffusion
 import registry
@@ -29,9 +31,11 @@ from bench.training import protocols
 from bench.training.loop import train
 from bench.training.run import Run
 from bench.training.trained import open_guide, open_run
+from bench.utils.precision import autocast
 from registry.errors import CodeError
 from tests.bench.place import Place
 from tests.conftest import ROOT, SMALLEST
+from tests.device.checks import opened
 
 
 def plan(
@@ -102,6 +106,71 @@ def test_another_batch_size_changes_rounding_alone(tmp_path: Path, network: Any)
     assert np.array_equal(fewer[:14], other[:14])
 
 
+@pytest.mark.parametrize(("options", "expected"), [({}, 1), ({"cfg_scale": 1.5}, 1),
+                         ({"cfg_scale": 1.5, "guidance_interval": (0, 500)}, 2)])  # fmt: skip
+def test_compiled_once_for_all_steps_and_batches(
+    tmp_path: Path, network: Any, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], expected: int
+) -> None:
+    """The last batch is short; within the interval a call has twice as many inputs as without."""
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph: Any, _inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    images, labels = made(
+        network, plan("ancestral", "4", 7, batch_size=4, **options), tmp_path / "a.npz", compiled=True
+    )
+    assert len(graphs) == expected
+    whole, of_whole = made(network, plan("ancestral", "4", 8, batch_size=4, **options), tmp_path / "b.npz")
+    assert np.array_equal(images, whole[:7]) and np.array_equal(labels, of_whole[:7])
+    made(network, plan("ancestral", "4", 3, batch_size=99), tmp_path / "c.npz", compiled=True)
+    assert max(len(node.meta["example_value"]) for graph in graphs[expected:] for node in graph.graph.nodes
+               if node.op == "placeholder" and "l_x" in node.name.lower()) == 3  # fmt: skip
+
+
+class Casts(TorchDispatchMode):
+    """Counts operators, and those among them that change a dtype."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all = self.casts = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.all += 1
+        self.casts += func is torch.ops.aten._to_copy.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("model", [name for name in SMALLEST if name != "uvit2d"])
+def test_weights_are_cast_once_where_the_bits_stay_the_same(model: str) -> None:
+    network = opened(model, SMALLEST[model])
+    settings = SamplingSettings(sampler="ancestral", steps="4", num=2)
+    reduced = Plan(objective(network.objective), settings, precision="bf16")
+    inputs, found = network.example_inputs(2), []
+    deployed = reduced.deployed(network)
+    for form in (network.deploy(), deployed):
+        with torch.no_grad(), autocast("bf16", "cpu"), Casts() as counted:
+            found.append((form(*inputs), counted))
+    (expected, at_every_call), (output, once) = found
+    assert torch.equal(output, expected)
+    held = {p.dtype for p in deployed.parameters()}
+    if model == "unet2d":  # diffusers' casts the embedding of the class to the dtype of its weights
+        assert held == {torch.float32}
+    else:
+        assert torch.bfloat16 in held and once.all < at_every_call.all
+        assert once.all - once.casts == at_every_call.all - at_every_call.casts
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+
+
+def test_weights_cast_once_give_the_images_of_autocast(network: Any) -> None:
+    reduced = dataclasses.replace(plan("ancestral", "4", 4, cfg_scale=1.5), precision="bf16")
+    at_every_call = reduced.grids(network.deploy(), torch.arange(4))
+    assert torch.equal(reduced.grids(reduced.deployed(network), torch.arange(4)), at_every_call)
+
+
 def test_labels(tmp_path: Path, network: Any) -> None:
     _, labels = made(network, plan("ddim", "1", 25, labels="balanced"), tmp_path / "a.npz")
     assert labels.tolist() == [i % 10 for i in range(25)]
@@ -138,8 +207,8 @@ def test_samples_that_are_not_finite_are_refused_with_every_sampler(tmp_path: Pa
     calls = []
 
     def later(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        calls.append(inputs)  # values of the first call are looked at for themselves
-        return output if len(calls) == 1 else output * torch.nan
+        calls.append(inputs)  # values of the first calls, two before the loop, are looked at for themselves
+        return output if len(calls) <= 3 else output * torch.nan
 
     network.register_forward_hook(later)
     settings = SamplingSettings(sampler=name, steps="8", num=2)
@@ -147,7 +216,7 @@ def test_samples_that_are_not_finite_are_refused_with_every_sampler(tmp_path: Pa
     says = rf"samples of tiny-unet are not finite \(sampler {re.escape(name)}, 8 steps, bf16\)"
     with pytest.raises(registry.UsageError, match=says):
         sample(network, grid.to_images, own, tmp_path / "a.npz", identity={})
-    assert len(calls) > 1 and not (tmp_path / "a.npz").exists()
+    assert len(calls) > 3 and not (tmp_path / "a.npz").exists()
 
 
 @pytest.mark.slow
@@ -340,6 +409,7 @@ def test_mistakes_are_told_before_anything_runs(tmp_path: Path, run: Path, netwo
     out.write_text("mine")
     refused("exists: delete it", made, network, plan("ddim", "4", 2), out)
     assert out.read_text() == "mine"
+    refused("images of digits are decoded by no VAE, in bf16 or fp32", open_run, run, vae_precision="bf16")
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,15 @@ import re
 
 import pytest
 import torch
+from torch import nn
 
 import registry
 from bench import cost
-from bench.records.schema import SamplingSpeed, Speed, TrainingTime
-from bench.speed import batch, device, runners
+from bench.records.schema import Device, SamplingSpeed, Speed, TrainingTime
+from bench.sampling import Plan
+from bench.speed import batch, device, runners, throughput
 from bench.speed.batch import choose_batch, largest_batch
+from bench.speed.nominal import nominal_flops
 from bench.speed.throughput import Settings, measure
 from bench.speed.traffic import Traffic
 from registry.errors import UsageError
@@ -26,7 +29,7 @@ MODES = ["inference", "training"]
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     monkeypatch.setitem(runners.TURN_SECONDS, "cpu", 0.0)
-    monkeypatch.setattr(device, "LIMIT_SECONDS", 0.0)
+    monkeypatch.setitem(device.LIMIT_SECONDS, "cpu", 0.0)
 
 
 @pytest.fixture
@@ -98,10 +101,16 @@ def test_a_turn_of_training_tells_the_parts_of_a_step(monkeypatch):
 
 @pytest.mark.parametrize(
     ("limit", "cap", "number", "why"),
-    [(0, 8, 0, "1 does not fit"), (5, 256, 4, "8 does not fit"), (99, 16, 16, "ends at 16")],
+    [
+        (0, 8, 0, "1 does not fit"),
+        (1, 8, 1, "2 does not fit"),
+        (5, 256, 4, "8 does not fit"),
+        (7, 256, 6, "8 does not fit"),
+        (99, 16, 16, "ends at 16"),
+    ],
 )
 def test_largest_batch(limit, cap, number, why):
-    found, reason = largest_batch(lambda n: n <= limit, cap)
+    found, reason = largest_batch(lambda n: "does not fit" if n > limit else "", cap)
     assert found == number and why in reason
 
 
@@ -144,11 +153,70 @@ def test_auto_on_a_gpu_tries_and_recovers(monkeypatch):
         call(n)
 
     monkeypatch.setattr(timed, "call", limited)
-    assert largest_batch(lambda n: batch.tried(timed, n), 8192) == (4, "8 does not fit in memory")
-    assert tried == [1, 2, 4, 8] and len(emptied) == 4 and not timed.inputs
+    assert largest_batch(lambda n: batch.tried(timed, n, 1), 8192) == (4, "8 does not fit in memory")
+    assert tried == [1, 2, 4, 8, 6] and len(emptied) == 5 and not timed.inputs
     monkeypatch.setattr(batch, "on_cuda", lambda device: True)
     with pytest.raises(UsageError, match=r"tiny-unet: a batch of 64 does not fit .* --batch-size, or auto"):
         choose_batch(timed)
+
+
+@pytest.mark.parametrize(
+    ("message", "found"),
+    [
+        (
+            "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED\nmore",
+            (4, "8 fails: RuntimeError: cuDNN error: "),
+        ),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling", (4, "8 does not fit in memory")),
+        ("integer out of range", (4, "8 fails: RuntimeError: integer out of range")),
+        ("CUDA error: an illegal memory access was encountered", None),
+    ],
+)
+def test_kernels_that_refuse_a_batch_end_the_search(monkeypatch, message, found):
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(batch, "on_cuda", lambda device: True)
+    monkeypatch.setitem(batch.LARGEST_BATCH, "cpu", 8192)
+    timed = runner(TINY, batch_size="auto")
+    call = timed.call
+
+    def limited(n):
+        if n > 4:
+            raise RuntimeError(message)
+        call(n)
+
+    monkeypatch.setattr(timed, "call", limited)
+    if found is None:
+        with pytest.raises(RuntimeError, match="illegal"):
+            choose_batch(timed)
+        return
+    size, why = choose_batch(timed)
+    assert size == found[0] and why.startswith(found[1]) and "\n" not in why
+    own = runner(TINY, batch_size=8)
+    monkeypatch.setattr(own, "call", limited)
+    if "ALLOC" in message:
+        with pytest.raises(UsageError, match="a batch of 8 does not fit"):
+            choose_batch(own)
+    else:  # asked for this batch and no other, a user wants to see what the network has raised
+        with pytest.raises(RuntimeError, match=re.escape(message.splitlines()[0])):
+            choose_batch(own)
+
+
+def test_a_search_ends_before_tensors_that_kernels_cannot_index(monkeypatch):
+    """U-DiT-S at 8,192 images: 2^31 numbers and more in one tensor."""
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(batch, "on_cuda", lambda device: True)
+    timed = runner(TINY, batch_size="auto")
+    made = []
+    for module in timed.network.modules():
+        module.register_forward_hook(
+            lambda _, __, out: made.append(out.numel()) if isinstance(out, torch.Tensor) else None
+        )
+    assert timed.widest(4) == max(made) == 4 * timed.widest(1)
+    monkeypatch.setattr(batch, "INDEXED", 7 * timed.widest(1))
+    size, why = choose_batch(timed)
+    assert (size, why) == (6, "8 makes tensors of 2³¹ numbers or more, which not all kernels can index")
 
 
 def test_a_failed_training_step_leaves_no_gradients(monkeypatch):
@@ -158,7 +226,7 @@ def test_a_failed_training_step_leaves_no_gradients(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(timed.update, "step", fail)
-    assert not batch.tried(timed, 1)
+    assert batch.tried(timed, 1, 1) == "does not fit in memory"
     assert all(parameter.grad is None for parameter in timed.network.parameters())
 
 
@@ -233,6 +301,91 @@ def test_networks_with_other_inputs_cannot_be_sampled_from(small_uvit2d):
 
 
 # ---- results ----
+
+
+def test_a_peak_has_no_gaps_and_is_kept_up(monkeypatch):
+    """Calls are marked by the twenty; the first are the fastest, as of a GPU that is cold."""
+    now, calls = 0.0, 0
+
+    def call():
+        nonlocal now, calls
+        calls += 1
+        now += 0.5 if calls <= 21 else 1.0
+
+    monkeypatch.setattr(device.time, "perf_counter", lambda: now)
+    monkeypatch.setitem(device.LIMIT_CALLS, "cpu", 20)
+    monkeypatch.setitem(device.LIMIT_SECONDS, "cpu", 100.0)
+    assert device._rate(6.0, call, torch.device("cpu")) == device.Rate(burst=12.0, sustained=6.0)
+    assert calls == 1 + 20 * 6
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "expected"),
+    [
+        ("NVIDIA H100 80GB HBM3", "bf16", 989e12),  # by which papers divide
+        ("NVIDIA H200", "fp16", 989e12),
+        ("NVIDIA H200", "tf32", 494.5e12),
+        ("NVIDIA A100-SXM4-80GB", "fp32", 19.5e12),
+        ("Tesla V100-SXM2-16GB", "bf16", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "bf16", None),
+        ("Some CPU", "fp32", None),
+    ],
+)
+def test_nominal_peaks(name, dtype, expected):
+    assert nominal_flops(name, dtype) == expected
+
+
+@pytest.mark.parametrize(("share", "bound"), [(0.5, None), (0.95, "launch")])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_gpu_that_waits_for_launches_is_bound_by_them(monkeypatch, mode, share, bound):
+    """The processor stands for a GPU that takes a second for a call of 4 images."""
+    timed = runner(TINY, batch_size=4, mode=mode)
+    sizes = []
+
+    def enqueue(call, _):
+        sizes.clear()
+        call()
+        return share
+
+    monkeypatch.setattr(runners, "on_cuda", lambda _: True)
+    monkeypatch.setattr(runners, "enqueue_seconds", enqueue)
+    monkeypatch.setattr(runners, "seconds", lambda call, times, _: float(times))
+    monkeypatch.setattr(timed, "_cuda_peak", lambda: 64)
+    timed.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    timed.prepare(4, "")
+    rounds = [timed.turn() for _ in range(6)]
+    assert rounds == [0.25] * 6 and sizes[0] == 1  # so many kernels, and none that the GPU is behind with
+    where = Device(name="d", threads=1, clock_mhz=None, peak_flops=1e12, bandwidth=1e9, nominal_flops=2e12)
+    found = throughput._speed(timed, rounds, None, None, where)
+    assert found.launch_share == share
+    assert found.bound == (bound or ("compute" if found.intensity >= found.ridge else "memory"))
+    assert found.nominal_share == found.peak_share / 2
+    monkeypatch.setattr(timed, "enqueue_seconds", [])
+    assert throughput._speed(timed, rounds, None, None, where).launch_share is None
+
+
+def test_memory_of_a_cuda_graph_is_seen_while_it_is_recorded(monkeypatch):
+    """Replays allocate nothing: the first call compiles, the second records, those after it replay."""
+    timed = runner(TINY, batch_size=4, compile=True)
+    calls, seen = [], []
+
+    def compiled(function, **_):
+        def call(*inputs):
+            calls.append(len(inputs[0]))
+            return function(*inputs)
+
+        return call
+
+    def peak():
+        seen.append(list(calls))
+        timed.call(4)
+        return 10 + len(seen)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(runners, "on_cuda", lambda _: True)
+    monkeypatch.setattr(timed, "_cuda_peak", peak)
+    timed.prepare(4, "")
+    assert seen == [[4]] and timed.peak_bytes == 11 and calls[:3] == [4, 4, 1]
 
 
 def test_results_agree_with_themselves_and_fill_a_record():
@@ -381,6 +534,55 @@ def test_every_call_compiles_whatever_was_compiled_before(monkeypatch):
     assert len(graphs) == 8
     measure([TINY], Settings(batch_size=12, compile=True), repeats=6)
     assert len(graphs) == 8 + 2  # for this batch and for single images
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_nothing_is_compiled_while_a_loop_is_timed(monkeypatch, dtype):
+    graphs, during = [], []
+
+    def backend(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    def timed(call, times, where):
+        before = len(graphs)
+        spent = seconds(call, times, where)
+        during.append(len(graphs) - before)
+        return spent
+
+    seconds = runners.seconds
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    monkeypatch.setattr(runners, "seconds", timed)
+    settings = Settings(batch_size=4, dtype=dtype, compile=True, num_inference_steps=5)
+    (result,) = measure([UDIT], settings, repeats=6)
+    assert result.compiled == "yes" and result.sampling.guided_images_per_second > 0
+    assert during[0] == 1 and not any(during[1:])  # the first is told apart, as the time to compile
+    # For the batch and single images; 2 guided images are a batch of 4. Loops in bf16 run under autocast.
+    assert len(graphs) == (2 if dtype == "fp32" else 3)
+
+
+def test_loops_are_those_of_bench_sample(monkeypatch):
+    """Whole plans, with their random numbers, and a network whose weights are cast once."""
+    seen = []
+    grids = Plan.grids
+
+    def see(plan, network, indices):
+        seen.append((plan, network, indices))
+        return grids(plan, network, indices)
+
+    monkeypatch.setattr(Plan, "grids", see)
+    measure([UDIT], Settings(batch_size=4, dtype="bf16", num_inference_steps=5), repeats=6)
+    plans = [plan for plan, _, _ in seen]
+    assert [(p.settings.steps, p.settings.cfg_scale, p.settings.num) for p in plans] == [
+        *[("3", 1.0, 4)] * 2, *[("5", 1.0, 4)] * 3, *[("3", 1.5, 2)] * 2, *[("5", 1.5, 2)] * 3
+    ]  # fmt: skip
+    ways = {(p.precision, p.settings.sampler, p.settings.tf32) for p in plans}
+    assert ways == {("bf16", "ancestral", False)}
+    for _, network, indices in seen:
+        cast = [m.weight.dtype for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        assert set(cast) == {torch.bfloat16}
+        assert torch.float32 in {p.dtype for p in network.parameters()}  # of the embedding, as in training
+        assert len(indices) in (2, 4)
 
 
 def test_compile_that_works_is_timed_on_its_own(monkeypatch):

@@ -30,6 +30,7 @@ from bench.utils import locks
 from bench.utils.process import threads
 from registry import contract
 from registry.errors import CodeError
+from tests.device.checks import trainer_on
 
 SMOKE = protocols.load("smoke")
 
@@ -764,3 +765,19 @@ def test_a_network_that_returns_no_prediction_is_named(tmp_path: Path, wrong: An
     registry.register(name)(Wrong)
     with pytest.raises(CodeError, match=r"test_training.py, line \d+"):
         train(name, protocol(), tmp_path / "run")
+
+
+def test_steps_that_overflow_float16_are_skipped_and_counted(tmp_path: Path) -> None:
+    trainer = trainer_on(torch.device("cpu"), "tiny-unet", tmp_path, protocols.load("smoke"))
+    trainer.accelerator.reduce = lambda table, _: table
+    trainer.step = 4
+
+    def entry(*norms: float) -> dict[str, Any]:
+        recent = [{"loss": torch.tensor(0.5), "gradient_norm": torch.tensor(norm)} for norm in norms]
+        return trainer._entry(recent, 1.0)
+
+    assert "skipped" not in entry(1.0, 2.0)
+    trainer.scaler = torch.amp.GradScaler("cpu")
+    assert (found := entry(math.inf, 1.0, math.nan, 2.0))["gradient_norm"] == 1.5 and found["skipped"] == 2
+    assert (found := entry(1.0, 3.0))["gradient_norm"] == 2.0 and found["skipped"] == 0
+    assert "gradient_norm" not in entry(math.inf) and "Infinity" not in (tmp_path / "log.jsonl").read_text()
