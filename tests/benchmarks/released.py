@@ -1,6 +1,6 @@
 """Our networks beside the authors' released code: `python -m tests.benchmarks.released CLONES`.
 
-CLONES is a folder as of `tests.device.released`. `--write` renews its section of docs/benchmarks.md. Each pair has the
+CLONES is a folder as of `tests.device.released`. `--write` renews docs/benchmarks.md. Each pair has the
 same weights and is timed in turns, so that what else the machine does meets both.
 """
 

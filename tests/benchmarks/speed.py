@@ -1,4 +1,4 @@
-"""Timings that anyone can repeat: `python -m tests.benchmarks.speed`; `--write` writes them to docs/benchmarks.md.
+"""Timings that anyone can repeat: `python -m tests.benchmarks.speed`; `--write` renews docs/benchmarks.md.
 
 What is timed against what stands side by side in one run, interleaved, as medians. Nothing here is
 a test: a timing never passes or fails.

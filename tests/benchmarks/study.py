@@ -3,7 +3,7 @@
 The seconds of parts are those of the committed records: medians over the cells of a family. A step of
 training and a forward pass of sampling are timed with memory kept (`bench.utils.process`) and without, in
 turns, one thread, in CPU time, so that another job on the machine changes little. A whole study is measured
-cell by cell on all cores, and with a core for each cell, in turns. `--write` renews its section of docs/benchmarks.md.
+cell by cell on all cores, and with a core for each cell, in turns. `--write` renews docs/benchmarks.md.
 """
 
 from __future__ import annotations
