@@ -2,7 +2,7 @@
 
 Steps of `bench train` under `micro`, alone and beside one and two processes that compute, by how threads wait
 for each other. There is a process for each way, and they take turns, so that whatever else the machine does
-meets all of them alike. `--write` renews the README's section.
+meets all of them alike. `--write` renews its section of docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -130,11 +130,11 @@ def rates(processes: dict[str, Process], neighbours: int, repeats: int, seconds:
 
 
 def main() -> None:
-    """Measure, print, and with `--write` renew the README's section."""
+    """Measure, print, and with `--write` renew docs/benchmarks.md."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.busy", description=__doc__)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0, help="of a turn")
-    parser.add_argument("--write", action="store_true", help="write the README")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:

@@ -3,7 +3,7 @@
 Two Ray nodes on this machine measure a small study under `smoke`. In the middle one node is
 killed (SIGKILL), then the driver, then both at once, and the command is given again; of a study under `micro`
 both at once, in the middle of training. The records must equal those of the local executor, times and
-environment aside. `--write` renews the README's section.
+environment aside. `--write` renews its section of docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -171,9 +171,9 @@ def disturbed(folder: Path, study: str, kills: Sequence[str], least: float = 0.0
 
 
 def main() -> None:
-    """Do both, print, and with `--write` renew the README's section."""
+    """Do both, print, and with `--write` renew docs/benchmarks.md."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.cluster", description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write the README")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         under_smoke = disturbed(Path(folder) / "smoke", SMOKE, ("node", "driver", "both"))

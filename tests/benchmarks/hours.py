@@ -3,7 +3,7 @@
 From the multiply-accumulates in the records of cost: a training step takes three forward passes' worth for
 each image, and each multiply-accumulate two operations, at an assumed share of a GPU's peak. Where a record
 of `bench throughput --train` on a GPU tells how fast a network trains in the protocol's arithmetic, that
-figure stands beside. `--write` renews the README's section.
+figure stands beside. `--write` renews its section of docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def measured(known: list[Record], cost: Cost, protocol: Protocol) -> str:
 
 
 def main() -> None:
-    """Compute, print, and with `--write` renew the README's section."""
+    """Compute, print, and with `--write` renew docs/benchmarks.md."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.hours", description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write the README")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     args = parser.parse_args()
     protocol, known = protocols.load("paper"), records.read(ROOT / "results")
     costs = {record.file: record.result for record in known if isinstance(record.result, Cost)}

@@ -3,7 +3,7 @@
 The committed records of quality are multiplied to 100, 1,000 and 20,000, which differ in the learning rate,
 beside the committed ones themselves; folders of training runs to 100,000, with empty checkpoints. A command
 is run in a process of its own. What is told is CPU time, so that another job on the machine changes little,
-and the peak of memory. `--write` renews the README's section.
+and the peak of memory. `--write` renews its section of docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -92,10 +92,10 @@ def measure(place: Path, command: tuple[str, ...]) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Measure, print, and with `--write` renew the README's section."""
+    """Measure, print, and with `--write` renew docs/benchmarks.md."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.records", description=__doc__)
     parser.add_argument("--counts", type=int, nargs="+", default=[100, 1000, 20_000])
-    parser.add_argument("--write", action="store_true", help="write the README")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     parser.add_argument("--runs", type=int, default=100_000)
     args = parser.parse_args()
     lines = [

@@ -1,6 +1,6 @@
 """Our networks beside the authors' released code: `python -m tests.benchmarks.released CLONES`.
 
-CLONES is a folder as of `tests.device.released`. `--write` renews the README's section. Each pair has the
+CLONES is a folder as of `tests.device.released`. `--write` renews docs/benchmarks.md. Each pair has the
 same weights and is timed in turns, so that what else the machine does meets both.
 """
 
@@ -59,14 +59,14 @@ def row(name: str, theirs: Speed, ours: Speed) -> list[str]:
 
 
 def main() -> None:
-    """Compare outputs, measure, print, and with `--write` renew the README's section."""
+    """Compare outputs, measure, print, and with `--write` renew docs/benchmarks.md."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.released", description=__doc__)
     parser.add_argument("clones", type=Path, metavar="CLONES", help="folder of the authors' clones")
     names = [name for name, *_ in PAIRS]
     parser.add_argument("--model", action="append", choices=names, help="repeatable; default: the S networks")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=12)
-    parser.add_argument("--write", action="store_true", help="write the README")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     args = parser.parse_args()
     wanted = args.model or ["udit-s", "dit-s-2", "dic-s", "dico-s"]
     pairs = [pair for pair in PAIRS if pair[0] in wanted]

@@ -1,7 +1,7 @@
 """The five scores against torch-fidelity's FID and precision/recall: `python -m tests.benchmarks.scores`.
 
 Both score the same feature arrays, one after the other, each in a process of its own whose peak memory
-is taken. `--write` commits what is found to the README. Nothing here is a test.
+is taken. `--write` commits what is found to docs/benchmarks.md. Nothing here is a test.
 """
 
 from __future__ import annotations
@@ -145,12 +145,12 @@ def page(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure, print, and with `--write` keep the record and renew the README's section."""
+    """Measure, print, and with `--write` keep the record and renew docs/benchmarks.md."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.scores", description=__doc__)
     parser.add_argument("--samples", type=int, default=50_000)
     parser.add_argument("--reference", type=int, default=10_000)
     parser.add_argument(
-        "--write", action="store_true", help="write results/benchmark-scores.json and the README"
+        "--write", action="store_true", help="write results/benchmark-scores.json and docs/benchmarks.md"
     )
     parser.add_argument("--side", nargs=2, metavar=("SIDE", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Timings that anyone can repeat: `python -m tests.benchmarks.speed`; `--write` commits them to the README.
+"""Timings that anyone can repeat: `python -m tests.benchmarks.speed`; `--write` renews docs/benchmarks.md.
 
 What is timed against what stands side by side in one run, interleaved, as medians. Nothing here is
 a test: a timing never passes or fails.
@@ -27,6 +27,8 @@ from bench.utils.files import write_text
 from registry.layers.embeddings import LabelDropout
 from tests import plain
 from tests.conftest import ROOT, reference_state
+
+PAGE = ROOT / "docs/benchmarks.md"
 
 MARKS = (
     "<!-- benchmarks: written by python -m tests.benchmarks.speed --write -->",
@@ -250,19 +252,21 @@ def table(headings: list[str], rows: list[list[str]], texts: int = 1) -> str:
 
 
 def write_section(marks: tuple[str, str], text: str) -> None:
-    """Put a text between two marks of the README."""
-    before, _, rest = (ROOT / "README.md").read_text("utf-8").partition(marks[0])
+    """Put a text between two marks of docs/benchmarks.md."""
+    before, _, rest = PAGE.read_text("utf-8").partition(marks[0])
     after = rest.partition(marks[1])[2]
-    write_text(ROOT / "README.md", f"{before}{marks[0]}\n{text}\n{marks[1]}{after}")
+    write_text(PAGE, f"{before}{marks[0]}\n{text}\n{marks[1]}{after}")
 
 
 def main() -> None:
-    """Measure, print, and with `--write` keep the record and renew the README's section."""
+    """Measure, print, and with `--write` keep the record and renew docs/benchmarks.md."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.speed", description=__doc__)
     parser.add_argument("--model", action="append", help="name or wildcard; default: the smaller networks")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--write", action="store_true", help="write results/benchmarks.json and the README")
+    parser.add_argument(
+        "--write", action="store_true", help="write results/benchmarks.json and docs/benchmarks.md"
+    )
     args = parser.parse_args()
 
     small = ["dit-s-4", "dit-b-4", "dit-unet", "udit-t", "udit-s", "uvit-s-2", "unet2d", "uvit2d-latent"]

@@ -3,7 +3,7 @@
 The seconds of parts are those of the committed records: medians over the cells of a family. A step of
 training and a forward pass of sampling are timed with memory kept (`bench.utils.process`) and without, in
 turns, one thread, in CPU time, so that another job on the machine changes little. A whole study is measured
-cell by cell on all cores, and with a core for each cell, in turns. `--write` renews the README's section.
+cell by cell on all cores, and with a core for each cell, in turns. `--write` renews docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -104,11 +104,11 @@ def studies(repeats: int) -> list[str]:
 
 
 def main() -> None:
-    """Measure, print, and with `--write` renew the README's section."""
+    """Measure, print, and with `--write` renew docs/benchmarks.md."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.study", description=__doc__)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--studies", type=int, default=3, help="how often whole studies take turns")
-    parser.add_argument("--write", action="store_true", help="write the README")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     args = parser.parse_args()
     lines, starts = [], []
     for model in MODELS:

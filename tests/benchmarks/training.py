@@ -2,7 +2,7 @@
 
 `udit-t` is trained and sampled by the two commands. A step of `bench train`, with its data, noise, gradient
 norm, clipping and averaged weights, is timed beside forward, loss, backward and AdamW alone, interleaved.
-`--write` renews the README's section.
+`--write` renews its section of docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -92,10 +92,10 @@ def whole(model: str) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    """Measure, print, and with `--write` renew the README's section."""
+    """Measure, print, and with `--write` renew docs/benchmarks.md."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.training", description=__doc__)
     parser.add_argument("--repeats", type=int, default=60)
-    parser.add_argument("--write", action="store_true", help="write the README")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     args = parser.parse_args()
     where, micro = environment(), protocols.load("micro")
     training, sampling, error = whole("udit-t")

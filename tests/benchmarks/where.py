@@ -1,6 +1,6 @@
 """What was measured where, from the committed records: `python -m tests.benchmarks.where`.
 
-`--write` renews the README's section.
+`--write` renews its section of docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def page(found: list[Record]) -> str:
 
 
 def main() -> None:
-    """Print, and with `--write` renew the README's section."""
+    """Print, and with `--write` renew docs/benchmarks.md."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.where", description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write the README")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     args = parser.parse_args()
     text = page(records.read(ROOT / "results"))
     print(text)

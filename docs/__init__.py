@@ -1,0 +1,1 @@
+"""The book: its configuration, and what is generated for it."""
