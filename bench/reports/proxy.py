@@ -103,8 +103,8 @@ REMARKS = (
     "that the predictor was chosen on do not count. Core-minutes: training until that step and measuring, of "
     "one row with one seed, on one core of the machine that the records name. More GFLOPs and more "
     "parameters count as better.",
-    "Pairing removes: the share of the variance between seeds that all rows have in common. Rows share batches, "
-    "noise and times, so their differences are free of it.",
+    "Pairing removes: the share of the variance between seeds that all rows have in common. Rows share "
+    "batches, noise and times, so their differences are free of it.",
     "Mean of standardised bands: in each band the mean of the rows is 0 and their deviation 1. Training "
     "error: mean squared error of the prediction over the steps since the checkpoint before. ln SNR: "
     "logarithm of signal over noise in what the network is given; above 4 there is little noise.",
