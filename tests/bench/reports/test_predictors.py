@@ -307,8 +307,8 @@ def test_pairs_of_rows_that_were_chosen_on_do_not_count_on_another_study(tmp_pat
 def agreement(study: str, rho: float, **changes: Any) -> Agreement:
     values: dict[str, Any] = {
         "protocol": "p", "predictor": "held_out", "step": 4, "rows": 7, "seeds": (0, 1), "tau": rho,
-        "interval": (0.0, 1.0), "right": 2, "pairs": 3, "right_apart": 0, "apart": 0, "told_apart": 0.0123, "paired": None,
-        "seconds": 600.0,
+        "interval": (0.0, 1.0), "right": 2, "pairs": 3, "right_apart": 0, "apart": 0, "told_apart": 0.0123,
+        "paired": None, "seconds": 600.0,
     }  # fmt: skip
     return Agreement(study=study, rho=rho, **values | changes)
 
