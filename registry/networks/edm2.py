@@ -33,6 +33,7 @@ class EDM2(Backbone):
     """
 
     objective = "edm"
+    vae = "edm2"  # whose latents published weights are of
     checkpoint_names: ClassVar[list[Rule]] = [
         (r"^unet\.", ""),
         (r"^enc\.(\d+x\d+)_", r"encoder.\1."),
