@@ -96,7 +96,10 @@ def sample(
     ] = None,
     overrides: Overrides = [],  # noqa: B006
     vae: Annotated[
-        str | None, typer.Option(metavar="DIR|ID", help="Decoder of latents, for a file of weights.")
+        str | None,
+        typer.Option(
+            metavar="DIR|ID", help="Decoder of latents, for a file of weights; `edm2:DIR` for those of EDM2."
+        ),
     ] = None,
     pixels: Annotated[
         bool | None,

@@ -61,7 +61,7 @@ def encode(
     Args:
         images: of colour, as pixels.
         out: the folder.
-        vae: a diffusers folder with an AutoencoderKL, or an id of the hub.
+        vae: a diffusers folder with an AutoencoderKL, or an id of the hub; see `autoencoder.load`.
         flipped: keep the latents of the mirrored images too.
         posterior: what is kept of it: mean and standard deviation (`moments`), a sample, or the mean.
         dtype: of the files.
@@ -82,7 +82,7 @@ def encode(
         count=len(images),
         shape=_shape(images, network),
         scale=network.scale,
-        vae=str(Path(vae).resolve()) if Path(vae).is_dir() else vae,
+        vae=autoencoder.absolute(vae),
         posterior=posterior,
         seed=seed,
         flipped=flipped,

@@ -60,7 +60,7 @@ def open_weights(
         defaults: how images are made where nothing else is asked for, such as those of the protocol `paper`;
             a flow is sampled by Heun's method in 125 steps, as many evaluations, and what denoises at any σ
             as published for EDM2, in 32 steps.
-        vae: the decoder of latents; by default that of the papers.
+        vae: the decoder of latents; by default that which the backbone declares, else that of the papers.
         vae_precision: of the decoder's arithmetic; see `bench.data.autoencoder`.
         key: entry of the file that holds the weights; by default the averaged ones.
         pixels: whether samples are images themselves and no latents; by default where the backbone has 1 or 3
@@ -84,7 +84,7 @@ def open_weights(
         if pixels:
             raise UsageError(f"pixels are decoded by no VAE, in {vae_precision} or fp32")
         identity |= {"vae_precision": vae_precision}
-    to_images = to_pixels if pixels else decoder(vae, vae_precision)
+    to_images = to_pixels if pixels else decoder(vae or getattr(network, "vae", None), vae_precision)
     return Source(network, to_images, trained_by, defaults, identity)
 
 

@@ -167,6 +167,25 @@ def test_a_shift_comes_off_before_scaling_and_goes_on_after(vae: Path, tmp_path:
     assert np.array_equal(network.decode((z - 0.25) * SCALE), plain.decode(z * SCALE))
 
 
+@torch.no_grad()
+def test_latents_of_edm2_are_normalised_by_channel(vae: Path, photos: Path, tmp_path: Path) -> None:
+    encode(Folder(photos, SIDE), tmp_path / "o", f"edm2:{vae}", posterior="mean", flipped=False)
+    data, direct = bench.data.load("latents", root=tmp_path / "o"), AutoencoderKL.from_pretrained(vae)
+    pixels = torch.from_numpy(Folder(photos, SIDE).images(np.arange(COUNT))).permute(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(v).view(4, 1, 1) for v in ((5.81, 3.25, 0.12, -2.15), (4.17, 4.62, 3.71, 3.28)))
+    z = direct.encode(pixels).latent_dist.mean
+    found = data.grids(np.arange(COUNT))
+    assert (found - (z - mean) / std * 0.5).abs().max() < 1e-5
+    decoded = direct.decode(found / 0.5 * std + mean).sample.clamp(0, 1) * 255
+    images = data.to_images(found)
+    assert np.abs(images - (decoded.permute(0, 2, 3, 1).numpy() - 0.5)).max() < 0.51
+    encode(Folder(photos, SIDE), tmp_path / "m", f"edm2:{vae}", flipped=False)
+    noise = torch.randn(1, 4, 16, 16)
+    drawn = bench.data.load("latents", root=tmp_path / "m").grids(np.arange(1), None, noise)
+    deviation = direct.encode(pixels[:1]).latent_dist.std
+    assert (drawn - found[:1] - deviation / std * 0.5 * noise).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"scaling_factor": 0.0}, {"scaling_factor": -0.2}, {"scaling_factor": math.nan},

@@ -25,8 +25,9 @@ from bench.cli.options import parse_overrides
 from bench.data import grid
 from bench.data.export import export
 from bench.diffusion import objective, samplers
+from bench.diffusion.flow import Flow
 from bench.records.schema import SamplingSettings
-from bench.sampling import Plan, Source, open_weights, sample, write_sheet
+from bench.sampling import Guide, Plan, Source, open_weights, sample, write_sheet
 from bench.training import protocols
 from bench.training.loop import train
 from bench.training.run import Run
@@ -361,6 +362,40 @@ def test_a_guide_is_part_of_what_is_continued(tmp_path: Path, run: Path, network
     assert len(images) == 6
 
 
+class Own(Flow):
+    """A user's objective, which does not say what networks are given."""
+
+    name = "own"
+    variables = None
+
+
+class AtSigma(torch.nn.Module):
+    """A network of DDPM's steps as a denoiser at σ, which is exact where σ is that of a step."""
+
+    objective, in_channels, out_channels = "edm", 4, 4
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+        self.name, self.input_size, self.num_classes = "at-sigma", network.input_size, network.num_classes
+
+    def forward(self, x: torch.Tensor, sigma: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        alphas_cumprod = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+        t = ((1 / alphas_cumprod - 1).sqrt().log() - sigma.double().log()[:, None]).abs().argmin(1)
+        s = sigma.view(-1, 1, 1, 1)
+        return x - s * self.network(x / (1 + s**2).sqrt(), t, y)[:, :4]
+
+
+def test_a_guide_of_another_objective_is_asked_at_equal_snr(network: Any) -> None:
+    network = network.deploy()
+    guide = Guide(AtSigma(network), objective("edm"), 3.0, {})
+    for name in ("ancestral", "ddim"):
+        plain = plan(name, "4", 2)
+        found = dataclasses.replace(plain, guide=guide).grids(network, torch.arange(2))
+        # It is the network itself in another form, and so has no effect.
+        assert (found - plain.grids(network, torch.arange(2))).abs().max() < 1e-3
+
+
 def test_a_guide_that_does_not_fit_is_told_before_anything_runs(
     tmp_path: Path, run: Path, network: Any
 ) -> None:
@@ -369,7 +404,7 @@ def test_a_guide_that_does_not_fit_is_told_before_anything_runs(
     for changed, says in (
         ({"network": registry.create("dit-s-2", num_classes=10)}, "grids of (4, 32, 32), not (4, 8, 8)"),
         ({"network": registry.create("dit-s-2", num_classes=3, input_size=8)}, "it has 3 classes, not 10"),
-        ({"objective": objective("edm"), "network": without_classes}, "it has objective edm, not ddpm"),
+        ({"objective": Own(), "network": without_classes}, "it has objective own, not ddpm"),
     ):
         told = dataclasses.replace(plan("ddim", "2", 2), guide=dataclasses.replace(guide, **changed))
         refused(says, made, network, told, tmp_path / "a.npz")
