@@ -22,7 +22,12 @@ from tests.registry.closed_forms import FORMS, S, best_loss, wrapped
 SETTINGS = HeldOutSettings(images=256)
 V_PREDICTION = "ddpm prediction_type=v_prediction beta_schedule=cosine"
 # Each objective with a sampler of it and its steps.
-UNDER = {"ddpm": ("ddim", "100"), V_PREDICTION: ("ddim", "100"), "flow": ("heun", "40")}
+UNDER = {
+    "ddpm": ("ddim", "100"),
+    V_PREDICTION: ("ddim", "100"),
+    "flow": ("heun", "40"),
+    "edm": ("edm-heun", "40"),
+}
 
 
 @functools.cache
