@@ -6,7 +6,7 @@ import torch
 import registry
 from bench import cost
 from bench.diffusion.guidance import guided
-from tests import families
+from tests.registry.networks import families
 
 # Parameters, those of them that are trained, and multiply-accumulates of the released program.
 COUNTS = {
@@ -38,7 +38,7 @@ CASES = {
 def network(case):
     model, overrides = CASES[case]
     made = families.network(case, model, **overrides)
-    scale = families.CASES[case].get("qk_rows_scaled", 1)
+    scale = families.MANIFEST[case].get("qk_rows_scaled", 1)
     for block in made.blocks:
         for parameter in block.attention.qkv.parameters():
             parameter.detach()[: 2 * len(parameter) // 3].mul_(scale)
@@ -49,7 +49,7 @@ def network(case):
 @torch.inference_mode()
 def test_output_and_parameters_equal_the_original(case):
     made, expected = network(case), families.arrays(case)["output"]
-    assert sum(p.numel() for p in made.parameters()) == families.CASES[case]["parameters"]
+    assert sum(p.numel() for p in made.parameters()) == families.MANIFEST[case]["parameters"]
     for form in (made, made.deploy()):
         assert (form(*families.inputs(case)) - expected).abs().max() < 5e-6
 
@@ -59,7 +59,7 @@ def test_three_of_32_channels_are_guided_from_the_interval_s_begin():
     case = "lightningdit-small"
     made, expected = network(case), families.arrays(case)
     x, _, y = families.inputs(case)
-    for i, setting in enumerate(families.CASES[case]["cfg"]):
+    for i, setting in enumerate(families.MANIFEST[case]["cfg"]):
         interval = (setting["start"], 1.0) if setting["interval"] else None
         output = guided(made, y, setting["scale"], interval=interval)(x, torch.full((2,), setting["t"]))
         assert (output[:, :5] - expected[f"cfg{i}"]).abs().max() < 1e-5
