@@ -19,6 +19,7 @@ from registry.backbone import Backbone, Size, require_positive
 from registry.errors import UsageError
 from registry.layers.attention import check_heads, rotate
 from registry.layers.embeddings import MAX_PERIOD, LabelEmbedding, made_once
+from registry.layers.feed_forward import SwiGLU
 from registry.layers.norms import RMSNorm
 
 
@@ -239,25 +240,6 @@ def rotations(rows: int, columns: int, head_width: int, double: bool) -> np.ndar
     row, column = np.meshgrid(np.linspace(0, 16, rows), np.linspace(0, 16, columns), indexing="ij")
     angles = np.stack([column.reshape(-1, 1) * theta, row.reshape(-1, 1) * theta], axis=-1)
     return np.exp(1j * angles.reshape(rows * columns, -1)).astype(np.complex128 if double else np.complex64)
-
-
-class SwiGLU(nn.Module):
-    """SiLU of one linear map times another, then a third, without biases (arXiv 2002.05202).
-
-    Args:
-        hidden_size: width D of a token.
-        inner: width between.
-    """
-
-    def __init__(self, hidden_size: int, inner: int) -> None:
-        super().__init__()
-        self.gate = nn.Linear(hidden_size, inner, bias=False)
-        self.expand = nn.Linear(hidden_size, inner, bias=False)
-        self.contract = nn.Linear(inner, hidden_size, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, T, D) -> (N, T, D)."""
-        return self.contract(F.silu(self.gate(x)) * self.expand(x))
 
 
 class DDTHead(nn.Module):

@@ -158,8 +158,7 @@ def test_weights_are_cast_once_where_the_bits_stay_the_same(model: str) -> None:
     (expected, at_every_call), (output, once) = found
     assert torch.equal(output, expected)
     held = {p.dtype for p in deployed.parameters()}
-    # diffusers' casts the embedding of the class to its weights' dtype; EDM2 scales weights at each call.
-    if model in ("unet2d", "edm2-xxs"):
+    if model == "unet2d":  # diffusers' casts the embedding of the class to the dtype of its weights
         assert held == {torch.float32}
     else:
         assert torch.bfloat16 in held and once.all < at_every_call.all
