@@ -158,7 +158,7 @@ def test_weights_are_cast_once_where_the_bits_stay_the_same(model: str) -> None:
     (expected, at_every_call), (output, once) = found
     assert torch.equal(output, expected)
     held = {p.dtype for p in deployed.parameters()}
-    if model in "dic-s dico-s dit-s-4 dit-skip sit-s-2 tiny-unet udit-t uvit-s-2".split():
+    if model in "dic-s dico-s dit-s-4 dit-skip edm2-xxs sit-s-2 tiny-unet udit-t uvit-s-2".split():
         assert torch.bfloat16 in held and once.all < at_every_call.all
         assert once.all - once.casts == at_every_call.all - at_every_call.casts
     if model == "unet2d":  # diffusers' casts the embedding of the class to the dtype of its weights
