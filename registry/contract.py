@@ -565,7 +565,10 @@ def _meaning(net: Any) -> Verdict:
         )
     declared, other = found
     if other is None and not declared.fits:
-        return "pass", "the network tells by nothing what it predicts, as where it is not trained yet"
+        return (
+            "pass",
+            "the network is untrained and without a built-in form: it learns what it is trained for",
+        )
     if other is None:
         return "pass", f"as {_declaration(declared.form)} it denoises smooth images"
     return "fail", (
