@@ -112,6 +112,14 @@ def sample(
         Literal["fp32", "bf16"],
         typer.Option(help="Of the decoder's arithmetic; fp32 with --tf32 or without."),
     ] = "fp32",
+    normalise: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="For a file of weights: mean and standard deviation of latents by channel, in place of one "
+            "scale, such as LightningDiT's latents_stats.pt.",
+        ),
+    ] = None,
     plugins: Plugins = [],  # noqa: B006
 ) -> None:
     """Make images; an interrupted call goes on where it stopped when it is repeated.
@@ -128,7 +136,12 @@ def sample(
 
         device = device or distributed.device()
         if checkpoint.is_dir():
-            for option, value in (("--model", model), ("--set", overrides or None), ("--pixels", pixels)):
+            for option, value in (
+                ("--model", model),
+                ("--set", overrides or None),
+                ("--pixels", pixels),
+                ("--normalise", normalise),
+            ):
                 if value is not None:
                     raise UsageError(f"{option} is for a file of weights; {checkpoint} is a folder of a run")
             source = open_run(checkpoint, weights, vae, vae_precision)
@@ -138,7 +151,9 @@ def sample(
             defaults = protocols.load("paper").sampling
             key = None if weights == "ema" else weights
             own = parse_overrides(overrides)
-            source = open_weights(checkpoint, model, own, defaults, vae, key, pixels, vae_precision)
+            source = open_weights(
+                checkpoint, model, own, defaults, vae, key, pixels, vae_precision, normalise
+            )
         if (guide is None) != (guide_scale is None):
             raise UsageError("--guide and --guide-scale belong together")
         options = {

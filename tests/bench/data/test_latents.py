@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from bench.data.latents import INDEX, read_index
 from bench.records.schema import SamplingSettings
 from bench.sampling import Plan
 from bench.sampling import plan as sampling_plan
+from bench.sampling.sources import decoder
 from bench.utils import precision, randomness
 from registry.errors import UsageError
 from tests.conftest import SMALLEST
@@ -131,6 +133,62 @@ def test_the_posterior_is_drawn_anew_by_the_noise_given(
         expected = frozen.grids(np.arange(COUNT), flip)
         assert (data.grids(np.arange(COUNT), flip) - expected).abs().max() < 1e-6
     assert data.digest != frozen.digest
+
+
+# ---- normalised by channel ----
+
+
+@pytest.mark.parametrize("kind", ["sample", "moments"])
+def test_normalised_by_the_set_every_channel_has_mean_0_and_deviation_1(
+    encoded: Path, moments: Path, kind: str
+) -> None:
+    root, everything = {"sample": encoded, "moments": moments}[kind], np.arange(COUNT)
+    plain = bench.data.load("latents", root=root)
+    data = bench.data.load("latents", root=root, normalise="set")
+    sides = [data.grids(everything, np.full(COUNT, bool(view))) for view in range(2)]
+    both = torch.cat(sides).double()
+    slack = 1e-5 if kind == "sample" else 0.05  # of moments, the statistics are those of all samples
+    assert both.mean((0, 2, 3)).abs().max() < slack and (both.std((0, 2, 3)) - 1).abs().max() < slack + 1e-3
+    raw = torch.cat([plain.grids(everything, np.full(COUNT, bool(view))) for view in range(2)])
+    assert (raw.std((0, 2, 3)) - 1).abs().min() > 0.1  # it does something
+    # The pictures are those of the latents as they were.
+    made = data.to_images(sides[0]).astype(int)
+    assert np.abs(made - plain.to_images(raw[:COUNT])).max() <= 1
+    assert data.digest != plain.digest
+
+
+def test_statistics_of_a_file(encoded: Path, vae: Path, tmp_path: Path) -> None:
+    stats = {"mean": torch.arange(4.0).view(1, 4, 1, 1), "std": torch.arange(1.0, 5).view(1, 4, 1, 1)}
+    torch.save(stats, tmp_path / "latents_stats.pt")
+    data = bench.data.load("latents", root=encoded, normalise=str(tmp_path / "latents_stats.pt"))
+    plain = bench.data.load("latents", root=encoded).grids(np.arange(3))
+    grids = data.grids(np.arange(3))
+    assert torch.allclose(grids, (plain / SCALE - stats["mean"]) / stats["std"], atol=1e-6)
+    # Samples of weights are decoded by the inverse.
+    made = decoder(str(vae), normalise=tmp_path / "latents_stats.pt")(grids)
+    assert np.abs(made.astype(int) - data.to_images(grids)).max() <= 1
+    (tmp_path / "bad.json").write_text('{"mean": [0, 0], "std": [1, 0]}')
+    (tmp_path / "two.json").write_text('{"mean": [0, 0], "std": [1, 1]}')
+    (tmp_path / "none.json").write_text('{"mean": [0]}')
+    for normalise, says in (
+        ("sets", "no statistics of latents: sets is no file"),
+        (str(tmp_path / "bad.json"), "finite and the latter above 0"),
+        (str(tmp_path / "two.json"), "the statistics are of 2 channels, the latents have 4"),
+        (str(tmp_path / "none.json"), "holds no mean and std of channels"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(says)):
+            bench.data.load("latents", root=encoded, normalise=normalise)
+
+
+def test_a_folder_from_before_there_were_statistics_gets_them(
+    vae: Path, photos: Path, encoded: Path, tmp_path: Path
+) -> None:
+    folder = copy(encoded, tmp_path)
+    (folder / "statistics.json").unlink()
+    with pytest.raises(UsageError, match=r"statistics.json is no file"):
+        bench.data.load("latents", root=folder, normalise="set")
+    encode(Folder(photos, SIDE), folder, str(vae), posterior="sample", batch_size=3, shard_size=4)
+    assert files(folder) == files(encoded)
 
 
 def test_images_are_those_of_diffusers(encoded: Path, vae: Path) -> None:
@@ -321,7 +379,7 @@ def test_latents_of_something_else_are_kept(
         (out / "index.json").rename(out / "unfinished.json")
     with pytest.raises(UsageError, match=r"something else \(posterior, seed, shard_size\)"):
         encode(Folder(photos, SIDE), out, str(vae), seed=1)
-    assert len(files(out)) == 5
+    assert len(files(out)) == 6
 
 
 def test_images_that_the_autoencoder_cannot_take(vae: Path, photos: Path, tmp_path: Path) -> None:

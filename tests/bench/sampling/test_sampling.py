@@ -444,7 +444,8 @@ def test_mistakes_are_told_before_anything_runs(tmp_path: Path, run: Path, netwo
     out.write_text("mine")
     refused("exists: delete it", made, network, plan("ddim", "4", 2), out)
     assert out.read_text() == "mine"
-    refused("images of digits are decoded by no VAE, in bf16 or fp32", open_run, run, vae_precision="bf16")
+    for options in ({"vae": "any"}, {"vae_precision": "bf16"}):
+        refused("images of digits are decoded by no VAE", open_run, run, **options)
 
 
 @pytest.mark.parametrize(
