@@ -1,0 +1,274 @@
+"""What is published of diffusion backbones on ImageNet, figure by figure, and how far such figures repeat.
+
+`field.csv` has one row a line: add one there and `tests/bench/studies/test_field.py` says what is missing.
+`noise.csv` has networks that were trained, or sampled, more than once.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import math
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from statistics import stdev
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+KINDS = {
+    "paper": "the paper that proposes the network, or the ablation of a paper",
+    "authors": "the authors' program or its README",
+    "author in issue": "an author, in an issue of the program",
+    "quoted": "a paper that quotes another one",
+    "rerun by others": "trained again by somebody else",
+}
+# What differs besides the architecture.
+EXTRAS = {
+    "none": "nothing",
+    "alignment": "aligned with features of a pretrained network (REPA and its followers)",
+    "latents": "another autoencoder than Stable Diffusion's",
+    "masking": "trained with masked or dropped tokens",
+    "moe": "mixture of experts: parameters and cost are those of the active ones",
+    "mixed-resolution": "trained on several resolutions or aspect ratios",
+    "distillation": "distilled, or started from the weights of another network",
+    "other": "fine-tuned, cascaded or otherwise not trained from scratch",
+}
+OBJECTIVES = {
+    "ddpm": "noise prediction",
+    "ddpm-noise": "noise prediction, fixed variance",
+    "flow": "flow",
+    "edm": "EDM",
+    "meanflow": "MeanFlow",
+    "?": "objective not stated",
+}
+GUIDANCE = {
+    "unguided": "no guidance",
+    "guided": "guided",
+    "guided-interval": "guided in an interval",
+    "guided-classifier": "classifier guidance",
+    "guided-auto": "guided by a smaller network",
+    "guided-in-training": "guidance trained in",
+}
+SAMPLERS = {
+    "ddpm": "ancestral sampler",
+    "sde": "SDE sampler",
+    "ode": "ODE sampler",
+    "1-step": "one step",
+    "?": "sampler not stated",
+}
+INPUTS = {"": "SD latents", "pix": "pixels", "lat": "other latents"}
+_WHOSE_RUN = r" \([^)]*(authors|rerun|quoted|SDE|ODE|seed)[^)]*\)|, (ODE|SDE)$|, pixels"
+_UNITS = {"M": 1.0, "B": 1000.0}
+
+Blank = BeforeValidator(lambda text: text or None)
+Score = Annotated[Annotated[float, Field(ge=0)] | None, Blank]
+Share = Annotated[Annotated[float, Field(ge=0, le=1)] | None, Blank]
+
+
+class FieldRow(BaseModel):
+    """One published figure: a network, how it was trained and sampled, and what was printed.
+
+    Attributes:
+        row: the network, and whose run it is where not its authors'.
+        family: of networks.
+        backbone: registered backbone that it is, which tells parameters and GFLOPs as counted here.
+        objective: as printed; `group` has the kind.
+        resolution: of the images, pixels.
+        training_steps: steps, epochs or images, as printed.
+        batch_size: images a step.
+        cfg_scale: guidance, as printed; 1.0 is none.
+        sampler: and its number of steps, as printed.
+        params: as printed; of a mixture of experts the active ones first.
+        gflops: multiply-accumulates in 10⁹ of one forward pass, as printed.
+        fid: with `sfid`, `inception_score`, `precision` and `recall`: 50,000 samples against ImageNet.
+        throughput: with its unit and device.
+        kind: one of `KINDS`.
+        extra: one of `EXTRAS`. Only rows with `none` compare architectures.
+        group: `input|images seen|objective|guidance|sampler`; only rows of one group compare.
+        source: where the figure is printed.
+        url: address of the network's paper or program.
+        arxiv: of its paper.
+        checked: `yes`, or what was not seen in the source or was corrected.
+        duplicate: the row whose run this is; "" where it is a run of its own.
+        remarks: anything else.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    row: str = Field(min_length=1)
+    family: str = Field(min_length=1)
+    backbone: str
+    objective: str
+    resolution: int = Field(gt=0)
+    training_steps: str
+    batch_size: Annotated[int | None, Blank]
+    cfg_scale: str
+    sampler: str
+    params: str = Field(pattern=r"^([\d.]+[MB]( active(/[\d.]+[MB])?)?)?$")
+    gflops: Score
+    fid: float = Field(gt=0)
+    sfid: Score
+    inception_score: Score
+    precision: Share
+    recall: Share
+    throughput: str
+    kind: str
+    extra: str
+    group: str
+    source: str = Field(min_length=5)
+    url: str = Field(pattern="^(https://.+)?$")
+    arxiv: str = Field(pattern=r"^(\d{4}\.\d{4,5})?$")
+    checked: str = Field(pattern="^(yes$|partly: |corrected: )")
+    duplicate: str
+    remarks: str
+
+    @model_validator(mode="after")
+    def _known(self) -> FieldRow:
+        for name, value, known in (("kind", self.kind, KINDS), ("extra", self.extra, EXTRAS)):
+            if value not in known:
+                raise ValueError(f"{name} {value!r} is not one of {', '.join(known)}")
+        parts = self.group.split("|")
+        if len(parts) != 5 or not parts[0].startswith(str(self.resolution)):
+            raise ValueError(f"group {self.group!r} is not RESOLUTION|images|objective|guidance|sampler")
+        known_parts = (INPUTS, OBJECTIVES, GUIDANCE, SAMPLERS)
+        for part, known in zip((self.input, *parts[2:]), known_parts, strict=True):
+            if part not in known:
+                raise ValueError(f"group {self.group!r}: {part!r} is not one of {', '.join(known)}")
+        if not self.source_url:
+            raise ValueError(f"source {self.source!r} has no arXiv id or repository, and there is no url")
+        return self
+
+    @property
+    def input(self) -> str:
+        """What the network sees: one of `INPUTS`."""
+        return self.group.split("|")[0].removeprefix(str(self.resolution))
+
+    @property
+    def images(self) -> float | None:
+        """Images seen in training, in millions; None where it is not stated."""
+        text = self.group.split("|")[1]
+        return sum(map(float, re.findall(r"([\d.]+)M", text))) or None
+
+    @property
+    def million_parameters(self) -> float | None:
+        """Parameters as printed, in millions; of a mixture of experts the active ones."""
+        found = re.match(r"([\d.]+)([MB])", self.params)
+        return float(found[1]) * _UNITS[found[2]] if found else None
+
+    @property
+    def source_url(self) -> str:
+        """Where the figure is printed: arXiv or a repository, else the network's own address."""
+        first = self.source.partition(";")[0]
+        if found := re.search(r"arXiv (\d{4}\.\d{4,5})", first):
+            return f"https://arxiv.org/abs/{found[1]}"
+        if found := re.search(r"([\w.-]+/[\w.-]+)#(\d+)", first):
+            return f"https://github.com/{found[1]}/issues/{found[2]}"
+        if found := re.search(r"(?:README of |^)([\w.-]+/[\w.-]+)", first):
+            return f"https://github.com/{found[1]}"
+        return self.url
+
+    @property
+    def plain(self) -> str:
+        """The network alone: without whose run it is, and with which sampler."""
+        return re.sub(_WHOSE_RUN, "", self.row)
+
+    @property
+    def title(self) -> str:
+        """The conditions of its group in words."""
+        _, images, objective, guidance, sampler = self.group.split("|")
+        seen = {"?": "training length not stated"}.get(images, images)
+        if re.fullmatch(r"[\d.]+M", images):
+            seen += " images"
+        return ", ".join(
+            (
+                f"{self.resolution}×{self.resolution} {INPUTS[self.input]}",
+                seen,
+                OBJECTIVES[objective],
+                GUIDANCE[guidance],
+                SAMPLERS[sampler],
+            )
+        )
+
+
+class Repeat(BaseModel):
+    """A network with several figures.
+
+    Attributes:
+        network: its name.
+        differs: what differs: the seed alone (`run`), who trained it with which program, the sampler, or
+            whether every class has the same number of samples (`labels`).
+        fid: the figures; none where the source tells their spread alone.
+        spread: as printed.
+        source: where they are printed.
+        url: its address.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    network: str
+    differs: Literal["run", "program", "sampler", "labels"]
+    fid: Annotated[tuple[float, ...], BeforeValidator(str.split)]
+    spread: str
+    source: str
+    url: str = Field(pattern="^https://")
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation of ln FID: relative to the figure; None where only the spread is known."""
+        return stdev(map(math.log, self.fid)) if self.fid else None
+
+
+@functools.cache
+def rows() -> tuple[FieldRow, ...]:
+    """Every row of `field.csv`."""
+    return tuple(FieldRow.model_validate(row) for row in _read("field.csv"))
+
+
+@functools.cache
+def repeats() -> tuple[Repeat, ...]:
+    """Every row of `noise.csv`."""
+    return tuple(Repeat.model_validate(row) for row in _read("noise.csv"))
+
+
+def _read(name: str) -> list[dict[str, Any]]:
+    with files(__package__).joinpath(name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def noise() -> float:
+    """Standard deviation of ln FID between trainings of one network under the same conditions, pooled.
+
+    Each network counts by its degrees of freedom; what differs in the sampler or the labels is left out.
+    """
+    found = [(len(each.fid) - 1, each.deviation) for each in repeats() if each.differs in ("run", "program")]
+    known = [(weight, deviation) for weight, deviation in found if deviation is not None]
+    return math.sqrt(sum(weight * s**2 for weight, s in known) / sum(weight for weight, _ in known))
+
+
+def limit() -> float:
+    """Ratio of two FIDs below which they are not ranked: 1.96 standard deviations of a difference."""
+    return math.exp(1.96 * math.sqrt(2) * noise())
+
+
+def ranks(found: Sequence[FieldRow]) -> list[int | None]:
+    """Of rows of one group: 1 + the number of rows whose FID is lower by more than noise.
+
+    A row that differs in more than its architecture, or that repeats the run of another, has no rank and
+    counts against none.
+    """
+    ranked = [row for row in found if row.extra == "none" and not row.duplicate]
+    return [
+        1 + sum(row.fid > other.fid * limit() for other in ranked) if row in ranked else None for row in found
+    ]
+
+
+def conflicts(found: Sequence[FieldRow]) -> dict[int, tuple[FieldRow, ...]]:
+    """Index of a row -> other rows of the same network under the same conditions, but for the sampler."""
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for i, row in enumerate(found):
+        alike.setdefault((row.plain, row.extra, row.cfg_scale, *row.group.split("|")[:4]), []).append(i)
+    return {
+        i: tuple(found[j] for j in same if j != i) for same in alike.values() if len(same) > 1 for i in same
+    }
