@@ -1,4 +1,4 @@
-"""`bench.utils.randomness` as one kernel for a GPU, where PyTorch's operators take 153 launches for a draw."""
+"""`bench.utils.randomness` as one kernel for a GPU, where PyTorch's operators launch 153 for a draw."""
 
 from __future__ import annotations
 
