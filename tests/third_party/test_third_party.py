@@ -134,7 +134,7 @@ def test_all_are_timed_side_by_side(run_bench: Any, tmp_path: Path) -> None:
     models = [part for name in ("diffusers-sd", "diffusers-unet", "edm-denoiser") for part in ("-m", name)]
     code, out, err = run_bench(
         "throughput", "--plugin", FILE, *models, "--input-size", 16, "--repeats", 6, "--batch-size", 2,
-        "--sampling", 2, "--json", "--out", tmp_path,
+        "--sampling", "--steps", 2, "--json", "--out", tmp_path,
     )  # fmt: skip
     assert code == 0, (out, err)
 
