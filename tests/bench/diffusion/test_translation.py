@@ -107,6 +107,26 @@ def test_guidance_commutes_with_the_change_of_variables() -> None:
     assert torch.allclose(given - plain, (0.3 / (1 - t)).view(-1, 1, 1, 1).expand(x.shape), atol=1e-5)
 
 
+def test_what_a_network_returns_beside_its_prediction_in_training_stays_as_it_is() -> None:
+    class WithLoss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+            return self.scale * FORMS["velocity, unit"].function(x, t), 3 * self.scale
+
+    form = {"predicts": "velocity", "time": "unit", "losses": "add"}
+    net: Any = registry.wrap(WithLoss(), **form, input_size=8, in_channels=4)
+    process = objective("ddpm")
+    x_t, t = torch.randn(3, 4, 8, 8), torch.tensor([1, 500, 900])
+    output = translated(net, process)(x_t, t, None)
+    assert torch.allclose(output.prediction, FORMS["epsilon, step"].function(x_t, t).float(), atol=1e-3)
+    losses = process.training_losses(output, 0 * x_t, 0 * x_t, x_t, t)
+    assert losses["loss_1"].tolist() == [3, 3, 3]
+    assert torch.allclose(losses["loss"], losses["mse"] + 3)
+
+
 def test_networks_of_the_harness_are_called_as_they_are_under_their_own_objective() -> None:
     dit, sit = (
         registry.create(name, depth=1, hidden_size=48, num_heads=2) for name in ("dit-s-8", "sit-s-2")
