@@ -201,8 +201,10 @@ def test_a_network_is_trained_as_it_declares() -> None:
         c.row.model: c.request.training.objective for c in cells(studies.load("backbones"), MICRO, [0])
     }
     flows = {name for name, objective in objectives.items() if objective == "flow"}
-    assert flows == {"sit-s-2", "lightningdit-b-2", "ddt-b-2"}
-    assert set(objectives.values()) == {"flow", "ddpm"}
+    assert flows == {"sit-s-2", "lightningdit-b-2", "ddt-b-2", "flowdcn-s-2"}
+    denoisers = {name for name, objective in objectives.items() if objective == "edm"}
+    assert denoisers == {"edm2-xs", "hdit-cifar10"}
+    assert set(objectives.values()) == {"flow", "ddpm", "edm"}
 
 
 def test_a_request_knows_neither_the_study_nor_how_it_is_written(tmp_path: Path) -> None:
