@@ -43,8 +43,8 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Grids (n, C, H, W) and labels (n,) of this process, part by part, from step `first` on.
 
-    In place of grids, moments (n, 2, C, H, W) of a dataset that has them, in methods `moments(indices, flip)` and
-    `drawn(moments, noise)`; see `grids_of`.
+    In place of grids, moments (n, 2, C, H, W) of a dataset that has such, by methods `moments(indices, flip)`
+    and `drawn(moments, noise)`; see `grids_of`.
 
     An exception of the dataset in a worker process is raised again here, with its own traceback.
     """

@@ -786,7 +786,7 @@ def test_noise_of_a_posterior_is_the_same_on_the_device_as_in_a_worker(tmp_path:
     digits = data.load("digits")
 
     class Uncertain(MemoryDataset):
-        posterior, told = True, False
+        posterior = True
 
         def grids(
             self, indices: np.ndarray, flip: np.ndarray | None = None, noise: torch.Tensor | None = None
@@ -794,23 +794,21 @@ def test_noise_of_a_posterior_is_the_same_on_the_device_as_in_a_worker(tmp_path:
             mean = super().grids(indices, flip)
             return mean if noise is None else torch.addcmul(mean, mean.abs(), noise)
 
-        def moments(self, indices: np.ndarray, flip: np.ndarray | None = None) -> torch.Tensor | None:
-            mean = super().grids(indices, flip)
-            return torch.stack([mean, mean.abs()], 1) if self.told else None
-
     class Told(Uncertain):
-        told = True
+        def moments(self, indices: np.ndarray, flip: np.ndarray | None = None) -> torch.Tensor:
+            mean = MemoryDataset.grids(self, indices, flip)
+            return torch.stack([mean, mean.abs()], 1)
+
+        def drawn(self, moments: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+            return torch.addcmul(moments[:, 0], moments[:, 1], noise)
 
     images, labels = digits.images(np.arange(len(digits))), digits.labels(np.arange(len(digits))).numpy()
-    for kind in (Uncertain, Told):
-        data.register(kind.__name__.lower())(lambda kind=kind: kind(images, labels, digits.class_names))
-        train(
-            "tiny-unet", SMOKE, tmp_path / kind.__name__.lower(), data=kind.__name__.lower(), accumulation=2
-        )
-    train("tiny-unet", SMOKE, tmp_path / "plain", data="digits", accumulation=2)
-    one, other, plain = (
-        load_file(tmp_path / name / "checkpoints/00000008/model.safetensors")
-        for name in ("uncertain", "told", "plain")
-    )
+    weights = []
+    for name, kind in (("uncertain", Uncertain), ("told", Told), ("digits", None)):
+        if kind:
+            data.register(name)(lambda kind=kind: kind(images, labels, digits.class_names))
+        train("tiny-unet", SMOKE, tmp_path / name, data=name, accumulation=2)
+        weights.append(load_file(tmp_path / name / "checkpoints/00000008/model.safetensors"))
+    one, other, plain = weights
     assert all(torch.equal(value, other[name]) for name, value in one.items())
     assert not all(torch.equal(value, plain[name]) for name, value in one.items())
