@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import re
+import resource
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -218,6 +219,28 @@ class Encoded(Latents):
         self, indices: np.ndarray, flip: np.ndarray | None = None, noise: Tensor | None = None
     ) -> Tensor:
         """As `Dataset.grids`."""
+        rows = self._rows(indices, flip)
+        if not self.posterior:
+            return self._as_seen(rows)
+        if noise is None:
+            views = np.zeros(len(indices), int) if flip is None else flip.astype(int)
+            noise = torch.empty(len(indices), *self.shape)
+            for view in set(views.tolist()):
+                of_view = torch.from_numpy(views == view)
+                numbers = torch.from_numpy(np.asarray(indices, np.int64))[of_view]
+                noise[of_view] = posterior_noise(self.index.seed, numbers, self.shape, view)
+        return self.drawn(rows, noise)
+
+    def moments(self, indices: np.ndarray, flip: np.ndarray | None = None) -> Tensor:
+        """Mean and deviation of which `grids` are drawn, where they are kept: (N,) -> (N, 2, C, H, W)."""
+        return self._rows(indices, flip)
+
+    def drawn(self, moments: Tensor, noise: Tensor) -> Tensor:
+        """Grids of moments (N, 2, C, H, W) and noise (N, C, H, W), on any device."""
+        return self._as_seen(torch.addcmul(moments[:, 0], moments[:, 1], noise))
+
+    def _rows(self, indices: np.ndarray, flip: np.ndarray | None) -> Tensor:
+        """What is kept of some images, mirrored or not."""
         views = np.zeros(len(indices), int) if flip is None else flip.astype(int)
         if views.any() and not self.flippable:
             raise UsageError(f"{self.root} keeps no latents of mirrored images: encode with --flip")
@@ -225,16 +248,7 @@ class Encoded(Latents):
         for row, (index, view) in enumerate(zip(indices, views, strict=True)):
             number, place = divmod(int(index), self.index.shard_size)
             rows[row] = _mapped(self.root / shard_name(number))[place, view]
-        grids = torch.from_numpy(rows)
-        if not self.posterior:
-            return self._as_seen(grids)
-        if noise is None:
-            noise = torch.empty(len(indices), *self.shape)
-            for view in set(views.tolist()):
-                of_view = torch.from_numpy(views == view)
-                numbers = torch.from_numpy(np.asarray(indices, np.int64))[of_view]
-                noise[of_view] = posterior_noise(self.index.seed, numbers, self.shape, view)
-        return self._as_seen(torch.addcmul(grids[:, 0], grids[:, 1], noise))
+        return torch.from_numpy(rows)
 
 
 class Released(Latents):
@@ -329,8 +343,13 @@ def read_index(path: Path) -> Index:
         raise UsageError(f"{path} is damaged: {where} {error.errors()[0]['msg']}") from None
 
 
-# Fewer open maps than the 1,024 files that a process may usually have open.
-@functools.lru_cache(maxsize=512)
+def _most_open() -> int:
+    """Maps at once: as many files as a process may have open (usually 1,024), less what it needs besides."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 2**16 if most == resource.RLIM_INFINITY else max(most - 256, most // 2)
+
+
+@functools.lru_cache(maxsize=_most_open())
 def _mapped(path: Path) -> np.ndarray:
     return _read(path, mapped=True)
 

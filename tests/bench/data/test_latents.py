@@ -20,7 +20,7 @@ from PIL import Image
 import bench.data
 import bench.diffusion
 import registry
-from bench.data import autoencoder, grid
+from bench.data import autoencoder, grid, latents
 from bench.data.encoding import encode
 from bench.data.folder import Folder
 from bench.data.latents import INDEX, read_index
@@ -127,6 +127,8 @@ def test_the_posterior_is_drawn_anew_by_the_noise_given(
     z = (drawn.std(0) / std - 1) * 8192**0.5
     assert z.abs().max() < 5 and abs(z.std() - 1) < 0.1
     assert (drawn[:2] - (mean + std * noise[:2])).abs().max() < 1e-5
+    given = data.moments(np.zeros(4096, int), np.ones(4096, bool))
+    assert torch.equal(torch.addcmul(given[:, 0], given[:, 1], noise), drawn)
     # Without noise it is the frozen sample of the seed.
     frozen, mirrored = bench.data.load("latents", root=encoded), np.arange(COUNT) % 3 == 0
     for flip in (None, mirrored):
@@ -312,6 +314,15 @@ def test_bf16_is_that_of_the_vae_cast(vae: Path, photos: Path, tmp_path: Path) -
     assert made.at_once == 64
     ours = made.decode(z)
     assert ours.shape[0] == 80 and np.abs(ours[:64].astype(int) - grid.to_images(decoded)).max() <= 3
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(1024, 768), (300, 150), (-1, 2**16)])
+def test_as_many_shards_stay_open_as_there_may_be(
+    monkeypatch: pytest.MonkeyPatch, limit: int, expected: int
+) -> None:
+    """ImageNet has 626, which fit into the usual limit; all of them are read in any order."""
+    monkeypatch.setattr(latents.resource, "getrlimit", lambda _: (limit, limit))
+    assert latents._most_open() == expected
 
 
 def test_workers_read_what_the_main_process_reads(encoded: Path) -> None:

@@ -792,3 +792,35 @@ def test_steps_that_overflow_float16_are_skipped_and_counted(tmp_path: Path) -> 
     assert (found := entry(math.inf, 1.0, math.nan, 2.0))["gradient_norm"] == 1.5 and found["skipped"] == 2
     assert (found := entry(1.0, 3.0))["gradient_norm"] == 2.0 and found["skipped"] == 0
     assert "gradient_norm" not in entry(math.inf) and "Infinity" not in (tmp_path / "log.jsonl").read_text()
+
+
+def test_noise_of_a_posterior_is_the_same_on_the_device_as_in_a_worker(tmp_path: Path) -> None:
+    digits = data.load("digits")
+
+    class Uncertain(MemoryDataset):
+        posterior = True
+
+        def grids(
+            self, indices: np.ndarray, flip: np.ndarray | None = None, noise: torch.Tensor | None = None
+        ) -> torch.Tensor:
+            mean = super().grids(indices, flip)
+            return mean if noise is None else torch.addcmul(mean, mean.abs(), noise)
+
+    class Told(Uncertain):
+        def moments(self, indices: np.ndarray, flip: np.ndarray | None = None) -> torch.Tensor:
+            mean = MemoryDataset.grids(self, indices, flip)
+            return torch.stack([mean, mean.abs()], 1)
+
+        def drawn(self, moments: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+            return torch.addcmul(moments[:, 0], moments[:, 1], noise)
+
+    images, labels = digits.images(np.arange(len(digits))), digits.labels(np.arange(len(digits))).numpy()
+    weights = []
+    for name, kind in (("uncertain", Uncertain), ("told", Told), ("digits", None)):
+        if kind:
+            data.register(name)(lambda kind=kind: kind(images, labels, digits.class_names))
+        train("tiny-unet", SMOKE, tmp_path / name, data=name, accumulation=2)
+        weights.append(load_file(tmp_path / name / "checkpoints/00000008/model.safetensors"))
+    one, other, plain = weights
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert not all(torch.equal(value, plain[name]) for name, value in one.items())
