@@ -13,7 +13,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import product
 from typing import Any, Literal, NamedTuple
@@ -28,7 +28,7 @@ from bench.reports.board import Board, heads
 from bench.reports.leaderboard import Group
 from bench.reports.links import record_page
 from bench.reports.predictors import Agreement
-from bench.reports.select import Line, Setting, settings, speed_words
+from bench.reports.select import Line, Setting, published_conditions, settings, speed_words
 from bench.reports.statistics import Summary, summary
 from bench.reports.tables import quality_title
 from bench.studies import published
@@ -706,21 +706,43 @@ def _name(setting: Setting, others: Sequence[Setting]) -> str:
 # ---- pages ----
 
 
-def of_study(rows: Sequence[Line], root: str) -> list[Chart]:
-    """Charts of a study's page, those of each setting told apart by its title."""
-    made: list[Chart] = []
-    every = settings(rows)
-    for setting in every:
-        for chart in (
-            seeds(rows, setting, root),
-            held_out_curves(rows, setting),
-            held_out_by_noise(rows, setting),
-        ):
-            if chart:
-                made.append(replace(chart, title=f"{chart.title} ({_name(setting, every)})"))
-    if costs := cost_by_stage({line.label: line.cost.cost for line in rows if line.cost}):
-        made.append(costs)
-    return made
+def of_setting(rows: Sequence[Line], setting: Setting, root: str) -> list[Chart]:
+    """Charts of what a study measured under one protocol, the one that says most first."""
+    made = (held_out_curves(rows, setting), seeds(rows, setting, root), held_out_by_noise(rows, setting))
+    return [chart for chart in made if chart]
+
+
+def as_published(rows: Sequence[Line]) -> Chart | None:
+    """Published FID against published cost, with the Pareto front; None of fewer than three rows."""
+    values = [
+        {
+            "row": line.label,
+            "family": "U-DiT" if "U-DiT" in line.label or "UNet" in line.label else line.label.split("-")[0],
+            "gflops": float(row.printed["gflops"]),
+            "fid": float(row.printed["fid"]),
+        }
+        for line in rows
+        if (row := line.row.published) and row.printed.get("gflops") and row.printed.get("fid")
+    ]
+    if len(values) < 3 or any(published_conditions(rows)):
+        return None
+    base = (
+        _over(values)
+        .transform_window(best="min(fid)", sort=[alt.SortField("gflops")], ignorePeers=False)
+        .encode(x=_axis(alt.X, "gflops", "GFLOPs, as published", log=True))
+    )
+    y = _axis(alt.Y, "fid", _FID, log=True)
+    chart = alt.layer(
+        base.mark_line(interpolate="step-after", color=GREY, strokeDash=[5, 4]).encode(
+            y=_axis(alt.Y, "best", _FID, log=True), order=alt.Order("gflops:Q")
+        ),
+        _points(base, "family", _tips("row", gflops="GFLOPs", fid="FID")).encode(y=y),
+        base.transform_filter("datum.best === datum.fid")
+        .mark_text(align="left", dx=8, dy=-7, fontSize=11)
+        .encode(y=y, text="row:N"),
+    ).properties(height=340)
+    text = "The dashed line is the Pareto front: nothing cheaper is better. Both axes are logarithmic."
+    return Chart("Published FID against cost", spec(chart), {}, text)
 
 
 def _number(value: float) -> float:

@@ -13,7 +13,7 @@ import registry
 from bench.records.quantities import COSTS
 from bench.records.schema import Record
 from bench.reports import board, charts, leaderboard, proxy, tables
-from bench.reports.findings import findings
+from bench.reports.findings import by_soundness, findings, verdict
 from bench.reports.links import named_page, record_page, samples_file
 from bench.reports.page import Column, Entry, Table
 from bench.reports.record import command
@@ -118,19 +118,26 @@ def _known(chart: charts.Chart | None) -> list[charts.Chart]:
 
 
 def study(site: Site, name: str) -> str:
-    """A study: findings first, then tables, charts, samples, and how to run it again."""
+    """A study: the verdict, what is published, then one protocol at a time, and how to run it again."""
     chosen, rows = site.studies[name], site.lines[name]
-    page = tables.page(chosen, rows, site.selection)
-    protocols = dict.fromkeys(setting.protocol for setting in settings(rows))
-    samples = {each: kept_samples(rows, each, site.selection.folder) for each in protocols}
+    every = settings(rows)
+    parts = []
+    for setting in by_soundness(rows, every):
+        title = tables.quality_title(setting, every).removeprefix("Quality, ").removeprefix("protocol ")
+        section = tables.quality(chosen, rows, setting)
+        samples = kept_samples(rows, setting.protocol, site.selection.folder)
+        parts.append((title, section, charts.of_setting(rows, setting, "../"), samples))
+    costs = charts.cost_by_stage({line.label: line.cost.cost for line in rows if line.cost})
     return _render(
         "study.html",
         site,
-        page.title,
-        several_protocols=site.has_predictors and len(protocols) > 1,
-        sections=page.sections,
-        made_charts=charts.of_study(rows, "../"),
-        samples={protocol: kept for protocol, kept in samples.items() if kept},
+        tables.page_title(chosen),
+        verdict=verdict(rows, by_soundness(rows, every)),
+        several_protocols=site.has_predictors and len({setting.protocol for setting in every}) > 1,
+        overview=tables.overview(chosen, rows, site.selection),
+        parts=parts,
+        published_chart=_known(None if every else charts.as_published(rows)),
+        cost_chart=_known(costs),
         command=shlex.join(["bench", "ablate", name]),
     )
 

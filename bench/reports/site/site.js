@@ -59,6 +59,47 @@ addEventListener("keydown", (event) => {
   open.querySelector("summary").focus();
 });
 
+// ---- tabs: one section at a time, which the address names ----
+
+function tabs(place) {
+  const sections = all(":scope > section", place);
+  if (sections.length < 2) return;
+  const list = element("div", { className: "tablist" });
+  list.setAttribute("role", "tablist");
+  const buttons = sections.map((section, i) => {
+    const button = element("button", { type: "button" }, section.dataset.title);
+    button.setAttribute("role", "tab");
+    section.setAttribute("role", "tabpanel");
+    section.setAttribute("aria-label", section.dataset.title);
+    section.querySelector("h3").hidden = true;
+    button.addEventListener("click", () => { location.hash = encodeURIComponent(section.dataset.title); });
+    button.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!step) return;
+      const next = buttons[(i + step + buttons.length) % buttons.length];
+      next.focus();
+      next.click();
+    });
+    return button;
+  });
+  list.append(...buttons);
+  place.prepend(list);
+  const show = () => {
+    const named = sections.findIndex((each) => encodeURIComponent(each.dataset.title) === location.hash.slice(1));
+    sections.forEach((section, i) => {
+      section.hidden = i !== Math.max(named, 0);
+      buttons[i].setAttribute("aria-selected", String(!section.hidden));
+      buttons[i].tabIndex = section.hidden ? -1 : 0;
+    });
+  };
+  addEventListener("hashchange", show);
+  addEventListener("beforeprint", () => sections.forEach((section) => {
+    section.hidden = false;
+    section.querySelector("h3").hidden = false;
+  }));
+  show();
+}
+
 // ---- charts: a Vega-Lite specification whose "{{name}}" are replaced by what is chosen, but in its numbers ----
 
 function filled(value, chosen) {
@@ -137,4 +178,5 @@ function charts() {
 addEventListener("beforeprint", () => all("main details:not(.menu)").forEach((each) => { each.open = true; }));
 
 all("table.sortable").forEach(sortable);
+all(".tabs").forEach(tabs);
 charts();

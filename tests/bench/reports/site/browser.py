@@ -41,7 +41,7 @@ def show(browser, page, width=1400, height=900, dark=False):
     charts = "[...document.querySelectorAll('figure.chart')]"
     ready = "(document.getElementById('board')?.dataset.ready ?? 'none')"
     until(lambda: browser.execute_script(f"return {ready}"))
-    drawn = "(f) => f.dataset.drawn || f.getBoundingClientRect().top > innerHeight"
+    drawn = "(f) => f.dataset.drawn || !f.checkVisibility() || f.getBoundingClientRect().top > innerHeight"
     until(lambda: browser.execute_script(f"return {charts}.every({drawn})"))
 
 

@@ -321,6 +321,22 @@ def test_menus_close_on_escape_and_outside_clicks(browser, folder):
     until(lambda: opened() == 0)
 
 
+def test_a_study_shows_its_verdict_and_one_protocol_at_a_time(browser, folder):
+    show(browser, folder / "studies/components.html", 1280)
+    assert browser.execute_script("return document.documentElement.scrollHeight") < 3000
+    verdict = browser.find_element("css selector", ".verdict").text
+    assert "U-DiT-T (+Re-param.)" in verdict and "Under proxy-cifar-32 15 of 21 pairs" in verdict
+    tabs = browser.find_elements("css selector", "[role=tab]")
+    sections = browser.find_elements("css selector", "[role=tabpanel]")
+    assert tabs[0].text == "proxy-cifar-32" and len(tabs) == len(sections) > 3
+    assert [section.is_displayed() for section in sections] == [True] + [False] * (len(sections) - 1)
+    press(browser, "[role=tab]:nth-child(2)")
+    until(sections[1].is_displayed)
+    assert not sections[0].is_displayed()
+    browser.back()
+    until(sections[0].is_displayed)
+
+
 def test_the_keyboard_reaches_and_turns_a_head(browser, folder):
     from selenium.webdriver import Keys
 
