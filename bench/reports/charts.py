@@ -11,11 +11,12 @@ import html
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import altair as alt
 
@@ -23,10 +24,11 @@ import registry
 from bench.metrics.scores import MEASURED
 from bench.records.quantities import BANDS, COSTS, HELD_OUT
 from bench.records.schema import Cost, Quality, Record, Speed, SpeedRequest
-from bench.reports.leaderboard import Group, Standing
-from bench.reports.links import named_page, record_page, samples_file
+from bench.reports.board import Board, heads
+from bench.reports.leaderboard import Group
+from bench.reports.links import record_page
 from bench.reports.predictors import Agreement
-from bench.reports.select import Line, Setting, settings, speed_words
+from bench.reports.select import Line, Setting, published_conditions, settings, speed_words
 from bench.reports.statistics import Summary, summary
 from bench.reports.tables import quality_title
 from bench.studies import published
@@ -198,103 +200,91 @@ def _tips(*fields: str, **titled: str) -> list[alt.Tooltip]:
     ]
 
 
-# ---- cost against quality ----
+# ---- the board ----
 
 
-def cost_against_quality(groups: Sequence[Group], pictures: set[str], root: str = "") -> Chart | None:
-    """Any cost on one axis, any score on the other, with the Pareto front; None where nothing has both.
+# Of a label: the field that holds it, how it is aligned, how far it is from its point.
+_SIDES: tuple[tuple[str, Literal["left", "right"], int], ...] = (("right", "left", 8), ("left", "right", -8))
 
-    Args:
-        groups: see `bench.reports.leaderboard`; scores of one are shown at a time.
-        pictures: records that samples are kept of.
-        root: path from the page to the site's root.
+
+def scatter(board: Board) -> Chart:
+    """Any cost on one axis, any score on the other, with the Pareto front and noise; for the board's page.
+
+    The page's script puts the rows in that the table shows, of one group, as the data `board`: each with its
+    `colour`, the ends `low` and `high` of its bar, and its name as `right` or `left` where there is room.
     """
-    axes: dict[str, tuple[str, bool | None]] = {
-        name: (COSTS[name].title, False) for name in ("gflops", "params", "memory")
+    costs = {
+        "cost": ("GFLOPs", "GFLOPs (counted here, else printed)", 1),
+        "params": ("Parameters", "Params (M)", 1),
+        "compute": ("Training compute", "Training compute (EFLOPs)", 1),
+        "images": ("Images seen", "Images seen (M)", 1),
+        "speed": ("Measured speed", "Images/s, measured here", -1),
     }
-    axes |= {"speed": ("Images/s", True), "hours": ("Training hours of one network", False)}
-    values: list[Json] = []
-    options: list[Option] = []
-    used: set[str] = set()
-    for number, group in enumerate(groups):
-        points = [_point(group, standing, pictures, root) | {"group": number} for standing in group.standings]
-        values += points
-        for name, quantity in MEASURED.items():
-            known = [point for point in points if name in point and axes.keys() & point.keys()]
-            if len(known) < 2:
-                continue
-            used |= {axis for point in known for axis in axes.keys() & point.keys()}
-            sign = -1 if quantity.higher_is_better else 1
-            scored = {"y": name, "y_title": quantity.title, "y_sign": sign, "group": number}
-            options.append(Option(quantity.title, scored, group.title))
-    if not options:
-        return None
-    costs = [
-        Option(title, {"x": name, "x_title": title, "x_sign": -1 if higher else 1})
-        for name, (title, higher) in axes.items()
-        if name in used
+    x_options = [
+        Option(text, {"x": name, "x_title": title, "x_sign": sign})
+        for name, (text, title, sign) in costs.items()
+        if any(name in row for row in board.rows)
     ]
-    known_alone = "datum.group === {{group}} && isValid(datum['{{x}}']) && isValid(datum['{{y}}'])"
-    x = _axis(alt.X, "{{x}}", "{{x_title}}", log=True, axis=alt.Axis(tickCount=6, format="~r"))
-    y, front = (_axis(alt.Y, field, "{{y_title}}") for field in ("{{y}}", "front"))
-    base = (
-        _over(values)
-        .transform_filter(known_alone)
-        .transform_calculate(cost="{{x_sign}} * datum['{{x}}']", worse="{{y_sign}} * datum['{{y}}']")
-        .transform_window(best="min(worse)", sort=[alt.SortField("cost")], ignorePeers=False)
-        .transform_calculate(front="{{y_sign}} * datum.best")
-        .encode(x=x, y=y)
+    y_options = [
+        Option(head.title, {"y": head.name, "y_title": head.title, "y_sign": -1 if head.higher else 1})
+        for head in heads()
+        if head.name in MEASURED and any(head.name in row for row in board.rows)
+    ]
+    x, y, front, low = (
+        _axis(channel, name, title, log=True, axis=alt.Axis(tickCount=6, format="~r"))
+        for channel, name, title in (
+            (alt.X, "{{x}}", "{{x_title}}"),
+            *((alt.Y, name, "{{y_title}}") for name in ("{{y}}", "front", "low")),
+        )
     )
+    family = alt.selection_point(fields=["colour"], bind="legend", name="family")
+    zoom = alt.selection_interval(bind="scales", name="zoom", zoom="wheel![event.shiftKey]")
+    base = (
+        alt.Chart(alt.NamedData("board"))
+        .transform_calculate(cost_sign="{{x_sign}} * datum['{{x}}']", worse="{{y_sign}} * datum['{{y}}']")
+        .transform_window(best="min(worse)", sort=[alt.SortField("cost_sign")], ignorePeers=False)
+        .transform_calculate(front="{{y_sign}} * datum.best")
+        .encode(x=x)
+    )
+    faded = alt.when(family).then(alt.value(1)).otherwise(alt.value(0.12))
     numbers = {"{{x}}": "{{x_title}}", "{{y}}": "{{y_title}}"}
-    tips = _tips("label", "all scores", "from", "image", **numbers)
+    points = base.mark_point(size=70, strokeWidth=2, filled=False).encode(
+        y=y,
+        color=alt.Color("colour:N", title=None, sort=None, scale=alt.Scale(domain=families(board.rows))),
+        shape=alt.Shape("colour:N", title=None, sort=None, scale=alt.Scale(domain=families(board.rows))),
+        opacity=faded,
+        href="page:N",
+        description="row:N",
+        tooltip=_tips("row", "family", "kind", "group", "from", **numbers),
+    )
+    bars = base.mark_rule(strokeWidth=1, color=GREY)
+    texts = [
+        base.mark_text(align=align, dx=dx, dy=-7, fontSize=11).encode(y=y, text=f"{side}:N", opacity=faded)
+        for side, align, dx in _SIDES
+    ]
     chart = alt.layer(
         base.mark_line(interpolate="step-after", color=GREY, strokeDash=[5, 4]).encode(
-            y=front, order=alt.Order("cost:Q")
+            y=front, order=alt.Order("cost_sign:Q")
         ),
-        base.transform_filter("datum.front === datum['{{y}}']")
-        .mark_text(align="left", dx=9, dy=-7, fontSize=11, limit=150)
-        .encode(text="label:N"),
-        _points(base, "family", tips, size=110, strokeWidth=2, filled=False).encode(
-            href="page:N", description="label:N"
-        ),
-    ).properties(height=420)
+        bars.encode(y=low, y2="high:Q", opacity=faded),
+        points.add_params(family, zoom),
+        *texts,
+    ).properties(height=440)
     return Chart(
         "Cost against quality",
         spec(chart),
-        {"Score": options, "Cost": costs},
-        "Cost is that of the network that has the score: published ones at their published size, measured "
-        "ones as trained; its scale is logarithmic. The dashed line is the Pareto front: nothing on its "
-        "cheaper side is better. A point opens its record or its network.",
+        {"Score": y_options, "Cost": x_options},
+        "Rows that the table shows, of one group of conditions. Both axes are logarithmic. The dashed line "
+        "is the Pareto front: nothing cheaper is better. Bars: one standard deviation between trainings of "
+        "one network. Click a family in the legend to highlight it; drag to pan, Shift and wheel to zoom, "
+        "double click to go back. A point opens its network or record.",
     )
 
 
-def _point(group: Group, standing: Standing, pictures: set[str], root: str) -> Json:
-    line = standing.line
-    point: Json = {"label": line.label, "family": standing.family, "from": group.title, "image": ""}
-    point["page"] = root + named_page("backbones", line.row.model) if line.row.model else ""
-    for name in ("gflops", "params", "memory"):
-        if (cost := getattr(standing.network, COSTS[name].field, None)) is not None:
-            point[name] = _number(cost * COSTS[name].scale)
-    if standing.images_per_second is not None:
-        point["speed"] = _number(standing.images_per_second)
-    if group.setting is None:
-        assert line.row.published is not None
-        printed = line.row.published.printed
-        point |= {name: float(printed[name]) for name in MEASURED if printed.get(name)}
-        point["from"] += f", {line.row.published.source}"
-    else:
-        files = line.files(group.setting)
-        point["page"] = root + record_page(files[0])
-        seconds = [result.seconds.train for result in line.results(group.setting).values()]
-        point["hours"] = _number(sum(seconds) / len(seconds) / 3600)
-        for name, quantity in MEASURED.items():
-            if found := line.score(group.setting, name):
-                point[name] = _number(found.mean * quantity.scale)
-        point["image"] = next((root + samples_file(file) for file in files if file in pictures), "")
-    point["all scores"] = ", ".join(
-        f"{q.heading} {q.text(point[name] / q.scale)}" for name, q in MEASURED.items() if name in point
-    )
-    return point
+def families(rows: Sequence[Json]) -> list[str]:
+    """The families that have a colour of their own, those with the most rows; then the others."""
+    counted = Counter(row["family"] for row in rows if row["extra"] == "none")
+    return [*(name for name, _ in counted.most_common(len(COLOURS) - 1)), "other families"]
 
 
 # ---- spread over seeds ----
@@ -716,21 +706,43 @@ def _name(setting: Setting, others: Sequence[Setting]) -> str:
 # ---- pages ----
 
 
-def of_study(rows: Sequence[Line], root: str) -> list[Chart]:
-    """Charts of a study's page, those of each setting told apart by its title."""
-    made: list[Chart] = []
-    every = settings(rows)
-    for setting in every:
-        for chart in (
-            seeds(rows, setting, root),
-            held_out_curves(rows, setting),
-            held_out_by_noise(rows, setting),
-        ):
-            if chart:
-                made.append(replace(chart, title=f"{chart.title} ({_name(setting, every)})"))
-    if costs := cost_by_stage({line.label: line.cost.cost for line in rows if line.cost}):
-        made.append(costs)
-    return made
+def of_setting(rows: Sequence[Line], setting: Setting, root: str) -> list[Chart]:
+    """Charts of what a study measured under one protocol, the one that says most first."""
+    made = (held_out_curves(rows, setting), seeds(rows, setting, root), held_out_by_noise(rows, setting))
+    return [chart for chart in made if chart]
+
+
+def as_published(rows: Sequence[Line]) -> Chart | None:
+    """Published FID against published cost, with the Pareto front; None of fewer than three rows."""
+    values = [
+        {
+            "row": line.label,
+            "family": "U-DiT" if "U-DiT" in line.label or "UNet" in line.label else line.label.split("-")[0],
+            "gflops": float(row.printed["gflops"]),
+            "fid": float(row.printed["fid"]),
+        }
+        for line in rows
+        if (row := line.row.published) and row.printed.get("gflops") and row.printed.get("fid")
+    ]
+    if len(values) < 3 or any(published_conditions(rows)):
+        return None
+    base = (
+        _over(values)
+        .transform_window(best="min(fid)", sort=[alt.SortField("gflops")], ignorePeers=False)
+        .encode(x=_axis(alt.X, "gflops", "GFLOPs, as published", log=True))
+    )
+    y = _axis(alt.Y, "fid", _FID, log=True)
+    chart = alt.layer(
+        base.mark_line(interpolate="step-after", color=GREY, strokeDash=[5, 4]).encode(
+            y=_axis(alt.Y, "best", _FID, log=True), order=alt.Order("gflops:Q")
+        ),
+        _points(base, "family", _tips("row", gflops="GFLOPs", fid="FID")).encode(y=y),
+        base.transform_filter("datum.best === datum.fid")
+        .mark_text(align="left", dx=8, dy=-7, fontSize=11)
+        .encode(y=y, text="row:N"),
+    ).properties(height=340)
+    text = "The dashed line is the Pareto front: nothing cheaper is better. Both axes are logarithmic."
+    return Chart("Published FID against cost", spec(chart), {}, text)
 
 
 def _number(value: float) -> float:

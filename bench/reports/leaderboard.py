@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import registry
 from bench.metrics.scores import MEASURED
@@ -20,8 +19,6 @@ from bench.reports.statistics import compare_rows
 from bench.reports.tables import quality_title, significant, spread
 from bench.studies import published
 from bench.studies.published import PublishedRow
-
-TIERS = (3, 12, 50)  # GFLOPs between the tiers of cost: T, S, B, and larger networks of the papers
 
 
 @dataclass(frozen=True)
@@ -55,16 +52,6 @@ class Standing:
             return self.line.label.split("-")[0].lower()
         module = registry.backbones.find(self.line.row.model).origin
         return module.removesuffix(".py").rpartition(".")[2].replace("_", "-")
-
-    @property
-    def tier(self) -> str:
-        """Cost in GFLOPs, as a span; "" where it was not counted."""
-        if self.network is None:
-            return ""
-        gflops = self.network.paper_gflops
-        place = sum(gflops >= border for border in TIERS)
-        names = (f"under {TIERS[0]}", *(f"{a} to {b}" for a, b in pairwise(TIERS)))
-        return (*names, f"{TIERS[-1]} and more")[place]
 
 
 @dataclass(frozen=True)

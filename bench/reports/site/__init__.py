@@ -3,11 +3,11 @@
     bench.reports.site.write("site", "results")
     bench.reports.site.check("site", "results")      # [] where it is current
 
-It opens from disk: no server, no network. Pages are plain HTML, whole without a script; `site.js` sorts,
-filters and compares. Charts are drawn by Vega-Lite, whose scripts come with vl-convert (898 kB in one file,
-BSD licence): a chart is data here, of which Vega makes SVG that prints and takes the page's colours. Plotly's
-Python package carries 4.8 MB of script; DataTables, as itables carries it, is 726 kB for what a hundred lines
-do with rows that are there without a script too.
+It opens from disk: no server, no network. `site.js` sorts tables and draws charts; `board.js` is the front
+page. Its table is Tabulator (MIT licence, 448 kB, kept in `vendor`): a header that sticks, frozen columns,
+groups, and rows that are made as one scrolls, in one file; DataTables has them as plugins. Charts are drawn
+by Vega-Lite, whose scripts come with vl-convert (898 kB in one file, BSD licence): a chart is data here, of
+which Vega makes SVG that prints and takes the page's colours.
 Numbers, links and pages come from records alone; the same records give the same bytes.
 """
 
@@ -21,8 +21,10 @@ from importlib.resources import files as resources
 from operator import itemgetter
 from pathlib import Path
 
+import registry
 from bench.records.schema import Cost, CostRequest, QualityRequest, Record
 from bench.reports import leaderboard, proxy
+from bench.reports.board import Board, board
 from bench.reports.leaderboard import Group
 from bench.reports.links import named_page, record_page, samples_file
 from bench.reports.report import Content, check_files, chosen_studies, write_files
@@ -31,6 +33,7 @@ from bench.reports.tables import page_title
 from bench.studies import Study
 from bench.utils.cache import cache_folder
 from bench.utils.files import write_text
+from registry.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,11 @@ class Site:
         return leaderboard.groups(
             self.lines, max(inference, key=lambda each: len(each.figures), default=None)
         )
+
+    @cached_property
+    def board(self) -> Board:
+        """What is published of the field beside what was measured here."""
+        return board(self.groups, self.pictures)
 
     @cached_property
     def pictures(self) -> set[str]:
@@ -114,9 +122,22 @@ class Site:
 
     @cached_property
     def models(self) -> list[str]:
-        """Backbones that a study or a record has, by name."""
+        """Backbones that a study, a record or the board has, by name."""
         of_studies = {line.row.model for rows in self.lines.values() for line in rows if line.row.model}
-        return sorted(of_studies | {record.request.model for record in self.selection.records})
+        of_board = {row["backbone"] for row in self.board.rows if "backbone" in row}
+        return sorted(of_studies | of_board | {record.request.model for record in self.selection.records})
+
+    @cached_property
+    def model_families(self) -> dict[str, list[str]]:
+        """The same by the module that defines them; those of plugins that are not loaded are others."""
+        found: dict[str, list[str]] = {}
+        for name in self.models:
+            try:
+                module = registry.backbones.find(name).origin.removesuffix(".py").rpartition(".")[2]
+            except UsageError:
+                module = "others"
+            found.setdefault(module.replace("_", "-"), []).append(name)
+        return dict(sorted(found.items()))
 
 
 def files(results: str | Path, studies: Sequence[str] = ()) -> Iterator[tuple[str, Content]]:
@@ -133,6 +154,9 @@ def files(results: str | Path, studies: Sequence[str] = ()) -> Iterator[tuple[st
 
     site = Site.load(results, studies)
     yield "index.html", pages.index(site)
+    yield "board.csv", site.board.csv()
+    yield "sources.bib", site.board.bibtex()
+    yield "noise.html", pages.noise(site)
     for name in site.studies:
         yield named_page("studies", name), pages.study(site, name)
     for name in site.models:
@@ -143,8 +167,12 @@ def files(results: str | Path, studies: Sequence[str] = ()) -> Iterator[tuple[st
         yield "predictors.html", pages.predictors(site)
     for file in sorted(site.pictures):
         yield samples_file(file), (site.selection.folder / file).with_suffix(".png").read_bytes()
-    for name in ("style.css", "site.js"):
-        yield f"assets/{name}", resources(__package__).joinpath(name).read_text("utf-8")
+    folder = resources(__package__)
+    for name in ("style.css", "site.js", "board.js"):
+        yield f"assets/{name}", folder.joinpath(name).read_text("utf-8")
+    for name in ("tabulator.min.js", "tabulator.min.css"):
+        yield f"assets/{name}", folder.joinpath("vendor", name).read_text("utf-8")
+    yield "assets/tabulator-LICENSE.txt", folder.joinpath("vendor", "LICENSE").read_text("utf-8")
     yield "assets/vega.js", _vega()
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib.util
-import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import registry
 from bench.records.quantities import COSTS
 from bench.records.schema import Record
-from bench.reports import charts, leaderboard, proxy, tables
-from bench.reports.findings import findings
-from bench.reports.leaderboard import Group, Standing
+from bench.reports import board, charts, leaderboard, proxy, tables
+from bench.reports.findings import by_soundness, findings, verdict
 from bench.reports.links import named_page, record_page, samples_file
 from bench.reports.page import Column, Entry, Table
 from bench.reports.record import command
@@ -24,15 +21,13 @@ from bench.reports.record import tables as record_tables
 from bench.reports.render import html
 from bench.reports.samples import kept_samples
 from bench.reports.select import Line, settings
+from bench.studies.published import field
 from bench.studies.staleness import fingerprints, stale
 from registry.errors import UsageError
 from registry.values import format_value
 
 if TYPE_CHECKING:
     from bench.reports.site import Site
-
-# Words in which a figure of the published conditions is filtered.
-_GUIDED = {True: "guided", False: "not guided", None: "no samples"}
 
 
 def _render(template: str, site: Site, title: str, root: str = "../", **values: Any) -> str:
@@ -59,52 +54,60 @@ def _render(template: str, site: Site, title: str, root: str = "../", **values: 
 
 
 def index(site: Site) -> str:
-    """The front page: the leaderboard, cost against quality, what the studies found."""
-    made = leaderboard.tables(site.groups)
-    standings = [standing for group in site.groups for standing in group.standings]
-    filters = {
-        "group": ("Scores", [group.title for group in site.groups]),
-        "family": ("Family", sorted({standing.family for standing in standings})),
-        "tier": ("GFLOPs", sorted({s.tier for s in standings} - {""}, key=_first_number)),
-        "objective": ("Objective", sorted({leaderboard.objective(s.line) for s in standings} - {""})),
-        "guided": ("Guidance", list(dict.fromkeys(_GUIDED[group.guided] for group in site.groups))),
-    }
-    groups = []
-    for group, table in zip(site.groups, made, strict=True):
-        rows = zip(group.standings, table.rows, strict=True)
-        shown = [(standing, _row(site, group, standing, entries)) for standing, entries in rows]
-        groups.append((group, _GUIDED[group.guided], shown))
+    """The front page: the board, cost against quality, what the studies found."""
     found = {name: _conclusions(rows) for name, rows in site.lines.items()}
     return _render(
         "index.html",
         site,
-        "denoiser-bench: leaderboard",
+        "denoiser-bench: diffusion backbones",
         root="",
-        quality_charts=_known(charts.cost_against_quality(site.groups, site.pictures)),
-        groups=groups,
-        columns=made[0].columns if made else [],
-        shown=leaderboard.shown(site.groups),
-        filters=filters,
+        scatter=charts.scatter(site.board),
+        columns=[head._asdict() for head in board.heads()],
+        families=charts.families(site.board.rows),
+        citation=board.CITATION,
+        noise=field.noise(),
+        limit=field.limit(),
         findings={name: texts for name, texts in found.items() if texts},
         speed_charts=_known(charts.roofline(site.selection.records, "")),
     )
 
 
-def _row(site: Site, group: Group, standing: Standing, entries: Sequence[Entry]) -> dict[str, Any]:
-    # An address that compares rows names the same ones when others have come.
-    name = "\n".join((group.title, standing.study, standing.line.label))
-    files = standing.line.files(group.setting) if group.setting else ()
-    pictured = [samples_file(file) for file in files if file in site.pictures]
-    return {
-        "id": hashlib.sha256(name.encode()).hexdigest()[:10],
-        "objective": leaderboard.objective(standing.line),
-        "samples": pictured[0] if pictured else "",
-        "entries": entries,
-    }
+def noise(site: Site) -> str:
+    """How far figures of one network differ: the repeats, and the limit that ranks the board."""
+    columns = [
+        Column("Network", number=False),
+        Column("What differs", number=False),
+        Column("FID", number=False),
+        Column("Deviation"),
+        Column("Source", number=False),
+    ]
+    rows = [
+        [
+            Entry(each.network),
+            Entry(_DIFFERS[each.differs]),
+            Entry(", ".join(f"{fid:g}" for fid in each.fid) or each.spread),
+            Entry("" if each.deviation is None else f"{each.deviation:.1%}"),
+            Entry(each.source),
+        ]
+        for each in field.repeats()
+    ]
+    return _render(
+        "noise.html",
+        site,
+        "How much is noise",
+        root="",
+        table_of_repeats=Table(columns, rows),
+        noise=field.noise(),
+        limit=field.limit(),
+    )
 
 
-def _first_number(text: str) -> float:
-    return float((re.findall(r"\d+", text) or ["0"])[0]) - text.startswith("under")
+_DIFFERS = {
+    "run": "the seed",
+    "program": "who trained it, with which program",
+    "sampler": "the sampler",
+    "labels": "how many samples each class has",
+}
 
 
 def _known(chart: charts.Chart | None) -> list[charts.Chart]:
@@ -115,19 +118,26 @@ def _known(chart: charts.Chart | None) -> list[charts.Chart]:
 
 
 def study(site: Site, name: str) -> str:
-    """A study: findings first, then tables, charts, samples, and how to run it again."""
+    """A study: the verdict, what is published, then one protocol at a time, and how to run it again."""
     chosen, rows = site.studies[name], site.lines[name]
-    page = tables.page(chosen, rows, site.selection)
-    protocols = dict.fromkeys(setting.protocol for setting in settings(rows))
-    samples = {each: kept_samples(rows, each, site.selection.folder) for each in protocols}
+    every = settings(rows)
+    parts = []
+    for setting in by_soundness(rows, every):
+        title = tables.quality_title(setting, every).removeprefix("Quality, ").removeprefix("protocol ")
+        section = tables.quality(chosen, rows, setting)
+        samples = kept_samples(rows, setting.protocol, site.selection.folder)
+        parts.append((title, section, charts.of_setting(rows, setting, "../"), samples))
+    costs = charts.cost_by_stage({line.label: line.cost.cost for line in rows if line.cost})
     return _render(
         "study.html",
         site,
-        page.title,
-        several_protocols=site.has_predictors and len(protocols) > 1,
-        sections=page.sections,
-        made_charts=charts.of_study(rows, "../"),
-        samples={protocol: kept for protocol, kept in samples.items() if kept},
+        tables.page_title(chosen),
+        verdict=verdict(rows, by_soundness(rows, every)),
+        several_protocols=site.has_predictors and len({setting.protocol for setting in every}) > 1,
+        overview=tables.overview(chosen, rows, site.selection),
+        parts=parts,
+        published_chart=_known(None if every else charts.as_published(rows)),
+        cost_chart=_known(costs),
         command=shlex.join(["bench", "ablate", name]),
     )
 

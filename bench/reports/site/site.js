@@ -1,4 +1,4 @@
-// What a page of the site does besides being read: sort, filter, choose columns, compare, draw charts.
+// What a page of the site does besides being read: sort tables, open menus, draw charts.
 // Without it every table is whole. Text from records enters as text alone, never as markup.
 "use strict";
 
@@ -43,84 +43,61 @@ function sort(body, place, down) {
   body.append(...full, ...empty);
 }
 
-// ---- the leaderboard ----
+// ---- menus: one open at a time, closed by Escape and by a click elsewhere ----
 
-function leaderboard(table, form) {
-  const bodies = all("tbody", table);
-  const count = document.getElementById("count");
-  const apply = () => {
-    const wanted = Object.fromEntries(new FormData(form));
-    const words = (wanted.search || "").toLowerCase();
-    let shown = 0;
-    for (const body of bodies) {
-      const place = ["group", "guided"].every((key) => !wanted[key] || body.dataset[key] === wanted[key]);
-      let some = false;
-      for (const row of all("tr", body)) {
-        if (row.querySelector("th.group")) continue;
-        const fits = place && row.textContent.toLowerCase().includes(words)
-          && ["family", "tier", "objective"].every((key) => !wanted[key] || row.dataset[key] === wanted[key]);
-        row.hidden = !fits;
-        some ||= fits;
-        shown += fits;
-      }
-      body.hidden = !some;
-    }
-    count.textContent = `${shown} rows`;
-    emptyColumns();
-  };
-  // A column in which no row that is shown has a figure takes no room.
-  const chosen = all("input[name=column]", form);
-  const emptyColumns = () => {
-    const rows = bodies.filter((body) => !body.hidden).flatMap((body) => all("tr", body))
-      .filter((row) => !row.hidden && !row.querySelector("th.group"));
-    for (const box of chosen) {
-      const place = Number(box.value);
-      const used = rows.some((row) => row.cells[place].textContent);
-      table.tHead.rows[0].cells[place].hidden = !box.checked || !used;
-      for (const row of rows) row.cells[place].hidden = !box.checked || !used;
-    }
-  };
-  form.hidden = false;
-  form.addEventListener("input", apply);
-  form.addEventListener("reset", () => setTimeout(apply));
-  form.addEventListener("submit", (event) => event.preventDefault());
-  comparison(table, document.getElementById("comparison"));
-  apply();
-}
+const menus = all("details.menu");
+menus.forEach((menu) => menu.addEventListener("toggle", () => {
+  if (menu.open) menus.forEach((other) => { if (other !== menu) other.open = false; });
+}));
+addEventListener("click", (event) => menus.forEach((menu) => {
+  if (!menu.contains(event.target)) menu.open = false;
+}));
+addEventListener("keydown", (event) => {
+  const open = event.key === "Escape" && menus.find((menu) => menu.open);
+  if (!open) return;
+  open.open = false;
+  open.querySelector("summary").focus();
+});
 
-// Two or three rows side by side; which ones stands in the address, so that it can be passed on.
-function comparison(table, section) {
-  const boxes = all("input.compare", table);
-  const show = () => {
-    const rows = boxes.filter((box) => box.checked).map((box) => box.closest("tr"));
-    for (const box of boxes) box.disabled = rows.length >= 3 && !box.checked;
-    const names = rows.map((row) => row.id).join(",");
-    history.replaceState(null, "", names ? `#compare=${names}` : location.pathname + location.search);
-    section.hidden = rows.length < 2;
-    const place = section.querySelector("table");
-    place.replaceChildren();
-    if (section.hidden) return;
-    const heads = [...table.tHead.rows[0].cells];
-    place.append(element("thead", {}, element("tr", {}, element("th"),
-      ...rows.map((row) => element("th", { scope: "col" }, row.cells[1].textContent)))));
-    const body = element("tbody");
-    body.append(line("Scores", rows.map((row) => [row.closest("tbody").querySelector("th.group").textContent])));
-    heads.forEach((head, i) => {
-      if (i < 2 || !rows.some((row) => row.cells[i].textContent)) return;
-      body.append(line(head.textContent, rows.map((row) => [...row.cells[i].childNodes].map((n) => n.cloneNode(true)))));
+// ---- tabs: one section at a time, which the address names ----
+
+function tabs(place) {
+  const sections = all(":scope > section", place);
+  if (sections.length < 2) return;
+  const list = element("div", { className: "tablist" });
+  list.setAttribute("role", "tablist");
+  const buttons = sections.map((section, i) => {
+    const button = element("button", { type: "button" }, section.dataset.title);
+    button.setAttribute("role", "tab");
+    section.setAttribute("role", "tabpanel");
+    section.setAttribute("aria-label", section.dataset.title);
+    section.querySelector("h3").hidden = true;
+    button.addEventListener("click", () => { location.hash = encodeURIComponent(section.dataset.title); });
+    button.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!step) return;
+      const next = buttons[(i + step + buttons.length) % buttons.length];
+      next.focus();
+      next.click();
     });
-    if (rows.some((row) => row.dataset.samples)) {
-      body.append(line("Samples", rows.map((row) => row.dataset.samples
-        ? [element("img", { className: "samples", src: row.dataset.samples, alt: "samples" })] : [])));
-    }
-    place.append(body);
+    return button;
+  });
+  list.append(...buttons);
+  place.prepend(list);
+  const show = () => {
+    const named = sections.findIndex((each) => encodeURIComponent(each.dataset.title) === location.hash.slice(1));
+    sections.forEach((section, i) => {
+      section.hidden = i !== Math.max(named, 0);
+      buttons[i].setAttribute("aria-selected", String(!section.hidden));
+      buttons[i].tabIndex = section.hidden ? -1 : 0;
+    });
   };
-  const line = (title, cells) => element("tr", {}, element("th", { scope: "row" }, title),
-    ...cells.map((nodes) => element("td", {}, ...nodes)));
-  boxes.forEach((box) => box.addEventListener("change", show));
-  const named = (location.hash.match(/^#compare=(.*)$/) || [, ""])[1].split(",").slice(0, 3);
-  boxes.forEach((box) => { box.checked = named.includes(box.closest("tr").id); });
-  if (named[0]) show();
+  addEventListener("hashchange", show);
+  addEventListener("beforeprint", () => sections.forEach((section) => {
+    section.hidden = false;
+    section.querySelector("h3").hidden = false;
+  }));
+  show();
 }
 
 // ---- charts: a Vega-Lite specification whose "{{name}}" are replaced by what is chosen, but in its numbers ----
@@ -149,7 +126,8 @@ const CONFIG = {
   text: { fill: "currentColor" },
 };
 
-function chart(figure) {
+// A chart that another script looks after gets its numbers from `before` and is given to `after` once drawn.
+function chart(figure, { before = () => {}, after = () => {} } = {}) {
   const { spec, choices, colours } = JSON.parse(figure.querySelector("script").textContent);
   const view = figure.querySelector(".view");
   const controls = figure.querySelector(".controls");
@@ -170,21 +148,24 @@ function chart(figure) {
   const draw = () => {
     const chosen = Object.assign({}, ...selects.map((select, i) => choices[i].options[select.value].values));
     const whole = filled(spec, chosen);
+    before(whole, chosen);
     const narrow = view.clientWidth < 480;
     const legend = { ...CONFIG.legend, columns: Math.max(1, Math.floor(view.clientWidth / LEGEND_COLUMN)) };
     const range = { category: colours };
     const config = { ...CONFIG, legend, range, ...(narrow && { axis: { ...CONFIG.axis, labelLimit: 130 } }) };
     return vegaEmbed(view, { width: "container", height: 340, autosize: { type: "fit-x", contains: "padding" },
       ...whole, config }, { actions: false, renderer: "svg", ast: true }) // the page's policy allows no eval
+      .then(({ view: drawn }) => after(drawn, chosen))
       .then(() => { figure.dataset.drawn = "true"; })
       .catch((error) => { view.textContent = `This chart could not be drawn: ${error.message}`; });
   };
   draw();
+  return { draw, selects, choices };
 }
 
 // A chart is drawn when it comes into sight; all are, before a page is printed.
 function charts() {
-  const waiting = new Set(all("figure.chart"));
+  const waiting = new Set(all("figure.chart:not(#scatter)"));
   if (!waiting.size) return;
   const begin = (figure) => { if (waiting.delete(figure)) chart(figure); };
   const watcher = new IntersectionObserver((entries) => {
@@ -194,9 +175,8 @@ function charts() {
   addEventListener("beforeprint", () => waiting.forEach(begin));
 }
 
-addEventListener("beforeprint", () => all("details").forEach((each) => { each.open = true; }));
+addEventListener("beforeprint", () => all("main details:not(.menu)").forEach((each) => { each.open = true; }));
 
 all("table.sortable").forEach(sortable);
-const form = document.getElementById("filters");
-if (form) leaderboard(document.getElementById("leaderboard"), form);
+all(".tabs").forEach(tabs);
 charts();

@@ -183,7 +183,7 @@ class FieldRow(BaseModel):
             seen += " images"
         return ", ".join(
             (
-                f"{self.resolution}×{self.resolution} {INPUTS[self.input]}",
+                f"{self.resolution}² {INPUTS[self.input]}",
                 seen,
                 OBJECTIVES[objective],
                 GUIDANCE[guidance],
@@ -233,7 +233,7 @@ def repeats() -> tuple[Repeat, ...]:
 
 
 def _read(name: str) -> list[dict[str, Any]]:
-    with files(__package__).joinpath(name).open(encoding="utf-8", newline="") as file:
+    with files(__package__).joinpath(name).open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

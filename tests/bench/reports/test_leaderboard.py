@@ -9,7 +9,7 @@ import pytest
 
 import bench.studies
 from bench.records.schema import QualityRequest, TrainingSettings
-from bench.reports import charts, leaderboard
+from bench.reports import board, leaderboard
 from bench.reports.findings import findings
 from bench.reports.select import Selection, lines
 from bench.studies.cells import cells
@@ -112,15 +112,15 @@ def test_a_measured_network_stands_once_beside_its_own_cost_as_trained():
         name: lines(bench.studies.load(name), Selection(ROOT / "results")) for name in bench.studies.names()
     }
     groups = leaderboard.groups(found)
-    points = charts.cost_against_quality(groups, set()).spec["data"]["values"]
-    for number, (group, table) in enumerate(zip(groups, leaderboard.tables(groups), strict=True)):
+    rows = {row["from"].removeprefix("record "): row for row in board.board(groups, set()).rows}
+    for group, table in zip(groups, leaderboard.tables(groups), strict=True):
         if group.setting is None:
             continue
         titles = [column.title for column in table.columns]
         files = [standing.line.files(group.setting)[0] for standing in group.standings]
         assert len(set(files)) == len(files)
-        shown = [point for point in points if point["group"] == number]
-        for file, row, point in zip(files, table.rows, shown, strict=True):
+        for file, row in zip(files, table.rows, strict=True):
+            point = rows[file]
             network = json.loads((ROOT / "results" / file).read_text())["result"]["network"]
             cells = dict(zip(titles, row, strict=True))
             assert float(cells["GFLOPs"].text) == pytest.approx(network["paper_gflops"], rel=0.05)

@@ -17,8 +17,8 @@ FILE = ROOT / "bench/studies/published/field.csv"
 GOOD = {
     "row": "Net-S/2", "family": "Net", "backbone": "", "objective": "flow", "resolution": "256",
     "training_steps": "400000", "batch_size": "256", "cfg_scale": "1.0", "sampler": "Euler-250",
-    "params": "33M", "gflops": "6.06", "fid": "50.1", "sfid": "", "inception_score": "", "precision": "0.4",
-     "recall": "",
+    "params": "33M", "gflops": "6.06", "fid": "50.1", "sfid": "", "inception_score": "",
+    "precision": "0.4", "recall": "",
     "throughput": "", "kind": "paper", "extra": "none", "group": "256|102M|flow|unguided|ode",
     "source": "Table 1 of arXiv 2601.00001", "url": "", "arxiv": "", "checked": "yes", "duplicate": "",
     "remarks": "",

@@ -39,7 +39,9 @@ def show(browser, page, width=1400, height=900, dark=False):
     browser.get("about:blank")  # so that another #… is another visit
     browser.get(page if isinstance(page, str) else page.as_uri())
     charts = "[...document.querySelectorAll('figure.chart')]"
-    drawn = "(f) => f.dataset.drawn || f.getBoundingClientRect().top > innerHeight"
+    ready = "(document.getElementById('board')?.dataset.ready ?? 'none')"
+    until(lambda: browser.execute_script(f"return {ready}"))
+    drawn = "(f) => f.dataset.drawn || !f.checkVisibility() || f.getBoundingClientRect().top > innerHeight"
     until(lambda: browser.execute_script(f"return {charts}.every({drawn})"))
 
 

@@ -10,15 +10,21 @@ import shutil
 import pytest
 
 from bench.reports import site
-from bench.reports.site import Site
-from bench.studies.published import rows as published_rows
+from bench.reports.charts import COLOURS
+from bench.studies.published import field
 from tests.bench.reports.site.browser import open_browser, show, until
 from tests.bench.reports.site.conftest import HOSTILE
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
 WIDTHS = (375, 1400, 2560)
-PAGES = ("index.html", "studies/components.html", "studies/leaderboard.html", "backbones/udit-t.html")
+PAGES = (
+    "index.html",
+    "noise.html",
+    "studies/components.html",
+    "studies/leaderboard.html",
+    "backbones/udit-t.html",
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,20 +50,9 @@ def content_width(browser):
     return browser.execute_script("return document.documentElement.scrollWidth")
 
 
-HEAD = "[...document.querySelectorAll('#leaderboard thead th')].find(head => head.textContent === '{}')"
-
-
 def shown_rows(browser):
-    """Of the leaderboard: text of the cells of each row that can be seen, by heading."""
-    return browser.execute_script(
-        """
-        const table = document.getElementById('leaderboard');
-        const heads = [...table.tHead.rows[0].cells].map((head) => head.textContent);
-        return [...table.tBodies].flatMap((body) => [...body.rows])
-          .filter((row) => row.offsetParent && row.cells.length > 1)
-          .map((row) => Object.fromEntries([...row.cells].map((cell, i) => [heads[i], cell.textContent])));
-        """
-    )
+    """Of the board: values of the rows that its filters leave, in the order of the table."""
+    return browser.execute_script("return table.getRows('active').map((row) => row.getData())")
 
 
 def press(browser, selector):
@@ -67,7 +62,7 @@ def press(browser, selector):
 def choose(browser, name, value):
     browser.execute_script(
         """
-        const field = document.querySelector(`#filters [name=${arguments[0]}]`);
+        const field = document.querySelector(`#filters [name="${arguments[0]}"]`);
         field.value = arguments[1];
         field.dispatchEvent(new Event('input', { bubbles: true }));
         """,
@@ -124,63 +119,118 @@ def test_dark_and_light_differ_and_text_stands_out_in_both(browser, folder):
     assert found[0][0] != found[1][0] and all(ratio >= 7 for _, ratio in found)  # WCAG AAA
 
 
-def test_a_head_sorts_its_column_within_each_group(browser, folder):
+MAIN = "256² SD latents, 102M images, noise prediction, no guidance, ancestral sampler"
+
+
+def text(browser):
+    return browser.find_element("id", "board").text
+
+
+def test_a_head_sorts_its_column_within_each_group_and_the_address_keeps_it(browser, folder):
     show(browser, folder / "index.html")
-    place = browser.execute_script(f"return {HEAD.format('GFLOPs')}.cellIndex")
-    head = f"#leaderboard thead th:nth-child({place + 1})"
-    group = "Published: noise prediction, no guidance, 400K steps"
-    choose(browser, "group", group)
-    for order, sign in (("ascending", 1), ("descending", -1)):
+    head = ".tabulator-col[tabulator-field=gflops]"
+    for way, sign in (("ascending", 1), ("descending", -1)):
         press(browser, f"{head} button")
-        assert browser.execute_script(f"return document.querySelector('{head}').ariaSort") == order
-        values = [row["GFLOPs"] for row in shown_rows(browser)]
-        known = [float(value) for value in values if value]
+        until(lambda way=way: browser.find_element("css selector", head).get_attribute("aria-sort") == way)
+        found = [row for row in shown_rows(browser) if row["group"] == MAIN]
+        values = [row.get("gflops") for row in found]
+        known = [value for value in values if value]
         assert len(known) > 10 and known == sorted(known, key=lambda value: sign * value)
-        assert values[len(known) :] == [""] * (len(values) - len(known))  # what is not known stands last
+        assert values[len(known) :] == [None] * (len(values) - len(known))  # what is not known stands last
+    assert "sort=gflops+desc" in browser.current_url
+    browser.back()
+    until(lambda: "sort=gflops+asc" in browser.current_url)
+    until(lambda: browser.find_element("css selector", head).get_attribute("aria-sort") == "ascending")
+    groups = [row["order"] for row in shown_rows(browser)]
+    assert groups == sorted(groups)
 
 
-def test_filters_leave_the_rows_that_fit(browser, folder):
+def test_filters_leave_the_rows_that_fit_and_the_back_button_returns(browser, folder):
     show(browser, folder / "index.html")
     everything = len(shown_rows(browser))
-    choose(browser, "group", "Published: flow, no guidance, 400K steps")
-    flows = {row.label for row in published_rows("leaderboard") if row.objective == "flow"}
-    assert {row["Model"] for row in shown_rows(browser)} == flows
-    choose(browser, "search", "XL")
-    assert [row["Model"] for row in shown_rows(browser)] == ["SiT-XL/2"]
+    assert {row["extra"] for row in shown_rows(browser)} == {"none"}  # others compare no architectures
+    choose(browser, "family", "U-ViT")
+    published_uvit = {row.row for row in field.rows() if row.family == "U-ViT" and row.extra == "none"}
+    found = shown_rows(browser)
+    assert {row["row"] for row in found if row["kind"] != "measured here"} == published_uvit
+    assert browser.find_element("id", "count").text == f"{len(found)} rows"
+    choose(browser, "kind", "measured here")
+    assert {row["kind"] for row in shown_rows(browser)} == {"measured here"}
+    browser.back()
+    until(lambda: len(shown_rows(browser)) == len(found))
     press(browser, "#filters button[type=reset]")
     until(lambda: len(shown_rows(browser)) == everything)
-    choose(browser, "family", "dico")
-    assert {row["Family"] for row in shown_rows(browser)} == {"dico"}
+    choose(browser, "extra", "all")
+    assert len(shown_rows(browser)) > len(field.rows())
 
 
-def test_a_column_is_shown_when_it_is_chosen(browser, folder):
+def test_search_takes_words_in_any_order_and_forgives_separators(browser, folder):
     show(browser, folder / "index.html")
-    head = HEAD.format("Memory (MiB)")
-    assert browser.execute_script(f"return {head}.hidden")
-    browser.execute_script(
-        f"document.querySelector(`#filters input[value='${{{head}.cellIndex}}']`).click()",
+
+    def found(words):
+        choose(browser, "search", words)
+        return {row["row"] for row in shown_rows(browser)}
+
+    exact = found("DiT-XL/2")
+    assert "DiT-XL/2" in exact and found("xl2 dit") == exact == found("dit xl 2") | exact
+    known = [row.row for row in field.rows() if row.extra == "none"]
+    assert found("mhla xl") == {name for name in known if "MHLA" in name and "XL" in name}
+    assert found("SDE quoted ddt") and not found("nothing of the kind")
+    assert "Nothing found" in text(browser)
+
+
+def test_a_column_is_shown_when_it_is_chosen_and_has_values(browser, folder):
+    show(browser, folder / "index.html")
+    assert "Batch" not in text(browser) and "Recorded" not in text(browser)
+    press(browser, "#filters input[value=batch_size]")
+    until(lambda: browser.execute_script("return table.getColumn('batch_size').isVisible()"))
+    assert "columns=" in browser.current_url
+    show(browser, browser.current_url)
+    assert browser.execute_script("return table.getColumn('batch_size').isVisible()")
+    choose(browser, "kind", "paper")
+    assert not browser.execute_script("return table.getColumn('held_out').isVisible()")  # no paper has it
+
+
+def test_the_header_sticks_and_rows_have_one_line(browser, folder):
+    show(browser, folder / "index.html", 1280)
+    heights = browser.execute_script(
+        "return [...document.querySelectorAll('.tabulator-row')].map((row) => row.offsetHeight)"
     )
-    assert not browser.execute_script(f"return {head}.hidden")
+    assert len(heights) > 10 and max(heights) < 40
+    browser.execute_script("document.querySelector('.tabulator-tableholder').scrollTop = 1500")
+    until(lambda: "U-DiT-L" not in text(browser))
+    header = browser.find_element("css selector", ".tabulator-header").rect
+    board = browser.find_element("id", "board").rect
+    assert header["y"] - board["y"] <= 1.5 and "FID" in text(browser)
+
+
+def test_a_header_explains_itself_on_focus(browser, folder):
+    show(browser, folder / "index.html")
+    browser.execute_script("document.querySelector('[tabulator-field=rank] button').focus()")
+    told = browser.find_element("id", "hint").text
+    assert "1 + the number of rows of its group shown to be better" in told and "7%" in told
 
 
 def test_two_rows_are_compared_and_the_address_keeps_them(browser, folder):
     show(browser, folder / "index.html")
     assert not browser.find_element("id", "comparison").is_displayed()
-    for label in ("U-DiT-S", "DiT-S/2"):
+    for label in ("U-DiT-L", "DiCo-XL"):
         press(browser, f"input.compare[aria-label='Compare {label}']")
-    text = browser.find_element("id", "comparison").text
-    assert "U-DiT-S" in text and "DiT-S/2" in text and "31.51" in text
-    address = browser.current_url
-    show(browser, address)
-    assert browser.find_element("id", "comparison").text == text
+    bar = browser.find_element("id", "bar")
+    assert bar.is_displayed() and "U-DiT-L" in bar.text and "DiCo-XL" in bar.text
+    assert abs(bar.rect["y"] + bar.rect["height"] - browser.execute_script("return innerHeight")) < 2
+    told = browser.find_element("id", "comparison").text
+    assert "10.08" in told and "11.67" in told
+    show(browser, browser.current_url)
+    assert browser.find_element("id", "comparison").text == told
 
 
 def test_a_chart_tells_a_point_and_follows_what_is_chosen(browser, folder):
     from selenium.webdriver import ActionChains
     from selenium.webdriver.support.select import Select
 
-    show(browser, folder / "index.html")
-    figure = browser.find_element("css selector", "figure.chart")
+    show(browser, folder / "index.html", height=3000)
+    figure = browser.find_element("id", "scatter")
     axis = lambda: figure.find_element("css selector", "svg").text  # noqa: E731
     assert "GFLOPs" in axis()
     point = figure.find_element("css selector", "[aria-label='U-DiT-S']")
@@ -188,36 +238,103 @@ def test_a_chart_tells_a_point_and_follows_what_is_chosen(browser, folder):
     until(lambda: browser.find_elements("css selector", "#vg-tooltip-element.visible"))
     told = browser.find_element("id", "vg-tooltip-element").text
     assert "U-DiT-S" in told and "31.51" in told
-    cost = figure.find_elements("tag name", "select")[1]
-    Select(cost).select_by_visible_text("Params (M)")
-    until(lambda: "Params (M)" in axis())
+    Select(figure.find_elements("tag name", "select")[1]).select_by_visible_text("Training compute")
+    until(lambda: "Training compute (EFLOPs)" in axis())
+    assert "axes=" in browser.current_url
+    choose(browser, "family", "DiCo")  # the table's filters act on it
+    until(lambda: not figure.find_elements("css selector", "[aria-label='U-DiT-S']"))
 
 
-def test_the_front_is_where_nothing_cheaper_is_better(browser, folder):
-    show(browser, folder / "index.html")
-    (group, *_) = Site.load(ROOT / "results").groups  # which is shown first
-    points = {
-        standing.line.label: (standing.line.cost.cost.paper_gflops, float(row.printed["fid"]))
-        for standing in group.standings
-        if (row := standing.line.row.published) and standing.line.cost
-    }
+def plotted(browser):
+    return browser.execute_script("return points")
+
+
+def test_the_front_is_where_nothing_cheaper_is_better_and_names_do_not_collide(browser, folder):
+    show(browser, folder / "index.html", 1280, 3000)
+    names = (
+        "[...document.querySelectorAll('#scatter .mark-text.role-mark text')].filter((t) => t.textContent)"
+    )
+    until(lambda: browser.execute_script(f"return {names}.length"))
+    rows = plotted(browser)
+    assert {row["group"] for row in rows} == {MAIN} and len(rows) > 40
     front = {
-        label
-        for label, (cost, fid) in points.items()
-        if not any(other <= cost and better < fid for other, better in points.values())
+        row["row"]
+        for row in rows
+        if not any(other["cost"] <= row["cost"] and other["fid"] < row["fid"] for other in rows)
     }
-    named = browser.find_elements("css selector", "figure.chart .mark-text.role-mark text")
-    assert {text.text for text in named} == front and len(front) > 5
+    assert {"U-DiT-S", "U-DiT-B", "U-DiT-L", "DiCo-L"} <= front and "DiT-XL/2" not in front
+    boxes = browser.execute_script(
+        f"""
+        return {names}.map((t) => {{
+          const box = t.getBoundingClientRect();
+          return [t.textContent, box.left, box.top, box.right, box.bottom];
+        }});
+        """
+    )
+    assert 8 <= len(boxes) <= 14 and {"U-DiT-S", "U-DiT-L", "DiCo-L"} <= {name for name, *_ in boxes}
+    for i, (_, left, top, right, bottom) in enumerate(boxes):
+        for _, other_left, other_top, other_right, other_bottom in boxes[i + 1 :]:
+            apart = other_left > right or left > other_right or other_top > bottom or top > other_bottom
+            assert apart or min(bottom, other_bottom) - max(top, other_top) < 3  # ascenders, not letters
 
 
-def test_a_figure_opens_its_record(browser, folder):
+def test_colours_of_families_stand_out_in_both_themes(browser, folder):
+    def light(colour):
+        channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for background in ("#ffffff", "#0f1318"):
+        for colour in COLOURS:
+            high, low = sorted((light(colour), light(background)), reverse=True)
+            assert (high + 0.05) / (low + 0.05) >= 3, (colour, background)
+
+
+def test_a_figure_opens_its_record_and_a_source_its_paper(browser, folder):
     show(browser, folder / "index.html")
-    link = browser.find_element("css selector", "#leaderboard a[href^='records/quality-']")
+    sources = browser.find_elements("css selector", ".tabulator-cell[tabulator-field=source] a")
+    assert "https://arxiv.org/abs/2405.02730" in {link.get_attribute("href") for link in sources}
+    choose(browser, "kind", "measured here")
+    until(lambda: browser.find_elements("css selector", "#board a[href^='records/quality-']"))
+    link = browser.find_element("css selector", "#board a[href^='records/quality-']")
     address = link.get_attribute("href")
     browser.execute_script("arguments[0].click()", link)
     until(lambda: browser.current_url == address)
-    text = browser.find_element("tag name", "main").text
-    assert "Measure it again" in text and "bench ablate" in text and "commit" in text
+    main = browser.find_element("tag name", "main").text
+    assert "Measure it again" in main and "bench ablate" in main and "commit" in main
+
+
+def test_menus_close_on_escape_and_outside_clicks(browser, folder):
+    from selenium.webdriver import ActionChains, Keys
+
+    show(browser, folder / "index.html")
+    studies, backbones, _ = browser.find_elements("css selector", "details.menu > summary")
+    opened = lambda: browser.execute_script("return document.querySelectorAll('details.menu[open]').length")  # noqa: E731
+    studies.click()
+    until(lambda: opened() == 1)
+    browser.execute_script("arguments[0].click()", backbones)
+    until(lambda: opened() == 1)
+    ActionChains(browser).send_keys(Keys.ESCAPE).perform()
+    until(lambda: opened() == 0)
+    studies.click()
+    press(browser, "h1")
+    until(lambda: opened() == 0)
+
+
+def test_a_study_shows_its_verdict_and_one_protocol_at_a_time(browser, folder):
+    show(browser, folder / "studies/components.html", 1280)
+    assert browser.execute_script("return document.documentElement.scrollHeight") < 3000
+    verdict = browser.find_element("css selector", ".verdict").text
+    assert "U-DiT-T (+Re-param.)" in verdict and "Under proxy-cifar-32 15 of 21 pairs" in verdict
+    tabs = browser.find_elements("css selector", "[role=tab]")
+    sections = browser.find_elements("css selector", "[role=tabpanel]")
+    assert tabs[0].text == "proxy-cifar-32" and len(tabs) == len(sections) > 3
+    assert [section.is_displayed() for section in sections] == [True] + [False] * (len(sections) - 1)
+    press(browser, "[role=tab]:nth-child(2)")
+    until(sections[1].is_displayed)
+    assert not sections[0].is_displayed()
+    browser.back()
+    until(sections[0].is_displayed)
 
 
 def test_the_keyboard_reaches_and_turns_a_head(browser, folder):
@@ -241,7 +358,10 @@ def test_hostile_records_run_nothing_and_show_their_text(browser, hostile):
         if page.parent.name == "records":
             assert HOSTILE in browser.find_element("tag name", "main").text
     show(browser, hostile / "site/index.html")
-    assert HOSTILE in {row["Model"] for row in shown_rows(browser)}
+    assert HOSTILE in {row["row"] for row in shown_rows(browser)}
+    choose(browser, "kind", "measured here")
+    until(lambda: HOSTILE in text(browser))
+    assert not browser.find_elements("css selector", "#board img")
     (study,) = (hostile / "site/studies").iterdir()
     show(browser, study, 375)
     assert HOSTILE in browser.find_element("tag name", "h1").text
@@ -254,6 +374,6 @@ def test_the_policy_of_a_page_stops_a_script_that_got_in(browser, folder, tmp_pa
     script = "<script>document.title = 'ran'</script><img src='x' onerror='document.title = `ran`'>"
     (tmp_path / "index.html").write_text(text.replace("<main>", f"<main>{script}"), "utf-8")
     show(browser, tmp_path / "index.html")  # its charts are drawn
-    assert browser.title == "denoiser-bench: leaderboard"
+    assert browser.title == "denoiser-bench: diffusion backbones"
     told = [entry["message"] for entry in browser.get_log("browser")]
     assert sum("Content Security Policy" in text for text in told) == 2
