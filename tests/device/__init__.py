@@ -7,8 +7,8 @@
 
 A stage is a list of items. What an item found is written at once, so the same command goes on after a kill,
 or on another machine to which DIR was copied. The first stage has a little of everything, each item with a
-time after which it is given up. Right comes before fast: the stages that compare with the CPU
-and with the authors' outputs are first. Nothing here measures by itself: it calls what the commands call.
+time after which it is given up. Of the others right comes before fast: those that compare with the CPU and
+with the authors' outputs are first. Nothing here measures by itself: it calls what the commands call.
 
 What may be faster, and waits for a GPU to show it (gains as expected, not measured):
 
