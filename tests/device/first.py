@@ -153,7 +153,7 @@ def _tf32(device: torch.device) -> Found:
                     found[f"{name}{' in TF32' * on}"] = distance(call(*tensors).cpu(), exact)
     finally:
         every.fp32_precision = before
-    return {"error": max(found["product"], found["convolution"]), "bound": 1e-6, **found}
+    return {"error": max(found["product"], found["convolution"]), "bound": 1e-5, **found}
 
 
 def _outputs(device: torch.device, names: list[str], precision: Any, tiny: bool) -> Found:
@@ -383,7 +383,7 @@ def _peaks(device: torch.device) -> Found:
 
 
 def _kernels(device: torch.device, networks: list[Network], dtype: str) -> Found:
-    """Names of the kernels of attention and of depthwise convolutions, by the shape of their input."""
+    """Names of the kernels of attention, depthwise and 1×1 convolutions, by the shape of their input."""
     found: defaultdict[str, set[str]] = defaultdict(set)
     with torch.inference_mode(), tf32(False, device):
         for name, options in networks:
@@ -397,7 +397,7 @@ def _kernels(device: torch.device, networks: list[Network], dtype: str) -> Found
                 kind = operator_class(event)
                 kernels = [kernel.name for kernel in event.kernels] if on_cuda(device) else [event.name]
                 shapes = [shape for shape in event.input_shapes or () if shape]
-                if kind in ("attention", DEPTHWISE) and kernels and shapes:
+                if kind in ("attention", DEPTHWISE, "1×1 convolution") and kernels and shapes:
                     found[f"{registry.label(name, options)}, {kind} {shapes[0]}"].update(kernels)
     return {key: sorted(names) for key, names in found.items()}
 
