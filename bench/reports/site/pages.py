@@ -102,6 +102,47 @@ def noise(site: Site) -> str:
     )
 
 
+_STEPS = (1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 400_000)  # of the table of losses
+
+
+def losses(site: Site) -> str:
+    """What training loss is normal, and what others got who trained a network again."""
+    curves = field.curves()
+    columns = [
+        *(Column(title, number=False) for title in ("Network", "Loss", "Conditions")),
+        *(Column(f"{step // 1000}K") for step in _STEPS),
+        Column("FID"),
+        Column("Source", number=False),
+    ]
+    rows = []
+    for curve in curves:
+        at = {step: f"{loss:.4f}" for step, loss, _ in curve.points}
+        texts = [curve.name, curve.loss, curve.conditions, *(at.get(step, "") for step in _STEPS)]
+        rows.append([Entry(text) for text in (*texts, f"{curve.fid:g}" if curve.fid else "", curve.source)])
+    known = field.rows()
+    again = [
+        [
+            Entry(row.row),
+            Entry(f"{row.fid:g}"),
+            Entry("; ".join(f"{other.fid:g} ({other.row})" for other in others)),
+            Entry(row.title),
+            Entry(row.source),
+        ]
+        for i, others in field.conflicts(known).items()
+        if (row := known[i]).kind == "rerun by others" or "rerun" in row.row
+    ]
+    titles = ("Run", "FID", "Other figures of the network", "Conditions", "Source")
+    return _render(
+        "losses.html",
+        site,
+        "Is my training on track?",
+        root="",
+        chart=charts.losses(curves),
+        table_of_losses=Table(columns, rows),
+        reproductions=Table([Column(title, number=title == "FID") for title in titles], again),
+    )
+
+
 _DIFFERS = {
     "run": "the seed",
     "program": "who trained it, with which program",

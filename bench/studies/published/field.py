@@ -1,7 +1,8 @@
 """What is published of diffusion backbones on ImageNet, figure by figure, and how far such figures repeat.
 
 `field.csv` has one row a line: add one there and `tests/bench/studies/test_field.py` says what is missing.
-`noise.csv` has networks that were trained, or sampled, more than once.
+`noise.csv` has networks that were trained, or sampled, more than once; `losses.toml` and `losses.csv` have
+training curves of authors.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import csv
 import functools
 import math
 import re
+import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
 from statistics import stdev
@@ -272,3 +274,39 @@ def conflicts(found: Sequence[FieldRow]) -> dict[int, tuple[FieldRow, ...]]:
     return {
         i: tuple(found[j] for j in same if j != i) for same in alike.values() if len(same) > 1 for i in same
     }
+
+
+class Curve(BaseModel):
+    """Training loss over steps, as its authors logged it.
+
+    Attributes:
+        network: registered backbone, and the name of its points in `losses.csv`.
+        name: in words.
+        loss: what was minimised. Only curves of one loss compare.
+        conditions: data, latents and batch.
+        fid: after 400K steps unless the source says otherwise.
+        source: the file.
+        url: its repository.
+        points: (step, mean loss up to it, standard deviation of logged lines).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    network: str
+    name: str
+    loss: str
+    conditions: str
+    fid: float | None = None
+    source: str
+    url: str = Field(pattern="^https://")
+    points: tuple[tuple[int, float, float], ...] = Field(min_length=2)
+
+
+@functools.cache
+def curves() -> tuple[Curve, ...]:
+    """Every published curve."""
+    points: dict[str, list[Any]] = {}
+    for row in _read("losses.csv"):
+        points.setdefault(row["network"], []).append((row["step"], row["loss"], row["deviation"]))
+    described = tomllib.loads(files(__package__).joinpath("losses.toml").read_text("utf-8"))["curves"]
+    return tuple(Curve.model_validate(each | {"points": points[each["network"]]}) for each in described)

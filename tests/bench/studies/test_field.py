@@ -136,3 +136,17 @@ def test_conflicting_figures_name_each_other():
 
     assert others("SiT-L/2 + REPA (as quoted by DDT)", 10.0) == {9.7}
     assert others("SiT-B/2, SDE", 33.02) == {33.0, 34.49, 34.84, 36.7}
+
+
+def test_curves_fall_and_larger_networks_have_the_lower_loss():
+    curves = {each.network: {step: loss for step, loss, _ in each.points} for each in field.curves()}
+    for name, points in curves.items():
+        registry.backbones.find(name)
+        steps = sorted(points)
+        assert points[steps[-1]] < points[steps[0]] and len(steps) == len(points), name
+    at_400k = [curves[f"dico-{size}"][400_000] for size in ("s", "b", "l", "xl")]
+    assert at_400k == sorted(at_400k, reverse=True)
+    apart = [
+        f"{larger / smaller - 1:.1%}" for larger, smaller in zip(at_400k[::2], at_400k[1::2], strict=True)
+    ]
+    assert apart == ["2.7%", "0.5%"]  # as the site's page says
