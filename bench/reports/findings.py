@@ -81,7 +81,7 @@ class _Compared(NamedTuple):
     """Rows that have a score; published FIDs by row, those that compare together, by their conditions."""
 
     labels: list[str]
-    values: list[BySeed]
+    values: Sequence[BySeed]
     printed: dict[str, dict[int, float]]
     comparison: Comparison
 

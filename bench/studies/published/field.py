@@ -19,6 +19,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from bench.cost.listed import Listed, listed
+
 KINDS = {
     "paper": "the paper that proposes the network, or the ablation of a paper",
     "authors": "the authors' program or its README",
@@ -152,6 +154,11 @@ class FieldRow(BaseModel):
         """Images seen in training, in millions; None where it is not stated."""
         text = self.group.split("|")[1]
         return sum(map(float, re.findall(r"([\d.]+)M", text))) or None
+
+    @property
+    def counted(self) -> Listed | None:
+        """What the network costs as counted here; None where it is not here."""
+        return listed()[self.backbone] if self.backbone else None
 
     @property
     def million_parameters(self) -> float | None:
