@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -211,8 +211,12 @@ def backbone(site: Site, name: str) -> str:
             for file, cost in costs.items()
         ]
         made["Cost"] = Table(columns, rows)
+    if published := [row for row in site.board.rows if row.get("backbone") == name]:
+        made["Published"] = _published(published)
     every, titles = leaderboard.tables(site.groups), leaderboard.shown(site.groups)
     for group, table in zip(site.groups, every, strict=True):
+        if group.setting is None:
+            continue
         kept = [
             entries
             for standing, entries in zip(group.standings, table.rows, strict=True)
@@ -235,6 +239,23 @@ def backbone(site: Site, name: str) -> str:
         tables=made,
         commands=[shlex.join(["bench", command, "--model", name]) for command in ("flops", "throughput")],
     )
+
+
+def _published(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Figures of the field, of every group of conditions."""
+    shown = ("row", "group", "fid", "sfid", "inception_score", "precision", "recall", "rank", "kind", "from")
+    heads = {head.name: head for head in board.heads()}
+    columns = [
+        Column("Conditions", number=False)
+        if name == "group"
+        else Column("Source", number=False)
+        if name == "from"
+        else Column(heads[name].title, number=heads[name].number)
+        for name in shown
+    ]
+    table = [[Entry(f"{row.get(name, '')}") for name in shown] for row in rows]
+    used = [i for i in range(len(shown)) if any(entries[i].text for entries in table)]
+    return Table([columns[i] for i in used], [[entries[i] for i in used] for entries in table])
 
 
 def _described(name: str) -> dict[str, Any]:

@@ -265,11 +265,14 @@ def ranks(found: Sequence[FieldRow]) -> list[int | None]:
     """Of rows of one group: 1 + the number of rows whose FID is lower by more than noise.
 
     A row that differs in more than its architecture, or that repeats the run of another, has no rank and
-    counts against none.
+    counts against none; nor has a row that is alone.
     """
     ranked = [row for row in found if row.extra == "none" and not row.duplicate]
     return [
-        1 + sum(row.fid > other.fid * limit() for other in ranked) if row in ranked else None for row in found
+        1 + sum(row.fid > other.fid * limit() for other in ranked)
+        if row in ranked and len(ranked) > 1
+        else None
+        for row in found
     ]
 
 

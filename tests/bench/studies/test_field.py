@@ -123,6 +123,7 @@ def test_differences_below_noise_share_a_rank_and_only_architectures_are_ranked(
     rows.append(row(row="d", fid="5.0", extra="alignment"))
     rows.append(row(row="e", fid="9.99", duplicate="a"))
     assert field.ranks(rows) == [1, 1, 3, None, None]
+    assert field.ranks(rows[:1]) == [None]
 
 
 def test_conflicting_figures_name_each_other():
