@@ -31,7 +31,8 @@ ALLOWED = {
         "bench.metrics": "bench.diffusion bench.data bench.records bench.utils registry",
         "bench.studies": "bench.cost bench.sampling bench.training bench.metrics bench.diffusion bench.data "
         "bench.records bench.utils registry",
-        "bench.reports": "bench.studies bench.training bench.metrics bench.records bench.utils registry",
+        "bench.reports": "bench.studies bench.training bench.metrics bench.records bench.version bench.utils "
+        "registry",
     }.items()
 }
 LIGHT = """

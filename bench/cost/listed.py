@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ class Listed:
     paper_gflops: float
 
 
+@functools.cache
 def listed() -> dict[str, Listed]:
     """Cost of each built-in backbone, by name."""
     with FILE.open(encoding="utf-8", newline="") as file:

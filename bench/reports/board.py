@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from bench.cost.listed import listed
 from bench.metrics.scores import MEASURED
 from bench.records.quantities import COSTS
 from bench.reports.leaderboard import Group, Standing, objective
@@ -245,7 +244,7 @@ _SAMPLERS = {"ddpm": "ddpm", "flow": "sde"}  # of the tables that this project b
 def _published(
     found: Sequence[tuple[FieldRow, Standing | None]], order: int, sources: dict[str, list[str]]
 ) -> Iterator[Json]:
-    rows, costs = [row for row, _ in found], listed()
+    rows = [row for row, _ in found]
     ranks, others = field.ranks(rows), _conflicts()
     for (row, standing), rank in zip(found, ranks, strict=True):
         texts = sources.setdefault(row.source_url, [])
@@ -277,9 +276,8 @@ def _published(
         cost = standing.network if standing else None
         if cost is not None:
             made |= {"gflops": cost.paper_gflops, "params": cost.parameters / 1e6}
-        elif row.backbone:
-            cost_of = costs[row.backbone]
-            made |= {"gflops": cost_of.paper_gflops, "params": cost_of.parameters / 1e6}
+        elif counted := row.counted:
+            made |= {"gflops": counted.paper_gflops, "params": counted.parameters / 1e6}
         backbone = row.backbone or (standing.line.row.model if standing else None)
         if backbone:
             made |= {"backbone": backbone, "page": named_page("backbones", backbone)}

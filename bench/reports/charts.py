@@ -32,6 +32,7 @@ from bench.reports.select import Line, Setting, published_conditions, settings, 
 from bench.reports.statistics import Summary, summary
 from bench.reports.tables import quality_title
 from bench.studies import published
+from bench.studies.published.field import Curve
 
 Json = dict[str, Any]
 
@@ -285,6 +286,44 @@ def families(rows: Sequence[Json]) -> list[str]:
     """The families that have a colour of their own, those with the most rows; then the others."""
     counted = Counter(row["family"] for row in rows if row["extra"] == "none")
     return [*(name for name, _ in counted.most_common(len(COLOURS) - 1)), "other families"]
+
+
+# ---- published training curves ----
+
+
+def losses(curves: Sequence[Curve]) -> Chart:
+    """Training loss over steps with its spread, for one kind of loss at a time."""
+    values = [
+        {
+            "network": curve.name,
+            "kind": curve.loss,
+            "step": step,
+            "loss": loss,
+            "low": _number(loss - deviation),
+            "high": _number(loss + deviation),
+        }
+        for curve in curves
+        for step, loss, deviation in curve.points
+    ]
+    base = (
+        _over(values)
+        .transform_filter("datum.kind === '{{kind}}' && datum.step >= 1000")
+        .encode(x=_axis(alt.X, "step", "Training step", log=True, axis=alt.Axis(tickCount=6, format="~s")))
+    )
+    band = base.mark_area(opacity=0.2).encode(
+        y=_axis(alt.Y, "low", "Training loss"),
+        y2="high:Q",
+        fill=alt.Fill("network:N", sort=None, legend=None),
+    )
+    lines = _lines(base, "network", _tips("network", "step", loss="Loss")).encode(
+        y=_axis(alt.Y, "loss", "Training loss")
+    )
+    kinds = [Option(kind, {"kind": kind}) for kind in dict.fromkeys(curve.loss for curve in curves)]
+    text = (
+        "Means of what was logged up to a step; the band is one standard deviation of the logged lines, each "
+        "a mean over 100 steps. Losses of two kinds do not compare."
+    )
+    return Chart("Training loss", spec(alt.layer(band, lines).properties(height=420)), {"Loss": kinds}, text)
 
 
 # ---- spread over seeds ----

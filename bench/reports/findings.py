@@ -81,7 +81,7 @@ class _Compared(NamedTuple):
     """Rows that have a score; published FIDs by row, those that compare together, by their conditions."""
 
     labels: list[str]
-    values: list[BySeed]
+    values: Sequence[BySeed]
     printed: dict[str, dict[int, float]]
     comparison: Comparison
 
@@ -108,8 +108,8 @@ def _compared(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> _Co
     for i, conditions in enumerate(published_conditions([line for line, _ in found])):
         if row := found[i][0].row.published:
             printed.setdefault(conditions, {})[i] = float(row.printed["fid"])
-    values = [values for _, values in found]
-    return _Compared([line.row.label for line, _ in found], values, printed, compare_rows(values))
+    scores = [values for _, values in found]
+    return _Compared([line.row.label for line, _ in found], scores, printed, compare_rows(scores))
 
 
 def _by(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import registry
 from bench.metrics.scores import SCORES
@@ -18,6 +18,49 @@ _QUANTITIES: dict[str, Quantity] = {
     **{quantity.field or name: quantity for name, quantity in {**COSTS, **SPEEDS, LOSS.name: LOSS}.items()},
 }
 MOST = 8  # entries of a list that are shown in a line
+
+
+class _Plain(NamedTuple):
+    """A field in words, with its unit and what a value is multiplied by for it."""
+
+    words: str
+    unit: str = ""
+    scale: float = 1.0
+
+
+# What stands under other names in a record's file; others are their own words.
+_PLAIN = {
+    "batch_reason": _Plain("Why this batch size"),
+    "quartiles": _Plain("Middle half of the rounds", "images/s"),
+    "latency_ms": _Plain("Latency of one image, from the median to the 95th percentile", "ms"),
+    "flops_per_second": _Plain("Arithmetic", "GFLOP/s", 1e-9),
+    "peak_share": _Plain("Share of the device's peak", "%", 100),
+    "intensity": _Plain("Arithmetic intensity", "FLOP/byte"),
+    "ridge": _Plain("Intensity from which the device is compute-bound", "FLOP/byte"),
+    "bound": _Plain("Limited by"),
+    "launch_share": _Plain("Time in which operators are launched", "%", 100),
+    "ratio": _Plain("Speed relative to the network it was timed against", "×"),
+    "interval": _Plain("95% interval of that", "×"),
+    "compile_seconds": _Plain("First compiled call", "s"),
+    "seconds_per_image": _Plain("Time of one image in every round", "ms", 1e3),
+    "device.clock_mhz": _Plain("Device: clock", "MHz"),
+    "device.peak_flops": _Plain("Device: peak arithmetic", "GFLOP/s", 1e-9),
+    "device.bandwidth": _Plain("Device: memory bandwidth", "GB/s", 1e-9),
+    "device.sustained_flops": _Plain("Device: sustained arithmetic", "GFLOP/s", 1e-9),
+    "device.sustained_bandwidth": _Plain("Device: sustained bandwidth", "GB/s", 1e-9),
+    "device.nominal_flops": _Plain("Device: nominal arithmetic", "GFLOP/s", 1e-9),
+    "network.parameters": _Plain("Parameters, as trained", "M", 1e-6),
+    "network.parameters_deployed": _Plain("Parameters, deployed", "M", 1e-6),
+    "network.macs": _Plain("Multiply-accumulates of one image", "G", 1e-9),
+    "network.paper_gflops": _Plain("GFLOPs, as papers count"),
+    "seconds.train": _Plain("Training time", "s"),
+    "seconds.sample": _Plain("Sampling time", "s"),
+    "seconds.eval": _Plain("Time of scoring", "s"),
+    "images_per_second.train": _Plain("Training speed", "images/s"),
+    "images_per_second.sample": _Plain("Sampling speed", "images/s"),
+    "training.learning_rate": _Plain("Training: learning rate"),
+    "commit": _Plain("Commit"),
+}
 
 
 def tables(record: Record, outdated: str | None = None) -> list[Table]:
@@ -83,9 +126,30 @@ def _pairs(title: str, heading: str, values: dict[str, Any], remarks: Sequence[s
     for name, value in _flat(values):
         score = SCORES.get(name.removeprefix("scores."))
         quantity = _QUANTITIES.get(name, score) if heading == "Measured" else None
-        shown = quantity.text(value) if quantity and value is not None else _text(value)
-        rows.append([Entry(quantity.title if quantity else name), Entry(shown)])
+        if quantity:
+            rows.append([Entry(quantity.title), Entry("none" if value is None else quantity.text(value))])
+        elif heading != "Measured" or value is not None:
+            plain = _PLAIN.get(name, _Plain(_words(name)))
+            rows.append([Entry(plain.words), Entry(_with_unit(value, plain))])
     return Table(columns, rows, title, remarks=remarks)
+
+
+def _words(name: str) -> str:
+    """`training.batch_size` as `Training: batch size`; names of options stay as one sets them."""
+    part, _, rest = name.partition(".")
+    if part in ("config", "data_options"):
+        return f"{part.replace('_', ' ').capitalize()}: {rest}"
+    return name.replace("_", " ").replace(".", ": ").capitalize()
+
+
+def _with_unit(value: Any, plain: _Plain) -> str:
+    if not plain.unit:
+        return _text(value)
+    values = value if isinstance(value, list) else [value]
+    if len(values) > MOST:
+        return f"{len(values)} values"
+    shown = " to ".join("none" if each is None else f"{each * plain.scale:,.4g}" for each in values)
+    return f"{shown}{'' if plain.unit in '%×' else ' '}{plain.unit}"
 
 
 def _curve(held_out: Sequence[HeldOutLoss]) -> list[Table]:

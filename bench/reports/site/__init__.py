@@ -157,6 +157,7 @@ def files(results: str | Path, studies: Sequence[str] = ()) -> Iterator[tuple[st
     yield "board.csv", site.board.csv()
     yield "sources.bib", site.board.bibtex()
     yield "noise.html", pages.noise(site)
+    yield "losses.html", pages.losses(site)
     for name in site.studies:
         yield named_page("studies", name), pages.study(site, name)
     for name in site.models:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +102,47 @@ def noise(site: Site) -> str:
     )
 
 
+_STEPS = (1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 400_000)  # of the table of losses
+
+
+def losses(site: Site) -> str:
+    """What training loss is normal, and what others got who trained a network again."""
+    curves = field.curves()
+    columns = [
+        *(Column(title, number=False) for title in ("Network", "Loss", "Conditions")),
+        *(Column(f"{step // 1000}K") for step in _STEPS),
+        Column("FID"),
+        Column("Source", number=False),
+    ]
+    rows = []
+    for curve in curves:
+        at = {step: f"{loss:.4f}" for step, loss, _ in curve.points}
+        texts = [curve.name, curve.loss, curve.conditions, *(at.get(step, "") for step in _STEPS)]
+        rows.append([Entry(text) for text in (*texts, f"{curve.fid:g}" if curve.fid else "", curve.source)])
+    known = field.rows()
+    again = [
+        [
+            Entry(row.row),
+            Entry(f"{row.fid:g}"),
+            Entry("; ".join(f"{other.fid:g} ({other.row})" for other in others)),
+            Entry(row.title),
+            Entry(row.source),
+        ]
+        for i, others in field.conflicts(known).items()
+        if (row := known[i]).kind == "rerun by others" or "rerun" in row.row
+    ]
+    titles = ("Run", "FID", "Other figures of the network", "Conditions", "Source")
+    return _render(
+        "losses.html",
+        site,
+        "Is my training on track?",
+        root="",
+        chart=charts.losses(curves),
+        table_of_losses=Table(columns, rows),
+        reproductions=Table([Column(title, number=title == "FID") for title in titles], again),
+    )
+
+
 _DIFFERS = {
     "run": "the seed",
     "program": "who trained it, with which program",
@@ -170,8 +211,12 @@ def backbone(site: Site, name: str) -> str:
             for file, cost in costs.items()
         ]
         made["Cost"] = Table(columns, rows)
+    if published := [row for row in site.board.rows if row.get("backbone") == name]:
+        made["Published"] = _published(published)
     every, titles = leaderboard.tables(site.groups), leaderboard.shown(site.groups)
     for group, table in zip(site.groups, every, strict=True):
+        if group.setting is None:
+            continue
         kept = [
             entries
             for standing, entries in zip(group.standings, table.rows, strict=True)
@@ -194,6 +239,23 @@ def backbone(site: Site, name: str) -> str:
         tables=made,
         commands=[shlex.join(["bench", command, "--model", name]) for command in ("flops", "throughput")],
     )
+
+
+def _published(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Figures of the field, of every group of conditions."""
+    shown = ("row", "group", "fid", "sfid", "inception_score", "precision", "recall", "rank", "kind", "from")
+    heads = {head.name: head for head in board.heads()}
+    columns = [
+        Column("Conditions", number=False)
+        if name == "group"
+        else Column("Source", number=False)
+        if name == "from"
+        else Column(heads[name].title, number=heads[name].number)
+        for name in shown
+    ]
+    table = [[Entry(f"{row.get(name, '')}") for name in shown] for row in rows]
+    used = [i for i in range(len(shown)) if any(entries[i].text for entries in table)]
+    return Table([columns[i] for i in used], [[entries[i] for i in used] for entries in table])
 
 
 def _described(name: str) -> dict[str, Any]:

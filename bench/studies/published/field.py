@@ -1,7 +1,8 @@
 """What is published of diffusion backbones on ImageNet, figure by figure, and how far such figures repeat.
 
 `field.csv` has one row a line: add one there and `tests/bench/studies/test_field.py` says what is missing.
-`noise.csv` has networks that were trained, or sampled, more than once.
+`noise.csv` has networks that were trained, or sampled, more than once; `losses.toml` and `losses.csv` have
+training curves of authors.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ import csv
 import functools
 import math
 import re
+import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
 from statistics import stdev
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from bench.cost.listed import Listed, listed
 
 KINDS = {
     "paper": "the paper that proposes the network, or the ablation of a paper",
@@ -152,6 +156,11 @@ class FieldRow(BaseModel):
         return sum(map(float, re.findall(r"([\d.]+)M", text))) or None
 
     @property
+    def counted(self) -> Listed | None:
+        """What the network costs as counted here; None where it is not here."""
+        return listed()[self.backbone] if self.backbone else None
+
+    @property
     def million_parameters(self) -> float | None:
         """Parameters as printed, in millions; of a mixture of experts the active ones."""
         found = re.match(r"([\d.]+)([MB])", self.params)
@@ -256,11 +265,14 @@ def ranks(found: Sequence[FieldRow]) -> list[int | None]:
     """Of rows of one group: 1 + the number of rows whose FID is lower by more than noise.
 
     A row that differs in more than its architecture, or that repeats the run of another, has no rank and
-    counts against none.
+    counts against none; nor has a row that is alone.
     """
     ranked = [row for row in found if row.extra == "none" and not row.duplicate]
     return [
-        1 + sum(row.fid > other.fid * limit() for other in ranked) if row in ranked else None for row in found
+        1 + sum(row.fid > other.fid * limit() for other in ranked)
+        if row in ranked and len(ranked) > 1
+        else None
+        for row in found
     ]
 
 
@@ -272,3 +284,39 @@ def conflicts(found: Sequence[FieldRow]) -> dict[int, tuple[FieldRow, ...]]:
     return {
         i: tuple(found[j] for j in same if j != i) for same in alike.values() if len(same) > 1 for i in same
     }
+
+
+class Curve(BaseModel):
+    """Training loss over steps, as its authors logged it.
+
+    Attributes:
+        network: registered backbone, and the name of its points in `losses.csv`.
+        name: in words.
+        loss: what was minimised. Only curves of one loss compare.
+        conditions: data, latents and batch.
+        fid: after 400K steps unless the source says otherwise.
+        source: the file.
+        url: its repository.
+        points: (step, mean loss up to it, standard deviation of logged lines).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    network: str
+    name: str
+    loss: str
+    conditions: str
+    fid: float | None = None
+    source: str
+    url: str = Field(pattern="^https://")
+    points: tuple[tuple[int, float, float], ...] = Field(min_length=2)
+
+
+@functools.cache
+def curves() -> tuple[Curve, ...]:
+    """Every published curve."""
+    points: dict[str, list[Any]] = {}
+    for row in _read("losses.csv"):
+        points.setdefault(row["network"], []).append((row["step"], row["loss"], row["deviation"]))
+    described = tomllib.loads(files(__package__).joinpath("losses.toml").read_text("utf-8"))["curves"]
+    return tuple(Curve.model_validate(each | {"points": points[each["network"]]}) for each in described)

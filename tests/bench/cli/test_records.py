@@ -26,15 +26,21 @@ def lines(text):
     ("name", "shows"),
     [
         ("cost-", [["GFLOPs", "0.0047"], ["Params", "(M)", "1.00"], ["stage1", "1", "100,000,000"]]),
-        ("quality-", [["FID↓", "12.35"], ["sFID↓", "none"], ["KID·10³↓", "2.10"], ["training.steps", "9"]]),
-        ("speed-", [["Images/s", "100.0"], ["quartiles", "90,", "110"], ["device.name", "Some", "CPU"]]),
+        (
+            "quality-",
+            [["FID↓", "12.35"], ["sFID↓", "none"], ["KID·10³↓", "2.10"], ["Training:", "steps", "9"]],
+        ),
+        (
+            "speed-",
+            [["Images/s", "100.0"], ["Arithmetic", "1", "GFLOP/s"], ["Device:", "name", "Some", "CPU"]],
+        ),
     ],
 )
 def test_show_prints_a_record(run_bench, folder, name, shows):
     code, out, err = run_bench("show", name, "--results", folder)
     assert (code, err) == (0, "")
     assert out.startswith("udit-t ffn=mlp") and all(line in lines(out) for line in shows)
-    assert ["commit", "0123456789abcdef"] in lines(out) and "Of another time" not in out
+    assert ["Commit", "0123456789abcdef"] in lines(out) and "Of another time" not in out
 
 
 def test_show_takes_a_path_and_says_what_has_changed(run_bench, tmp_path):

@@ -221,8 +221,9 @@ def test_two_rows_are_compared_and_the_address_keeps_them(browser, folder):
     assert abs(bar.rect["y"] + bar.rect["height"] - browser.execute_script("return innerHeight")) < 2
     told = browser.find_element("id", "comparison").text
     assert "10.08" in told and "11.67" in told
-    show(browser, browser.current_url)
+    show(browser, browser.current_url, 375)
     assert browser.find_element("id", "comparison").text == told
+    assert content_width(browser) <= 375
 
 
 def test_a_chart_tells_a_point_and_follows_what_is_chosen(browser, folder):
@@ -301,7 +302,7 @@ def test_a_figure_opens_its_record_and_a_source_its_paper(browser, folder):
     browser.execute_script("arguments[0].click()", link)
     until(lambda: browser.current_url == address)
     main = browser.find_element("tag name", "main").text
-    assert "Measure it again" in main and "bench ablate" in main and "commit" in main
+    assert "Measure it again" in main and "bench ablate" in main and "Commit" in main
 
 
 def test_menus_close_on_escape_and_outside_clicks(browser, folder):
