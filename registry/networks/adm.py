@@ -122,7 +122,7 @@ class ADM(Backbone):
                 steps.append(step(level, block(width, level_width)))
                 skips.append(width := level_width)
             if level < deepest:
-                down = block(width, width, "down") if resblock_updown else Downsample(width)
+                down = block(width, width, "down") if resblock_updown else ADMDownsample(width)
                 steps.append(ADMStep(down))
                 skips.append(width)
             self.encoder.append(steps)
@@ -133,7 +133,7 @@ class ADM(Backbone):
                 joined = step(level, block(width + skips.pop(), widths[level]))
                 width = widths[level]
                 if level > 0 and i == num_res_blocks:
-                    joined.append(block(width, width, "up") if resblock_updown else Upsample(width))
+                    joined.append(block(width, width, "up") if resblock_updown else ADMUpsample(width))
                 steps.append(joined)
             self.decoder.append(steps)
         self.skips = nn.ModuleList(LongSkip() for _ in range(len(widths) * (num_res_blocks + 1)))
@@ -329,7 +329,7 @@ class ADMAttention(nn.Module):
         return x + self.out(h).view_as(x)
 
 
-class Downsample(nn.Module):
+class ADMDownsample(nn.Module):
     """Half the sides by a 3×3 convolution of stride 2.
 
     Args:
@@ -345,7 +345,7 @@ class Downsample(nn.Module):
         return self.conv(x)
 
 
-class Upsample(nn.Module):
+class ADMUpsample(nn.Module):
     """Twice the sides by nearest neighbours, then a 3×3 convolution.
 
     Args:

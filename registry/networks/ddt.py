@@ -182,7 +182,7 @@ class DDTBlock(nn.Module):
         super().__init__()
         self.modulation = nn.Linear(hidden_size, 6 * hidden_size)
         self.norm1 = RMSNorm(hidden_size)
-        self.attention = RotaryAttention(hidden_size, num_heads)
+        self.attention = DDTAttention(hidden_size, num_heads)
         self.norm2 = RMSNorm(hidden_size)
         self.mlp = SwiGLU(hidden_size, int(2 * (4 * hidden_size) / 3))
 
@@ -194,7 +194,7 @@ class DDTBlock(nn.Module):
         return torch.addcmul(x, gate_m, self.mlp(torch.addcmul(shift_m, self.norm2(x), 1 + scale_m)))
 
 
-class RotaryAttention(nn.Module):
+class DDTAttention(nn.Module):
     """Multi-head self-attention, queries and keys normed and turned; channels ordered (q|k|v, head, channel).
 
     Args:

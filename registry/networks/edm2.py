@@ -92,9 +92,9 @@ class EDM2(Backbone):
         names = [f"{height >> level}x{width >> level}" for level in range(depth)]
         attends = [height >> level in attn_resolutions for level in range(depth)]
 
-        def block(channels: int, out_channels: int, attention: bool = False, **kind: Any) -> Block:
+        def block(channels: int, out_channels: int, attention: bool = False, **kind: Any) -> EDM2Block:
             heads = out_channels // channels_per_head if attention else 0
-            return Block(channels, out_channels, emb_channels, heads, dropout=dropout, **kind)
+            return EDM2Block(channels, out_channels, emb_channels, heads, dropout=dropout, **kind)
 
         self.encoder = nn.ModuleDict()
         skips, channels = [], in_channels + 1
@@ -182,7 +182,7 @@ class Encoder(nn.ModuleDict):
         """x (N, C, H, W), emb (N, D) -> what each of them gives, all of it skips."""
         outputs = []
         for block in self.values():
-            x = block(x, emb) if isinstance(block, Block) else block(x)
+            x = block(x, emb) if isinstance(block, EDM2Block) else block(x)
             outputs.append(x)
         return outputs
 
@@ -197,7 +197,7 @@ class Decoder(nn.ModuleDict):
         return x
 
 
-class Block(nn.Module):
+class EDM2Block(nn.Module):
     """Residual block (Figure 21): its encoder form normalises each pixel, its decoder form takes a skip.
 
     Args:

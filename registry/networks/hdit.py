@@ -126,17 +126,17 @@ class HDiT(Backbone):
             sizes = width, heads[i], mapping_width
             made = []
             for number in range(first, first + depths[i]):
-                block: SelfAttention | None = None
+                block: HDiTAttention | None = None
                 if kind == "global":
                     block = GlobalAttention(*sizes)
                 elif kind == "neighbourhood":
                     block = NeighbourhoodAttention(*sizes, kernel_size)
                 elif kind == "shifted-window":
-                    block = WindowAttention(*sizes, window_size, window_size // 2 if number % 2 else 0)
+                    block = ShiftedWindowAttention(*sizes, window_size, window_size // 2 if number % 2 else 0)
                 made.append(Layer(block, FeedForward(width, ratios[i], mapping_width)))
             return Level(made, None if kind == "none" else AxialRope(width, heads[i]))
 
-        self.condition = Condition(
+        self.condition = HDiTCondition(
             num_classes, mapping_width, mapping_depth, mapping_ratio, class_dropout_prob
         )
         self.patch_in = nn.Linear(patch_size**2 * in_channels, widths[0], bias=False)
@@ -210,7 +210,7 @@ def spread_cells(x: Tensor, side: int) -> Tensor:
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
-class Condition(nn.Module):
+class HDiTCondition(nn.Module):
     """σ, label and augmentation as one vector: their embeddings, added, through gated MLPs.
 
     Args:
@@ -385,7 +385,7 @@ class Layer(nn.Module):
         attention, feed_forward: the two, each with its residual connection.
     """
 
-    def __init__(self, attention: SelfAttention | None, feed_forward: FeedForward) -> None:
+    def __init__(self, attention: HDiTAttention | None, feed_forward: FeedForward) -> None:
         super().__init__()
         self.attention, self.ff = attention, feed_forward
 
@@ -482,7 +482,7 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     return torch.addcmul(x * straight, other, crossed)
 
 
-class SelfAttention(nn.Module):
+class HDiTAttention(nn.Module):
     """x + attention of its norm: cosine similarity with a scale for each head, rotary positions.
 
     Args:
@@ -516,7 +516,7 @@ class SelfAttention(nn.Module):
         raise NotImplementedError
 
 
-class GlobalAttention(SelfAttention):
+class GlobalAttention(HDiTAttention):
     """Every token sees all of them."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -525,11 +525,11 @@ class GlobalAttention(SelfAttention):
         return F.scaled_dot_product_attention(q, k, v, scale=1.0).transpose(1, 2).reshape(shape)
 
 
-class WindowAttention(SelfAttention):
+class ShiftedWindowAttention(HDiTAttention):
     """A token sees those of its window, on a grid that is rolled first (Swin, arXiv 2103.14030).
 
     Args:
-        width, head_width, condition: as for `SelfAttention`.
+        width, head_width, condition: as for `HDiTAttention`.
         size: side of a window in tokens; divides the grid's sides.
         shift: cells by which the grid is rolled. Tokens from opposite borders do not see each other.
     """
@@ -558,13 +558,13 @@ def _window_mask(height: int, width: int, size: int, shift: int) -> np.ndarray:
     return origin[..., None] == origin[:, :, None]
 
 
-class NeighbourhoodAttention(SelfAttention):
+class NeighbourhoodAttention(HDiTAttention):
     """A token sees the square of tokens around it, moved inwards at the borders (arXiv 2204.07143).
 
     Tiles of queries share the keys around them, of which a mask leaves each query its own.
 
     Args:
-        width, head_width, condition: as for `SelfAttention`.
+        width, head_width, condition: as for `HDiTAttention`.
         size: side of the square in tokens.
 
     Attributes:

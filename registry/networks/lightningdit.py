@@ -151,10 +151,10 @@ class LightningDiTBlock(nn.Module):
         super().__init__()
         self.modulation = Modulation(hidden_size, 6 if shift else 4)
         self.norm1 = _norm(hidden_size, rms_norm)
-        self.attention = RotaryAttention(hidden_size, num_heads, rope, rms_norm, qk_norm)
+        self.attention = LightningDiTAttention(hidden_size, num_heads, rope, rms_norm, qk_norm)
         self.norm2 = _norm(hidden_size, rms_norm)
         self.mlp = (
-            SwiGLU(hidden_size, int(2 / 3 * int(mlp_ratio * hidden_size)))
+            FusedSwiGLU(hidden_size, int(2 / 3 * int(mlp_ratio * hidden_size)))
             if swiglu
             else Mlp(hidden_size, mlp_ratio, gelu="tanh")
         )
@@ -169,7 +169,7 @@ class LightningDiTBlock(nn.Module):
         return gated(x, gate, self.mlp(_modulate(self.norm2(x), scale, *shift)))
 
 
-class RotaryAttention(nn.Module):
+class LightningDiTAttention(nn.Module):
     """Multi-head self-attention, queries and keys normed and turned; channels ordered (q|k|v, head, channel).
 
     Args:
@@ -227,7 +227,7 @@ def rotations(rows: int, columns: int, head_width: int, double: bool) -> np.ndar
     return np.exp(1j * angles).astype(np.complex128 if double else np.complex64)
 
 
-class SwiGLU(nn.Module):
+class FusedSwiGLU(nn.Module):
     """Linear to two halves, SiLU of the first times the second, Linear (arXiv 2002.05202).
 
     Args:

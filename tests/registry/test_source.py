@@ -174,9 +174,9 @@ def test_a_computed_name_is_an_error_that_names_its_line(package):
         found.names()
 
 
-def test_the_networks_are_read_within_fifty_milliseconds():
+def test_the_networks_are_read_within_a_tenth_of_a_second():
     best = min(_seconds() for _ in range(5))
-    assert best < 0.05
+    assert best < 0.1
 
 
 def _seconds():

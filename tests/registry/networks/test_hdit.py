@@ -8,7 +8,7 @@ import torch
 
 import registry
 from bench import cost
-from registry.networks.hdit import AxialRope, NeighbourhoodAttention, WindowAttention
+from registry.networks.hdit import AxialRope, NeighbourhoodAttention, ShiftedWindowAttention
 from tests.registry.networks import families
 
 CASES = {
@@ -118,7 +118,7 @@ def test_windows_are_rolled_and_do_not_see_across_borders(height, width, shift):
         return [other for other in every if window(*other) == window(row, column)]
 
     q, k, v = random_heads(height, width)
-    found = WindowAttention(16, 8, 4, 4, shift).attend(q, k, v)
+    found = ShiftedWindowAttention(16, 8, 4, 4, shift).attend(q, k, v)
     assert (found - query_by_query(q, k, v, seen)).abs().max() < 1e-12
 
 
