@@ -29,7 +29,6 @@ from registry.errors import CodeError, reason, user_frame
 from registry.layers.embeddings import LabelDropout
 from registry.meaning import meaning
 from registry.training_output import parts_of, prediction_of
-from registry.variables import Variables
 from registry.wrapping import Wrapped
 
 Status = Literal["pass", "warn", "fail", "n/a"]
@@ -565,21 +564,18 @@ def _meaning(net: Any) -> Verdict:
         )
     declared, other = found
     if other is None and not declared.fits:
-        return "pass", "the network tells by nothing what it predicts, as where it is not trained yet"
+        return (
+            "pass",
+            "the network is untrained and without a built-in form: it learns what it is trained for",
+        )
     if other is None:
-        return "pass", f"as {_declaration(declared.form)} it denoises smooth images"
+        return "pass", f"as {declared.form} it denoises smooth images"
     return "fail", (
-        f"it does not behave as {_declaration(declared.form)}, but as {_declaration(other.form)}: "
+        f"it does not behave as {declared.form}, but as {other.form}: "
         + ("say so" if isinstance(net, Wrapped) else "say so by registry.wrap")
         + f"; its error is {math.exp(other.excess):.2g} times that of a linear denoiser then, and "
         f"{math.exp(declared.excess):.2g} times as it is declared"
     )
-
-
-def _declaration(form: Variables) -> str:
-    """A declaration as `registry.wrap` takes it."""
-    time = form.time if isinstance(form.time, str) else "a function"
-    return f'predicts="{form.predicts}", time="{time}", space="{form.space}"'
 
 
 CHECKS: dict[str, Callable[[Any], Verdict]] = {

@@ -21,11 +21,17 @@ from registry.variables import Predicts, Space, Time, Variables, natural
 from registry.wrapping import Wrapped
 
 NUMBERS = 2048  # of images at each level, at least
-RATIOS = (0.05, 0.15, 0.4, 1.0, 3.0, 10.0)  # σ/α
-DEVIATIONS = (0.5, 1.0)  # of the images: σ_data of EDM's preconditioning, and that of latents
+RATIOS = (0.12, 0.3, 0.7, 1.5, 3.5, 8.0)  # σ/α
+# Exponent of the fall of amplitudes with frequency, 1 of natural images, and deviation: σ_data of EDM is 0.5,
+# and latents have about 1.
+IMAGES = ((1.0, 0.5), (1.0, 1.0), (2.0, 0.7))
+FLOOR = (
+    0.05  # of an error, as a share of the target: below it hardly trained networks differ for other reasons
+)
 # In logarithms of the squared error, means over the levels.
 WORSE = 0.5  # by which a network's error may be above that of the best multiple of its input at each level
 BETTER = 0.1  # by which it must be below that of one multiple for all levels, as a skip of the image is
+LINEAR = 0.1  # up to which the declaration that a network has stands, were it no more than a linear denoiser
 APART = 0.5  # by which another declaration must have more evidence than the one that it has
 ALIKE = 0.05  # between declarations of which the one with fewer changes, then the more common, is named
 OTHERS: tuple[tuple[Time, Space], ...] = (
@@ -85,7 +91,7 @@ def meaning(net: Any) -> tuple[Fit, Fit | None] | None:
     if found is None:
         return None
     (declared,) = found
-    if declared.fits:
+    if declared.fits or declared.excess <= LINEAR:
         return declared, None
     others: list[Fit] = []
     for time, space in OTHERS:
@@ -115,10 +121,10 @@ def _fits(
     fits: dict[Predicts, Fit] = {}
     each = math.ceil(NUMBERS / math.prod(net.example_inputs(1)[0].shape))
     log_snr = -2 * torch.tensor(RATIOS).log().repeat(each)
-    for deviation in DEVIATIONS:
+    for exponent, deviation in IMAGES:
         x, _, y = net.example_inputs(len(log_snr))
         levels = log_snr.to(x.device)
-        x0, noise = deviation * _images(x), torch.randn_like(x)
+        x0, noise = deviation * _images(x, exponent), torch.randn_like(x)
         t = form.time_at(form.within(levels))
         if form.time == "step":
             t = t.round().long()
@@ -142,18 +148,23 @@ def _fit(form: Variables, x: Tensor, target: Tensor, output: Tensor) -> Fit:
     size = _dot(target, target)
     likeness, length = _dot(x, target) / size, _dot(x, x) / size
     multiple = likeness.sum() / length.sum()
-    single = (1 - 2 * multiple * likeness + multiple**2 * length).log().mean()
-    own = (_dot(output - target, output - target) / size).clamp(min=1e-12).log().mean()
-    best = (1 - likeness**2 / length).log().mean()
+    errors = (
+        1 - 2 * multiple * likeness + multiple**2 * length,
+        _dot(output - target, output - target) / size,
+        1 - likeness**2 / length,
+    )
+    single, own, best = ((error + FLOOR).log().mean() for error in errors)
     return Fit(form, float((own - best).nan_to_num(math.inf)), float((single - own).nan_to_num(-math.inf)))
 
 
-def _images(like: Tensor) -> Tensor:
-    """Smooth random images of deviation 1, as large as `like`: their amplitude falls as 1/frequency."""
+def _images(like: Tensor, exponent: float) -> Tensor:
+    """Smooth random images of deviation 1, as large as `like`: amplitude 1/frequency^exponent."""
     height, width = like.shape[2:]
     rows, columns = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None]
     frequency = torch.hypot(rows, columns).clamp(min=1 / max(height, width)).to(like.device)
-    images = torch.fft.irfft2(torch.fft.rfft2(torch.randn_like(like)) / frequency, s=(height, width))
+    images = torch.fft.irfft2(
+        torch.fft.rfft2(torch.randn_like(like)) / frequency**exponent, s=(height, width)
+    )
     return images / images.square().flatten(1).mean(1).sqrt().view(-1, 1, 1, 1)
 
 

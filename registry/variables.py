@@ -75,6 +75,10 @@ class Variables:
                     f"{suggest(str(value), list(get_args(known)))}"
                 )
 
+    def __str__(self) -> str:
+        time = self.time if isinstance(self.time, str) else "a function of (α, σ)"
+        return f'predicts="{self.predicts}", time="{time}", space="{self.space}"'
+
     def log_snr(self, t: Tensor) -> Tensor:
         """ln(α²/σ²) at times (N,) of kind `step`, `unit` or `sigma`, fractions of steps allowed: (N,)."""
         if self.time == "step":

@@ -192,6 +192,16 @@ class Wrapped(Backbone):
         """What the network predicts, for an image and a time of its own form: (N, C, H, W)."""
         return self._prediction(self.call(self.net, x, t, y))[:, : self.in_channels]
 
+    def described(self) -> str:
+        """What it is declared to be, and where its prediction was found, in one line.
+
+        Raises:
+            Exception: whatever the network raises for its example inputs.
+        """
+        with torch.no_grad():
+            self.eval()(*self.example_inputs(1))
+        return f"wrapped: {self.own}; its prediction is {self.found}"
+
     @property
     def code_of(self) -> nn.Module:
         """The network whose code a mistake is in; see `registry.errors.CodeError`."""

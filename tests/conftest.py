@@ -40,8 +40,6 @@ SMALLEST: dict[str, dict[str, Any]] = {
         "ddt-b-2": {"hidden_size": 48, "depth": 2, "encoder_depth": 1, "num_heads": 2},
         "adm-256": {"hidden_size": 8, "channel_mult": (1, 2), "num_res_blocks": 1, "head_width": 8,
                     "norm_num_groups": 4},
-        "adm-64": {"hidden_size": 8, "channel_mult": (1,), "num_res_blocks": 1, "head_width": 8,
-                   "norm_num_groups": 4, "dropout": 0.0},
         "dic-s": {"hidden_size": 8, "depth": (1, 1, 1, 1, 1)},
         "dico-s": {"hidden_size": 8, "depth": (1, 1, 1, 1, 1)},
         "dico-ablation": {"hidden_size": 8, "depth": (1, 1, 1, 1, 1)},

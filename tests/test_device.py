@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 import sys
 import time
 
@@ -16,9 +17,10 @@ from bench.records.schema import SpeedRequest
 from bench.speed import device, runners
 from registry.errors import UsageError
 from tests.bench import made
+from tests.conftest import ROOT
 from tests.device import __main__ as program
 from tests.device import carry, released, summary
-from tests.device.journal import Journal, LostDeviceError
+from tests.device.journal import LEAST_SECONDS, LOST, Journal, Limited, LostDeviceError
 
 CPU = torch.device("cpu")
 
@@ -52,6 +54,7 @@ def test_every_stage_runs_and_is_not_run_again(tmp_path, clones, monkeypatch, ca
     assert "FAILED" not in page
     for heading in (
         "Stages",
+        "First",
         "Inference, batch 1",
         "Training, batch 1",
         "Beside the authors'",
@@ -151,6 +154,34 @@ def test_an_item_that_ended_the_process_is_known(journal, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         journal.run({"item": killed}, math.inf)
     assert json.loads(journal.path.read_text())["item"]["failure"] == "it ended the process"
+
+
+def test_an_item_that_takes_too_long_is_given_up(journal):
+    """The others of its stage are begun however little time is left, and get no more of it."""
+    began = time.monotonic()
+    items = {
+        "endless": Limited(lambda: time.sleep(60) or {}, 0.2),
+        "short": Limited(lambda: {"found": 1}, 60),
+    }
+    assert journal.run(items, began + 100)
+    assert journal.entries["endless"]["failure"] == "TimeoutError: it took more than 0.2 s"
+    assert journal.entries["short"]["found"] == {"found": 1} and time.monotonic() - began < 30
+    again = {"slow": Limited(lambda: time.sleep(60) or {}, 60)}
+    assert journal.run(again, time.monotonic() + LEAST_SECONDS + 0.5)
+    assert "it took more than 5" in journal.entries["slow"]["failure"]
+    assert not journal.run({"late": again["slow"]}, time.monotonic() + LEAST_SECONDS - 1)
+
+
+def test_a_call_that_never_returns_ends_the_process():
+    """As one that waits for a GPU: no exception gets through to it."""
+    code = (
+        "import signal, threading\n"
+        "from tests.device import journal\n"
+        "with journal._given_up(0.1, grace=0.3):\n"
+        "    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})\n"
+        "    threading.Event().wait(60)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == LOST
 
 
 def test_a_lost_device_ends_the_stage(journal, monkeypatch):

@@ -26,6 +26,7 @@ from bench.cli import (
     export,
     features,
     flops,
+    new,
     profile,
     proxy,
     report,
@@ -55,6 +56,7 @@ app.command("eval")(eval.evaluate)
 app.command("export")(export.export_dataset)
 app.command("features")(features.features)
 app.command("flops")(flops.flops)
+app.command("new")(new.new)
 app.command("profile")(profile.profile)
 app.command("proxy")(proxy.proxy)
 app.command("report")(report.report)

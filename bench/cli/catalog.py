@@ -136,6 +136,8 @@ def describe(
         lines.append(description.paper)
     if declared:
         lines.append(", ".join(f"{key} {value}" for key, value in declared.items() if value is not None))
+    if kind == "backbone" and (wrapped := _wrapped(name)):
+        lines.append(wrapped)
     rows = [
         [key, "(required)" if option.required else str(option.default), option.type]
         for key, option in description.options.items()
@@ -147,6 +149,24 @@ def describe(
         numbers=False,
         notes=[USES[kind].format(description.name)] if kind in USES and rows else [],
     )
+
+
+def _wrapped(name: str) -> str:
+    """What a network of `registry.wrap` is declared to be; empty of others."""
+    from registry import backbones, example
+    from registry.errors import reason
+
+    entry = backbones.find(name)
+    if entry.module.startswith("registry."):
+        return ""
+    network = example(entry.name, backbones.factory(name))
+    if not hasattr(network, "described"):
+        return ""
+    try:
+        described: str = network.described()
+    except Exception as error:
+        return f"wrapped: {network.own}; it cannot be called on shapes alone ({reason(error)})"
+    return described
 
 
 def _declared(registry: Registry, name: str, attribute: str) -> Any:

@@ -15,7 +15,11 @@ def encode(
     images: Annotated[Path, typer.Option(help="Folder of images by class: FOLDER/CLASS/IMAGE.")],
     out: Annotated[Path, typer.Option(help="Folder for the latents; a finished part of it is kept.")],
     vae: Annotated[
-        str, typer.Option(metavar="ID|DIR", help="AutoencoderKL: an id of the hub or a diffusers folder.")
+        str,
+        typer.Option(
+            metavar="ID|DIR",
+            help="AutoencoderKL: id of the hub or diffusers folder; `edm2` or `edm2:DIR` for EDM2's latents.",
+        ),
     ] = "stabilityai/sd-vae-ft-ema",
     size: Annotated[int, typer.Option(help="Side that images are resized and cropped to.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at once.")] = 32,

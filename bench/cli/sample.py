@@ -96,7 +96,10 @@ def sample(
     ] = None,
     overrides: Overrides = [],  # noqa: B006
     vae: Annotated[
-        str | None, typer.Option(metavar="DIR|ID", help="Decoder of latents, for a file of weights.")
+        str | None,
+        typer.Option(
+            metavar="DIR|ID", help="Decoder of latents, for a file of weights; `edm2:DIR` for those of EDM2."
+        ),
     ] = None,
     pixels: Annotated[
         bool | None,
@@ -109,6 +112,14 @@ def sample(
         Literal["fp32", "bf16"],
         typer.Option(help="Of the decoder's arithmetic; fp32 with --tf32 or without."),
     ] = "fp32",
+    normalise: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="For a file of weights: mean and standard deviation of latents by channel, in place of one "
+            "scale, such as LightningDiT's latents_stats.pt.",
+        ),
+    ] = None,
     plugins: Plugins = [],  # noqa: B006
 ) -> None:
     """Make images; an interrupted call goes on where it stopped when it is repeated.
@@ -125,7 +136,12 @@ def sample(
 
         device = device or distributed.device()
         if checkpoint.is_dir():
-            for option, value in (("--model", model), ("--set", overrides or None), ("--pixels", pixels)):
+            for option, value in (
+                ("--model", model),
+                ("--set", overrides or None),
+                ("--pixels", pixels),
+                ("--normalise", normalise),
+            ):
                 if value is not None:
                     raise UsageError(f"{option} is for a file of weights; {checkpoint} is a folder of a run")
             source = open_run(checkpoint, weights, vae, vae_precision)
@@ -135,7 +151,9 @@ def sample(
             defaults = protocols.load("paper").sampling
             key = None if weights == "ema" else weights
             own = parse_overrides(overrides)
-            source = open_weights(checkpoint, model, own, defaults, vae, key, pixels, vae_precision)
+            source = open_weights(
+                checkpoint, model, own, defaults, vae, key, pixels, vae_precision, normalise
+            )
         if (guide is None) != (guide_scale is None):
             raise UsageError("--guide and --guide-scale belong together")
         options = {

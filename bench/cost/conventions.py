@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-VERSION = 1  # raised when the same network is counted otherwise; part of each record
+VERSION = 2  # raised when the same network is counted otherwise; part of each record
 
 
 @dataclass(frozen=True)

@@ -313,6 +313,8 @@ def _spec(value: Any) -> Any:
         return Spec(
             tuple(value.shape), value.is_floating_point() or value.is_complex(), value.is_complex(), layout
         )
+    if isinstance(value, list | tuple):  # those of `cat`, which would be kept alive
+        return [_spec(each) for each in value]
     return value
 
 

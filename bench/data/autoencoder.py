@@ -1,4 +1,8 @@
-"""The autoencoder between images and latents: diffusers' AutoencoderKL, by default that of the papers."""
+"""The autoencoder between images and latents: diffusers' AutoencoderKL, by default that of the papers.
+
+`edm2` stands for EDM2's: sd-vae-ft-mse, with latents brought to mean 0 and deviation 0.5 in each channel;
+`edm2:DIR` for the same with the weights of a folder.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +28,7 @@ SCALE = 0.18215  # of the papers' latents
 Precision = Literal["fp32", "bf16"]
 # Images decoded together: the widest layers take 256 MiB in float32 for each of 512×512.
 AT_ONCE: dict[Precision, int] = {"fp32": 16, "bf16": 64}
+EDM2_MEAN, EDM2_STD = (5.81, 3.25, 0.12, -2.15), (4.17, 4.62, 3.71, 3.28)  # of its z
 
 
 class Autoencoder:
@@ -65,7 +70,7 @@ class Autoencoder:
         In float32 without TF32.
         """
         with tf32(False, device):
-            x = grid.to_grids(images).to(device, self.dtype)
+            x = self._pixels(images).to(device, self.dtype)
             moments = self.network.to(device).encode(x).latent_dist
             return moments.mean.float(), moments.std.float()
 
@@ -85,14 +90,64 @@ class Autoencoder:
         if latents.shape[1] != self.channels:
             raise UsageError(f"this VAE decodes latents of {self.channels} channels, not {latents.shape[1]}")
         network = self.network.to(latents.device)
-        z = latents.float() / (scale or self.scale) + self.shift
+        z = self._to_z(latents.float() / (scale or self.scale) + self.shift)
         images = []
         for part in z.to(self.dtype).split(self.at_once):
             decoded = network.decode(part).sample
             if not decoded.isfinite().all():
                 raise UsageError("the VAE decodes these latents to numbers that are not finite")
-            images.append(grid.to_images(decoded))
+            images.append(self._to_images(decoded))
         return np.concatenate(images)
+
+    def _pixels(self, images: np.ndarray) -> Tensor:
+        return grid.to_grids(images)
+
+    def _to_z(self, latents: Tensor) -> Tensor:
+        return latents
+
+    def _to_images(self, decoded: Tensor) -> np.ndarray:
+        return grid.to_images(decoded)
+
+
+class EDM2Autoencoder(Autoencoder):
+    """That of EDM2 (arXiv 2312.02696, and its released program), which encodes images in [0, 1]."""
+
+    def __init__(self, network: Any, precision: Precision = "fp32") -> None:
+        super().__init__(network, precision)
+        self.scale, self.shift = 1.0, 0.0
+        if self.channels != len(EDM2_MEAN):
+            raise UsageError(f"EDM2's latents have {len(EDM2_MEAN)} channels, not {self.channels}")
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (EDM2_MEAN, EDM2_STD))
+        self._mean, self._deviation = mean, 2 * std  # latents have a deviation of a half
+
+    def posterior(self, images: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latents, as of `Autoencoder`."""
+        mean, std = super().posterior(images, device)
+        deviation = self._deviation.to(device)
+        return (mean - self._mean.to(device)) / deviation, std / deviation
+
+    def _pixels(self, images: np.ndarray) -> Tensor:
+        return (grid.to_grids(images) + 1) / 2
+
+    def _to_z(self, latents: Tensor) -> Tensor:
+        return latents * self._deviation.to(latents.device) + self._mean.to(latents.device)
+
+    def _to_images(self, decoded: Tensor) -> np.ndarray:
+        images = (decoded.clamp(0, 1) * 255).to(torch.uint8)  # cut, not rounded
+        return images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def absolute(vae: str) -> str:
+    """An autoencoder as `load` takes it, for use from any folder."""
+    form, place = _split(vae)
+    place = str(Path(place).resolve()) if place and Path(place).is_dir() else place
+    return f"{form}:{place}" if form and place else form or place
+
+
+def _split(vae: str) -> tuple[str, str]:
+    """`edm2` or nothing, and the folder or id."""
+    form, colon, place = vae.partition(":")
+    return (form, place) if form == "edm2" and (colon or not Path(vae).is_dir()) else ("", vae)
 
 
 @functools.lru_cache(maxsize=1)
@@ -100,7 +155,7 @@ def load(vae: str | None = None, precision: Precision = "fp32") -> Autoencoder:
     """The autoencoder of a diffusers folder or, by its id, of the Hugging Face hub or its local cache.
 
     Args:
-        vae: the folder or id; by default that of the papers.
+        vae: the folder or id, by default that of the papers; or `edm2`, alone or before one: `edm2:DIR`.
         precision: see `Autoencoder`.
 
     Raises:
@@ -108,7 +163,8 @@ def load(vae: str | None = None, precision: Precision = "fp32") -> Autoencoder:
     """
     from diffusers import AutoencoderKL
 
-    vae = vae or VAE
+    form, place = _split(vae or VAE)
+    vae = place or "stabilityai/sd-vae-ft-mse"
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     fetch = functools.partial(
         AutoencoderKL.from_pretrained, vae, use_safetensors=True, output_loading_info=True
@@ -130,7 +186,7 @@ def load(vae: str | None = None, precision: Precision = "fp32") -> Autoencoder:
             f"the VAE {vae!r} is not on this machine and cannot be fetched: where there is a network, run "
             f"`hf download {vae} --local-dir DIR`, then give that folder as the VAE (vae=DIR, or --vae DIR)"
         ) from None
-    return Autoencoder(network, precision)
+    return EDM2Autoencoder(network, precision) if form else Autoencoder(network, precision)
 
 
 def _online() -> bool:

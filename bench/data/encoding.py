@@ -28,7 +28,17 @@ import torch
 from bench.data import autoencoder
 from bench.data.autoencoder import Autoencoder
 from bench.data.dataset import ImageDataset
-from bench.data.latents import INDEX, LABELS, Index, Posterior, posterior_noise, read_index, shard_name
+from bench.data.latents import (
+    INDEX,
+    LABELS,
+    STATISTICS,
+    Index,
+    Posterior,
+    posterior_noise,
+    read_index,
+    shard_name,
+)
+from bench.data.normalisation import statistics
 from bench.utils import distributed
 from bench.utils.arrays import batches
 from bench.utils.files import write_text, write_whole
@@ -61,7 +71,7 @@ def encode(
     Args:
         images: of colour, as pixels.
         out: the folder.
-        vae: a diffusers folder with an AutoencoderKL, or an id of the hub.
+        vae: a diffusers folder with an AutoencoderKL, or an id of the hub; see `autoencoder.load`.
         flipped: keep the latents of the mirrored images too.
         posterior: what is kept of it: mean and standard deviation (`moments`), a sample, or the mean.
         dtype: of the files.
@@ -82,7 +92,7 @@ def encode(
         count=len(images),
         shape=_shape(images, network),
         scale=network.scale,
-        vae=str(Path(vae).resolve()) if Path(vae).is_dir() else vae,
+        vae=autoencoder.absolute(vae),
         posterior=posterior,
         seed=seed,
         flipped=flipped,
@@ -94,6 +104,7 @@ def encode(
         precision=precision,
     )
     if not _begin(out, index, images):
+        _write_statistics(out, index)
         return index
     mine = distributed.share(list(enumerate(index.shards())))
     todo = [(number, rows) for number, rows in mine if not (out / shard_name(number)).exists()]
@@ -176,5 +187,17 @@ def _finish(out: Path, index: Index) -> None:
     if all((out / shard_name(number)).exists() for number in range(len(index.shards()))):
         for left in out.glob(".bench-*/latents-*.npy"):  # of processes that were killed
             shutil.rmtree(left.parent, ignore_errors=True)
+        _write_statistics(out, index)
         with contextlib.suppress(FileNotFoundError):  # another process finished at the same time
             (out / UNFINISHED).rename(out / INDEX)
+
+
+def _write_statistics(out: Path, index: Index) -> None:
+    """Mean and standard deviation of z by channel, unless they are there."""
+    if not (out / STATISTICS).exists():
+        shards = (
+            np.load(out / shard_name(number), mmap_mode="r") / index.scale
+            for number in range(len(index.shards()))
+        )
+        found = statistics(shards, moments=index.posterior == "moments")
+        write_text(out / STATISTICS, json.dumps(found) + "\n")

@@ -12,13 +12,15 @@ one of them again, and no part of the data set.
 **Ours**, written by `bench encode`, for millions of images: `index.json` (what they are), `labels.npy`, and
 `latents-00000.npy …`, each (shard_size, V, C, H, W), memory-mapped. V = 2 where the latents of the
 mirrored images are kept too. Where the whole posterior is kept, (shard_size, V, 2, C, H, W): its mean and its
-standard deviation, both scaled.
+standard deviation, both scaled. `statistics.json` has mean and standard deviation of each channel of z, which
+is not scaled.
 """
 
 from __future__ import annotations
 
 import functools
 import re
+import resource
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,7 +30,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from bench.data import autoencoder, register
+from bench.data import autoencoder, normalisation, register
 from bench.data.dataset import Dataset, check_labels
 from bench.data.digests import digest, files_digest
 from bench.utils import randomness
@@ -36,6 +38,7 @@ from registry.errors import UsageError, reason
 
 INDEX = "index.json"
 LABELS = "labels.npy"
+STATISTICS = "statistics.json"
 PROBES = 64  # files of a release that `check` reads: all of them are too many
 Posterior = Literal["moments", "sample", "mean"]
 
@@ -109,7 +112,9 @@ def posterior_noise(seed: int, indices: Tensor, shape: tuple[int, int, int], vie
 
 
 @register("latents")
-def latents(root: Path, vae: str | None = None, num_classes: int | None = None) -> Dataset:
+def latents(
+    root: Path, vae: str | None = None, num_classes: int | None = None, normalise: str | None = None
+) -> Dataset:
     """Latents on disk, of `bench encode` or of the U-DiT and fast-DiT releases.
 
     Args:
@@ -117,13 +122,16 @@ def latents(root: Path, vae: str | None = None, num_classes: int | None = None) 
         vae: the autoencoder that decodes samples, a diffusers folder or an id of the hub. Default: that
             which encoded them, sd-vae-ft-ema for the releases.
         num_classes: for the releases, which do not say; default 1000.
+        normalise: to mean 0 and standard deviation 1 in each channel, as LightningDiT does, instead of by one
+            scale: by the statistics of the `set`, which `bench encode` keeps in `statistics.json`, or of a
+            file; see `bench.data.normalisation.load`.
     """
     root = root.expanduser()
     if (root / INDEX).is_file():
         if num_classes is not None:
             raise UsageError(f"{root / INDEX} has the number of classes: leave num_classes out")
-        return Encoded(root, vae)
-    return Released(root, vae or autoencoder.VAE, 1000 if num_classes is None else num_classes)
+        return Encoded(root, vae, normalise)
+    return Released(root, vae or autoencoder.VAE, 1000 if num_classes is None else num_classes, normalise)
 
 
 class Latents(Dataset):
@@ -138,7 +146,26 @@ class Latents(Dataset):
     vae: str
     vae_precision: autoencoder.Precision = "fp32"
     scale: float
+    normalisation: normalisation.Normalisation | None = None
     workers = 2
+
+    def _normalise(self, root: Path, text: str | None) -> None:
+        """Open the statistics that latents of `root` are normalised by.
+
+        Raises:
+            UsageError: there are none, or they are of another number of channels.
+        """
+        if text is not None:
+            self.normalisation = normalisation.load(root / STATISTICS if text == "set" else Path(text))
+            self.normalisation.apply(torch.zeros(1, *self.shape))  # of as many channels
+
+    def _digest(self, *files: str) -> str:
+        """Of the files and of what their content is normalised by."""
+        return digest(*files, *([repr(self.normalisation)] if self.normalisation else []))
+
+    def _as_seen(self, grids: Tensor) -> Tensor:
+        """Scaled latents as networks see them."""
+        return grids if self.normalisation is None else self.normalisation.apply(grids / self.scale)
 
     def to_images(self, grids: Tensor) -> np.ndarray:
         """As `Dataset.to_images`: decoded on the device of the grids.
@@ -146,6 +173,8 @@ class Latents(Dataset):
         Raises:
             UsageError: the autoencoder is not to be had.
         """
+        if self.normalisation is not None:
+            grids = self.normalisation.invert(grids) * self.scale
         return autoencoder.load(self.vae, self.vae_precision).decode(grids, self.scale)
 
 
@@ -158,12 +187,13 @@ class Encoded(Latents):
 
     flip_note = "latents of mirrored images were not kept (bench encode --no-flip)"
 
-    def __init__(self, root: Path, vae: str | None) -> None:
+    def __init__(self, root: Path, vae: str | None, normalise: str | None) -> None:
         self.root = root
         self.index = index = read_index(root / INDEX)
         self.shape, self.scale, self.vae = index.shape, index.scale, vae or index.vae
         self.num_classes, self.class_names = index.num_classes, index.class_names
         self.flippable, self.posterior = index.flipped, index.posterior == "moments"
+        self._normalise(root, normalise)
         self._labels = _read(root / LABELS)
         _check_array(root / LABELS, self._labels, (index.count,), "i")
         check_labels(self._labels, index.num_classes, str(root / LABELS))
@@ -176,7 +206,7 @@ class Encoded(Latents):
         """As `Dataset.digest`, read through once."""
         shards = [shard_name(number) for number in range(len(self.index.shards()))]
         names = [name.encode() for name in (INDEX, LABELS, *shards)]
-        return digest(files_digest(self.root, names))
+        return self._digest(files_digest(self.root, names))
 
     def __len__(self) -> int:
         return self.index.count
@@ -189,6 +219,28 @@ class Encoded(Latents):
         self, indices: np.ndarray, flip: np.ndarray | None = None, noise: Tensor | None = None
     ) -> Tensor:
         """As `Dataset.grids`."""
+        rows = self._rows(indices, flip)
+        if not self.posterior:
+            return self._as_seen(rows)
+        if noise is None:
+            views = np.zeros(len(indices), int) if flip is None else flip.astype(int)
+            noise = torch.empty(len(indices), *self.shape)
+            for view in set(views.tolist()):
+                of_view = torch.from_numpy(views == view)
+                numbers = torch.from_numpy(np.asarray(indices, np.int64))[of_view]
+                noise[of_view] = posterior_noise(self.index.seed, numbers, self.shape, view)
+        return self.drawn(rows, noise)
+
+    def moments(self, indices: np.ndarray, flip: np.ndarray | None = None) -> Tensor:
+        """Mean and deviation of which `grids` are drawn, where they are kept: (N,) -> (N, 2, C, H, W)."""
+        return self._rows(indices, flip)
+
+    def drawn(self, moments: Tensor, noise: Tensor) -> Tensor:
+        """Grids of moments (N, 2, C, H, W) and noise (N, C, H, W), on any device."""
+        return self._as_seen(torch.addcmul(moments[:, 0], moments[:, 1], noise))
+
+    def _rows(self, indices: np.ndarray, flip: np.ndarray | None) -> Tensor:
+        """What is kept of some images, mirrored or not."""
         views = np.zeros(len(indices), int) if flip is None else flip.astype(int)
         if views.any() and not self.flippable:
             raise UsageError(f"{self.root} keeps no latents of mirrored images: encode with --flip")
@@ -196,16 +248,7 @@ class Encoded(Latents):
         for row, (index, view) in enumerate(zip(indices, views, strict=True)):
             number, place = divmod(int(index), self.index.shard_size)
             rows[row] = _mapped(self.root / shard_name(number))[place, view]
-        grids = torch.from_numpy(rows)
-        if not self.posterior:
-            return grids
-        if noise is None:
-            noise = torch.empty(len(indices), *self.shape)
-            for view in set(views.tolist()):
-                of_view = torch.from_numpy(views == view)
-                numbers = torch.from_numpy(np.asarray(indices, np.int64))[of_view]
-                noise[of_view] = posterior_noise(self.index.seed, numbers, self.shape, view)
-        return torch.addcmul(grids[:, 0], grids[:, 1], noise)
+        return torch.from_numpy(rows)
 
 
 class Released(Latents):
@@ -214,7 +257,7 @@ class Released(Latents):
     scale = autoencoder.SCALE
     flip_note = "images were mirrored or not at random before they were encoded"
 
-    def __init__(self, root: Path, vae: str, num_classes: int) -> None:
+    def __init__(self, root: Path, vae: str, num_classes: int, normalise: str | None) -> None:
         self.vae, self.num_classes = vae, num_classes
         self._features, self._label_files = (_only(root, word) for word in ("features", "labels"))
         self._count, self._processes = _layout(self._features)
@@ -230,12 +273,13 @@ class Released(Latents):
         if len(shape) != 3:
             raise UsageError(f"{first} has shape {shape}, not (1, C, H, W) or (C, H, W)")
         self.shape = shape
+        self._normalise(root, normalise)
 
     @functools.cached_property
     def digest(self) -> str:  # type: ignore[override]
         """As `Dataset.digest`: of all files that count, read through once."""
         names = [self._name(index).encode() for index in range(len(self))]
-        return digest(*(files_digest(folder, names) for folder in (self._features, self._label_files)))
+        return self._digest(*(files_digest(folder, names) for folder in (self._features, self._label_files)))
 
     def check(self) -> None:
         """As `Dataset.check`; of the features some are read, evenly spread."""
@@ -264,7 +308,7 @@ class Released(Latents):
             feature = _read(path)
             _check_array(path, feature, (1,) * (feature.ndim - 3) + self.shape, "f")
             rows[row] = feature.reshape(self.shape)
-        return torch.from_numpy(rows)
+        return self._as_seen(torch.from_numpy(rows))
 
     def labels(self, indices: np.ndarray) -> Tensor:
         """As `Dataset.labels`.
@@ -299,8 +343,13 @@ def read_index(path: Path) -> Index:
         raise UsageError(f"{path} is damaged: {where} {error.errors()[0]['msg']}") from None
 
 
-# Fewer open maps than the 1,024 files that a process may usually have open.
-@functools.lru_cache(maxsize=512)
+def _most_open() -> int:
+    """Maps at once: as many files as a process may have open (usually 1,024), less what it needs besides."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 2**16 if most == resource.RLIM_INFINITY else max(most - 256, most // 2)
+
+
+@functools.lru_cache(maxsize=_most_open())
 def _mapped(path: Path) -> np.ndarray:
     return _read(path, mapped=True)
 

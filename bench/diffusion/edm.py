@@ -15,6 +15,7 @@ from torch import Tensor
 from bench.diffusion import objectives, samplers
 from bench.diffusion.base import Denoiser, Noise, Objective, Sampler
 from registry.errors import UsageError
+from registry.variables import Variables
 
 
 @objectives.register("edm")
@@ -39,6 +40,7 @@ class EDM(Objective):
     """
 
     preview: ClassVar[tuple[str, str] | None] = ("edm-heun", "12")
+    variables = Variables("x0", "sigma", "ve")
 
     def __init__(
         self,

@@ -30,13 +30,15 @@ from torch.utils.data import DataLoader, IterableDataset
 from bench.data.images import FORMATS, image_files, left_out_note, orientation, to_rgb
 from bench.metrics.npz import Member, Npz
 from bench.metrics.statistics import Statistics, check
+from bench.utils import distributed
 from bench.utils.arrays import batches
+from bench.utils.device import usable_cores
 from bench.utils.progress import Progress, silent
 from registry.errors import UsageError, reason
 
 KINDS = ("pool", "spatial", "logits")  # of features
 ABOUT = "about"  # of a feature file: JSON that says whose features they are
-WORKERS = 4
+WORKERS = 16  # at most
 BLOCK_BYTES = 2**21  # looked through at a time
 BATCH_BYTES = 2**28  # decoded at a time
 
@@ -80,7 +82,8 @@ class ImageSet:
         if not parts:
             return
         blocks = self._decoder(parts)
-        most = 1 if isinstance(blocks, IterableDataset) else min(WORKERS, os.cpu_count() or 1)
+        cores = max(usable_cores() // distributed.count(), 1)
+        most = 1 if isinstance(blocks, IterableDataset) else min(WORKERS, cores)
         # Arrays come by pipe, not as tensors in shared memory, of which containers have little.
         for block in DataLoader(blocks, None, num_workers=min(most, len(parts) - 1), collate_fn=_unchanged):
             if isinstance(block, str):
@@ -182,7 +185,7 @@ def _adm(member: Member, statistics: dict[str, Statistics], progress: Progress) 
     for part, block in zip(parts, member.blocks(parts), strict=True):
         sha.update(block.data)
         progress(f"looking through {member.path.name}", part.stop, count)
-    decoder = functools.partial(_ArrayParts, member)
+    decoder = functools.partial(_StoredParts if member.stored else _ArrayParts, member)
     return ImageSet(member.path, count, (height, width), sha.hexdigest(), statistics, (), decoder)
 
 
@@ -225,8 +228,24 @@ def _features(npz: Npz) -> FeatureSet:
     return FeatureSet(npz.path, count, extractor, digest, features, _statistics(npz), origin, size)
 
 
+class _StoredParts:
+    """Parts of an array that is not compressed, or what is wrong with it; a dataset with an index."""
+
+    def __init__(self, member: Member, parts: Sequence[range]) -> None:
+        self.member, self.parts = member, parts
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, index: int) -> np.ndarray | str:
+        try:
+            return self.member.part(self.parts[index]).transpose(0, 3, 1, 2).copy()
+        except UsageError as error:
+            return str(error)
+
+
 class _ArrayParts(IterableDataset[Any]):
-    """Parts of an array, one after the other, or what is wrong with it."""
+    """Parts of a compressed array, one after the other, or what is wrong with it."""
 
     def __init__(self, member: Member, parts: Sequence[range]) -> None:
         self.member, self.parts = member, parts

@@ -23,6 +23,7 @@ _BLOCK = 4096  # rows at most: 64 MiB of distances
 _BLOCK_VALUES = 2**23  # at most in a block of features: 32 MiB
 _ROWS = 256  # of a block that norms are added to at a time: a second array as large would cost time
 _GROUP = 32
+_HELD = 2**33  # bytes of a set's features that may stay on a GPU: copies would take longer than products
 
 
 def precision_recall(
@@ -76,7 +77,10 @@ class RowBlock:
 
 
 class RowBlocks:
-    """A set's features less the centre, cut into blocks of nearly equal size, loaded when asked for."""
+    """A set's features less the centre, cut into blocks of nearly equal size, loaded when asked for.
+
+    On a GPU they stay, if the set is not very large.
+    """
 
     radii: Tensor  # (N,) squared, see `radii`
 
@@ -86,11 +90,19 @@ class RowBlocks:
         self.count = -(-len(features) // most)
         self.size = -(-len(features) // self.count)
         self.norms: dict[int, Tensor] = {}
+        self.held: dict[int, Tensor] | None = None
+        if torch.device(device).type != "cpu" and features.size * 4 <= _HELD:
+            self.held = {}
 
     def __getitem__(self, index: int) -> RowBlock:
         place = slice(index * self.size, min((index + 1) * self.size, len(self.features)))
-        rows = torch.from_numpy(np.subtract(self.features[place], self.centre, dtype=np.float32))
-        rows = rows.to(self.device)
+        if self.held is not None and index in self.held:
+            rows = self.held[index]
+        else:
+            rows = torch.from_numpy(np.subtract(self.features[place], self.centre, dtype=np.float32))
+            rows = rows.to(self.device)
+            if self.held is not None:
+                self.held[index] = rows
         if index not in self.norms:
             norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
             self.norms[index] = norms.square().float()

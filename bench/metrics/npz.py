@@ -7,6 +7,7 @@ are there before anything is allocated.
 from __future__ import annotations
 
 import math
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -58,10 +59,15 @@ class Npz:
 
 
 class Member:
-    """One array of an `.npz`: `shape` and `dtype` are known, its data are read when asked for."""
+    """One array of an `.npz`: `shape` and `dtype` are known, its data are read when asked for.
+
+    Attributes:
+        stored: whether it is not compressed, so that `part` can read it.
+    """
 
     def __init__(self, path: Path, name: str, info: zipfile.ZipInfo) -> None:
         self.path, self.name, self._info = path, name, info
+        self.stored = info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1  # nor encrypted
         headers: dict[Any, Callable[..., Any]] = {
             (1, 0): np.lib.format.read_array_header_1_0,
             (2, 0): np.lib.format.read_array_header_2_0,
@@ -87,6 +93,17 @@ class Member:
             for part in parts:
                 file.seek(self._offset + part.start * row)
                 yield self._array(file, (len(part), *self.shape[1:]))
+
+    def part(self, rows: range) -> np.ndarray:
+        """Some rows, without a look at those before, nor at the checksum, which `blocks` sees at the end."""
+        shape = (len(rows), *self.shape[1:])
+        row = math.prod(self.shape[1:]) * self.dtype.itemsize
+        with _faults(self.path), self.path.open("rb") as file:
+            # The lengths of the name, and of what else is between a member's header and its data.
+            file.seek(self._info.header_offset + 26)
+            begin = self._info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
+            file.seek(begin + self._offset + rows.start * row)
+            return self._array(file, shape)
 
     def array(self) -> np.ndarray:
         """The whole array, in memory.

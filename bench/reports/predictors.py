@@ -24,7 +24,7 @@ from bench.metrics.scores import MEASURED, SCORES
 from bench.records.quantities import COSTS, HELD_OUT, LOSS, TRAINING_ERROR, Quantities, Quantity
 from bench.records.schema import HeldOutLoss, Quality, Record
 from bench.reports.select import Line, Setting, published_conditions, settings
-from bench.reports.statistics import compare_rows, rank_correlation
+from bench.reports.statistics import compare_rows, paired_share, rank_correlation
 from bench.studies import published
 from registry.errors import UsageError, suggest
 
@@ -83,6 +83,8 @@ class Agreement:
         right_apart, apart: likewise, of pairs that seeds tell apart.
         told_apart: the difference from which on seeds tell two rows apart, in parts of the rows' mean; None
             of fewer than two seeds, and of standardised values, whose mean is 0.
+        paired: share of the variance between seeds that all rows have in common, so that differences of rows
+            are free of it; None of fewer than two seeds.
         seconds: of one core's computing for a row and a seed, mean over the rows.
     """
 
@@ -100,6 +102,7 @@ class Agreement:
     right_apart: int
     apart: int
     told_apart: float | None
+    paired: float | None
     seconds: float
 
     @property
@@ -312,6 +315,7 @@ def _agreement(
         right_apart=len(right & apart & judged),
         apart=len(apart & judged),
         told_apart=comparison.critical / level if comparison.pairs and level else None,
+        paired=paired_share(by_seed),
         seconds=float(np.mean([point.seconds for point in points])),
     )
 

@@ -72,6 +72,7 @@ def agreement_table(
         Column("τ"),
         Column("Pairs right"),
         Column("of those significant"),
+        Column("Pairing removes"),
     ]
     entries = [
         [
@@ -87,6 +88,7 @@ def agreement_table(
             Entry(_number(each.tau)),
             Entry(f"{each.right} of {each.pairs}"),
             Entry(f"{each.right_apart} of {each.apart}" if each.interval else ""),
+            Entry("" if each.paired is None else f"{each.paired:.0%}".replace("-", "−")),
         ]
         for each in found
     ]
@@ -101,6 +103,8 @@ REMARKS = (
     "that the predictor was chosen on do not count. Core-minutes: training until that step and measuring, of "
     "one row with one seed, on one core of the machine that the records name. More GFLOPs and more "
     "parameters count as better.",
+    "Pairing removes: the share of the variance between seeds that all rows have in common. Rows share "
+    "batches, noise and times, so their differences are free of it.",
     "Mean of standardised bands: in each band the mean of the rows is 0 and their deviation 1. Training "
     "error: mean squared error of the prediction over the steps since the checkpoint before. ln SNR: "
     "logarithm of signal over noise in what the network is given; above 4 there is little noise.",

@@ -175,6 +175,24 @@ def residual_deviation(rows: Sequence[BySeed]) -> float | None:
     return comparison.deviation if comparison.pairs else None
 
 
+def paired_share(rows: Sequence[BySeed]) -> float | None:
+    """Share of the variance between seeds that is common to all rows.
+
+    A difference of two rows has twice the variance between seeds where their seeds differ, and twice the
+    residual one where they are the same: this is what pairing removes, 1 − residual/between, both pooled over
+    the rows. It is below 0 where seeds happen to differ less than residuals do.
+
+    Returns:
+        None where no two rows have two seeds in common, or seeds change nothing.
+    """
+    comparison = compare_rows(rows)
+    if not comparison.pairs:
+        return None
+    compared = [row for i, row in enumerate(rows) if i not in comparison.left_out]
+    between = float(np.mean([np.var([row[seed] for seed in comparison.seeds], ddof=1) for row in compared]))
+    return 1 - comparison.deviation**2 / between if between else None
+
+
 def detectable(deviation: float, rows: int, seeds: int, power: float = 0.8) -> float:
     """The smallest true difference of two rows that `compare_rows` will tell apart with such a probability.
 

@@ -56,13 +56,13 @@ def sample(
     if there and not partial.exists():  # else a call ended between writing the images and removing this
         raise UsageError(f"{out} exists: delete it or choose another place")
 
-    def placed(network: Any) -> Any:
+    def placed(network: Any, plan: Plan) -> Any:
         network = plan.deployed(network, device)
         if compiled:
             compile_network(network, graphs=on_cuda(torch.device(device)), dynamic=False)
         return network
 
-    network = placed(network)
+    network = placed(network, plan)
     grid = torch.zeros(1, network.in_channels, *height_width(network.input_size), device=device)
     num, side = settings.num, to_images(grid).shape[1:]
     request = {
@@ -74,7 +74,9 @@ def sample(
     }
     if plan.guide is not None:
         request["guide"] = {"of": plan.guide.identity, "scale": plan.guide.scale}
-        plan = replace(plan, guide=replace(plan.guide, network=placed(plan.guide.network)))
+        alone = settings.model_copy(update={"cfg_scale": 1.0, "encoder_every": 1})
+        of_guide = Plan(plan.guide.objective, alone, seed=plan.seed, precision=plan.precision)
+        plan = replace(plan, guide=replace(plan.guide, network=placed(plan.guide.network, of_guide)))
     arrays = {"images": (side, "uint8"), "labels": ((), "int64")}
     rows = ResumableArrays(partial, request, num, arrays)
     progress("sampling", num - rows.missing(), num)

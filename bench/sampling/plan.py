@@ -20,6 +20,7 @@ from bench.utils import randomness
 from bench.utils.precision import Precision, autocast, cast_weights, check_precision, tf32
 from registry.backbone import height_width
 from registry.errors import UsageError
+from registry.variables import through
 
 VERSION = 1  # of noise, labels and guidance: raised when they give other images; part of each record
 ToImages = Callable[[Tensor], np.ndarray]  # grids (N, C, H, W) -> (N, H', W', 3) uint8
@@ -45,7 +46,8 @@ class Guide:
         """Find whether it can guide a network that is sampled by an objective.
 
         Raises:
-            UsageError: other grids, classes, or another objective.
+            UsageError: other grids or classes, or another objective of which one does not say what networks
+                are given.
         """
         guide = self.network
         own, taken = ((each.in_channels, *height_width(each.input_size)) for each in (guide, network))
@@ -53,10 +55,24 @@ class Guide:
             f"grids of {own}, not {taken}": own != taken,
             f"{guide.num_classes} classes, not {network.num_classes}": guide.num_classes
             not in (0, network.num_classes),
-            f"objective {self.objective.name}, not {objective.name}": self.objective.name != objective.name,
+            f"objective {self.objective.name}, not {objective.name}": self.objective.name != objective.name
+            and None in (self.objective.variables, objective.variables),
         }
         if found := [what for what, differs in wrong.items() if differs]:
             raise UsageError(f"{guide.name} cannot guide {network.name}: it has {' and '.join(found)}")
+
+    def denoiser(self, labels: Tensor, objective: Objective) -> Denoiser:
+        """The guide with its labels, as an objective calls it."""
+        guide = guided(translated(self.network, self.objective), labels)
+        given, own = objective.variables, self.objective.variables
+        if given is None or own is None or given == own:
+            return guide
+
+        def alike(x: Tensor, t: Tensor) -> Tensor:
+            channels = x.shape[1]
+            return through(lambda x, t: guide(x, t)[:, :channels], x, t, given=given, own=own)
+
+        return alike
 
 
 @dataclass(frozen=True)
@@ -102,7 +118,7 @@ class Plan:
         denoiser = self._alone(network, labels)
         if self.guide is None:
             return denoiser
-        other = guided(translated(self.guide.network, self.objective), labels)
+        other = self.guide.denoiser(labels, self.objective)
         return guided_by(denoiser, other, self.guide.scale, self.settings.guidance_interval)
 
     def _alone(self, network: Any, labels: Tensor) -> Denoiser:

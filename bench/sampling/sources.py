@@ -49,6 +49,7 @@ def open_weights(
     key: str | None = None,
     pixels: bool | None = None,
     vae_precision: Literal["fp32", "bf16"] = "fp32",
+    normalise: Path | None = None,
 ) -> Source:
     """A file of weights in the authors' layout; see `registry.load_checkpoint`.
 
@@ -60,21 +61,23 @@ def open_weights(
         defaults: how images are made where nothing else is asked for, such as those of the protocol `paper`;
             a flow is sampled by Heun's method in 125 steps, as many evaluations, and what denoises at any σ
             as published for EDM2, in 32 steps.
-        vae: the decoder of latents; by default that of the papers.
+        vae: the decoder of latents; by default that which the backbone declares, else that of the papers.
         vae_precision: of the decoder's arithmetic; see `bench.data.autoencoder`.
         key: entry of the file that holds the weights; by default the averaged ones.
         pixels: whether samples are images themselves and no latents; by default where the backbone has 1 or 3
             input channels and no `vae` is given.
+        normalise: what latents are normalised by, channel by channel, instead of by one scale; see
+            `bench.data.normalisation.load`.
 
     Raises:
         UsageError: no such file, weights of another network, a decoder that is not to be had, or one for
             pixels.
     """
-    if pixels and vae:
+    if pixels and (vae or normalise):
         raise UsageError("pixels need no decoder: leave the VAE out, or say that samples are no pixels")
     network, trained_by, identity = load_weights(path, model, overrides, key)
     if pixels is None:
-        pixels = vae is None and network.in_channels in (1, 3)
+        pixels = vae is None and normalise is None and network.in_channels in (1, 3)
     if trained_by.name in _SAMPLERS:
         name, steps = _SAMPLERS[trained_by.name]
         defaults = defaults.model_copy(update={"sampler": name, "steps": steps})
@@ -84,7 +87,9 @@ def open_weights(
         if pixels:
             raise UsageError(f"pixels are decoded by no VAE, in {vae_precision} or fp32")
         identity |= {"vae_precision": vae_precision}
-    to_images = to_pixels if pixels else decoder(vae, vae_precision)
+    if pixels:
+        return Source(network, to_pixels, trained_by, defaults, identity)
+    to_images = decoder(vae or getattr(network, "vae", None), vae_precision, normalise)
     return Source(network, to_images, trained_by, defaults, identity)
 
 
@@ -112,8 +117,19 @@ def to_pixels(grids: Tensor) -> np.ndarray:
     return grid.to_images(grids.expand(-1, 3, -1, -1) if grids.shape[1] == 1 else grids)
 
 
-def decoder(vae: str | None, precision: Literal["fp32", "bf16"] = "fp32") -> ToImages:
-    """The decoder of latents: a folder or a hub name; by default the one of the papers."""
-    from bench.data import autoencoder
+def decoder(
+    vae: str | None, precision: Literal["fp32", "bf16"] = "fp32", normalise: Path | None = None
+) -> ToImages:
+    """The decoder of latents: a folder or a hub name; by default the one of the papers.
 
-    return autoencoder.load(vae, precision).decode
+    Args:
+        precision: of its arithmetic.
+        normalise: see `open_weights`.
+    """
+    from bench.data import autoencoder, normalisation
+
+    network = autoencoder.load(vae, precision)
+    if normalise is None:
+        return network.decode
+    by_channel = normalisation.load(normalise)
+    return lambda grids: network.decode(by_channel.invert(grids), 1.0)

@@ -201,7 +201,7 @@ class _Passes:
             ranges.pop().__exit__(None, None, None)
 
         with around(parts, enter, leave):
-            seconds, self.profiler = _profiled(lambda: self.network(*self.inputs), self.device)
+            seconds, self.profiler = profiled(lambda: self.network(*self.inputs), self.device)
         return seconds
 
     def depthwise(self) -> Counter[Any]:
@@ -212,7 +212,7 @@ class _Passes:
         return seen.found
 
 
-def _profiled(call: Callable[[], Any], device: torch.device) -> tuple[dict[str, float], Any]:
+def profiled(call: Callable[[], Any], device: torch.device) -> tuple[dict[str, float], Any]:
     """Seconds that each class of operators takes on the device in a call, and the profiler that saw it."""
     cuda = on_cuda(device)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
@@ -282,7 +282,7 @@ def _alone(found: Counter[Any], repeats: int, device: torch.device) -> Depthwise
                 torch.convolution(*next(sets), *others)
 
         run()
-        times[name] = statistics.median(_profiled(run, device)[0][DEPTHWISE] for _ in range(repeats))
+        times[name] = statistics.median(profiled(run, device)[0][DEPTHWISE] for _ in range(repeats))
     best = min(times, key=times.__getitem__)
     return Depthwise(
         count=found.total(),

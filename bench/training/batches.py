@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +21,30 @@ def places(settings: TrainingSettings, accumulation: int, part: int) -> np.ndarr
     return np.arange(first, first + size)
 
 
+def grids_of(dataset: Dataset, read: Tensor, seed: int, places: Tensor, step: int) -> Tensor:
+    """Grids (n, C, H, W) of what `batches` gives, on its device; a posterior's are drawn anew at every step.
+
+    Args:
+        read: grids, or moments (n, 2, C, H, W).
+        places: in the whole batch, (n,).
+    """
+    if read.dim() == 4:
+        return read
+    of_moments: Any = dataset
+    return of_moments.drawn(read, _posterior_noise(dataset, seed, places, step))
+
+
+def _posterior_noise(dataset: Dataset, seed: int, places: Tensor, step: int) -> Tensor:
+    return randomness.normal(seed, "posterior of training", places, dataset.shape, step)
+
+
 def batches(
     dataset: Dataset, settings: TrainingSettings, seed: int, accumulation: int, first: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Grids (n, C, H, W) and labels (n,) of this process, part by part, from step `first` on.
+
+    In place of grids, moments (n, 2, C, H, W) of a dataset that has such, by methods `moments(indices, flip)`
+    and `drawn(moments, noise)`; see `grids_of`.
 
     An exception of the dataset in a worker process is raised again here, with its own traceback.
     """
@@ -77,5 +98,7 @@ class _Parts(torch.utils.data.Dataset):
         labels = self.dataset.labels(indices)
         if not self.dataset.posterior:
             return self.dataset.grids(indices, flip), labels
-        noise = randomness.normal(self.seed, "posterior of training", at, self.dataset.shape, step)
+        if moments := getattr(self.dataset, "moments", None):
+            return moments(indices, flip), labels
+        noise = _posterior_noise(self.dataset, self.seed, at, step)
         return self.dataset.grids(indices, flip, noise), labels

@@ -31,7 +31,7 @@ from bench.records.schema import SamplingSettings
 from bench.sampling.plan import Plan
 from bench.sampling.sheets import write_sheet
 from bench.training import protocols
-from bench.training.batches import batches, places
+from bench.training.batches import batches, grids_of, places
 from bench.training.ema import PosthocAverages, power_decay
 from bench.training.protocols import Protocol
 from bench.training.run import (
@@ -369,6 +369,7 @@ class Trainer:
         """Mean loss terms of one part of the batch."""
         indices = self.places[part]
         x0, y = x0.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+        x0 = grids_of(self.dataset, x0, self.seed, indices, self.step)
         drawn = randomness.uniform(self.seed, "time", indices, 2, self.step)
         noise = randomness.normal(self.seed, "training noise", indices, tuple(x0.shape[1:]), self.step)
         u = drawn[:, 0]

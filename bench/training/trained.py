@@ -13,7 +13,7 @@ from torch import Tensor
 from bench import data as datasets
 from bench.data.latents import Latents
 from bench.sampling.plan import Guide
-from bench.sampling.sources import Source, decoder, load_weights
+from bench.sampling.sources import Source, load_weights
 from bench.training.ema import combination
 from bench.training.run import Manifest, Run, load, objective_with, read
 from registry.errors import UsageError, reason
@@ -35,23 +35,18 @@ def open_run(
         vae_precision: of the decoder's arithmetic; see `bench.data.autoencoder`.
 
     Raises:
-        UsageError: no run, no checkpoint, a damaged one, or a dataset that no VAE decodes, in bf16.
+        UsageError: no run, no checkpoint, a damaged one, or a VAE for a dataset that none decodes.
     """
     manifest, network, identity = _load_run(path, weights)
     request = manifest.request
-    if vae:
-        to_images = decoder(vae, vae_precision)
-    else:
-        dataset = datasets.load(request.data, **manifest.data_options)
-        to_images = dataset.to_images
-        if vae_precision != "fp32":
-            if not isinstance(dataset, Latents):
-                raise UsageError(
-                    f"images of {request.data} are decoded by no VAE, in {vae_precision} or fp32"
-                )
-            dataset.vae_precision = vae_precision
+    dataset = datasets.load(request.data, **manifest.data_options)
+    if vae or vae_precision != "fp32":
+        if not isinstance(dataset, Latents):
+            raise UsageError(f"images of {request.data} are decoded by no VAE: leave its options out")
+        dataset.vae, dataset.vae_precision = vae or dataset.vae, vae_precision
     identity |= {"vae_precision": vae_precision} if vae_precision != "fp32" else {}
-    return Source(network, to_images, objective_with(request.training), manifest.protocol.sampling, identity)
+    objective = objective_with(request.training)
+    return Source(network, dataset.to_images, objective, manifest.protocol.sampling, identity)
 
 
 def open_guide(path: str | Path, scale: float, weights: str = "ema", model: str | None = None) -> Guide:

@@ -2,13 +2,16 @@
 
 Nothing is drawn in sequence, so there is no state to keep: image i of a run gets the same noise in
 whichever process, batch or resumption it is made. The generator is Philox-4x32-10 (Salmon et al. 2011,
-"Parallel random numbers: as easy as 1, 2, 3"), in integers, hence the same on every device.
+"Parallel random numbers: as easy as 1, 2, 3"), in integers, hence the same on every device; on a GPU as one
+kernel, for there launches are what takes the time.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import zlib
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,6 +62,12 @@ def uniform(seed: int, purpose: str, indices: Tensor, count: int, step: int = 0)
         count: numbers for each.
         step: of training or of a sampling loop.
     """
+    if kernel := _kernel(indices):
+        return kernel(_key(seed, purpose), indices, count, step & _MASK, normal=False)
+    return _uniform(seed, purpose, indices, count, step)
+
+
+def _uniform(seed: int, purpose: str, indices: Tensor, count: int, step: int) -> Tensor:
     words = _words(seed, purpose, indices, count, step)
     return torch.stack(words, dim=-1).flatten(1)[:, :count].bitwise_right_shift(8).float() * 2.0**-24
 
@@ -66,6 +75,8 @@ def uniform(seed: int, purpose: str, indices: Tensor, count: int, step: int = 0)
 def normal(seed: int, purpose: str, indices: Tensor, shape: tuple[int, ...], step: int = 0) -> Tensor:
     """Standard normal numbers by Box and Muller: (N,) indices -> (N, *shape) float32; see `uniform`."""
     count = math.prod(shape)
+    if kernel := _kernel(indices):
+        return kernel(_key(seed, purpose), indices, count, step & _MASK, normal=True).reshape(-1, *shape)
     a, b, c, d = (w.bitwise_right_shift(8).float() for w in _words(seed, purpose, indices, count, step))
     pairs = []
     for u, v in ((a, b), (c, d)):
@@ -84,8 +95,29 @@ def permutation(seed: int, purpose: str, count: int, step: int = 0) -> np.ndarra
 
 def _words(seed: int, purpose: str, indices: Tensor, count: int, step: int) -> tuple[Tensor, ...]:
     block = torch.arange(-(-count // 4), device=indices.device)[None, :]
-    low, high = seed & _MASK, seed >> 32 & _MASK
-    key = (low, high ^ zlib.crc32(purpose.encode()))
     index = indices.to(torch.int64)[:, None]
     zero = torch.zeros_like(index)
-    return torch.broadcast_tensors(*philox((block, index, zero + (step & _MASK), zero), key))
+    return torch.broadcast_tensors(*philox((block, index, zero + (step & _MASK), zero), _key(seed, purpose)))
+
+
+def _key(seed: int, purpose: str) -> tuple[int, int]:
+    return seed & _MASK, seed >> 32 & _MASK ^ zlib.crc32(purpose.encode())
+
+
+def _kernel(indices: Tensor) -> Any:
+    """What draws on a GPU; None elsewhere, and for the fake tensors of a tracer."""
+    return _kernel_of(indices.device) if indices.is_cuda and type(indices) is Tensor else None
+
+
+@functools.cache
+def _kernel_of(device: torch.device) -> Any:
+    """The kernel, once it has given the numbers of PyTorch's operators; None where it cannot be made."""
+    indices = torch.tensor([0, 3, _MASK], device=device)
+    expected = _uniform(_MASK << 7, "kernel", indices, 9, _MASK)
+    try:
+        from bench.utils.philox_kernel import draw
+
+        found = draw(_key(_MASK << 7, "kernel"), indices, 9, _MASK, normal=False)
+        return draw if torch.equal(found, expected) else None
+    except Exception:  # of Triton, which is not everywhere, or finds no compiler
+        return None

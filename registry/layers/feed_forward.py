@@ -1,4 +1,4 @@
-"""Feed-forward branches: over tokens (DiT, U-ViT) and over feature maps (DiT-UNet, U-DiT)."""
+"""Feed-forward branches: over tokens (DiT, U-ViT, DDT, FlowDCN) and over feature maps (DiT-UNet, U-DiT)."""
 
 from __future__ import annotations
 
@@ -26,6 +26,25 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.contract(F.gelu(self.expand(x), approximate=self.gelu))
+
+
+class SwiGLU(nn.Module):
+    """SiLU of one linear map times another, then a third, without biases (arXiv 2002.05202).
+
+    Args:
+        hidden_size: width D of a token.
+        inner: width between.
+    """
+
+    def __init__(self, hidden_size: int, inner: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(hidden_size, inner, bias=False)
+        self.expand = nn.Linear(hidden_size, inner, bias=False)
+        self.contract = nn.Linear(inner, hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, D) -> (N, T, D)."""
+        return self.contract(F.silu(self.gate(x)) * self.expand(x))
 
 
 class ConvMlp(nn.Module):

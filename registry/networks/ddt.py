@@ -19,6 +19,8 @@ from registry.backbone import Backbone, Size, require_positive
 from registry.errors import UsageError
 from registry.layers.attention import check_heads, rotate
 from registry.layers.embeddings import MAX_PERIOD, LabelEmbedding, made_once
+from registry.layers.feed_forward import SwiGLU
+from registry.layers.norms import RMSNorm
 
 
 class DDT(Backbone):
@@ -179,9 +181,9 @@ class DDTBlock(nn.Module):
     def __init__(self, hidden_size: int, num_heads: int) -> None:
         super().__init__()
         self.modulation = nn.Linear(hidden_size, 6 * hidden_size)
-        self.norm1 = nn.RMSNorm(hidden_size, eps=1e-6)
+        self.norm1 = RMSNorm(hidden_size)
         self.attention = RotaryAttention(hidden_size, num_heads)
-        self.norm2 = nn.RMSNorm(hidden_size, eps=1e-6)
+        self.norm2 = RMSNorm(hidden_size)
         self.mlp = SwiGLU(hidden_size, int(2 * (4 * hidden_size) / 3))
 
     def forward(self, x: Tensor, c: Tensor, turns: Tensor) -> Tensor:
@@ -209,8 +211,8 @@ class RotaryAttention(nn.Module):
         if self.head_width % 4:
             raise UsageError(f"RoPE needs a head width that is a multiple of 4, not {self.head_width}")
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size, bias=False)
-        self.q_norm = nn.RMSNorm(self.head_width, eps=1e-6)
-        self.k_norm = nn.RMSNorm(self.head_width, eps=1e-6)
+        self.q_norm = RMSNorm(self.head_width)
+        self.k_norm = RMSNorm(self.head_width)
         self.out = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, x: Tensor, turns: Tensor) -> Tensor:
@@ -238,25 +240,6 @@ def rotations(rows: int, columns: int, head_width: int, double: bool) -> np.ndar
     row, column = np.meshgrid(np.linspace(0, 16, rows), np.linspace(0, 16, columns), indexing="ij")
     angles = np.stack([column.reshape(-1, 1) * theta, row.reshape(-1, 1) * theta], axis=-1)
     return np.exp(1j * angles.reshape(rows * columns, -1)).astype(np.complex128 if double else np.complex64)
-
-
-class SwiGLU(nn.Module):
-    """SiLU of one linear map times another, then a third, without biases (arXiv 2002.05202).
-
-    Args:
-        hidden_size: width D of a token.
-        inner: width between.
-    """
-
-    def __init__(self, hidden_size: int, inner: int) -> None:
-        super().__init__()
-        self.gate = nn.Linear(hidden_size, inner, bias=False)
-        self.expand = nn.Linear(hidden_size, inner, bias=False)
-        self.contract = nn.Linear(inner, hidden_size, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, T, D) -> (N, T, D)."""
-        return self.contract(F.silu(self.gate(x)) * self.expand(x))
 
 
 class DDTHead(nn.Module):

@@ -33,6 +33,7 @@ class EDM2(Backbone):
     """
 
     objective = "edm"
+    vae = "edm2"  # whose latents published weights are of
     checkpoint_names: ClassVar[list[Rule]] = [
         (r"^unet\.", ""),
         (r"^enc\.(\d+x\d+)_", r"encoder.\1."),
@@ -159,15 +160,11 @@ class EDM2(Backbone):
             x = skips[-1]
         for stage in self.decoder.values():
             x = stage(x, emb, skips)
-        return self.out_conv(x, gain=self.out_gain)
+        return self.out_conv(x) * self.out_gain
 
     def log_variance(self, c_noise: Tensor) -> Tensor:
         """The learned uncertainty u(σ) of c_noise = ln(σ)/4: (N,) -> (N,)."""
         return self.logvar_linear(self.logvar_fourier(c_noise)).flatten()
-
-    def example_inputs(self, batch_size: int = 1) -> tuple[Tensor, ...]:
-        x, t, y = super().example_inputs(batch_size)
-        return x, torch.exp(torch.randn_like(t, dtype=x.dtype)), y
 
     def stages(self) -> dict[str, nn.Module]:
         encoder = {f"encoder {name}": stage for name, stage in self.encoder.items()}
@@ -185,7 +182,7 @@ class Encoder(nn.ModuleDict):
         """x (N, C, H, W), emb (N, D) -> what each of them gives, all of it skips."""
         outputs = []
         for block in self.values():
-            x = block(x) if isinstance(block, MPLayer | Merged) else block(x, emb)
+            x = block(x, emb) if isinstance(block, Block) else block(x)
             outputs.append(x)
         return outputs
 
@@ -253,7 +250,7 @@ class Block(nn.Module):
             x = normalize(x, [1])
 
         h = self.conv_res0(mp_silu(x))
-        c = self.emb_linear(emb, gain=self.emb_gain) + 1
+        c = self.emb_linear(emb) * self.emb_gain + 1
         h = self.conv_res1(self.dropout(mp_silu(h * c[..., None, None])))
         if self.decoder and self.conv_skip is not None:
             x = self.conv_skip(x)
@@ -271,9 +268,10 @@ class Block(nn.Module):
 
 
 class MPLayer(nn.Module):
-    """Convolution or linear map without bias whose filters have unit magnitude (Eq. 47, 66).
+    """Convolution or linear map without bias that preserves the magnitude of its input (Eq. 47, 66).
 
-    In training mode the stored weight is normalised first, then, with gradient, what is used of it.
+    Its filters are used at a root mean square of 1 over √(their size). In training mode the stored weight is
+    normalised first, then, with gradient, what is used of it.
 
     Args:
         in_channels, out_channels: of the layer.
@@ -285,45 +283,35 @@ class MPLayer(nn.Module):
         sides = (kernel, kernel) if kernel else ()
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, *sides))
 
-    def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
-        """(N, C, H, W) or (N, C) -> (N, C_out, H, W) or (N, C_out), times `gain`."""
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) or (N, C) -> (N, C_out, H, W) or (N, C_out)."""
         if self.training:
             with torch.no_grad():
                 self.weight.copy_(self.normalized())
-        return apply(x, self.normalized(), gain)
+        weight = self.scaled().to(x.dtype)
+        if weight.dim() == 2:
+            return F.linear(x, weight)
+        return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
 
     def normalized(self) -> Tensor:
         """The weight with filters of a root mean square of 1, in float32 or better."""
         weight = self.weight.to(at_least_float32(self.weight))
         return normalize(weight, list(range(1, weight.dim())))
 
-    def merged(self) -> Merged:
-        """The layer for inference, whose weight is normalised already."""
-        return Merged(self.normalized().to(self.weight.dtype))
+    def scaled(self) -> Tensor:
+        """The weight as it is used."""
+        return self.normalized() / math.sqrt(self.weight[0].numel())
 
-
-class Merged(nn.Module):
-    """An `MPLayer` for inference.
-
-    Args:
-        weight: with filters of a root mean square of 1.
-    """
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight.detach())
-
-    def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
-        """As of `MPLayer`."""
-        return apply(x, self.weight, gain)
-
-
-def apply(x: Tensor, weight: Tensor, gain: Tensor | float) -> Tensor:
-    """A layer with filters of a root mean square of 1, scaled so that it keeps the magnitude of x."""
-    weight = (weight * (gain / math.sqrt(weight[0].numel()))).to(x.dtype)
-    if weight.dim() == 2:
-        return F.linear(x, weight)
-    return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+    def merged(self) -> nn.Module:
+        """The plain layer for inference, whose weight is normalised once."""
+        out_channels, in_channels, *sides = self.weight.shape
+        layer: nn.Module = nn.Linear(in_channels, out_channels, bias=False, device="meta")
+        if sides:
+            layer = nn.Conv2d(
+                in_channels, out_channels, sides[0], padding=sides[0] // 2, bias=False, device="meta"
+            )
+        layer.weight = nn.Parameter(self.scaled().detach().to(self.weight.dtype))
+        return layer
 
 
 class Fourier(nn.Module):

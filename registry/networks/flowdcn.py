@@ -17,6 +17,7 @@ from registry.backbone import Backbone, Size, require_positive
 from registry.checkpoints import Rule
 from registry.errors import UsageError
 from registry.layers.embeddings import Condition
+from registry.layers.feed_forward import SwiGLU
 from registry.layers.modulation import Modulation, gated
 from registry.networks.dit import DiTHead
 
@@ -120,7 +121,7 @@ class FlowDCNBlock(nn.Module):
         self.norm1 = ModulatedNorm(hidden_size)
         self.deformable = DeformableConvolution(hidden_size, num_groups)
         self.norm2 = ModulatedNorm(hidden_size)
-        self.mlp = GatedMlp(hidden_size, 2 * 4 * hidden_size // 3)
+        self.mlp = SwiGLU(hidden_size, 2 * 4 * hidden_size // 3)
 
     def forward(self, x: Tensor, c: Tensor, rows: int, columns: int) -> Tensor:
         """x (N, T, D) of a grid of T = rows·columns tokens, c = SiLU(condition) (N, D) -> (N, T, D)."""
@@ -235,25 +236,6 @@ def _between(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
     cells = cell + side
     inside = (cells >= 0) & (cells < size)
     return cells.clamp(0, size - 1).long(), shares * inside
-
-
-class GatedMlp(nn.Module):
-    """contract(SiLU(gate(x))·expand(x)) over tokens, without biases (SwiGLU, arXiv 2002.05202).
-
-    Args:
-        hidden_size: width D of a token.
-        width: of the hidden layer.
-    """
-
-    def __init__(self, hidden_size: int, width: int) -> None:
-        super().__init__()
-        self.gate = nn.Linear(hidden_size, width, bias=False)
-        self.expand = nn.Linear(hidden_size, width, bias=False)
-        self.contract = nn.Linear(width, hidden_size, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, T, D) -> (N, T, D)."""
-        return self.contract(F.silu(self.gate(x)) * self.expand(x))
 
 
 _S: dict[str, Any] = {"hidden_size": 384, "depth": 12, "num_groups": 6}

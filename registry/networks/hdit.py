@@ -90,8 +90,8 @@ class HDiT(Backbone):
             class_dropout_prob: share of labels replaced by the null class in training; at 0 there is none.
         """
         levels = len(widths)
-        for name, value in (("depths", depths), ("attention", attention)):
-            if len(value) != levels:
+        for name, value in (("widths", widths), ("depths", depths), ("attention", attention)):
+            if len(value) != levels or not value:
                 raise UsageError(f"{name} has {len(value)} entries for {levels} levels of widths")
         require_positive(patch_size=patch_size, window_size=window_size)
         multiples = [
@@ -105,11 +105,14 @@ class HDiT(Backbone):
             size_multiple=math.lcm(*multiples),
         )
         require_positive(
+            widths=min(widths),
             depths=min(depths),
             mapping_depth=mapping_depth,
             mapping_ratio=mapping_ratio,
             sigma_data=sigma_data,
         )
+        if mapping_width < 2 or mapping_width % 2:
+            raise UsageError(f"mapping_width must be even, for cosines and sines, not {mapping_width}")
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise UsageError(f"kernel_size must be odd, for a query is at the centre, not {kernel_size}")
         heads, ratios = _each(head_width, levels, "head_width"), _each(mlp_ratio, levels, "mlp_ratio")

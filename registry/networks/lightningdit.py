@@ -20,6 +20,7 @@ from registry.layers.attention import check_heads, rotate
 from registry.layers.embeddings import MAX_PERIOD, Condition, made_once, sincos_2d
 from registry.layers.feed_forward import Mlp
 from registry.layers.modulation import Modulation, gated
+from registry.layers.norms import RMSNorm
 
 
 class LightningDiT(Backbone):
@@ -190,7 +191,7 @@ class RotaryAttention(nn.Module):
         def norm() -> nn.Module:
             if not qk_norm:
                 return nn.Identity()
-            return nn.RMSNorm(width, eps=1e-6) if rms_norm else nn.LayerNorm(width)
+            return RMSNorm(width) if rms_norm else nn.LayerNorm(width)
 
         self.q_norm, self.k_norm = norm(), norm()
         self.out = nn.Linear(hidden_size, hidden_size)
@@ -267,9 +268,7 @@ class LightningDiTHead(nn.Module):
 
 
 def _norm(width: int, rms_norm: bool) -> nn.Module:
-    return (
-        nn.RMSNorm(width, eps=1e-6) if rms_norm else nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-    )
+    return RMSNorm(width) if rms_norm else nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
 
 
 def _modulate(x: Tensor, scale: Tensor, shift: Tensor | None = None) -> Tensor:

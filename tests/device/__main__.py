@@ -15,16 +15,21 @@ from bench.utils.device import find_device
 from bench.utils.files import write_text
 from registry.errors import UsageError
 from tests.device import checks, measurements, released, summary
-from tests.device.journal import Items, Journal, LostDeviceError, passed
+from tests.device.first import first
+from tests.device.journal import LOST, Items, Journal, LostDeviceError, passed
 
-STAGES = "outputs gradients steps samples scores speed training released compilation profile quality".split()
-FAILED, LEFT, LOST = 1, 2, 3  # exit status: an item failed, items are left, the device does not answer
+STAGES = (
+    "first outputs gradients steps samples scores speed training released compilation profile quality".split()
+)
+FAILED, LEFT = 1, 2  # exit status: an item failed, items are left; see also `LOST`
 
 
 def items(
     stage: str, device: torch.device, out: Path, tiny: bool, data: Path | None, clones: Path | None
 ) -> Items:
     """The items of a stage."""
+    if stage == "first":
+        return first(device, out, tiny)
     if stage == "released":
         return released.released(device, clones, tiny) if clones else {}
     if stage == "quality":

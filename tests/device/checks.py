@@ -1,7 +1,8 @@
 """Whether the device computes what the CPU and the authors' programs do.
 
 Errors are ‖found − expected‖ / ‖expected‖ unless something else is said. Bounds: 1e-4 for float32 without
-TF32; 3e-2 for outputs in bfloat16, which rounds to 2^-9, through some tens of layers; 1e-1 for its gradients.
+TF32; 3e-2 for outputs in bfloat16, which rounds to 2^-9, through some tens of layers; 2e-2 for its gradients,
+which on a CPU are 8e-3 away.
 """
 
 from __future__ import annotations
@@ -9,15 +10,14 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterable
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 import registry
@@ -38,7 +38,7 @@ from tests.device.journal import Found, Items
 from tests.reference import recipe
 
 CPU = torch.device("cpu")
-FP32, BF16, BF16_GRADIENT = 1e-4, 3e-2, 1e-1
+FP32, BF16, BF16_GRADIENT = 1e-4, 3e-2, 2e-2
 # At the size that counts, for kernels are chosen by size.
 PUBLISHED: dict[str, dict[str, Any]] = {
     name: {}
@@ -52,7 +52,7 @@ MODES = ["default", "reduce-overhead", "max-autotune-no-cudagraphs"]  # of torch
 
 
 def outputs(device: torch.device, tiny: bool) -> Items:
-    """Every network beside its authors' outputs, trained and deployed; float32 by the largest difference."""
+    """Every network beside its authors' outputs, trained and deployed; float32 by the worst number too."""
 
     def check(case: str, dtype: torch.dtype) -> Found:
         expected = torch.from_numpy(np.load(REFERENCE / f"{case}.npz")["output"])
@@ -61,8 +61,9 @@ def outputs(device: torch.device, tiny: bool) -> Items:
         with torch.no_grad(), tf32(False, device):
             for form in (network, network.deploy()):
                 found = reference_output(form, case).float().cpu()
-                exact = dtype == torch.float32
-                errors.append((found - expected).abs().max().item() if exact else distance(found, expected))
+                errors.append(distance(found, expected))
+                if dtype == torch.float32:
+                    errors.append((found - expected).abs().max().item())
         return {"error": worst(errors), "bound": FP32 if dtype == torch.float32 else BF16}
 
     cases = ["udit-t", "dit-s-8"] if tiny else list(MANIFEST)
@@ -76,28 +77,36 @@ def outputs(device: torch.device, tiny: bool) -> Items:
 def gradients(device: torch.device, tiny: bool) -> Items:
     """The gradient of every family, plain and under bfloat16 autocast, beside the CPU's in float32."""
 
-    def gradient(network: Any, inputs: Iterable[Tensor], place: torch.device, precision: Any) -> Tensor:
-        network = network.to(place)
-        network.zero_grad()
-        with tf32(False, place):
-            with autocast(precision, place):
-                output = network(*(value.to(place) for value in inputs))
-            output.float().square().mean().backward()
-        found = [p.grad.flatten().cpu() for p in network.parameters() if p.grad is not None]
-        return torch.cat(found)
-
     def check(name: str, options: dict[str, Any], precision: Any) -> Found:
-        network = opened(name, options).eval()  # no labels are dropped
-        inputs = network.example_inputs(4)
-        expected = gradient(network, inputs, CPU, "fp32")
-        found = gradient(network, inputs, device, precision)
-        return {"error": distance(found, expected), "bound": FP32 if precision == "fp32" else BF16_GRADIENT}
+        error = gradient_error(name, options, precision, device)
+        return {"error": error, "bound": gradient_bound(precision, tiny)}
 
     return {
         f"{name} {precision}": partial(check, name, options, precision)
         for precision in ("fp32", "bf16")
         for name, options in (SMALLEST if tiny else PUBLISHED).items()
     }
+
+
+def gradient_bound(precision: Any, tiny: bool) -> float:
+    """What a gradient may be off by; in tiny networks few roundings average out."""
+    return FP32 if precision == "fp32" else BF16_GRADIENT * (10 if tiny else 1)
+
+
+def gradient_error(name: str, options: dict[str, Any], precision: Any, device: torch.device) -> float:
+    """How far the gradient of a network is from the CPU's in float32."""
+    network = opened(name, options).eval()  # no labels are dropped
+    inputs, gradients = network.example_inputs(4), []
+    for place, how in ((CPU, "fp32"), (device, precision)):
+        network.to(place).zero_grad()
+        with tf32(False, place):
+            with autocast(how, place):
+                output = network(*(value.to(place) for value in inputs))
+            output.float().square().mean().backward()
+        found = [p.grad.flatten().cpu() for p in network.parameters() if p.grad is not None]
+        gradients.append(torch.cat(found))
+    expected, made = gradients
+    return distance(made, expected)
 
 
 def steps(device: torch.device, tiny: bool) -> Items:
@@ -182,23 +191,16 @@ def scores(device: torch.device, tiny: bool) -> Items:
             found, expected = (create("digits").to(place)(images.to(place)) for place in (device, CPU))
         return {"error": worst(distance(found[k].cpu(), expected[k]) for k in expected), "bound": FP32}
 
-    def inception() -> Found:
-        shapes = json.loads((REFERENCE / "inception.keys.json").read_text())
-        state = {
-            name: torch.from_numpy(recipe.weight(name, tuple(shape)))
-            for name, shape in shapes.items()
-            if "num_batches" not in name
-        }
+    def of_inception() -> Found:
         expected = np.load(REFERENCE / "inception.npz")
         with tempfile.TemporaryDirectory() as folder, torch.inference_mode(), tf32(False, device):
-            path = Path(folder) / "weights-inception-2015-12-05-6726825d.pth"
-            torch.save(state, path)
-            made = create("inception", path).to(device)(torch.from_numpy(recipe.images(4, 64)).to(device))
+            images = torch.from_numpy(recipe.images(4, 64)).to(device)
+            made = inception(Path(folder)).to(device)(images)
         pairs = (("pool", "pool3"), ("spatial", "spatial"), ("logits", "logits"))
         errors = (distance(made[a].cpu(), torch.from_numpy(expected[b])) for a, b in pairs)
         return {"error": worst(errors), "bound": FP32}
 
-    return {"five scores": of_features, "digits": digits} | ({} if tiny else {"inception": inception})
+    return {"five scores": of_features, "digits": digits} | ({} if tiny else {"inception": of_inception})
 
 
 def compilation(device: torch.device, tiny: bool) -> Items:
@@ -258,6 +260,19 @@ def open_branches(network: nn.Module) -> None:
             parameter.normal_(std=0.02)
 
 
+def inception(folder: Path) -> Any:
+    """The extractor with the reference's made-up weights, which are put into a folder."""
+    shapes = json.loads((REFERENCE / "inception.keys.json").read_text())
+    state = {
+        name: torch.from_numpy(recipe.weight(name, tuple(shape)))
+        for name, shape in shapes.items()
+        if "num_batches" not in name
+    }
+    path = folder / "weights-inception-2015-12-05-6726825d.pth"
+    torch.save(state, path)
+    return create("inception", path)
+
+
 def weights(network: Any) -> Tensor:
     """All of them in a row, on the CPU."""
     return torch.cat([p.detach().flatten().cpu() for p in network.parameters()])
@@ -266,7 +281,7 @@ def weights(network: Any) -> Tensor:
 def trainer_on(
     place: torch.device, name: str, folder: Path, protocol: Protocol, accumulation: int = 1
 ) -> loop.Trainer:
-    """A training run on the digits, on a device of one's choice; accelerate has one for each process."""
+    """A training run on the digits, on a device of one's choice: accelerate keeps one for a process."""
     digits = data.load("digits")
     request = RunRequest(
         model=name,
@@ -280,8 +295,6 @@ def trainer_on(
         seed=0,
     )
     torch.manual_seed(0)
-    accelerator = SimpleNamespace(
-        device=place, prepare=lambda network: network, no_sync=lambda _: nullcontext()
-    )
-    with mock.patch.object(loop, "_accelerator", lambda *_: accelerator):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with mock.patch.object(torch.cuda, "is_available", lambda: on_cuda(place)):
         return loop.Trainer(Run(folder), request.build(), digits, request, protocol, accumulation)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import signal
+import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +21,53 @@ from bench.utils.files import write_text
 
 Found = dict[str, Any]  # figures; a check has `error` and `bound` among them
 Items = Mapping[str, Callable[[], Found]]
+
+
+LOST = 3  # exit status: the device does not answer
+
+
+@dataclass(frozen=True)
+class Limited:
+    """An item that is given up after some seconds.
+
+    Attributes:
+        call: the item.
+        limit: seconds.
+    """
+
+    call: Callable[[], Found]
+    limit: float
+
+    def __call__(self) -> Found:
+        with _given_up(self.limit):
+            return self.call()
+
+
+@contextmanager
+def _given_up(limit: float, grace: float = 20) -> Iterator[None]:
+    """Raise `TimeoutError` after so many seconds; where that does not get through, end the process later.
+
+    A call that waits for a GPU does not return to Python. What the process was at is known from the journal,
+    and the same command goes on with the next item.
+    """
+
+    def give_up(*_: Any) -> None:
+        raise TimeoutError(f"it took more than {limit:g} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    last = threading.Timer(limit + grace, os._exit, (LOST,))
+    last.daemon = True
+    last.start()
+    signal.setitimer(signal.ITIMER_REAL, limit)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        last.cancel()
+
+
+LEAST_SECONDS = 5  # that a limited item is given
 
 
 class LostDeviceError(Exception):
@@ -55,13 +107,16 @@ class Journal:
         todo = [name for name in items if "found" not in self.entries.get(name, {})]
         todo.sort(key=lambda name: name in self.entries)
         for name in todo:
-            longest = max((entry["seconds"] for entry in self.entries.values()), default=0.0)
+            item, longest = items[name], max((e["seconds"] for e in self.entries.values()), default=0.0)
+            if isinstance(item, Limited):  # those of one stage are too unlike
+                left = deadline - time.monotonic()
+                item, longest = Limited(item.call, min(item.limit, left)), LEAST_SECONDS
             if time.monotonic() + longest > deadline:
                 return False
             self._note(name, {"seconds": 0.0, "failure": "it ended the process"})
             began = time.monotonic()
             try:
-                entry: dict[str, Any] = {"found": items[name]()}
+                entry: dict[str, Any] = {"found": item()}
             except Exception as error:
                 entry = {"failure": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
             entry |= {"seconds": time.monotonic() - began, "environment": self.environment}

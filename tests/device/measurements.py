@@ -167,6 +167,11 @@ def _alone(
 
 
 def _time(networks: list[Network], settings: throughput.Settings, out: Path) -> Found:
+    """Images a second, by network."""
+    return {_label(result): result.images_per_second for result in timed(networks, settings, out)}
+
+
+def timed(networks: Sequence[Network], settings: throughput.Settings, out: Path) -> list[Speed]:
     """Time networks and write their records."""
     results = throughput.measure(networks, settings, repeats=ROUNDS)
     for result in results:
@@ -179,7 +184,7 @@ def _time(networks: list[Network], settings: throughput.Settings, out: Path) -> 
             fingerprints=fingerprints(result.request),
             device=settings.device,
         )
-    return {_label(result): result.images_per_second for result in results}
+    return results
 
 
 def _label(result: Speed) -> str:

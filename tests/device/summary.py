@@ -22,6 +22,7 @@ def page(stages: dict[str, Entries], folder: Path) -> str:
         "# On the device",
         _where(stages),
         _items(stages),
+        *_first(stages),
         *_speeds(found),
         *_compiled(found),
         *_released(stages),
@@ -48,7 +49,7 @@ def _items(stages: dict[str, Entries]) -> str:
     rows, failures = [], []
     for stage, entries in stages.items():
         judged = [entry["found"] for entry in entries.values() if "bound" in entry.get("found", {})]
-        share = max((found["error"] / found["bound"] for found in judged), default=None)
+        share = max((found["error"] / found["bound"] for found in judged if found["bound"]), default=None)
         well = sum(map(passed, entries.values()))
         minutes = sum(entry["seconds"] for entry in entries.values()) / 60
         rows.append(
@@ -59,6 +60,27 @@ def _items(stages: dict[str, Entries]) -> str:
         ]
     head = "## Stages\n\n" + _table(["stage", "ended well", "worst error / bound", "minutes"], rows)
     return head + ("\n\n" + "\n".join(failures) if failures else "")
+
+
+def _first(stages: dict[str, Entries]) -> list[str]:
+    """What each item of the first stage has found, in a line."""
+    lines = []
+    for name, entry in stages.get("first", {}).items():
+        told = {key: value for key, value in entry.get("found", {}).items() if key not in ("error", "bound")}
+        if told:
+            lines.append(f"- {name} ({entry['seconds']:.0f} s): {_figures(told)}")
+    return ["## First\n\n" + "\n".join(lines)] if lines else []
+
+
+def _figures(value: Any) -> str:
+    """Nested figures in words, numbers in three digits."""
+    if isinstance(value, dict):
+        return "; ".join(f"{key} {_figures(each)}" for key, each in value.items() if each is not None)
+    if isinstance(value, list):
+        return ", ".join(map(_figures, value))
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _speeds(found: Iterable[Record]) -> list[str]:

@@ -724,6 +724,8 @@ def expected(name):
     """(input_size, in_channels, out_channels, num_classes, learn_sigma) of a built-in name."""
     if name.startswith(("dic", "dit", "flowdcn", "sit", "udit")):
         return 32, 4, 8, 1000, True
+    if name.startswith("edm2-"):
+        return 64, 4, 4, 1000, False
     special = {
         "adm-64": (64, 3, 6, 1000, True),
         "adm-128": (128, 3, 6, 1000, True),

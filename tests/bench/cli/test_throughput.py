@@ -14,6 +14,7 @@ from bench.speed import device, runners, throughput
 from bench.studies import published
 from bench.utils.load import OtherLoad
 from registry.errors import UsageError
+from tests.bench import made
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +88,26 @@ def test_the_table_shows_every_number(bench, width):
     assert len(rows) == 2  # one network twice is a control, and stays twice
     assert re.search(r"\d\.\d{3}–\d\.\d{3}$", rows[1].strip())
     assert out.count("bound.") + out.count("bound;") == 2
+
+
+def test_notes_tell_of_launches_and_of_both_peaks(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    where = made.speed().device.model_copy(
+        update={
+            "peak_flops": 8e14,
+            "nominal_flops": 9.89e14,
+            "sustained_flops": 7e14,
+            "sustained_bandwidth": 4e12,
+        }
+    )
+    gpu = made.speed(bound="launch", launch_share=0.95, flops_per_second=9.89e13, device=where)
+    cli.throughput._print([gpu], "cuda", 6)
+    told = capsys.readouterr().out
+    assert "launch-bound; launching its operators takes 95% of the time; 10.0% of the nominal peak" in told
+    assert "800000 GFLOP/s in a matrix product (700000 sustained), nominally 989000," in told
+    assert "(4000 sustained). Median" in told
+    cli.throughput._print([made.speed()], "cpu", 6)
+    assert not {"launching", "nominal", "sustained"} & set(capsys.readouterr().out.split())
 
 
 def test_a_busy_machine_is_told_of_and_recorded(bench, tmp_path, monkeypatch):

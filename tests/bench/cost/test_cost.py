@@ -159,6 +159,21 @@ def test_activation_memory_is_the_peak_of_live_tensors():
     assert stages["c"] == inputs + (32 + 4) * 256 * 4
 
 
+class Joined(Chain):
+    """Two tensors that are joined and then needed no more."""
+
+    def forward(self, x, t, y):
+        both = torch.cat([x + 1, x + 2], 1)
+        four = torch.cat([both, both], 1)
+        return four[:, :4] + 1
+
+
+def test_what_was_joined_takes_no_memory_afterwards():
+    tensor = (4 * 256) * 4
+    # At the end x, twice and four times its size, and the output: what `both` was made of is gone.
+    assert cost.measure(Joined()).activation_bytes == 8 * tensor + 8 + 8
+
+
 def test_activation_memory_sees_what_real_tensors_take():
     network = registry.create("udit-t").deploy()
     inputs = network.example_inputs(1)

@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -19,13 +20,14 @@ from PIL import Image
 import bench.data
 import bench.diffusion
 import registry
-from bench.data import autoencoder, grid
+from bench.data import autoencoder, grid, latents
 from bench.data.encoding import encode
 from bench.data.folder import Folder
 from bench.data.latents import INDEX, read_index
 from bench.records.schema import SamplingSettings
 from bench.sampling import Plan
 from bench.sampling import plan as sampling_plan
+from bench.sampling.sources import decoder
 from bench.utils import precision, randomness
 from registry.errors import UsageError
 from tests.conftest import SMALLEST
@@ -125,12 +127,70 @@ def test_the_posterior_is_drawn_anew_by_the_noise_given(
     z = (drawn.std(0) / std - 1) * 8192**0.5
     assert z.abs().max() < 5 and abs(z.std() - 1) < 0.1
     assert (drawn[:2] - (mean + std * noise[:2])).abs().max() < 1e-5
+    given = data.moments(np.zeros(4096, int), np.ones(4096, bool))
+    assert torch.equal(torch.addcmul(given[:, 0], given[:, 1], noise), drawn)
     # Without noise it is the frozen sample of the seed.
     frozen, mirrored = bench.data.load("latents", root=encoded), np.arange(COUNT) % 3 == 0
     for flip in (None, mirrored):
         expected = frozen.grids(np.arange(COUNT), flip)
         assert (data.grids(np.arange(COUNT), flip) - expected).abs().max() < 1e-6
     assert data.digest != frozen.digest
+
+
+# ---- normalised by channel ----
+
+
+@pytest.mark.parametrize("kind", ["sample", "moments"])
+def test_normalised_by_the_set_every_channel_has_mean_0_and_deviation_1(
+    encoded: Path, moments: Path, kind: str
+) -> None:
+    root, everything = {"sample": encoded, "moments": moments}[kind], np.arange(COUNT)
+    plain = bench.data.load("latents", root=root)
+    data = bench.data.load("latents", root=root, normalise="set")
+    sides = [data.grids(everything, np.full(COUNT, bool(view))) for view in range(2)]
+    both = torch.cat(sides).double()
+    slack = 1e-5 if kind == "sample" else 0.05  # of moments, the statistics are those of all samples
+    assert both.mean((0, 2, 3)).abs().max() < slack and (both.std((0, 2, 3)) - 1).abs().max() < slack + 1e-3
+    raw = torch.cat([plain.grids(everything, np.full(COUNT, bool(view))) for view in range(2)])
+    assert (raw.std((0, 2, 3)) - 1).abs().min() > 0.1  # it does something
+    # The pictures are those of the latents as they were.
+    made = data.to_images(sides[0]).astype(int)
+    assert np.abs(made - plain.to_images(raw[:COUNT])).max() <= 1
+    assert data.digest != plain.digest
+
+
+def test_statistics_of_a_file(encoded: Path, vae: Path, tmp_path: Path) -> None:
+    stats = {"mean": torch.arange(4.0).view(1, 4, 1, 1), "std": torch.arange(1.0, 5).view(1, 4, 1, 1)}
+    torch.save(stats, tmp_path / "latents_stats.pt")
+    data = bench.data.load("latents", root=encoded, normalise=str(tmp_path / "latents_stats.pt"))
+    plain = bench.data.load("latents", root=encoded).grids(np.arange(3))
+    grids = data.grids(np.arange(3))
+    assert torch.allclose(grids, (plain / SCALE - stats["mean"]) / stats["std"], atol=1e-6)
+    # Samples of weights are decoded by the inverse.
+    made = decoder(str(vae), normalise=tmp_path / "latents_stats.pt")(grids)
+    assert np.abs(made.astype(int) - data.to_images(grids)).max() <= 1
+    (tmp_path / "bad.json").write_text('{"mean": [0, 0], "std": [1, 0]}')
+    (tmp_path / "two.json").write_text('{"mean": [0, 0], "std": [1, 1]}')
+    (tmp_path / "none.json").write_text('{"mean": [0]}')
+    for normalise, says in (
+        ("sets", "no statistics of latents: sets is no file"),
+        (str(tmp_path / "bad.json"), "finite and the latter above 0"),
+        (str(tmp_path / "two.json"), "the statistics are of 2 channels, the latents have 4"),
+        (str(tmp_path / "none.json"), "holds no mean and std of channels"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(says)):
+            bench.data.load("latents", root=encoded, normalise=normalise)
+
+
+def test_a_folder_from_before_there_were_statistics_gets_them(
+    vae: Path, photos: Path, encoded: Path, tmp_path: Path
+) -> None:
+    folder = copy(encoded, tmp_path)
+    (folder / "statistics.json").unlink()
+    with pytest.raises(UsageError, match=r"statistics.json is no file"):
+        bench.data.load("latents", root=folder, normalise="set")
+    encode(Folder(photos, SIDE), folder, str(vae), posterior="sample", batch_size=3, shard_size=4)
+    assert files(folder) == files(encoded)
 
 
 def test_images_are_those_of_diffusers(encoded: Path, vae: Path) -> None:
@@ -165,6 +225,25 @@ def test_a_shift_comes_off_before_scaling_and_goes_on_after(vae: Path, tmp_path:
     plain, network = autoencoder.load(str(vae)), autoencoder.load(str(shifted))
     z = torch.randn(2, 4, 8, 8)
     assert np.array_equal(network.decode((z - 0.25) * SCALE), plain.decode(z * SCALE))
+
+
+@torch.no_grad()
+def test_latents_of_edm2_are_normalised_by_channel(vae: Path, photos: Path, tmp_path: Path) -> None:
+    encode(Folder(photos, SIDE), tmp_path / "o", f"edm2:{vae}", posterior="mean", flipped=False)
+    data, direct = bench.data.load("latents", root=tmp_path / "o"), AutoencoderKL.from_pretrained(vae)
+    pixels = torch.from_numpy(Folder(photos, SIDE).images(np.arange(COUNT))).permute(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(v).view(4, 1, 1) for v in ((5.81, 3.25, 0.12, -2.15), (4.17, 4.62, 3.71, 3.28)))
+    z = direct.encode(pixels).latent_dist.mean
+    found = data.grids(np.arange(COUNT))
+    assert (found - (z - mean) / std * 0.5).abs().max() < 1e-5
+    decoded = direct.decode(found / 0.5 * std + mean).sample.clamp(0, 1) * 255
+    images = data.to_images(found)
+    assert np.abs(images - (decoded.permute(0, 2, 3, 1).numpy() - 0.5)).max() < 0.51
+    encode(Folder(photos, SIDE), tmp_path / "m", f"edm2:{vae}", flipped=False)
+    noise = torch.randn(1, 4, 16, 16)
+    drawn = bench.data.load("latents", root=tmp_path / "m").grids(np.arange(1), None, noise)
+    deviation = direct.encode(pixels[:1]).latent_dist.std
+    assert (drawn - found[:1] - deviation / std * 0.5 * noise).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -237,6 +316,15 @@ def test_bf16_is_that_of_the_vae_cast(vae: Path, photos: Path, tmp_path: Path) -
     assert ours.shape[0] == 80 and np.abs(ours[:64].astype(int) - grid.to_images(decoded)).max() <= 3
 
 
+@pytest.mark.parametrize(("limit", "expected"), [(1024, 768), (300, 150), (-1, 2**16)])
+def test_as_many_shards_stay_open_as_there_may_be(
+    monkeypatch: pytest.MonkeyPatch, limit: int, expected: int
+) -> None:
+    """ImageNet has 626, which fit into the usual limit; all of them are read in any order."""
+    monkeypatch.setattr(latents.resource, "getrlimit", lambda _: (limit, limit))
+    assert latents._most_open() == expected
+
+
 def test_workers_read_what_the_main_process_reads(encoded: Path) -> None:
     data = bench.data.load("latents", root=encoded)
     again = pickle.loads(pickle.dumps(data))
@@ -302,7 +390,7 @@ def test_latents_of_something_else_are_kept(
         (out / "index.json").rename(out / "unfinished.json")
     with pytest.raises(UsageError, match=r"something else \(posterior, seed, shard_size\)"):
         encode(Folder(photos, SIDE), out, str(vae), seed=1)
-    assert len(files(out)) == 5
+    assert len(files(out)) == 6
 
 
 def test_images_that_the_autoencoder_cannot_take(vae: Path, photos: Path, tmp_path: Path) -> None:

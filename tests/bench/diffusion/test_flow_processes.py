@@ -6,10 +6,26 @@ import torch
 from bench.diffusion import objective, sampler
 from bench.diffusion.guidance import guided
 from registry.errors import UsageError
-from tests.families import CASES, StandIn, arrays, draws, stand_in
+from tests.registry.networks.families import MANIFEST, arrays, draws
 
 FLOW = objective("flow")
 SHAPE = (4, 4, 8, 8)
+
+
+def stand_in(x, t, y):
+    """The velocity of all cases."""
+    t, y = t.view(-1, 1, 1, 1), y.view(-1, 1, 1, 1)
+    return 0.6 * torch.sin(2 * x + t + 0.1 * y) - 0.4 * x * t + 0.2 * t
+
+
+class StandIn(torch.nn.Module):
+    """It as a backbone of ten classes."""
+
+    name, in_channels, out_channels, num_classes, null_class = "stand-in", 4, 4, 10, 10
+    guided_channels = None
+
+    def forward(self, x, t, y):
+        return stand_in(x, t, y)
 
 
 @pytest.mark.parametrize(
@@ -20,7 +36,7 @@ SHAPE = (4, 4, 8, 8)
     ],
 )
 def test_losses_and_gradients(family, name, terms):
-    process, seeds = objective(name), CASES[f"{family}-process"]["loss"]
+    process, seeds = objective(name), MANIFEST[f"{family}-process"]["loss"]
     x0, noise = 0.5 * draws(seeds["seed_data"], 1, SHAPE)[0], draws(seeds["seed_noise"], 1, SHAPE)[0]
     expected = arrays(f"{family}-process")
     quantiles = torch.special.ndtr(draws(seeds["seed_time"], 1, (4,))[0].double()).float()
@@ -50,7 +66,7 @@ def test_losses_and_gradients(family, name, terms):
 )
 def test_euler_s_steps(case, run, name, guidance):
     """Every time, every x, and the result, to float32."""
-    expected, seed = arrays(f"{case}-process"), CASES[f"{case}-process"]["runs"][run]["seed"]
+    expected, seed = arrays(f"{case}-process"), MANIFEST[f"{case}-process"]["runs"][run]["seed"]
     channels = 3 if case == "lightningdit" else None
     denoiser = guided(StandIn(), torch.tensor([5, 9]), guided_channels=channels, **guidance)
     times, states = [], []
@@ -87,7 +103,7 @@ class Sharing(StandIn):
 
 
 def test_ddt_reuses_what_its_encoder_made():
-    about, expected = CASES["ddt-process"]["runs"]["shifted"], arrays("ddt-process")
+    about, expected = MANIFEST["ddt-process"]["runs"]["shifted"], arrays("ddt-process")
     network = Sharing()
     interval = about["guidance_interval_min"], about["guidance_interval_max"]
     denoiser = guided(network, torch.tensor([5, 9]), 2.0, interval=interval, encoder_every=3)

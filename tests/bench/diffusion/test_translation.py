@@ -22,7 +22,12 @@ from tests.registry.closed_forms import FORMS, S, best_loss, wrapped
 SETTINGS = HeldOutSettings(images=256)
 V_PREDICTION = "ddpm prediction_type=v_prediction beta_schedule=cosine"
 # Each objective with a sampler of it and its steps.
-UNDER = {"ddpm": ("ddim", "100"), V_PREDICTION: ("ddim", "100"), "flow": ("heun", "40")}
+UNDER = {
+    "ddpm": ("ddim", "100"),
+    V_PREDICTION: ("ddim", "100"),
+    "flow": ("heun", "40"),
+    "edm": ("edm-heun", "40"),
+}
 
 
 @functools.cache
@@ -100,6 +105,26 @@ def test_guidance_commutes_with_the_change_of_variables() -> None:
     # x0 moves by 3·0.1 where it moved by 0.1, and the velocity by (x0's move) / (1 − t)
     plain = translated(net, flow)(x, t, torch.full((2,), 2))
     assert torch.allclose(given - plain, (0.3 / (1 - t)).view(-1, 1, 1, 1).expand(x.shape), atol=1e-5)
+
+
+def test_what_a_network_returns_beside_its_prediction_in_training_stays_as_it_is() -> None:
+    class WithLoss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+            return self.scale * FORMS["velocity, unit"].function(x, t), 3 * self.scale
+
+    form = {"predicts": "velocity", "time": "unit", "losses": "add"}
+    net: Any = registry.wrap(WithLoss(), **form, input_size=8, in_channels=4)
+    process = objective("ddpm")
+    x_t, t = torch.randn(3, 4, 8, 8), torch.tensor([1, 500, 900])
+    output = translated(net, process)(x_t, t, None)
+    assert torch.allclose(output.prediction, FORMS["epsilon, step"].function(x_t, t).float(), atol=1e-3)
+    losses = process.training_losses(output, 0 * x_t, 0 * x_t, x_t, t)
+    assert losses["loss_1"].tolist() == [3, 3, 3]
+    assert torch.allclose(losses["loss"], losses["mse"] + 3)
 
 
 def test_networks_of_the_harness_are_called_as_they_are_under_their_own_objective() -> None:

@@ -179,6 +179,33 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path, save) -> None:
     tracemalloc.stop()
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_an_array_that_is_not_compressed_is_read_anywhere_by_every_worker(
+    tmp_path: Path, save, monkeypatch
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (60, 9, 7, 3), np.uint8)
+    save(tmp_path / "s.npz", before=np.arange(5), arr_0=images, after=np.arange(7))
+    found = open_set(tmp_path / "s.npz")
+    parts = found.batches(7)
+    expected = images.transpose(0, 3, 1, 2)
+    if save is np.savez:
+        read = found._decoder(parts)
+        for index in (8, 0, 3):
+            assert np.array_equal(read[index], expected[parts[index].start : parts[index].stop])
+    workers = []
+
+    def loader(blocks, *_, num_workers, **options):
+        workers.append(num_workers)
+        return map(blocks.__getitem__, range(len(blocks))) if hasattr(blocks, "__len__") else iter(blocks)
+
+    monkeypatch.setattr("bench.metrics.images.DataLoader", loader)
+    monkeypatch.setattr("bench.metrics.images.usable_cores", lambda: 6)
+    assert np.array_equal(np.concatenate([part.numpy() for part in found.read(parts)]), expected)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    list(found.read(parts))
+    assert workers == ([6, 2] if save is np.savez else [1, 1])
+
+
 def test_statistics_are_recognised(tmp_path: Path) -> None:
     mu, sigma = np.arange(3.0), np.asfortranarray(np.arange(9.0).reshape(3, 3))
     np.savez(tmp_path / "r.npz", mu=mu.astype(np.float32), sigma=sigma)

@@ -185,6 +185,26 @@ def test_precision_and_recall_by_definition(block: int, k: int, monkeypatch: pyt
     assert precision_recall(samples, reference, k) == counted(samples, reference, k)
 
 
+def test_features_stay_on_a_gpu(monkeypatch) -> None:
+    """The meta device stands for one; a set beyond the limit is copied each time that it is needed."""
+    features = np.random.default_rng(0).standard_normal((50, 8)).astype(np.float32)
+    monkeypatch.setattr(neighbours, "_BLOCK", 20)
+    copied, to = [], torch.Tensor.to
+
+    def copy(rows, *how):
+        copied.extend([len(rows)] * rows.device.type.startswith("cpu"))
+        return to(rows, *how)
+
+    monkeypatch.setattr(torch.Tensor, "to", copy)
+    for most, times in ((50 * 8 * 4, 1), (50 * 8 * 4 - 1, 2)):
+        monkeypatch.setattr(neighbours, "_HELD", most)
+        copied.clear()
+        rows = neighbours.RowBlocks(features, np.zeros(8), "meta")
+        for _ in range(2):
+            assert [len(rows[i].features) for i in range(rows.count)] == [17, 17, 16]
+        assert copied == [17, 17, 16] * times
+
+
 def test_features_far_from_zero_keep_their_neighbours() -> None:
     samples, reference = numbers(300, 8, 1) + 1000, numbers(200, 8, 2) + 1000
     assert precision_recall(samples, reference) == counted(samples, reference, 3)

@@ -222,6 +222,22 @@ def test_bands_are_standardised_over_the_rows_before_their_mean_is_taken(tmp_pat
         assert one.seconds == pytest.approx(every["held_out", step].seconds)
 
 
+def test_pairing_removes_what_a_seed_does_to_all_rows(tmp_path: Path) -> None:
+    chance = np.random.default_rng(5)
+    common, own = 3 * chance.standard_normal((4, 1)), chance.standard_normal((4, 7))
+    table = 100 + np.arange(7) + common + own  # seeds × rows
+    losses = np.broadcast_to(table[:, :, None, None], (4, 7, 3, 6))
+    one = found(write_losses(tmp_path / "some", losses))["held_out", 800]
+    # Mean variance of the differences of two rows, with the same seed and with seeds of their own.
+    pairs = [(i, j) for i in range(7) for j in range(i)]
+    paired = np.mean([np.var(table[:, i] - table[:, j], ddof=1) for i, j in pairs])
+    unpaired = 2 * np.mean(np.var(table, axis=0, ddof=1))
+    assert one.paired == pytest.approx(1 - paired / unpaired)
+    assert 0.5 < one.paired < 1
+    single = found(write_losses(tmp_path / "one", losses[:1]))["held_out", 800]
+    assert single.paired is None
+
+
 def test_the_judge_s_rows_are_told_at_every_checkpoint(tmp_path: Path) -> None:
     study, protocol = studies.load("dico-components"), protocols.load("proxy-cifar-32-v")
     for number, cell in enumerate(cells(study, protocol, [0])):
@@ -292,7 +308,7 @@ def agreement(study: str, rho: float, **changes: Any) -> Agreement:
     values: dict[str, Any] = {
         "protocol": "p", "predictor": "held_out", "step": 4, "rows": 7, "seeds": (0, 1), "tau": rho,
         "interval": (0.0, 1.0), "right": 2, "pairs": 3, "right_apart": 0, "apart": 0, "told_apart": 0.0123,
-        "seconds": 600.0,
+        "paired": None, "seconds": 600.0,
     }  # fmt: skip
     return Agreement(study=study, rho=rho, **values | changes)
 

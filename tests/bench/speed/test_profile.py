@@ -137,7 +137,7 @@ def test_what_a_gpu_waits_for_is_told(monkeypatch, small):
     monkeypatch.setattr(profiling, "_cache_bytes", lambda _: 0)
     monkeypatch.setattr(profiling._Passes, "plain", lambda _: 4.0)
     profiled = {"linear": 1.0, "norm": 0.5, "depthwise convolution": 0.5}
-    monkeypatch.setattr(profiling, "_profiled", lambda *_: (profiled, None))
+    monkeypatch.setattr(profiling, "profiled", lambda *_: (profiled, None))
     found = measure(Net(), batch_size=1, repeats=1)
     rows = {row.name: row for row in found.operators}
     assert rows["idle"].seconds == 2 and rows["idle"].time_share == found.idle == 0.5

@@ -200,9 +200,8 @@ def test_a_network_is_trained_as_it_declares() -> None:
     objectives = {
         c.row.model: c.request.training.objective for c in cells(studies.load("backbones"), MICRO, [0])
     }
-    flows = {name for name, objective in objectives.items() if objective == "flow"}
-    assert flows == {"sit-s-2", "lightningdit-b-2", "ddt-b-2"}
-    assert set(objectives.values()) == {"flow", "ddpm"}
+    assert objectives == {model: registry.declared(model, "objective") for model in objectives}
+    assert objectives["sit-s-2"] == "flow" and set(objectives.values()) == {"flow", "ddpm", "edm"}
 
 
 def test_a_request_knows_neither_the_study_nor_how_it_is_written(tmp_path: Path) -> None:

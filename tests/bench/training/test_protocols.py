@@ -111,6 +111,12 @@ def test_protocols_of_flows_are_those_of_their_papers(
     assert (images.cfg_scale, images.guidance_interval, images.guided_channels) == (*guidance, None)
 
 
+def test_flowdcn_s_protocol_is_the_paper_s_for_the_flow() -> None:
+    ours, paper = protocols.load("paper-flowdcn"), protocols.load("paper")
+    assert ours.training == paper.training.model_copy(update={"objective": "flow"})
+    assert ours.sampling == paper.sampling.model_copy(update={"sampler": "euler-maruyama last=euler"})
+
+
 @pytest.mark.parametrize("name", protocols.names())
 def test_built_in_protocols_are_whole(name: str) -> None:
     protocol = protocols.load(name)

@@ -1,11 +1,19 @@
 """Random numbers: the published Philox vectors, the distributions, and that only the place matters."""
 
+import os
+import subprocess
+import sys
+import zlib
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
 from bench.utils import randomness
+from tests.conftest import ROOT
 
 # Known answers of Random123's philox4x32-10: counter, key, words.
 VECTORS = [
@@ -21,6 +29,49 @@ def test_philox_gives_the_published_words(counter: str, key: str, words: str) ->
     k = [int(word, 16) for word in key.split()]
     made = randomness.philox((c[0], c[1], c[2], c[3]), (k[0], k[1]))
     assert [f"{int(word):08x}" for word in made] == words.split()
+
+
+def test_the_kernel_of_a_gpu_gives_the_same_integers() -> None:
+    """Triton's interpreter stands for a GPU."""
+    pytest.importorskip("triton")
+    code = """
+import torch
+from bench.utils import philox_kernel, randomness
+indices = torch.tensor([0, 5, 2**32 - 1, 17, 300])[::2]
+for seed in (0, 2**64 - 1, 12345678901234567):
+    for step in (0, 1, 2**31 + 5):
+        key = randomness._key(seed, "noise")
+        uniform = philox_kernel.draw(key, indices, 1025, step, normal=False)
+        assert torch.equal(uniform, randomness.uniform(seed, "noise", indices, 1025, step))
+        normal = philox_kernel.draw(key, indices, 1026, step, normal=True)
+        expected = randomness.normal(seed, "noise", indices, (1026,), step)
+        assert (normal - expected).abs().max() < 1e-6
+"""
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("broken", [None, ImportError, ValueError])
+def test_a_kernel_is_used_where_it_gives_the_same_numbers(
+    monkeypatch: pytest.MonkeyPatch, broken: type[Exception] | None
+) -> None:
+    calls = []
+
+    def draw(key: tuple[int, int], indices: torch.Tensor, count: int, step: int, *, normal: bool) -> Any:
+        calls.append(normal)
+        if broken is ImportError:
+            raise RuntimeError("Failed to find C compiler")
+        drawn = randomness._uniform(key[0] | (key[1] ^ zlib.crc32(b"p")) << 32, "p", indices, count, step)
+        return drawn + (broken is not None)
+
+    monkeypatch.setitem(sys.modules, "bench.utils.philox_kernel", SimpleNamespace(draw=draw))
+    randomness._kernel_of.cache_clear()
+    found = randomness._kernel_of(torch.device("cpu"))
+    randomness._kernel_of.cache_clear()
+    assert calls == [False] and found is (None if broken else draw)
 
 
 def test_numbers_have_their_distribution() -> None:

@@ -7,7 +7,7 @@ import registry
 from bench import cost
 from bench.diffusion import objective, sampler
 from bench.diffusion.guidance import guided
-from tests import families
+from tests.registry.networks import families
 
 # Parameters, and multiply-accumulates of the released program.
 COUNTS = {
@@ -43,7 +43,7 @@ def opened():
 @torch.inference_mode()
 def test_output_state_and_its_reuse_equal_the_original(case):
     made, expected = families.network(case, "ddt-b-2", **CASES[case]), families.arrays(case)
-    assert sum(p.numel() for p in made.parameters()) == families.CASES[case]["parameters"]
+    assert sum(p.numel() for p in made.parameters()) == families.MANIFEST[case]["parameters"]
     x, t, y = families.inputs(case)
     for form in (made, made.deploy()):
         assert (form(x, t, y) - expected["output"]).abs().max() < 5e-6

@@ -44,7 +44,7 @@ def ours(name):
 
 
 def close(found, expected, within=5e-6):
-    assert (found - expected).abs().max() < within
+    assert (found - expected).abs().max() < within * expected.abs().max().clamp(min=1)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -6,7 +6,8 @@ import torch
 import registry
 from bench import cost
 from bench.diffusion.guidance import guided
-from tests import families
+from registry.layers.norms import RMSNorm
+from tests.registry.networks import families
 
 # Parameters, those of them that are trained, and multiply-accumulates of the released program.
 COUNTS = {
@@ -38,7 +39,7 @@ CASES = {
 def network(case):
     model, overrides = CASES[case]
     made = families.network(case, model, **overrides)
-    scale = families.CASES[case].get("qk_rows_scaled", 1)
+    scale = families.MANIFEST[case].get("qk_rows_scaled", 1)
     for block in made.blocks:
         for parameter in block.attention.qkv.parameters():
             parameter.detach()[: 2 * len(parameter) // 3].mul_(scale)
@@ -49,7 +50,7 @@ def network(case):
 @torch.inference_mode()
 def test_output_and_parameters_equal_the_original(case):
     made, expected = network(case), families.arrays(case)["output"]
-    assert sum(p.numel() for p in made.parameters()) == families.CASES[case]["parameters"]
+    assert sum(p.numel() for p in made.parameters()) == families.MANIFEST[case]["parameters"]
     for form in (made, made.deploy()):
         assert (form(*families.inputs(case)) - expected).abs().max() < 5e-6
 
@@ -59,7 +60,7 @@ def test_three_of_32_channels_are_guided_from_the_interval_s_begin():
     case = "lightningdit-small"
     made, expected = network(case), families.arrays(case)
     x, _, y = families.inputs(case)
-    for i, setting in enumerate(families.CASES[case]["cfg"]):
+    for i, setting in enumerate(families.MANIFEST[case]["cfg"]):
         interval = (setting["start"], 1.0) if setting["interval"] else None
         output = guided(made, y, setting["scale"], interval=interval)(x, torch.full((2,), setting["t"]))
         assert (output[:, :5] - expected[f"cfg{i}"]).abs().max() < 1e-5
@@ -93,6 +94,25 @@ def test_a_grid_that_is_not_square_turns_by_row_and_column():
     assert turns.shape == (6, 4)
     angles = turns[5].angle()  # row 1, column 2
     assert torch.allclose(angles, torch.tensor([1, 0.01, 2, 0.02], dtype=torch.float64))
+
+
+@pytest.mark.filterwarnings("error")
+def test_rms_norms_under_autocast_keep_its_precision_and_warn_of_nothing():
+    torch.manual_seed(0)
+    made = registry.create(
+        "lightningdit-b-2", hidden_size=48, depth=1, num_heads=2, input_size=8, qk_norm=True
+    )
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    x, t, y = made.example_inputs(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = made(x, t, y)
+    whole = made(x, t, y)
+    assert output.dtype == torch.bfloat16 and (output - whole).abs().max() < 0.05 * whole.abs().max()
+    norm, z = RMSNorm(48), torch.randn(3, 48)
+    torch.nn.init.normal_(norm.weight)
+    expected = z * norm.weight / (z.square().mean(1, keepdim=True) + 1e-6).sqrt()
+    assert (norm(z) - expected).abs().max() < 1e-5
 
 
 def test_the_first_output_is_zero_and_bad_widths_are_refused():

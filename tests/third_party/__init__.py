@@ -1,0 +1,1 @@
+"""Networks of other packages, brought as a user would."""
