@@ -8,11 +8,15 @@ from typing import Literal, NamedTuple
 
 
 class Entry(NamedTuple):
-    """One place of a table; `records` are the files that its figure is from, one for each seed."""
+    """One place of a table; `records` are the files that its figure is from, one for each seed.
+
+    `url` is the address of a source, which pages of the site link.
+    """
 
     text: str
     best: bool = False
     records: tuple[str, ...] = ()
+    url: str = ""
 
 
 @dataclass(frozen=True)

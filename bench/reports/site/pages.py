@@ -87,7 +87,7 @@ def noise(site: Site) -> str:
             Entry(_DIFFERS[each.differs]),
             Entry(", ".join(f"{fid:g}" for fid in each.fid) or each.spread),
             Entry("" if each.deviation is None else f"{each.deviation:.1%}"),
-            Entry(each.source),
+            Entry(each.source, url=each.url),
         ]
         for each in field.repeats()
     ]
@@ -118,7 +118,8 @@ def losses(site: Site) -> str:
     for curve in curves:
         at = {step: f"{loss:.4f}" for step, loss, _ in curve.points}
         texts = [curve.name, curve.loss, curve.conditions, *(at.get(step, "") for step in _STEPS)]
-        rows.append([Entry(text) for text in (*texts, f"{curve.fid:g}" if curve.fid else "", curve.source)])
+        texts.append(f"{curve.fid:g}" if curve.fid else "")
+        rows.append([*map(Entry, texts), Entry(curve.source, url=curve.url)])
     known = field.rows()
     again = [
         [
@@ -126,7 +127,7 @@ def losses(site: Site) -> str:
             Entry(f"{row.fid:g}"),
             Entry("; ".join(f"{other.fid:g} ({other.row})" for other in others)),
             Entry(row.title),
-            Entry(row.source),
+            Entry(row.source, url=row.source_url),
         ]
         for i, others in field.conflicts(known).items()
         if (row := known[i]).kind == "rerun by others" or "rerun" in row.row
@@ -253,7 +254,10 @@ def _published(rows: Sequence[Mapping[str, Any]]) -> Table:
         else Column(heads[name].title, number=heads[name].number)
         for name in shown
     ]
-    table = [[Entry(f"{row.get(name, '')}") for name in shown] for row in rows]
+    table = [
+        [Entry(f"{row.get(name, '')}", url=row["url"] if name == "from" else "") for name in shown]
+        for row in rows
+    ]
     used = [i for i in range(len(shown)) if any(entries[i].text for entries in table)]
     return Table([columns[i] for i in used], [[entries[i] for i in used] for entries in table])
 
