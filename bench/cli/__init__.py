@@ -36,6 +36,7 @@ from bench.cli import (
     tables,
     throughput,
     train,
+    weights,
 )
 
 app = typer.Typer(
@@ -65,6 +66,7 @@ app.command("show")(show.show)
 app.command("tables")(tables.tables)
 app.command("throughput")(throughput.throughput)
 app.command("train")(train.train)
+app.command("weights")(weights.weights)
 
 RESUMABLE = {"ablate", "encode", "eval", "export", "features", "sample"}
 
