@@ -71,8 +71,7 @@ def _made(name: str, factory: Callable[..., Any]) -> Score:
 
 
 def _measured() -> dict[str, Quantity]:
-    recorded = {name: score for name, score in SCORES.items() if score.recorded}
-    return {**recorded, LOSS.name: LOSS, **HELD_OUT}
+    return {**dict(SCORES.items()), LOSS.name: LOSS, **HELD_OUT}
 
 
 SCORES: Quantities[Score] = Quantities(_table)
