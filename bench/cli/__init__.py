@@ -28,6 +28,7 @@ from bench.cli import (
     flops,
     profile,
     proxy,
+    references,
     report,
     runs,
     sample,
@@ -58,6 +59,7 @@ app.command("features")(features.features)
 app.command("flops")(flops.flops)
 app.command("profile")(profile.profile)
 app.command("proxy")(proxy.proxy)
+app.command("references")(references.references)
 app.command("report")(report.report)
 app.command("runs")(runs.runs)
 app.command("sample")(sample.sample)

@@ -319,6 +319,9 @@ def _sides(
         fitting = [each for each in references if isinstance(each, FeatureSet) and each.extractor == name]
         images = [each for each in references if isinstance(each, ImageSet)]
         reference = (*fitting, *images, *references)[0]
+        for score in wanted:
+            if score.name in names:
+                _check_reference(score, reference)
         try:
             sides.append(_side(name, wanted, samples, reference, weights.get(name)))
         except UsageError as error:
@@ -329,6 +332,16 @@ def _sides(
     if not sides and failure:
         raise failure
     return sides, missing
+
+
+def _check_reference(score: Score, reference: ImageSet | FeatureSet) -> None:
+    """See that a score that is named can be computed against a file of statistics alone."""
+    alone = isinstance(reference, FeatureSet) and not reference.features
+    if alone and any(need.side == "reference" and not need.statistics for need in score.needs):
+        raise UsageError(
+            f"{reference.path} holds statistics alone, and {score.full_name} compares with the features of "
+            "images: name a file that has them; `bench references` lists those of papers"
+        )
 
 
 def _side(

@@ -337,8 +337,8 @@ def _lacking(cells: Sequence[Cell], known: Records, scores: Sequence[str], work:
             lost.append(cell.title)
     if lost:
         warnings.warn(
-            f"{work} has neither samples nor the checkpoint of {len(lost)} cells, {lost[0]} first: they get no "
-            "more scores unless they are measured anew (--force)",
+            f"{work} has neither samples nor the checkpoint of {len(lost)} cells, {lost[0]} first: they get "
+            "no more scores unless they are measured anew (--force)",
             stacklevel=3,
         )
     return list(found.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -228,3 +229,39 @@ def test_efficientnet_orders_pictures_as_eyes_do(tmp_path: Path) -> None:
         found[kind] = made.scores["fd_efficientnet"]
     assert found["half"] < found["noised a little"] < found["noised"]
     assert found["half"] < found["mixed"] < found["another"]
+
+
+def test_precision_against_statistics_alone_is_refused_where_it_is_named(sets, tmp_path) -> None:
+    np.savez(tmp_path / "stats.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    for name in ("precision", "recall", "kid"):
+        with pytest.raises(UsageError, match=r"holds statistics alone, and .* compares with the features"):
+            compare(sets[0], tmp_path / "stats.npz", scores=name, cache=tmp_path / "cache")
+
+
+def test_statistics_alone_can_be_of_another_extractor(sets, dinov2, tmp_path) -> None:
+    from bench.metrics.features import make_file
+
+    make_file(sets[1], tmp_path / "whole.npz", extractor="dinov2", cache=tmp_path / "cache")
+    whole = np.load(tmp_path / "whole.npz")
+    about = {
+        "extractor": "dinov2",
+        "digest": "0" * 12,
+        "count": 0,
+        "statistics": "somebody's",
+    }  # as the book says
+    np.savez(tmp_path / "alone.npz", about=np.array(json.dumps(about)), mu=whole["mu"], sigma=whole["sigma"])
+    options = {"scores": "fd_dinov2", "cache": tmp_path / "cache"}
+    found = compare(sets[0], [sets[1], tmp_path / "alone.npz"], **options)
+    expected = compare(sets[0], sets[1], **options)
+    assert found is not None and expected is not None
+    assert found.scores["fd_dinov2"] == pytest.approx(expected.scores["fd_dinov2"], rel=1e-9)
+    assert found.reference_count is None
+
+
+def test_references_name_scores_that_there_are() -> None:
+    from bench.metrics.references import REFERENCES
+    from bench.metrics.scores import SCORES
+
+    assert all(set(each.scores) <= set(SCORES) for each in REFERENCES)
+    assert {each.data for each in REFERENCES} >= {f"ImageNet {side}" for side in (64, 128, 256, 512)}
+    assert len({each.file for each in REFERENCES}) == len(REFERENCES)
