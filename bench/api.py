@@ -231,8 +231,8 @@ def ablate(
         executor_options: its own, such as `{"jobs": 2}`.
         plugins: files and modules that register what the study names; each process imports them.
         ended: called at the end of each cell with its title, and why it failed or None.
-        **options: of `bench.studies.plan.plan`: protocol, seeds, only, shard, force, stale, data_options,
-            reference, results, work.
+        **options: of `bench.studies.plan.plan`: protocol, seeds, only, shard, force, stale, add_scores,
+            data_options, reference, results, work.
 
     Returns:
         A line for each row of the study: published figures, cost, and the mean and standard deviation of each

@@ -88,13 +88,19 @@ def plugins() -> str:
 def scores() -> str:
     """Every score and cost: its heading, and which way is better."""
     rows = [
-        [f"`{name}`", score.heading, "higher" if score.higher_is_better else "lower", _yes(score.default)]
+        [
+            f"`{name}`",
+            score.heading,
+            "higher" if score.higher_is_better else "lower",
+            score.extractor or "Inception",
+            _yes(score.default),
+        ]
         for name, score in SCORES.items()
     ]
     others = [[f"`{name}`", quantity.heading] for name, quantity in _quantities()]
     return "\n\n".join(
         [
-            table(["Score", "Heading", "Better", "Computed by default"], rows),
+            table(["Score", "Heading", "Better", "Features of", "Computed by default"], rows),
             "## Costs and losses\n\nThese are columns of studies too.",
             table(["Name", "Heading"], others),
         ]

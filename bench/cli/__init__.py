@@ -29,6 +29,7 @@ from bench.cli import (
     new,
     profile,
     proxy,
+    references,
     report,
     runs,
     sample,
@@ -37,6 +38,7 @@ from bench.cli import (
     tables,
     throughput,
     train,
+    weights,
 )
 
 app = typer.Typer(
@@ -59,6 +61,7 @@ app.command("flops")(flops.flops)
 app.command("new")(new.new)
 app.command("profile")(profile.profile)
 app.command("proxy")(proxy.proxy)
+app.command("references")(references.references)
 app.command("report")(report.report)
 app.command("runs")(runs.runs)
 app.command("sample")(sample.sample)
@@ -67,6 +70,7 @@ app.command("show")(show.show)
 app.command("tables")(tables.tables)
 app.command("throughput")(throughput.throughput)
 app.command("train")(train.train)
+app.command("weights")(weights.weights)
 
 RESUMABLE = {"ablate", "encode", "eval", "export", "features", "sample"}
 

@@ -59,6 +59,15 @@ def ablate(
         Literal["measure", "accept"],
         typer.Option(help="Records of other code or data: measure again, or show them with a mark."),
     ] = "measure",
+    add_scores: Annotated[
+        list[str],
+        typer.Option(
+            "--add-score",
+            metavar="NAME",
+            help="Add this score to existing records, from samples or checkpoints, without training; "
+            "repeatable.",
+        ),
+    ] = [],  # noqa: B006
     only: Annotated[
         list[str], typer.Option(metavar="ROW", help="Measure only the row of this label; repeatable.")
     ] = [],  # noqa: B006
@@ -97,6 +106,7 @@ def ablate(
         shard=shard,
         force=force,
         stale=stale,
+        add_scores=add_scores,
         data_options=parse_overrides(data_options, "--data-option"),
         reference=reference,
         results=results,

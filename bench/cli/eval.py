@@ -29,7 +29,13 @@ def evaluate(
     samples: Annotated[
         str, typer.Option(metavar="PATH", help="Folder of images, or .npz of images or features.")
     ],
-    reference: Annotated[str, typer.Option(metavar="PATH", help="The same, or .npz of statistics.")],
+    reference: Annotated[
+        list[str],
+        typer.Option(
+            metavar="PATH",
+            help="The same, or .npz of statistics; repeatable, where extractors have files of their own.",
+        ),
+    ],
     scores: Annotated[
         list[str],
         typer.Option(
@@ -40,7 +46,13 @@ def evaluate(
         ),
     ] = [],  # noqa: B006
     extractor: Extractor = None,
-    weights: Weights = None,
+    weights: Annotated[
+        list[str],
+        typer.Option(
+            metavar="[NAME=]FILE",
+            help="Weights of the extractor, or of the one that is named; repeatable. See `bench weights`.",
+        ),
+    ] = [],  # noqa: B006
     batch_size: BatchSize = 64,
     device: Device = "cpu",
     half_distances: Annotated[
@@ -55,7 +67,10 @@ def evaluate(
     plugins: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """FID, sFID, Inception score, precision and recall, equal to the ADM suite's, and others.
+    """FID, sFID, Inception score, precision and recall, equal to the ADM suite's, FD-DINOv2 and others.
+
+    A score names its extractor: `--score fid --score fd_dinov2` takes Inception's
+    features and DINOv2's, in one pass over the images.
 
     A folder is searched at any depth for all that Pillow reads.
     An .npz holds images (arr_0) as the ADM suite's files do, features that
@@ -65,14 +80,15 @@ def evaluate(
         from bench.metrics.evaluation import compare
         from bench.metrics.scores import select
 
-        names = [score.name for score in select(scores)] + ["fid_infinity"] * fid_infinity
+    if fid_infinity:
+        scores = [*(scores or [score.name for score in select(())]), "fid_infinity"]
     with bars() as progress:
         found = compare(
             samples,
             reference,
-            scores=names,
+            scores=scores,
             extractor=extractor,
-            weights=weights,
+            weights=_weights(weights),
             batch_size=batch_size,
             device=device,
             half_distances=half_distances,
@@ -86,6 +102,25 @@ def evaluate(
         print_json(found.to_dict())
     else:
         _print(found)
+
+
+def _weights(given: list[str]) -> str | dict[str, str] | None:
+    """A file for the extractor that is asked for, or files by extractor."""
+    from bench.metrics.extractors import extractors
+    from registry.errors import UsageError
+
+    named = {}
+    for text in given:
+        name, equals, file = text.partition("=")
+        if equals and name in extractors.names():
+            named[name] = file
+        elif len(given) == 1:
+            return text
+        else:
+            raise UsageError(
+                f"--weights {text}: of several files each takes its extractor, as in dinov2=FILE"
+            )
+    return named or None
 
 
 def _print(found: Comparison) -> None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.metrics.extractors import create, extractors
-from bench.metrics.features import check_fits, feature_folder, features_of, fitting_extractor, own_device
+from bench.metrics.extractors import Extractor, create, extractors
+from bench.metrics.features import (
+    check_fits,
+    feature_folder,
+    features_of,
+    fitting_extractor,
+    given_features,
+    own_device,
+)
 from bench.metrics.images import FeatureSet, ImageSet, open_set, size_text
 from bench.metrics.resampling import check_groups
-from bench.metrics.scores import SCORES, Features, Inputs, select
+from bench.metrics.scores import SCORES, Features, Inputs, Score, scored_alone, select
 from bench.metrics.scores.inception_score import SPLIT
 from bench.utils import distributed
 from bench.utils.precision import tf32
@@ -43,6 +50,7 @@ def evaluate(
     reference: Features,
     *,
     scores: str | Sequence[str] = (),
+    extractor: str | None = None,
     half_distances: bool = False,
     intervals: int = 0,
     progress: Progress = silent,
@@ -54,6 +62,7 @@ def evaluate(
         samples: of generated images.
         reference: of real ones, by the same extractor.
         scores: names, see `bench.metrics.scores`; by default those that are marked so.
+        extractor: whose features they are, if it has scores of its own, such as `dinov2`.
         half_distances: neighbours by float16 distances, as the ADM suite computes them.
         intervals: 95% confidence intervals from so many groups of samples (20 is usual); 0 for none.
         progress: see `bench.utils.progress`.
@@ -67,7 +76,7 @@ def evaluate(
         >>> found = evaluate(Features(pool=of_samples), Features(pool=of_images))
         >>> found.values["fid"], found.missing["sfid"]
     """
-    entries = select(texts(scores))
+    entries = select(texts(scores), extractor)
     count = samples.count("samples")
     reference.count("reference")
     if intervals:
@@ -79,6 +88,8 @@ def evaluate(
     with tf32(False, device):  # distances of rounded features would move precision and recall
         for score in entries:
             reason = inputs.lacking(score.needs)
+            if score.extractor != extractor:
+                reason = f"it is a score of {score.extractor or 'Inception'} features"
             if reason is not None:
                 found.missing[score.name] = reason
                 continue
@@ -97,11 +108,12 @@ class Comparison:
         intervals: 95% confidence intervals by name; see `bench.metrics.resampling`.
         missing: why a score is None.
         samples: path of what was scored.
-        reference: path of what it was compared with.
+        reference: path of what it was compared with; several, for several extractors, with commas.
         sample_count: N.
         reference_count: N of the reference's features; None where it has statistics only.
-        extractor: its name.
+        extractor: its name; of several the one whose scores do not name it.
         weights: the first 12 digits of its weights' SHA-256; None where a file of statistics lacks it.
+        extractors: all of them with the digests of their weights.
         statistics: which of the reference's entered FID and sFID, in words.
         half_distances: whether neighbours are by float16 distances.
         left_out: how many files of which kind were left out of the folders of `samples` and `reference`.
@@ -117,6 +129,7 @@ class Comparison:
     reference_count: int | None
     extractor: str
     weights: str | None
+    extractors: dict[str, str | None]
     statistics: str
     half_distances: bool
     left_out: dict[str, dict[str, int]]
@@ -127,13 +140,24 @@ class Comparison:
         return asdict(self)
 
 
+@dataclass
+class _Side:
+    """An extractor, with what it is given."""
+
+    name: str
+    scores: list[Score]
+    reference: ImageSet | FeatureSet
+    network: Extractor | None
+    digest: str | None
+
+
 def compare(
     samples: str | Path,
-    reference: str | Path,
+    reference: str | Path | Sequence[str | Path],
     *,
     scores: str | Sequence[str] = (),
     extractor: str | None = None,
-    weights: str | Path | None = None,
+    weights: str | Path | Mapping[str, str | Path] | None = None,
     batch_size: int = 64,
     device: str = "cpu",
     half_distances: bool = False,
@@ -148,13 +172,15 @@ def compare(
 
     Args:
         samples: images or features.
-        reference: images, features or statistics.
-        scores, half_distances: see `evaluate`.
-        extractor: its name; by default that of a feature file, `digits` for images of at most 16 pixels
-            a side, and `inception` for others.
-        weights: its weights' file.
+        reference: images, features or statistics; several where extractors have files of their own.
+        scores: see `evaluate`; those of several extractors are made of one pass over the images.
+        extractor: of the scores that name none; by default that of a feature file, `digits` for images of at
+            most 16 pixels a side, and `inception` for others. One that has scores of its own, such as
+            `dinov2`, gives those by default.
+        weights: file of the extractor's weights, or files by extractor.
         batch_size: images a pass of the extractor.
         device: where it runs and where distances are computed.
+        half_distances: see `evaluate`.
         intervals: also 95% confidence intervals.
         cache: the folder in which features are stored; by default one in the user's cache, or where that
             cannot be written to a temporary one.
@@ -166,74 +192,217 @@ def compare(
     Raises:
         UsageError: sets that cannot be read or compared; the message names the file.
     """
-    entries = select(texts(scores))
+    names = texts(scores)
+    select(names)  # a name that is wrong is told before files are opened
     place = own_device(device)
-    ours, others = open_set(samples, progress), open_set(reference, progress)
+    ours = open_set(samples, progress)
+    paths = [reference] if isinstance(reference, str | Path) else list(reference)
+    others = [open_set(path, progress) for path in paths]
     if isinstance(ours, FeatureSet) and not ours.features:
         raise UsageError(f"{ours.path} holds statistics alone, which can be a reference but not samples")
-    if ours.size and others.size and ours.size != others.size:
-        raise UsageError(
-            f"{ours.path} holds images of {size_text(ours.size)} and {others.path} of "
-            f"{size_text(others.size)}: scores compare images of one size; resize one of the sets"
-        )
-    name, why = (extractor, "as requested") if extractor else fitting_extractor(ours, others)
-    network = None
-    if isinstance(ours, FeatureSet) and isinstance(others, FeatureSet):
-        name, digest = extractors.find(name).name if extractor else name, ours.digest or others.digest
-        check_fits(ours, name, digest, {})
-        check_fits(others, name, digest, ours.widths)
-    else:
-        network = create(name, weights)
-        name, digest = network.name, network.digest
+    for each in others:
+        if ours.size and each.size and ours.size != each.size:
+            raise UsageError(
+                f"{ours.path} holds images of {size_text(ours.size)} and {each.path} of "
+                f"{size_text(each.size)}: scores compare images of one size; resize one of the sets"
+            )
+    if extractor:
+        name, why = extractors.find(extractor).name, "as requested"
+    else:  # files of extractors with scores of their own stand beside another's
+        usual = [each for each in others if isinstance(each, ImageSet) or not scored_alone(each.extractor)]
+        name, why = fitting_extractor(ours, *(usual or others))
+    entries = _entries(names, name)
+    given = weights if isinstance(weights, Mapping) else {} if weights is None else {name: weights}
+    sides, lacking = _sides(entries, name, ours, others, given, names)
     with feature_folder(cache) as (folder, cache_notes):
-        made = [
-            features_of(images, network, folder, batch_size=batch_size, device=device, progress=progress)
-            for images in (ours, others)
-        ]
+        made = _features(sides, ours, folder, batch_size=batch_size, device=device, progress=progress)
     if not distributed.is_main():
         return None
-    try:
-        found = evaluate(
-            replace(made[0], statistics=None, spatial_statistics=None),
-            made[1],
-            scores=scores,
-            half_distances=half_distances,
-            intervals=GROUPS if intervals else 0,
-            progress=progress,
-            device=str(place),
-        )
-    except UsageError as error:  # which knows of features only
-        raise UsageError(f"{samples} against {reference}: {error}") from None
+    found = FeatureScores({}, {}, lacking)
+    for side, pair in zip(sides, made, strict=True):
+        try:
+            one = evaluate(
+                *pair,
+                scores=[score.name for score in side.scores],
+                extractor=scored_alone(side.name),
+                half_distances=half_distances,
+                intervals=GROUPS if intervals else 0,
+                progress=progress,
+                device=str(place),
+            )
+        except UsageError as error:  # which knows of features only
+            raise UsageError(f"{samples} against {side.reference.path}: {error}") from None
+        found.values.update(one.values)
+        found.intervals.update(one.intervals)
+        found.missing.update(one.missing)
     assert ours.count is not None
-    statistics = _statistics(others, made[1])
+    first, (_, features) = sides[0], made[0]
+    statistics = _statistics(first.reference, features)
+    used = list({id(side.reference): side.reference for side in sides}.values())
+    used_scores = {score.name for side in sides for score in side.scores}
     return Comparison(
-        scores={score.name: found.values.get(score.name) for score in entries},
+        scores={
+            score: found.values.get(score) for score in SCORES if score in used_scores or score in lacking
+        },
         intervals=found.intervals,
         missing=found.missing,
         samples=str(ours.path),
-        reference=str(others.path),
+        reference=", ".join(str(each.path) for each in used),
         sample_count=ours.count,
-        reference_count=others.count,
-        extractor=name,
-        weights=digest,
+        reference_count=first.reference.count,
+        extractor=first.name,
+        weights=first.digest,
+        extractors={side.name: side.digest for side in sides},
         statistics=statistics,
         half_distances=half_distances,
         left_out={
             side: images.left_out
-            for side, images in (("samples", ours), ("reference", others))
+            for side, images in (("samples", ours), ("reference", first.reference))
             if isinstance(images, ImageSet) and images.left_out
         },
         notes=[
-            f"Samples: {_described(ours)}. Reference: {_described(others)}.",
-            f"Features of {name}{f' (weights {digest})' if digest else ''}, {why}; scores of another "
-            "extractor are not comparable.",
-            f"FID and sFID: reference statistics {statistics}. Inception score: mean over "
-            f"splits of {SPLIT:,} in file order. Precision and recall: k = 3, distances in "
-            + ("float16 where finite, as the ADM suite's." if half_distances else "float32."),
-            *_cautions(found, ours, others, made[1]),
-            *(cache_notes if network else ()),
+            f"Samples: {_described(ours)}. Reference: {'; '.join(map(_described, used))}.",
+            *(_whose(side, why if side.name == name else "which its scores name") for side in sides),
+            *_methods(used_scores, statistics, half_distances),
+            *_cautions(
+                found, ours, [(side.reference, of) for side, (_, of) in zip(sides, made, strict=True)]
+            ),
+            *(cache_notes if any(side.network for side in sides) else ()),
         ],
     )
+
+
+def _entries(names: Sequence[str], extractor: str) -> list[Score]:
+    """The scores that are asked for; a wildcard leaves out those of Inception where others are asked for.
+
+    Raises:
+        UsageError: such a one is named.
+    """
+    own = scored_alone(extractor)
+    entries = select(names, own)
+    if own is None:
+        return entries
+    for score in entries:
+        if score.extractor is None and score.name in names:
+            fitting = [other.name for other in select((), own)]
+            raise UsageError(
+                f"{score.name} is a score of Inception features, not of {own}'s, which has its own: "
+                f"{', '.join(fitting)}"
+            )
+    return [score for score in entries if score.extractor is not None]
+
+
+def _sides(
+    entries: Sequence[Score],
+    extractor: str,
+    samples: ImageSet | FeatureSet,
+    references: Sequence[ImageSet | FeatureSet],
+    weights: Mapping[str, str | Path],
+    names: Sequence[str],
+) -> tuple[list[_Side], dict[str, str]]:
+    """The extractors that scores need, the one whose scores do not name it first; and what is missing.
+
+    Raises:
+        UsageError: an extractor cannot be had, or a set is of another; where only a wildcard asks for it, its
+            scores are missing.
+    """
+    needed: dict[str, list[Score]] = {}
+    for score in sorted(entries, key=lambda score: score.extractor is not None):
+        needed.setdefault(score.extractor or extractor, []).append(score)
+    for name in weights:
+        if name not in needed:
+            raise UsageError(f"weights are given for {name}, which no score needs that is asked for")
+    sides: list[_Side] = []
+    missing: dict[str, str] = {}
+    failure = None
+    for name, wanted in needed.items():
+        fitting = [each for each in references if isinstance(each, FeatureSet) and each.extractor == name]
+        images = [each for each in references if isinstance(each, ImageSet)]
+        reference = (*fitting, *images, *references)[0]
+        for score in wanted:
+            if score.name in names:
+                _check_reference(score, reference)
+        try:
+            sides.append(_side(name, wanted, samples, reference, weights.get(name)))
+        except UsageError as error:
+            if name == extractor or any(score.name in names for score in wanted):
+                raise
+            failure = error
+            missing |= {score.name: str(error) for score in wanted}
+    if not sides and failure:
+        raise failure
+    return sides, missing
+
+
+def _check_reference(score: Score, reference: ImageSet | FeatureSet) -> None:
+    """See that a score that is named can be computed against a file of statistics alone."""
+    alone = isinstance(reference, FeatureSet) and not reference.features
+    if alone and any(need.side == "reference" and not need.statistics for need in score.needs):
+        raise UsageError(
+            f"{reference.path} holds statistics alone, and {score.full_name} compares with the features of "
+            "images: name a file that has them; `bench references` lists those of papers"
+        )
+
+
+def _side(
+    name: str,
+    scores: list[Score],
+    samples: ImageSet | FeatureSet,
+    reference: ImageSet | FeatureSet,
+    weights: str | Path | None,
+) -> _Side:
+    if isinstance(samples, FeatureSet) and isinstance(reference, FeatureSet):
+        digest = samples.digest or reference.digest
+        check_fits(samples, name, digest, {})
+        check_fits(reference, name, digest, samples.widths)
+        return _Side(name, scores, reference, None, digest)
+    for each in (samples, reference):
+        if isinstance(each, FeatureSet):  # before 1 GB of weights is read
+            check_fits(each, name, None, {})
+    network = create(name, weights)
+    return _Side(network.name, scores, reference, network, network.digest)
+
+
+def _features(
+    sides: Sequence[_Side], samples: ImageSet | FeatureSet, folder: Path, **options: Any
+) -> list[tuple[Features, Features]]:
+    """Features of samples and references by each extractor, in one pass over each set of images."""
+    found: list[dict[int, Features]] = [{} for _ in sides]
+    for images in {id(each): each for each in (samples, *(side.reference for side in sides))}.values():
+        own = [i for i, side in enumerate(sides) if images is samples or images is side.reference]
+        networks = [network for i in own if (network := sides[i].network) is not None]
+        if isinstance(images, FeatureSet):
+            features_of(images, networks, folder)
+            made = [given_features(images)] * len(own)
+        else:
+            made = features_of(images, networks, folder, **options)
+        for i, features in zip(own, made, strict=True):
+            found[i][id(images)] = features
+    return [
+        (
+            replace(of[id(samples)], statistics=None, spatial_statistics=None),
+            of[id(side.reference)],
+        )
+        for side, of in zip(sides, found, strict=True)
+    ]
+
+
+def _whose(side: _Side, why: str) -> str:
+    by = f" (weights {side.digest})" if side.digest else ""
+    return f"Features of {side.name}{by}, {why}; scores of another extractor are not comparable."
+
+
+def _methods(scores: Collection[str], statistics: str, half_distances: bool) -> list[str]:
+    """How scores were computed, of those that were asked for."""
+    parts = []
+    if {"fid", "sfid"} & set(scores):
+        parts.append(f"FID and sFID: reference statistics {statistics}.")
+    if "inception_score" in scores:
+        parts.append(f"Inception score: mean over splits of {SPLIT:,} in file order.")
+    if {"precision", "recall"} & set(scores):
+        distances = "float16 where finite, as the ADM suite's." if half_distances else "float32."
+        parts.append(f"Precision and recall: k = 3, distances in {distances}")
+    return [" ".join(parts)] if parts else []
 
 
 def _described(images: ImageSet | FeatureSet) -> str:
@@ -251,13 +420,18 @@ def _statistics(reference: ImageSet | FeatureSet, features: Features) -> str:
 
 
 def _cautions(
-    found: FeatureScores, samples: ImageSet | FeatureSet, reference: ImageSet | FeatureSet, features: Features
+    found: FeatureScores,
+    samples: ImageSet | FeatureSet,
+    references: Sequence[tuple[ImageSet | FeatureSet, Features]],
 ) -> list[str]:
-    cautions = [*samples.notes, *reference.notes]
-    if reference.statistics and features.statistics is None:
-        cautions.append(
-            f"The statistics stored in {reference.path.name} are by custom Inception's and were not used."
-        )
+    cautions = list(samples.notes)
+    for reference in {id(reference): reference for reference, _ in references}.values():
+        cautions += reference.notes
+        made = [features for other, features in references if other is reference]
+        if reference.statistics and all(features.statistics is None for features in made):
+            cautions.append(
+                f"The statistics stored in {reference.path.name} are by custom Inception's and were not used."
+            )
     missing: dict[str, list[str]] = {}
     for score, reason in found.missing.items():
         missing.setdefault(reason, []).append(SCORES[score].full_name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,56 +69,67 @@ def fitting_extractor(*sets: ImageSet | FeatureSet) -> tuple[str, str]:
 
 def features_of(
     images: ImageSet | FeatureSet,
-    extractor: Extractor | None,
+    networks: Sequence[Extractor],
     cache: Path,
     *,
     batch_size: int = 64,
     device: str = "cpu",
     progress: Progress = silent,
-) -> Features:
-    """Features of every image, from the cache as far as they are there.
+) -> list[Features]:
+    """Features of every image by each extractor, from the cache as far as they are there, else in one pass.
 
     Several processes share the batches, cut by global number, and return when all are done: the result
     does not depend on how many they are.
 
     Args:
         images: images, or a set of features, which is returned as it is once it is seen to fit.
-        extractor: None where only sets of features are compared.
+        networks: the extractors.
         cache: the folder to store features in, one for all processes.
         batch_size: images a pass.
-        device: where the network runs; with several processes `cuda` is each one's own.
+        device: where the networks run; with several processes `cuda` is each one's own.
         progress: see `bench.utils.progress`.
 
     Returns:
-        (N, width) float32 mapped from the cache, and statistics that lie in the file itself and are of
-        this extractor.
+        For each extractor (N, width) float32 mapped from the cache, and statistics that lie in the file
+        itself and are of this extractor.
 
     Raises:
         UsageError: features or statistics of another extractor, images that cannot be decoded, a folder that
             is full, cannot be written to, or is not the same for all processes.
-        CodeError: the extractor makes something else than it declares, or NaN.
+        CodeError: an extractor makes something else than it declares, or NaN.
     """
     if isinstance(images, FeatureSet):
-        if extractor is not None:
-            check_fits(images, extractor.name, extractor.digest, extractor.outputs)
-        return _features(images.features, images.statistics)
-    assert extractor is not None
-    rows = ResumableArrays(
-        cache / "-".join([extractor.name, extractor.digest, *_code(extractor), images.digest[:32]]),
-        {"images": images.digest, "extractor": extractor.name, "weights": extractor.digest},
-        images.count,
-        {kind: ((extractor.outputs[kind],), "float32") for kind in KINDS if kind in extractor.outputs},
-    )
-    own = distributed.share(images.batches(batch_size))
-    _fill(rows, [part for part in own if rows.missing(part)], images, extractor, device, progress)
-    distributed.wait()
-    if lacking := rows.missing():
-        raise UsageError(
-            f"features of {lacking:,} images are not in {rows.folder}: give --cache a folder that all "
-            "processes share"
+        for network in networks:
+            check_fits(images, network.name, network.digest, network.outputs)
+        return [given_features(images)] * len(networks)
+    rows = [
+        ResumableArrays(
+            cache / "-".join([network.name, network.digest, *_code(network), images.digest[:32]]),
+            {"images": images.digest, "extractor": network.name, "weights": network.digest},
+            images.count,
+            {kind: ((network.outputs[kind],), "float32") for kind in KINDS if kind in network.outputs},
         )
-    made = {kind: rows[kind] for kind in KINDS if kind in extractor.outputs}
-    return _features(made, own_statistics(images, extractor))
+        for network in networks
+    ]
+    own = distributed.share(images.batches(batch_size))
+    parts = [part for part in own if any(arrays.missing(part) for arrays in rows)]
+    _fill(rows, parts, images, networks, device, progress)
+    distributed.wait()
+    found = []
+    for arrays, network in zip(rows, networks, strict=True):
+        if lacking := arrays.missing():
+            raise UsageError(
+                f"features of {lacking:,} images are not in {arrays.folder}: give --cache a folder that all "
+                "processes share"
+            )
+        made = {kind: arrays[kind] for kind in KINDS if kind in network.outputs}
+        found.append(_features(made, own_statistics(images, network)))
+    return found
+
+
+def given_features(images: FeatureSet) -> Features:
+    """What a file of features or statistics holds."""
+    return _features(images.features, images.statistics)
 
 
 def _code(extractor: Extractor) -> list[str]:
@@ -181,8 +192,8 @@ def make_file(
     name, why = (extractor, "as requested") if extractor else fitting_extractor(images)
     network = create(name, weights)
     with feature_folder(cache) as (folder, cache_notes):
-        features = features_of(
-            images, network, folder, batch_size=batch_size, device=device, progress=progress
+        (features,) = features_of(
+            images, [network], folder, batch_size=batch_size, device=device, progress=progress
         )
     if not distributed.is_main():
         return None
@@ -256,29 +267,34 @@ def write_features(
 
 
 def _fill(
-    rows: ResumableArrays,
+    rows: Sequence[ResumableArrays],
     parts: list[range],
     images: ImageSet,
-    extractor: Extractor,
+    networks: Sequence[Extractor],
     device: str,
     progress: Progress,
 ) -> None:
     if not parts:
         return
     where = own_device(device)
-    extractor = extractor.to(where)
+    networks = [network.to(where) for network in networks]
+    names = ", ".join(network.name for network in networks)
     done, todo = 0, sum(map(len, parts))
     for part, pixels in zip(parts, images.read(parts), strict=True):
-        try:
-            with torch.inference_mode(), tf32(False, where):
-                made = extractor(pixels.to(where))
-        except torch.OutOfMemoryError:
-            raise UsageError(
-                f"{len(part)} images at once do not fit on {where}: lower --batch-size"
-            ) from None
-        rows.put(part, **_checked(made, extractor, f"images {part.start} to {part.stop - 1}", len(part)))
+        title = f"images {part.start} to {part.stop - 1}"
+        for arrays, network in zip(rows, networks, strict=True):
+            if not arrays.missing(part):
+                continue
+            try:
+                with torch.inference_mode(), tf32(False, where):
+                    made = network(pixels.to(where))
+            except torch.OutOfMemoryError:
+                raise UsageError(
+                    f"{len(part)} images at once do not fit on {where}: lower --batch-size"
+                ) from None
+            arrays.put(part, **_checked(made, network, title, len(part)))
         done += len(part)
-        progress(f"{extractor.name} features of {images.path.name}", done, todo)
+        progress(f"{names} features of {images.path.name}", done, todo)
 
 
 def _checked(made: Any, extractor: Extractor, images: str, count: int) -> dict[str, np.ndarray]:

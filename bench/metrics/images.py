@@ -225,7 +225,7 @@ def _features(npz: Npz) -> FeatureSet:
         features[kind] = member.array()
         check(features[kind], f"{npz.path}, {kind}")
     size = (height, width) if height and width else None
-    return FeatureSet(npz.path, count, extractor, digest, features, _statistics(npz), origin, size)
+    return FeatureSet(npz.path, count or None, extractor, digest, features, _statistics(npz), origin, size)
 
 
 class _StoredParts:

@@ -117,6 +117,20 @@ def radii(rows: RowBlocks, k: int, half: bool, progress: Progress, description: 
     def merge(place: slice, found: Tensor) -> None:
         nearest[place] = torch.cat([nearest[place], found], dim=1).topk(k + 1, largest=False).values
 
+    for first, second, distances in pairs_within(rows, half, progress, description):
+        if first is not second:
+            merge(second.place, _smallest(distances.t(), k + 1))
+        merge(first.place, _smallest(distances, k + 1))
+    return nearest[:, k].clamp_min(0)
+
+
+def pairs_within(
+    rows: RowBlocks, half: bool, progress: Progress, description: str
+) -> Iterator[tuple[RowBlock, RowBlock, Tensor]]:
+    """Every two blocks of a set once, also each with itself, and their squared distances (n, m).
+
+    Those of a row to itself are 0.
+    """
     done, pairs = 0, rows.count * (rows.count + 1) // 2
     for i in range(rows.count):
         first = rows[i]
@@ -125,12 +139,9 @@ def radii(rows: RowBlocks, k: int, half: bool, progress: Progress, description: 
             distances = _distances(first, second, half)
             if i == j:
                 distances.fill_diagonal_(0)
-            else:
-                merge(second.place, _smallest(distances.t(), k + 1))
-            merge(first.place, _smallest(distances, k + 1))
+            yield first, second, distances
             done += 1
             progress(description, done, pairs)
-    return nearest[:, k].clamp_min(0)
 
 
 def pairs_of_blocks(

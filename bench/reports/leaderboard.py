@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import registry
-from bench.metrics.scores import MEASURED
+from bench.metrics.scores import MEASURED, SCORES
 from bench.records.quantities import COSTS
 from bench.records.schema import Cost, Network, Quality
 from bench.reports.page import Column, Entry, Table
@@ -107,6 +107,7 @@ def shown(groups: Sequence[Group]) -> set[str]:
 
 def tables(groups: Sequence[Group]) -> list[Table]:
     """A table for each group, all with the same columns."""
+    names = _columns(groups)
     columns = [
         Column("Model", number=False),
         Column("Rank"),
@@ -114,27 +115,41 @@ def tables(groups: Sequence[Group]) -> list[Table]:
         Column("Objective", number=False),
         *(Column(quantity.title) for quantity in COSTS.values()),
         Column("Images/s"),
-        *(Column(quantity.title) for quantity in MEASURED.values()),
+        *(Column(MEASURED[name].title) for name in names),
         Column("Seeds"),
         Column("Source", number=False),
     ]
     return [
-        Table(columns, [_entries(each, group.setting) for each in group.standings], group.title)
+        Table(columns, [_entries(each, group.setting, names) for each in group.standings], group.title)
         for group in groups
     ]
 
 
-def _entries(standing: Standing, setting: Setting | None) -> list[Entry]:
+def _columns(groups: Sequence[Group]) -> list[str]:
+    """Names of the quantities that have a column: what every record holds, and others that some hold."""
+    always = {name for name in MEASURED if name not in SCORES or SCORES[name].recorded}
+    found = {
+        name
+        for group in groups
+        if group.setting
+        for standing in group.standings
+        for name in MEASURED
+        if name not in always and standing.line.score(group.setting, name)
+    }
+    return [name for name in MEASURED if name in always | found]
+
+
+def _entries(standing: Standing, setting: Setting | None, names: Sequence[str]) -> list[Entry]:
     line, row = standing.line, standing.line.row.published
     if setting is None:
         assert row is not None
-        scores = [Entry(row.printed.get(name, "")) for name in MEASURED]
+        scores = [Entry(row.printed.get(name, "")) for name in names]
         last = [Entry(""), Entry(_SOURCES.get(row.source, row.source))]
     else:
-        found = {name: line.score(setting, name) for name in MEASURED}
+        found = {name: line.score(setting, name) for name in names}
         files = line.files(setting)
         scores = [
-            Entry(spread(q, found[name]), False, files if found[name] else ()) for name, q in MEASURED.items()
+            Entry(spread(MEASURED[name], found[name]), False, files if found[name] else ()) for name in names
         ]
         last = [Entry(str(len(files))), Entry("measured here")]
     speed = standing.images_per_second

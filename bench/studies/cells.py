@@ -128,6 +128,7 @@ class Task(Model):
         replaces: digest of the record's file that is measured anew; None: there is none.
         data_options: of the dataset.
         reference: file that samples are compared with; None: the dataset trained on.
+        add: only score samples of the trained network, by the protocol's scores, and add these to the record.
         fresh: delete what the run's folder holds before.
         last: no cell needs the run's folder any more: only its newest checkpoint and its pictures are left.
     """
@@ -140,6 +141,7 @@ class Task(Model):
     replaces: str | None = None
     data_options: dict[str, Any] = Field(default={})
     reference: Path | None = None
+    add: bool = False
     fresh: bool = False
     last: bool = True
 

@@ -70,7 +70,8 @@ class Checker:
         for protocol in {cell.protocol.data: cell.protocol for cell in rows.values()}.values():
             _check_held_out(protocol, protocol.dataset_options(self._options))
             if protocol.evaluation.samples:
-                _check_scores(self._dataset(protocol), protocol.extractor, reference)
+                for extractor in protocol.extractors:
+                    _check_scores(self._dataset(protocol), extractor, reference)
         for cell in rows.values():
             dataset = self._dataset(cell.protocol)
             try:

@@ -34,6 +34,7 @@ from bench.records.schema import (
     Context,
     Cost,
     CostRequest,
+    Fingerprints,
     HeldOutLoss,
     Network,
     Quality,
@@ -102,7 +103,8 @@ def measure_quality(task: Task, plugins: Sequence[str] = ()) -> None:
     if records.file_digest(task.results / task.request.file) == task.replaces:
         if task.fresh:
             delete_folder(run)
-        _Measurement(task, plugins).measure()
+        measurement = _Measurement(task, plugins)
+        measurement.add() if task.add else measurement.measure()
     for left in run.glob(".bench-*"):  # of processes that were killed while writing
         shutil.rmtree(left, ignore_errors=True)
     for old in Run(run).checkpoints()[:-1] if task.last else []:
@@ -170,25 +172,75 @@ class _Measurement:
                 processes=self.protocol.training.processes if self.protocol.training.processes > 1 else None,
                 left_out=getattr(dataset, "left_out", None) or None,
             ),
-            fingerprints=fingerprints(self.request, self.task.data_options).model_copy(
-                update={"data": dataset.digest, "extractor": found.weights if found else None}
-            ),
+            fingerprints=self.fingerprints(dataset, found),
             device=self.device,
         )
         if found:
-            self.images.unlink()
-            shutil.rmtree(self.features, ignore_errors=True)
+            self.tidy()
+
+    def fingerprints(self, dataset: datasets.Dataset, found: Comparison | None) -> Fingerprints:
+        """Of all that made the numbers."""
+        scores = self.protocol.evaluation.scored_by
+        made = fingerprints(self.request, self.task.data_options, scores)
+        weights = dict(found.extractors) if found else {}
+        own = weights.pop(self.request.extractor or "", None)
+        named = {f"weights {name}": digest for name, digest in weights.items() if digest}
+        return made.model_copy(
+            update={"data": dataset.digest, "extractor": own, "versions": made.versions | named}
+        )
+
+    def add(self) -> None:
+        """Add scores to the record, of the samples, or of those that the checkpoint makes again.
+
+        Raises:
+            UsageError: neither is there, or code or data are others than those of the record.
+        """
+        dataset = datasets.load(self.request.data, **self.options)
+        if self.foreign(dataset):
+            raise UsageError(f"{self.run} is of other code or data: measure the row anew to score it")
+        if not self.images.exists():
+            Run(self.run).checkpoint(self.request.step)  # which tells where there is none
+            self.sample()
+        found = self.score(dataset)
+        path = self.task.results / self.request.file
+        record = records.read_file(path)
+        assert isinstance(record.result, Quality)
+        scores = {**record.result.scores, **found.scores}
+        ordered = {name: scores[name] for name in (*SCORES, *scores) if name in scores}
+        kinds = ("score", "extractor", "weights")
+        versions = {
+            name: version
+            for name, version in self.fingerprints(dataset, found).versions.items()
+            if name.split()[0] in kinds
+        }
+        added = record.model_copy(
+            update={
+                "result": record.result.model_copy(update={"scores": ordered}),
+                "fingerprints": record.fingerprints.model_copy(
+                    update={"versions": {**versions, **record.fingerprints.versions}}
+                ),
+            }
+        )
+        write_text(path, records.dumps(added))
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove the images and their features, which the record now stands for."""
+        self.images.unlink()
+        shutil.rmtree(self.features, ignore_errors=True)
 
     def score(self, dataset: datasets.Dataset) -> Comparison:
         """Scores of the images."""
-        extractor = self.request.extractor
-        assert extractor is not None
-        reference = self.task.reference or self.reference(dataset, extractor)
+        references = (
+            [self.task.reference]
+            if self.task.reference
+            else [self.reference(dataset, extractor) for extractor in self.protocol.extractors]
+        )
         found = compare(
             self.images,
-            reference,
-            scores=[name for name, score in SCORES.items() if score.recorded],
-            extractor=extractor,
+            references,
+            scores=self.protocol.evaluation.scored_by,
+            extractor=self.request.extractor,
             device=self.device,
             cache=self.features,
         )

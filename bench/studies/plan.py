@@ -12,6 +12,7 @@ Making a plan imports no torch and writes nothing. Looking at networks does impo
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench import records, studies
-from bench.records.schema import CostRequest, Record
+from bench.metrics.scores import select
+from bench.records.schema import CostRequest, Quality, Record
 from bench.studies import Study
 from bench.studies.cells import (
     Cell,
@@ -120,6 +122,7 @@ class Plan:
         data_options: of the dataset.
         reference: file that samples are compared with; None: the dataset trained on.
         fresh: train from the start, whatever the work folder holds.
+        adding: whether `todo` are cells with a record, which gets more scores; nothing is trained.
     """
 
     study: Study
@@ -135,6 +138,7 @@ class Plan:
     data_options: dict[str, Any]
     reference: Path | None
     fresh: bool
+    adding: bool = False
 
     @property
     def reused(self) -> list[Record]:
@@ -202,6 +206,7 @@ class Plan:
                     replaces=records.file_digest(results / cell.file),
                     data_options=self.data_options,
                     reference=self.reference.resolve() if self.reference else None,
+                    add=self.adding,
                     fresh=self.fresh and cell is group[0],
                     last=cell is group[-1],
                 )
@@ -228,6 +233,7 @@ def plan(
     shard: str | None = None,
     force: bool = False,
     stale: Literal["measure", "accept"] = "measure",
+    add_scores: str | Collection[str] = (),
     data_options: Mapping[str, Any] | None = None,
     reference: str | Path | None = None,
     results: str | Path = "results",
@@ -242,6 +248,8 @@ def plan(
         shard: this machine's part, as in `3/16`.
         force: measure cost and quality again, from the start.
         stale: whether records of other code or data are measured again, or accepted.
+        add_scores: names or wildcards of scores that existing records get, of samples or checkpoints that are
+            in the work folder; nothing else is measured, and nothing is trained.
         data_options: of the dataset.
         reference: file that samples are compared with; by default the protocol's, or else the dataset
             trained on.
@@ -271,9 +279,17 @@ def plan(
         for file, record in there.items()
         if not force
         and (stale == "accept" or file not in outdated)
-        and (file not in files or has_scores(record, chosen.columns))
+        and (file not in files or has_scores(record, (*chosen.columns, *settings.evaluation.scores)))
     }
+    todo = missing(wanted, usable)
     costs = missing_costs(chosen, usable) if part == 1 else {}  # the first machine counts them
+    if adding := texts(add_scores):
+        added = [score.name for score in select(adding)]
+        current = {
+            file: record for file, record in there.items() if stale == "accept" or file not in outdated
+        }
+        todo, costs = _lacking(wanted, current, added, Path(work)), {}
+        chosen = replace(chosen, columns=tuple(dict.fromkeys((*chosen.columns, *added))))
     if force and labels:
         costs = {label: request for label, request in costs.items() if label in labels}
     return Plan(
@@ -283,14 +299,49 @@ def plan(
         wanted=wanted,
         records=there,
         outdated=outdated,
-        todo=missing(wanted, usable),
+        todo=todo,
         costs=costs,
         results=Path(results),
         work=Path(work),
         data_options=options,
         reference=Path(file) if file else None,
         fresh=force,
+        adding=bool(adding),
     )
+
+
+def _lacking(cells: Sequence[Cell], known: Records, scores: Sequence[str], work: Path) -> list[Cell]:
+    """Cells whose record lacks scores, and whose samples or checkpoint are there; their protocol has these.
+
+    Warns:
+        UserWarning: names those without either.
+    """
+    found: dict[str, Cell] = {}
+    lost = []
+    for cell in cells:
+        record = known.get(cell.file)
+        if record is None or not isinstance(record.result, Quality) or cell.request.sampling is None:
+            continue
+        wanted = [name for name in scores if name not in record.result.scores]
+        run = work / cell.run
+        there = (run / "checkpoints" / f"{cell.step:08d}").is_dir() or any(
+            run.glob(f"images-{Path(cell.file).stem[-12:]}.npz")
+        )
+        if wanted and there:
+            evaluation = cell.protocol.evaluation.model_copy(
+                update={"scores": tuple(wanted), "judged_by": ()}
+            )
+            protocol = cell.protocol.model_copy(update={"evaluation": evaluation})
+            found.setdefault(cell.file, replace(cell, protocol=protocol))
+        elif wanted:
+            lost.append(cell.title)
+    if lost:
+        warnings.warn(
+            f"{work} has neither samples nor the checkpoint of {len(lost)} cells, {lost[0]} first: they get "
+            "no more scores unless they are measured anew (--force)",
+            stacklevel=3,
+        )
+    return list(found.values())
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -40,11 +40,14 @@ _WORDS = {
 }
 
 
-def fingerprints(request: Request, data_options: Mapping[str, Any] | None = None) -> Fingerprints:
+def fingerprints(
+    request: Request, data_options: Mapping[str, Any] | None = None, scores: Iterable[str] | None = None
+) -> Fingerprints:
     """Of the code and data that would answer a request now.
 
     Args:
         request: of a measurement.
+        scores: names of those that samples get; by default those that are marked as recorded.
         data_options: of its dataset; None where they are not known, as in a report.
     """
     code = _code("backbone", request.model)
@@ -65,11 +68,11 @@ def fingerprints(request: Request, data_options: Mapping[str, Any] | None = None
         data=content,
         scorer=_code("extractor", request.extractor) if request.extractor else None,
         extractor=shipped_weights(request.extractor) if request.extractor else None,
-        versions=_versions(request),
+        versions=_versions(request, scores),
     )
 
 
-def _versions(request: Request) -> dict[str, int | str]:
+def _versions(request: Request, wanted: Iterable[str] | None = None) -> dict[str, int | str]:
     """Of the harness's code that answers a request; see `Fingerprints.versions`."""
     if request.kind == "cost":
         return {"cost": _constant("bench.cost.conventions")}
@@ -83,8 +86,19 @@ def _versions(request: Request) -> dict[str, int | str]:
     if request.sampling:
         found["sampling"] = _constant("bench.sampling.plan")
         found |= _version("sampler", samplers, request.sampling.sampler)
-        for name, score in SCORES.items():
-            found |= _version("score", scores, name) if score.recorded else {}
+        recorded = [name for name, score in SCORES.items() if score.recorded]
+        found |= score_versions(recorded if wanted is None else wanted)
+    return found
+
+
+def score_versions(names: Iterable[str]) -> dict[str, int | str]:
+    """Of scores, and of the code of extractors that they name."""
+    found: dict[str, int | str] = {}
+    for name in names:
+        found |= _version("score", scores, name)
+        extractor = SCORES[name].extractor
+        if extractor and (code := _code("extractor", extractor)):
+            found[f"extractor {extractor}"] = code
     return found
 
 
@@ -140,7 +154,7 @@ def of_another_time(
         deciding = dict.fromkeys(whole, True) | {"training": {"objective"}, "sampling": {"sampler"}}
         key = json.dumps(request.model_dump(include=deciding), sort_keys=True)
         if key not in seen:
-            seen[key] = fingerprints(request, data_options)
+            seen[key] = fingerprints(request, data_options, SCORES)
         if reason := stale(record, seen[key]):
             found[request.file] = reason
     return found

@@ -20,7 +20,7 @@ comparisons read `SCORES`. Importing this package imports no torch.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bench.metrics.scores.base import BOTH_POOLS, Features, Inputs, Need, Score
@@ -28,7 +28,18 @@ from bench.records.quantities import HELD_OUT, LOSS, Quantities, Quantity
 from registry.errors import CodeError
 from registry.plugins import Registry
 
-__all__ = ["BOTH_POOLS", "MEASURED", "SCORES", "Features", "Inputs", "Need", "Score", "scores", "select"]
+__all__ = [
+    "BOTH_POOLS",
+    "MEASURED",
+    "SCORES",
+    "Features",
+    "Inputs",
+    "Need",
+    "Score",
+    "scored_alone",
+    "scores",
+    "select",
+]
 
 scores = Registry("score", group="bench.scores", base="bench.metrics.scores.base.Score")
 scores.discover("bench.metrics.scores")
@@ -60,19 +71,31 @@ def _made(name: str, factory: Callable[..., Any]) -> Score:
 
 
 def _measured() -> dict[str, Quantity]:
-    recorded = {name: score for name, score in SCORES.items() if score.recorded}
-    return {**recorded, LOSS.name: LOSS, **HELD_OUT}
+    return {**dict(SCORES.items()), LOSS.name: LOSS, **HELD_OUT}
 
 
 SCORES: Quantities[Score] = Quantities(_table)
 MEASURED: Quantities[Quantity] = Quantities(_measured)  # what records of quality hold
 
 
-def select(names: list[str]) -> list[Score]:
+def select(names: Sequence[str], extractor: str | None = None) -> list[Score]:
     """Scores by name or wildcard, the default ones where none are named.
+
+    Args:
+        names: of scores.
+        extractor: one that has scores of its own, which are its default ones.
 
     Raises:
         UsageError: no such score.
     """
     chosen = {name for pattern in names for name in scores.names(pattern) or [scores.find(pattern).name]}
-    return [score for name, score in SCORES.items() if (name in chosen if names else score.default)]
+    return [
+        score
+        for name, score in SCORES.items()
+        if (name in chosen if names else score.extractor == extractor and (extractor or score.default))
+    ]
+
+
+def scored_alone(extractor: str) -> str | None:
+    """The name of an extractor that has scores of its own; None of others, whose scores are Inception's."""
+    return extractor if any(score.extractor == extractor for score in SCORES.values()) else None

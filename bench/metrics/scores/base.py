@@ -148,13 +148,16 @@ class Score(Quantity, ABC):
         heading, higher_is_better, digits, scale: see `Quantity`.
         full_name: for `bench eval`.
         needs: what it is computed from.
+        extractor: whose features it takes, in its name too: other extractors' scores never share a column.
+            None: Inception's, or those of the extractor that is asked for in its place.
         default: whether it is computed unless scores are named.
-        recorded: whether every cell of a study is scored by it, so that studies can show it.
+        recorded: whether every cell of a study is scored by it, unless its protocol lists its scores.
         version: raised when the same features give another value; part of each record.
     """
 
     full_name: str
     needs: tuple[Need, ...]
+    extractor: str | None = None
     default: bool = False
     recorded: bool = True
     version: int = 1

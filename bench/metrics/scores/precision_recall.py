@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 from bench.metrics import resampling
 from bench.metrics.scores import scores
 from bench.metrics.scores.base import BOTH_POOLS, Inputs, Score
 
 
-def _both(inputs: Inputs) -> tuple[float, float]:
-    from bench.metrics.neighbours import precision_recall
+@functools.cache  # so that precision and recall ask for one function
+def _both(k: int) -> Callable[[Inputs], tuple[float, float]]:
+    def both(inputs: Inputs) -> tuple[float, float]:
+        from bench.metrics.neighbours import precision_recall
 
-    return precision_recall(
-        *inputs.features("pool"), half=inputs.half_distances, device=inputs.device, progress=inputs.progress
-    )
+        return precision_recall(
+            *inputs.features("pool"),
+            k,
+            half=inputs.half_distances,
+            device=inputs.device,
+            progress=inputs.progress,
+        )
+
+    return both
 
 
 class _Share(Score):
@@ -21,12 +32,12 @@ class _Share(Score):
     higher_is_better = True
     digits = 3
     needs = BOTH_POOLS
-    default = True
     of_references = False
+    k = 3  # which neighbour bounds a neighbourhood
 
     def compute(self, inputs: Inputs) -> float:
         """See `Score.compute`."""
-        return inputs.once(_both)[self.of_references]
+        return inputs.once(_both(self.k))[self.of_references]
 
     def interval(self, inputs: Inputs) -> tuple[float, float]:
         """See `Score.interval`."""
@@ -39,6 +50,7 @@ class Precision(_Share):
     """Improved precision (Kynkäänniemi et al. 2019)."""
 
     heading, full_name = "Prec.", "Precision"
+    default = True
 
 
 @scores.register("recall")
@@ -46,4 +58,5 @@ class Recall(_Share):
     """Improved recall (Kynkäänniemi et al. 2019)."""
 
     heading, full_name = "Rec.", "Recall"
+    default = True
     of_references = True

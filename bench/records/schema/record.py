@@ -99,7 +99,8 @@ class Fingerprints(Model):
         extractor: digest of the extractor's weights.
         versions: of the harness's own code that made the number, by what it does: `trainer`, `sampling`,
             `held_out`, `cost`, `objective ddpm`, `sampler ddim`, `score fid`, …; of a user's own objective,
-            sampler or score the fingerprint of its code. See `bench.studies.staleness`.
+            sampler or score, and of an extractor that a score names (`extractor dinov2`), the fingerprint of
+            its code, and the digest of its weights (`weights dinov2`). See `bench.studies.staleness`.
     """
 
     code: str | None = None

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 import registry
 from bench.data import datasets
 from bench.diffusion import canonical, objectives, sampler
-from bench.metrics.scores import MEASURED, SCORES
+from bench.metrics.scores import MEASURED, SCORES, select
 from bench.records.quantities import HELD_OUT
 from bench.records.schema import Finite, HeldOutSettings, Model, SamplingSettings, TrainingSettings
 from bench.utils import toml
@@ -62,7 +62,10 @@ class Evaluation(Model):
         held_out: how the loss on images that were not trained on is measured; None: it is not.
         reference: file that samples are compared with, such as the ADM suite's .npz; a path that is not
             absolute begins at the protocol's folder. None: the dataset itself.
-        extractor: see `bench.metrics`; by default `digits` for the dataset of that name, else `inception`.
+        extractor: of the scores that name none, see `bench.metrics`; by default `digits` for the dataset of
+            that name, else `inception`.
+        scores: names or wildcards of the scores that samples get, such as `fid` and `fd_dinov2`; by default
+            those that are marked as recorded. It changes no request: scores can be added to records later.
         judged_by: names of the quantities that order the rows of a study, the first of which ranks them; by
             default FID and the whole held-out loss, as far as they are measured. It changes no record.
     """
@@ -71,6 +74,7 @@ class Evaluation(Model):
     held_out: HeldOutSettings | None = None
     reference: str | None = None
     extractor: str | None = None
+    scores: tuple[str, ...] = ()
     judged_by: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -78,6 +82,11 @@ class Evaluation(Model):
         if not self.samples and self.held_out is None:
             raise ValueError("samples = false leaves nothing to judge by: add [evaluation.held_out]")
         return self
+
+    @field_validator("scores")
+    @classmethod
+    def _known(cls, scores: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(score.name for score in select(scores)) if scores else ()
 
     @model_validator(mode="after")
     def _judged_by_measured(self) -> Self:
@@ -90,9 +99,17 @@ class Evaluation(Model):
         return self
 
     @property
+    def scored_by(self) -> list[str]:
+        """Names of the scores that samples get."""
+        return [
+            name for name, score in SCORES.items() if (name in self.scores if self.scores else score.recorded)
+        ]
+
+    @property
     def measured(self) -> list[str]:
         """Names of the quantities that its records hold."""
-        missing = set(() if self.samples else SCORES) | set(() if self.held_out else HELD_OUT)
+        missing = set(SCORES) - set(self.scored_by if self.samples else ())
+        missing |= set(() if self.held_out else HELD_OUT)
         return [name for name in MEASURED if name not in missing]
 
     @property
@@ -135,8 +152,15 @@ class Protocol(Model):
 
     @property
     def extractor(self) -> str:
-        """The feature extractor that images are scored with."""
+        """The feature extractor of the scores that name none."""
         return self.evaluation.extractor or ("digits" if self.data == "digits" else "inception")
+
+    @property
+    def extractors(self) -> list[str]:
+        """All feature extractors that images are scored with."""
+        return list(
+            dict.fromkeys(SCORES[name].extractor or self.extractor for name in self.evaluation.scored_by)
+        )
 
     def dataset_options(self, given: Mapping[str, Any], data: str | None = None) -> dict[str, Any]:
         """Options of the dataset: the protocol's, and those that are given besides, such as where files lie.

@@ -21,7 +21,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import bench
-from bench import data, studies
+from bench import data, records, studies
 from bench.cli import app
 from bench.metrics.held_out import held_out_loss
 from bench.metrics.scores import scores
@@ -181,6 +181,34 @@ def test_a_missing_record_alone_is_measured_again_and_comes_out_the_same(again: 
     done = again.bench()
     assert done.exit_code == 0 and again.scores() == before
     assert stays == {path: path.stat().st_mtime_ns for path in stays}
+
+
+@pytest.mark.slow
+def test_scores_are_added_without_training(again: Place) -> None:
+    before, cell = again.scores(), again.cells()[0]
+    record = records.read_file(again.results / cell.file)
+    fewer = {name: value for name, value in record.result.scores.items() if name != "kid"}
+    old = record.model_copy(update={"result": record.result.model_copy(update={"scores": fewer})})
+    (again.results / cell.file).write_text(records.dumps(old))
+    weights = {path: path.stat().st_mtime_ns for path in again.work.rglob("model.safetensors")}
+    with pytest.warns(
+        UserWarning, match="neither samples nor the checkpoint of 2 cells, guided, seed 0 first"
+    ):
+        done = again.bench("--add-score", "kid", "--add-score", "mind")
+    assert done.exit_code == 0, done.output
+    assert "4 of 4 measured" in done.stderr and "MIND" in done.stdout
+    assert weights == {path: path.stat().st_mtime_ns for path in weights}
+    found = known(again.results)
+    assert found[cell.file].result.scores["kid"] == record.result.scores["kid"]  # of the same images again
+    for each in again.cells():
+        made = found[each.file]
+        added = {"mind"} if each.row.label != "guided" else set()
+        assert set(made.result.scores) - set(fewer) - {"kid"} == added
+        assert added <= {name.removeprefix("score ") for name in made.fingerprints.versions}
+        assert not added or made.result.scores["mind"] > 0
+        assert all(made.result.scores[key] == before[each.file][key] for key in fewer)
+    assert found[cell.file].environment == record.environment
+    assert not list(again.work.rglob("images-*.npz"))
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """`bench eval` and `bench features` as a user meets them: two folders of digits, one table."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -163,7 +164,7 @@ def test_scores_are_chosen_by_name(bench, tmp_path) -> None:
     out = bench("eval", "--samples", "s", "--reference", "r", "--score", "density")[1]
     assert f"{only['density']:.3f}" in out and "Density" in out and "sFID " not in out.splitlines()[3]
     said = refused(bench, "eval", "--samples", "s", "--reference", "r", "--score", "densty")
-    assert "unknown score 'densty'. Did you mean 'density'?" in said
+    assert "unknown score 'densty'. Did you mean 'density'" in said
 
 
 def test_without_a_cache_it_goes_on_and_says_so(bench, tmp_path, monkeypatch) -> None:
@@ -310,3 +311,30 @@ def test_help_imports_nothing_heavy() -> None:
     )
     for command in ("eval", "features"):
         subprocess.run([sys.executable, "-c", code.format(command=command)], check=True, capture_output=True)
+
+
+def test_weights_are_listed_and_fetched(run_bench, monkeypatch, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from bench.metrics.extractors import weights
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    code, out, _ = run_bench("weights", "--json")
+    listed = {each["extractor"]: each for each in json.loads(out)}
+    assert code == 0 and list(listed) == ["inception", "dinov2", "clip"]
+    assert not any(each["here"] for each in listed.values())
+    assert all(len(each["sha256"]) == 64 and each["licence"] for each in listed.values())
+    (tmp_path / "file.pth").write_bytes(b"weights")
+    sha = hashlib.sha256(b"weights").hexdigest()
+    file = replace(weights.DINOV2, url=(tmp_path / "file.pth").as_uri(), sha256=sha, bytes=7)
+    monkeypatch.setitem(weights.WEIGHTS, "dinov2", file)
+    code, out, err = run_bench("weights", "fetch", "dinov2")
+    assert code == 0 and f"dinov2_vitl14_pretrain.pth is here, SHA-256 {sha}" in out and "downloading" in err
+    assert {each["extractor"] for each in json.loads(run_bench("weights", "--json")[1]) if each["here"]} == {
+        "dinov2"
+    }
+    monkeypatch.setitem(weights.WEIGHTS, "clip", replace(weights.CLIP, url=(tmp_path / "none").as_uri()))
+    code, _, err = run_bench("weights", "fetch", "clip")
+    assert code == 2 and "cannot be downloaded" in err and f"put {weights.CLIP.file} there, from" in err
+    code, _, err = run_bench("weights", "fetch", "dino")
+    assert code == 2 and "Did you mean 'dinov2'" in err

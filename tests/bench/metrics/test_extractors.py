@@ -5,6 +5,7 @@ import os
 import pickle
 import sys
 import urllib.error
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 
 from bench.metrics.extractors import create, extractors, file_digest, train_digits
 from bench.metrics.extractors import inception as inception_module
+from bench.metrics.extractors import weights as weights_module
 from bench.metrics.extractors.digits import enlarge
 from registry.errors import UsageError
 from tests.conftest import REFERENCE
@@ -71,8 +73,8 @@ def test_weights_in_safetensors_are_the_same_network(inception, state, tmp_path:
 
 def test_weights_are_downloaded_once_and_checked(weights, monkeypatch, tmp_path: Path, capsys) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(inception_module, "URL_INCEPTION_V3", weights.as_uri())
-    monkeypatch.setattr(inception_module, "_load", lambda *_: None)
+    file = replace(weights_module.INCEPTION, url=weights.as_uri())
+    monkeypatch.setattr(inception_module, "INCEPTION", file)
     with pytest.raises(UsageError, match="invalid hash value"):
         create("inception")
     kept = tmp_path / "hub" / "checkpoints"
@@ -81,7 +83,7 @@ def test_weights_are_downloaded_once_and_checked(weights, monkeypatch, tmp_path:
     import hashlib
 
     sha = hashlib.sha256(weights.read_bytes()).hexdigest()
-    monkeypatch.setattr(inception_module, "SHA256", sha)
+    monkeypatch.setattr(inception_module, "INCEPTION", replace(file, sha256=sha))
     assert create("inception").digest == sha[:12]
     monkeypatch.setattr(torch.hub, "download_url_to_file", None)  # it is there now
     assert create("inception").digest == sha[:12]
@@ -101,8 +103,7 @@ def test_offline_the_error_says_which_file_to_put_where(monkeypatch, tmp_path: P
         create("inception")
     message = str(error.value)
     assert (
-        f"put weights-inception-2015-12-05-6726825d.pth there, from {inception_module.URL_INCEPTION_V3}"
-        in message
+        f"put weights-inception-2015-12-05-6726825d.pth there, from {weights_module.INCEPTION.url}" in message
     )
     assert str(tmp_path / "hub" / "checkpoints") in message and "\n" not in message
 
@@ -185,7 +186,7 @@ def test_the_training_script_trains(monkeypatch, tmp_path: Path, capsys) -> None
 
 
 def test_names_and_what_is_refused(tmp_path: Path) -> None:
-    assert extractors.names() == ["digits", "inception"]
+    assert extractors.names() == ["clip", "digits", "dinov2", "efficientnet", "inception"]
     with pytest.raises(UsageError, match=r"unknown extractor 'incepton'. Did you mean 'inception'"):
         create("incepton")
     with pytest.raises(UsageError, match="'digits' takes no weights"):

@@ -64,7 +64,7 @@ def images(tmp_path: Path) -> ImageSet:
 
 
 def of(images, extractor, tmp_path: Path, batch_size: int = 5, **options):
-    return features_of(images, extractor, tmp_path / "cache", batch_size=batch_size, **options)
+    return features_of(images, [extractor], tmp_path / "cache", batch_size=batch_size, **options)[0]
 
 
 # ---- making and keeping ----
@@ -122,16 +122,16 @@ def test_a_killed_run_goes_on(images, tmp_path: Path) -> None:
 
 def test_any_number_of_processes_fills_the_same_rows(images, tmp_path: Path, monkeypatch) -> None:
     digits = create("digits")
-    alone = features_of(images, digits, tmp_path / "alone", batch_size=4)
+    (alone,) = features_of(images, [digits], tmp_path / "alone", batch_size=4)
     monkeypatch.setattr(distributed, "count", lambda: 3)
     monkeypatch.setattr(distributed, "wait", lambda: None)
     for index in (2, 0, 1):
         monkeypatch.setattr(distributed, "index", lambda index=index: index)
-        call = functools.partial(features_of, images, digits, tmp_path / "shared", batch_size=4)
+        call = functools.partial(features_of, images, [digits], tmp_path / "shared", batch_size=4)
         if index != 1:  # nobody waits here for those whose turn comes later
             with pytest.raises(UsageError, match="give --cache a folder that all processes share"):
                 call()
-    shared = call()
+    (shared,) = call()
     for kind in ("pool", "spatial", "logits"):
         assert np.array_equal(getattr(alone, kind), getattr(shared, kind))
 
@@ -209,7 +209,7 @@ def test_where_features_are_stored(tmp_path: Path, monkeypatch) -> None:
 def test_without_a_cache_features_go_to_a_temporary_folder(images, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")  # where nobody can write
     with feature_folder(None) as (folder, notes):
-        made = features_of(images, Means(), folder)
+        (made,) = features_of(images, [Means()], folder)
         assert folder.is_dir() and notes == [
             "Features were not stored: no cache of this user can be written to. Give --cache."
         ]
@@ -289,7 +289,7 @@ def test_a_feature_file_is_what_bench_and_the_adm_suite_read(images, tmp_path: P
     assert isinstance(read, FeatureSet)
     assert (read.count, read.extractor, read.digest) == (23, "digits", digits.digest)
     assert read.size == (8, 8)
-    again = features_of(read, digits, tmp_path)
+    (again,) = features_of(read, [digits], tmp_path)
     for kind in ("pool", "spatial", "logits"):
         assert np.array_equal(getattr(again, kind), getattr(made, kind))
     assert again.statistics is not None and again.spatial_statistics is not None

@@ -367,7 +367,7 @@ def test_every_registered_score_is_in_the_table() -> None:
         for file in files
         for name in re.findall(r'^@scores.register\("(\w+)"\)$', file.read_text(), re.M)
     ]
-    assert sorted(named) == sorted(SCORES) and len(named) == 9
+    assert sorted(named) == sorted(SCORES) and len(named) == 23
 
 
 def test_each_score_names_its_paper() -> None:
@@ -381,6 +381,21 @@ def test_each_score_names_its_paper() -> None:
         "density": "arXiv 2002.09797",
         "coverage": "arXiv 2002.09797",
         "fid_infinity": "arXiv 1911.07023",
+        "mind": "arXiv 2605.06797",
+        "cmmd": "arXiv 2401.09603",
+        "fd_dinov2": "arXiv 2306.04675",
+        "fd_efficientnet": "arXiv 1706.08500",
+        **{
+            f"{score}_{extractor}": paper
+            for extractor in ("dinov2", "efficientnet")
+            for score, paper in (
+                ("kd", "arXiv 1801.01401"),
+                ("precision", "arXiv 1904.06991"),
+                ("recall", "arXiv 1904.06991"),
+                ("density", "arXiv 2002.09797"),
+                ("coverage", "arXiv 2002.09797"),
+            )
+        },
     }
 
 

@@ -285,3 +285,24 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
     marked.write_text(VALID, "utf-8-sig")
     assert marked.read_bytes()[:3] == b"\xef\xbb\xbf"
     assert protocols.load(marked).training == protocols.load(plain).training
+
+
+def test_a_protocol_lists_scores_and_changes_no_request(tmp_path: Path) -> None:
+    def load(evaluation: str) -> protocols.Protocol:
+        (tmp_path / "own.toml").write_text(VALID + f"[evaluation]\n{evaluation}\n")
+        return protocols.load(tmp_path / "own.toml")
+
+    usual, listed = load(""), load('scores = ["fd_*", "fid"]')
+    assert listed.evaluation.scored_by == ["fid", "fd_dinov2", "fd_efficientnet"]
+    assert listed.extractors == ["digits", "dinov2", "efficientnet"] and usual.extractors == ["digits"]
+    assert "sfid" in usual.evaluation.measured and "fd_dinov2" not in usual.evaluation.measured
+    assert "sfid" not in listed.evaluation.measured and listed.evaluation.judges == ("fid",)
+    assert load('scores = ["cmmd"]\njudged_by = ["cmmd"]').extractors == ["clip"]
+    study = studies.load("toy")
+    assert [cell.file for cell in cells(study, listed, [0])] == [
+        cell.file for cell in cells(study, usual, [0])
+    ]
+    with pytest.raises(UsageError, match=r"unknown score 'fd_dinov3'\. Did you mean 'fd_dinov2'"):
+        load('scores = ["fd_dinov3"]')
+    with pytest.raises(UsageError, match="judged_by has 'sfid', which is not measured"):
+        load('scores = ["fid"]\njudged_by = ["sfid"]')

@@ -1,0 +1,88 @@
+"""Files of references that papers compare with: what each holds, and which scores are right with it.
+
+Sums of the files are not published by those who made them, so none stands here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/"
+_ALL_OF_INCEPTION = ("fid", "sfid", "precision", "recall")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A file of references.
+
+    Attributes:
+        file: its name.
+        data: of what.
+        used_by: whose papers report with it.
+        holds: in words.
+        scores: names of those that it is right with; all others of its features are not its papers'.
+        url: where it is.
+        note: what else to know.
+    """
+
+    file: str
+    data: str
+    used_by: str
+    holds: str
+    scores: tuple[str, ...]
+    url: str
+    note: str = ""
+
+
+def _adm(folder: str, file: str, data: str, used_by: str, images: int = 10_000, note: str = "") -> Reference:
+    holds = f"{images:,} images; Inception statistics of the whole training set"
+    return Reference(file, data, used_by, holds, _ALL_OF_INCEPTION, f"{_ADM}{folder}/{file}", note)
+
+
+REFERENCES = (
+    _adm("imagenet/64", "VIRTUAL_imagenet64_labeled.npz", "ImageNet 64", "ADM"),
+    _adm("imagenet/128", "VIRTUAL_imagenet128_labeled.npz", "ImageNet 128", "ADM"),
+    _adm(
+        "imagenet/256",
+        "VIRTUAL_imagenet256_labeled.npz",
+        "ImageNet 256",
+        "ADM, DiT, SiT, MDT, U-DiT, DiCo, LightningDiT, DDT",
+    ),
+    _adm(
+        "imagenet/512",
+        "VIRTUAL_imagenet512.npz",
+        "ImageNet 512",
+        "ADM, DiT",
+        1_000,
+        "1,000 images, not 10,000 (openai/guided-diffusion#19): precision and recall compare with no other "
+        "resolution's.",
+    ),
+    Reference(
+        "fid_stats_imagenet256_guided_diffusion.npz",
+        "ImageNet 256",
+        "U-ViT",
+        "Inception statistics alone",
+        ("fid",),
+        "https://github.com/baofff/U-ViT",
+        "From ADM, by its file's name and its README: FID is the ADM file's.",
+    ),
+    Reference(
+        "adm_in256_stats.npz",
+        "ImageNet 256",
+        "MAR, RCG",
+        "Inception statistics alone",
+        ("fid",),
+        "https://github.com/LTH14/mar",
+        "The ADM file's mu and sigma, by its author (LTH14/mar#8): FID is the same.",
+    ),
+    Reference(
+        "img64.pkl, img512.pkl",
+        "ImageNet 64, 512",
+        "EDM2",
+        "Inception and DINOv2 statistics of the whole training set, cut by EDM2's dataset_tool",
+        ("fid", "fd_dinov2"),
+        "https://nvlabs-fi-cdn.nvidia.com/edm2/dataset-refs/",
+        "A pickle, which is never read here: see the page on references. FD-DINOv2 has no other reference in "
+        "papers on ImageNet 512.",
+    ),
+)
