@@ -1,12 +1,14 @@
-"""The five scores against torch-fidelity's FID and precision/recall: `python -m tests.benchmarks.scores`.
+"""Our scores beside torch-fidelity's and prdc's, if installed: `python -m tests.benchmarks.scores`.
 
-Both score the same feature arrays, one after the other, each in a process of its own whose peak memory
-is taken. `--write` commits what is found to docs/benchmarks.md. Nothing here is a test.
+All score the same feature arrays, one after the other, each in a process of its own whose peak memory
+is taken. `--width 1024` measures the scores of DINOv2's features. `--write` commits what is found for
+Inception's to docs/benchmarks.md. Nothing here is a test.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import subprocess
 import sys
@@ -24,37 +26,46 @@ from tests.benchmarks.speed import ROOT, write_section
 MARKS = ("<!-- scores benchmark -->", "<!-- end of scores benchmark -->")
 
 
-def make(folder: Path, samples: int, reference: int) -> None:
-    """Write the recipe's features of both sets, as `SET-KIND.npy`."""
+INCEPTION = 2048  # features of an image
+
+
+def make(folder: Path, samples: int, reference: int, width: int) -> None:
+    """Write the recipe's features of both sets, as `SET-KIND.npy`; of Inception's width all kinds."""
     from tests.reference import recipe
 
-    pool = recipe.features(samples, 2, 0.15)
+    pool = recipe.features(samples, 2, 0.15, dim=width)
     np.save(folder / "samples-pool.npy", pool)
-    np.save(folder / "samples-logits.npy", pool @ recipe.softmax_weight())
-    np.save(folder / "samples-spatial.npy", recipe.features(samples, 4, 0.1, dim=2023))
-    np.save(folder / "reference-pool.npy", recipe.features(reference, 1, 0.0))
-    np.save(folder / "reference-spatial.npy", recipe.features(reference, 3, 0.0, dim=2023))
+    np.save(folder / "reference-pool.npy", recipe.features(reference, 1, 0.0, dim=width))
+    if width == INCEPTION:
+        np.save(folder / "samples-logits.npy", pool @ recipe.softmax_weight())
+        np.save(folder / "samples-spatial.npy", recipe.features(samples, 4, 0.1, dim=2023))
+        np.save(folder / "reference-spatial.npy", recipe.features(reference, 3, 0.0, dim=2023))
 
 
 def bench(folder: Path) -> dict[str, Callable[[], Any]]:
     """The scores of `bench.metrics`, of memory-mapped arrays; `evaluate` calls the same functions."""
     from bench.metrics.neighbours import precision_recall
+    from bench.metrics.scores.density_coverage import density_coverage
     from bench.metrics.scores.fid import fid
     from bench.metrics.scores.inception_score import inception_score
+    from bench.metrics.scores.kid import kid
 
     arrays = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
-    return {
-        "FID": lambda: fid(arrays["samples-pool"], arrays["reference-pool"]),
-        "sFID": lambda: fid(arrays["samples-spatial"], arrays["reference-spatial"]),
-        "Inception score": lambda: inception_score(arrays["samples-logits"]),
-        "precision, recall": lambda: precision_recall(arrays["samples-pool"], arrays["reference-pool"]),
-    }
+    pools = arrays["samples-pool"], arrays["reference-pool"]
+    calls: dict[str, Callable[[], Any]] = {"FID": lambda: fid(*pools)}
+    if "samples-logits" in arrays:
+        calls["sFID"] = lambda: fid(arrays["samples-spatial"], arrays["reference-spatial"])
+        calls["Inception score"] = lambda: inception_score(arrays["samples-logits"])
+    calls["precision, recall"] = lambda: precision_recall(*pools)
+    calls["KID"] = lambda: kid(*pools, size=min(1000, *map(len, pools)))[0]
+    calls["density, coverage"] = lambda: density_coverage(*pools)
+    return calls
 
 
 def torch_fidelity(folder: Path) -> dict[str, Callable[[], Any]]:
     """torch-fidelity's scores; its precision and recall in the form that saves memory."""
     import torch
-    from torch_fidelity import metric_fid, metric_prc
+    from torch_fidelity import metric_fid, metric_kid, metric_prc
 
     samples, reference = (
         torch.from_numpy(np.load(folder / f"{name}-pool.npy")) for name in ("samples", "reference")
@@ -68,10 +79,32 @@ def torch_fidelity(folder: Path) -> dict[str, Callable[[], Any]]:
         found = metric_prc.prc_features_to_metric(samples, reference, save_cpu_ram=True, verbose=False)
         return found[metric_prc.KEY_METRIC_PRECISION], found[metric_prc.KEY_METRIC_RECALL]
 
-    return {"FID": fid, "precision, recall": precision_recall}
+    def kid() -> float:
+        size = min(1000, len(samples), len(reference))
+        options = {"kid_subsets": 100, "kid_subset_size": size, "verbose": False}
+        return metric_kid.kid_features_to_metric(samples, reference, **options)[
+            metric_kid.KEY_METRIC_KID_MEAN
+        ]
+
+    return {"FID": fid, "precision, recall": precision_recall, "KID": kid}
+
+
+def prdc(folder: Path) -> dict[str, Callable[[], Any]]:
+    """The authors' density and coverage, whose call computes precision and recall too."""
+    from prdc import compute_prdc
+
+    samples, reference = (np.load(folder / f"{name}-pool.npy") for name in ("samples", "reference"))
+
+    def density_coverage() -> tuple[float, float]:
+        found = compute_prdc(reference, samples, 5)
+        return found["density"], found["coverage"]
+
+    return {"density, coverage": density_coverage}
 
 
 SIDES = {"bench": bench, "torch_fidelity": torch_fidelity}
+if importlib.util.find_spec("prdc"):
+    SIDES["prdc"] = prdc
 
 
 def score(side: str, folder: Path) -> None:
@@ -84,8 +117,8 @@ def score(side: str, folder: Path) -> None:
     (folder / f"{side}.json").write_text(json.dumps(found), encoding="utf-8")
 
 
-def measure(samples: int, reference: int) -> dict[str, Any]:
-    """Both sides on new arrays."""
+def measure(samples: int, reference: int, width: int) -> dict[str, Any]:
+    """All sides on new arrays."""
     from bench.records.environment import environment
     from tests.benchmarks.speed import _LAUNCHER
 
@@ -93,10 +126,11 @@ def measure(samples: int, reference: int) -> dict[str, Any]:
         "environment": environment().model_dump(mode="json", by_alias=True),
         "samples": samples,
         "reference": reference,
+        "width": width,
     }
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        make(folder, samples, reference)
+        make(folder, samples, reference, width)
         for side in SIDES:
             command = [sys.executable, "-m", "tests.benchmarks.scores", "--side", side, str(folder)]
             launched = subprocess.run(
@@ -119,7 +153,11 @@ def page(found: dict[str, Any]) -> str:
     """The measurement as Markdown."""
     here, there, where = found["bench"], found["torch_fidelity"], found["environment"]
     rows = []
-    for name, side in (("denoiser-bench", here), ("torch-fidelity", there)):
+    both = [name for name in here["scores"] if name in there["scores"]]
+    times = [sum(side["scores"][name]["seconds"] for name in both) for side in (here, there)]
+    for name, side in (("denoiser-bench", here), ("torch-fidelity", there), ("prdc", found.get("prdc"))):
+        if side is None:
+            continue
         seconds = [side["scores"].get(score) for score in here["scores"]]
         cells = ["" if each is None else f"{each['seconds']:.1f}" for each in seconds]
         rows.append(f"| {' | '.join([name, *cells])} | {side['seconds']:.1f} | {side['peak_mib']:.0f} |")
@@ -133,9 +171,9 @@ def page(found: dict[str, Any]) -> str:
             f"|:--|{'--:|' * (len(here['scores']) + 2)}",
             *rows,
             "",
-            f"{found['samples']:,} samples, {found['reference']:,} references, width 2048: all five scores "
-            f"take {there['seconds'] / here['seconds']:.1f} times less than torch-fidelity's FID and "
-            f"precision/recall. FID {fids[0]:.6f} and {fids[1]:.6f} ({difference:.0e} apart), precision "
+            f"{found['samples']:,} samples, {found['reference']:,} references, width {found['width']}: "
+            f"{'; '.join(both)} take {times[1] / times[0]:.1f} times less than torch-fidelity's. "
+            f"FID {fids[0]:.6f} and {fids[1]:.6f} ({difference:.0e} apart), precision "
             f"{shares[0][0]:.5f} and {shares[1][0]:.5f}, recall {shares[0][1]:.5f} and {shares[1][1]:.5f}.",
             "",
             f"Measured {where['date'][:10]} on {where['cores']} cores of {where['cpu']}, {where['threads']} "
@@ -149,6 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.scores", description=__doc__)
     parser.add_argument("--samples", type=int, default=50_000)
     parser.add_argument("--reference", type=int, default=10_000)
+    parser.add_argument("--width", type=int, default=INCEPTION, help="1024 for DINOv2's features")
     parser.add_argument(
         "--write", action="store_true", help="write results/benchmark-scores.json and docs/benchmarks.md"
     )
@@ -158,9 +197,9 @@ def main() -> None:
     if args.side:
         score(args.side[0], Path(args.side[1]))
         return
-    found = measure(args.samples, args.reference)
+    found = measure(args.samples, args.reference, args.width)
     print(page(found))
-    if args.write:
+    if args.write and args.width == INCEPTION:
         write_text(ROOT / "results/benchmark-scores.json", json.dumps(found, indent=2) + "\n")
         write_section(MARKS, page(found))
 
