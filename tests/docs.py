@@ -96,6 +96,7 @@ def run(page: Path, folder: Path) -> dict[tuple[int, int], str]:
 def commands(text: str) -> list[list[str]]:
     """The `bench` commands of a shell script, as arguments."""
     lines = text.replace("\\\n", " ").splitlines()
+    lines = [re.sub(r"--plugin \S+", "", line) for line in lines]  # which would be imported
     parts = [shlex.split(part, comments=True) for line in lines for part in re.split(r"&&|\||>", line)]
     return [part[1:] for part in parts if part and Path(part[0]).name == "bench"]
 
