@@ -38,6 +38,8 @@ class Flow(Objective):
 
     preview: ClassVar[tuple[str, str] | None] = ("heun", "12")
     variables = Variables("velocity", "unit")
+    times: Times = "uniform"  # as of a subclass that does not call ours
+    cosine_loss: float = 0.0
 
     def __init__(self, times: Times = "uniform", cosine_loss: float = 0.0) -> None:
         if not 0 <= cosine_loss < torch.inf:

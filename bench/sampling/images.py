@@ -74,7 +74,7 @@ def sample(
     }
     if plan.guide is not None:
         request["guide"] = {"of": plan.guide.identity, "scale": plan.guide.scale}
-        alone = settings.model_copy(update={"cfg_scale": 1.0, "encoder_every": 1})
+        alone = settings.model_copy(update={"cfg_scale": 1.0, "encoder_every": None})
         of_guide = Plan(plan.guide.objective, alone, seed=plan.seed, precision=plan.precision)
         plan = replace(plan, guide=replace(plan.guide, network=placed(plan.guide.network, of_guide)))
     arrays = {"images": (side, "uint8"), "labels": ((), "int64")}

@@ -130,7 +130,7 @@ class Plan:
             settings.cfg_scale,
             settings.guided_channels,
             settings.guidance_interval,
-            settings.encoder_every,
+            settings.encoder_every or 1,
         )
 
     def deployed(self, network: Any, device: torch.device | str = "cpu") -> Any:

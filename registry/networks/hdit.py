@@ -470,8 +470,8 @@ class AxialRope(nn.Module):
         angles = (_positions(height, width, device=self.freqs.device) * self.freqs[:, None]).flatten(-2)
         unturned = (0, 2 * angles.shape[-1])
         straight = F.pad(angles.cos().repeat(1, 1, 1, 2), unturned, value=1.0)
-        sign = torch.tensor([-1.0, 1.0], device=angles.device)[:, None]
-        crossed = F.pad((angles.sin()[..., None, :] * sign).flatten(-2), unturned)
+        sines = angles.sin()
+        crossed = F.pad(torch.cat([-sines, sines], dim=-1), unturned)
         return straight, crossed
 
 

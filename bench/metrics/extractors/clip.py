@@ -89,12 +89,12 @@ class CLIP(nn.Module):
     """
 
     name = "clip"
+    outputs = {"pool": OUTPUT}  # noqa: RUF012
 
     def __init__(self, weights: Path | None = None) -> None:
         super().__init__()
         path = FILE.found() if weights is None else weights
         self.digest = file_digest(path)
-        self.outputs = {"pool": OUTPUT}
         with torch.device("meta"):
             network = VisionTransformer(SIDE, PATCH, WIDTH, DEPTH, WIDTH // 64, OUTPUT)
         self.network = network.to_empty(device="cpu")

@@ -119,12 +119,12 @@ class DINOv2(nn.Module):
     """
 
     name = "dinov2"
+    outputs = {"pool": WIDTH}  # noqa: RUF012
 
     def __init__(self, weights: Path | None = None) -> None:
         super().__init__()
         path = DINOV2.found() if weights is None else weights
         self.digest = file_digest(path)
-        self.outputs = {"pool": WIDTH}
         with torch.device("meta"):
             network = DINOv2Net(WIDTH, DEPTH, HEADS)
         self.network = network.to_empty(device="cpu")

@@ -117,7 +117,7 @@ class SamplingSettings(Model):
         guided_channels: how many leading channels are guided, 0 for all; None: as the backbone declares, 3 as
             in the published numbers of DiT and U-DiT.
         guidance_interval: (lowest, highest) time at which is guided, as the objective has it; None: always.
-        encoder_every: the encoder of a network that has one, such as DDT, runs at every n-th evaluation.
+        encoder_every: evaluations for which the encoder of a network that has one, such as DDT, runs once; None: 1.
         num: how many images.
         labels: uniformly random, or each class equally often.
         batch_size: images at once; another one changes results by rounding alone.
@@ -129,7 +129,7 @@ class SamplingSettings(Model):
     cfg_scale: Finite = Field(default=1.0, ge=0)
     guided_channels: int | None = Field(default=None, ge=0)
     guidance_interval: tuple[Finite, Finite] | None = None
-    encoder_every: int = Field(default=1, ge=1)
+    encoder_every: int | None = Field(default=None, ge=1)
     num: int = Field(ge=1, lt=2**31)
     labels: Literal["uniform", "balanced"] = "uniform"
     batch_size: int = Field(default=64, ge=1, lt=2**31)

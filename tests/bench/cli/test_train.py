@@ -78,7 +78,7 @@ def test_weights_are_sampled_as_their_backbone_declares(run_bench, tmp_path, mon
     from bench.sampling import sources
 
     monkeypatch.setattr(
-        sources, "decoder", lambda vae: lambda grids: np.zeros((len(grids), 8, 8, 3), np.uint8)
+        sources, "decoder", lambda *_: lambda grids: np.zeros((len(grids), 8, 8, 3), np.uint8)
     )
     opened, whole = [], sources.Source
     monkeypatch.setattr(sources, "Source", lambda *parts: opened.append(parts) or whole(*parts))

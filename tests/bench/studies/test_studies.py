@@ -201,7 +201,7 @@ def test_a_network_is_trained_as_it_declares() -> None:
         c.row.model: c.request.training.objective for c in cells(studies.load("backbones"), MICRO, [0])
     }
     assert objectives == {model: registry.declared(model, "objective") for model in objectives}
-    assert objectives["sit-s-2"] == "flow" and set(objectives.values()) == {"flow", "ddpm", "edm"}
+    assert objectives["sit-s-2"] == "flow" and set(objectives.values()) == {"flow", "ddpm"}
 
 
 def test_a_request_knows_neither_the_study_nor_how_it_is_written(tmp_path: Path) -> None:
@@ -559,7 +559,7 @@ def test_what_scoring_lacks_is_told_before_anything_is_trained(
     (tmp_path / "large.toml").write_text(
         PROTOCOL.replace("[evaluation]", '[evaluation]\nextractor = "inception"')
     )
-    assert "the Inception weights are not in" in told(protocol="large.toml")
+    assert "the inception weights are not in" in told(protocol="large.toml")
 
 
 @pytest.mark.slow

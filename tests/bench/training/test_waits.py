@@ -6,7 +6,10 @@ it from main memory is seen by the dispatcher.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -16,7 +19,7 @@ import registry
 from bench.diffusion import sampler, samplers
 from bench.records.schema import SamplingSettings
 from bench.sampling import Plan
-from bench.training import protocols
+from bench.training import loop, protocols
 from bench.training.run import objective_with
 from tests.conftest import SMALLEST, made_for
 from tests.device.checks import trainer_on
@@ -70,7 +73,12 @@ def unfused(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("unfused")
 def test_a_training_step_copies_its_images_alone(tmp_path: Any, model: str, options: dict[str, Any]) -> None:
     settings = SMOKE.training.model_copy(update={"clip": 1.0, **options})
-    training = trainer_on(META, model, tmp_path, SMOKE.model_copy(update={"training": settings}), 2)
+    # accelerate has no device of this kind.
+    accelerator = SimpleNamespace(
+        device=META, prepare=lambda network: network, no_sync=lambda _: nullcontext()
+    )
+    with mock.patch.object(loop, "_accelerator", lambda *_: accelerator):
+        training = trainer_on(META, model, tmp_path, SMOKE.model_copy(update={"training": settings}), 2)
     for _ in range(2):  # tables are brought to the device once
         training.take_step()
         training.step += 1
@@ -88,10 +96,10 @@ def test_more_sampling_steps_are_no_more_copies(name: str, cfg_scale: float) -> 
         pytest.skip("it has no null class")
     network = registry.create(model, **SMALLEST[model]).deploy().to(META)
     found = []
-    for steps in ("4", "8"):
+    for steps in ("4", "4", "8"):  # tables are brought to the device once
         settings = SamplingSettings(sampler=name, steps=steps, num=2, cfg_scale=cfg_scale)
         plan = Plan(objective_with(SMOKE.training_of(model)), settings)
         with Copies() as copies, torch.inference_mode():
             plan.grids(network, torch.arange(2, device=META))
         found.append(len(copies.found))
-    assert found[0] == found[1]
+    assert found[1] == found[2]
