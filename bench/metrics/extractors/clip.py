@@ -21,7 +21,8 @@ from bench.metrics.extractors import extractors, file_digest
 from bench.metrics.extractors.weights import CLIP as FILE
 from bench.metrics.extractors.weights import fill, read
 
-SIDE, PATCH, WIDTH, DEPTH, OUTPUT = 336, 14, 1024, 24, 768
+SIDE, PATCH, WIDTH, DEPTH = 336, 14, 1024, 24
+OUTPUT = 768
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 

@@ -18,7 +18,8 @@ from bench.metrics.extractors.weights import DINOV2, fill, read
 
 SIDE, PATCH = 224, 14
 TRAINED = 37  # patches a side that the table of positions is for: 518 pixels
-WIDTH, DEPTH, HEADS = 1024, 24, 16  # of ViT-L
+WIDTH = 1024  # of ViT-L
+DEPTH, HEADS = 24, 16
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

@@ -27,7 +27,9 @@ STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-STEM, WIDTH, CLASSES = 32, 1280, 1000
+STEM = 32
+WIDTH = 1280
+CLASSES = 1000
 MEAN, DEVIATION = 127, 128  # of pixel values, as the Lite networks were trained
 
 

@@ -117,7 +117,7 @@ class SamplingSettings(Model):
         guided_channels: how many leading channels are guided, 0 for all; None: as the backbone declares, 3 as
             in the published numbers of DiT and U-DiT.
         guidance_interval: (lowest, highest) time at which is guided, as the objective has it; None: always.
-        encoder_every: evaluations for which the encoder of a network that has one, such as DDT, runs once; None: 1.
+        encoder_every: evaluations for which the encoder of a network such as DDT runs once; None: 1.
         num: how many images.
         labels: uniformly random, or each class equally often.
         batch_size: images at once; another one changes results by rounding alone.
