@@ -65,7 +65,7 @@ def run(page: Path, folder: Path) -> dict[tuple[int, int], str]:
     """
     names: dict[str, Any] = {"__name__": page.stem}
     changed = {}
-    shutil.copytree(ROOT / "results", folder / "results")
+    shutil.copytree(ROOT / "results", folder / "results", dirs_exist_ok=True)
     sys.path.insert(0, str(folder))
     try:
         for block in blocks(page.read_text("utf-8")):
