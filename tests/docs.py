@@ -28,6 +28,11 @@ import typer
 import typer.main
 from markdown_it import MarkdownIt
 
+from bench.data import datasets
+from bench.diffusion import objectives, samplers
+from bench.metrics.extractors import extractors
+from bench.metrics.scores import scores
+from registry import backbones
 from tests.conftest import ROOT
 
 WIDTH = 110  # columns of the terminal
@@ -90,7 +95,23 @@ def run(page: Path, folder: Path) -> dict[tuple[int, int], str]:
                     parse(command)
     finally:
         sys.path.remove(str(folder))
+        _forget(folder, page.stem)
     return changed
+
+
+def _forget(folder: Path, page: str) -> None:
+    """Remove the modules that a page wrote, and the names that they and the page itself registered."""
+    written = {
+        name
+        for name, module in sys.modules.items()
+        if folder in Path(getattr(module, "__file__", None) or "/").parents
+    }
+    for name in written:
+        del sys.modules[name]
+    for known in (backbones, datasets, extractors, scores, objectives, samplers):
+        for name, entry in list(known._entries.items()):
+            if entry.module in written | {page}:
+                del known._entries[name]
 
 
 def commands(text: str) -> list[list[str]]:

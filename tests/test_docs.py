@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import registry
 from tests import docs
 from tests.conftest import ROOT
 
@@ -34,3 +35,15 @@ def test_output_that_changed_is_found(tmp_path: Path):
     page.write_text("```console\n$ echo 1.5 s\n… ms\n```\n", "utf-8")
     with pytest.raises(AssertionError, match=r"1\.5 s"):
         docs.run(page, tmp_path)
+
+
+def test_what_a_page_registers_is_gone_after_it(tmp_path: Path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```python\n# a_net.py\nimport registry\n\n\n@registry.register('a-net')\ndef make(): ...\n```\n\n"
+        "```python\nimport a_net\n```\n",
+        "utf-8",
+    )
+    for _ in range(2):
+        assert docs.run(page, tmp_path) == {}
+        assert "a-net" not in registry.backbones.names()
