@@ -97,7 +97,14 @@ COSTS: dict[str, Quantity] = {
     quantity.name: quantity
     for quantity in (
         Quantity("params", "Params", False, unit="M", scale=1e-6, field="parameters"),
-        Quantity("params_deployed", "deployed", False, unit="M", scale=1e-6, field="parameters_deployed"),
+        Quantity(
+            "params_deployed",
+            "Params, merged for inference",
+            False,
+            unit="M",
+            scale=1e-6,
+            field="parameters_deployed",
+        ),
         Quantity("gflops", "GFLOPs", False, field="paper_gflops"),
         Quantity("macs", "GMACs", False, scale=1e-9, field="macs"),
         Quantity("memory", "Memory", False, unit="MiB", scale=2**-20, field="activation_bytes"),

@@ -21,27 +21,26 @@ from typing import Any, Literal, NamedTuple
 import altair as alt
 
 import registry
-from bench.metrics.scores import MEASURED
+from bench.metrics.scores import MEASURED, SCORES
 from bench.records.quantities import BANDS, COSTS, HELD_OUT
 from bench.records.schema import Cost, Quality, Record, Speed, SpeedRequest
 from bench.reports.board import Board, heads
-from bench.reports.leaderboard import Group
 from bench.reports.links import record_page
-from bench.reports.predictors import Agreement
-from bench.reports.select import Line, Setting, published_conditions, settings, speed_words
-from bench.reports.statistics import Summary, summary
-from bench.reports.tables import quality_title
-from bench.studies import published
+from bench.reports.predictors import AVERAGED, Agreement, choose
+from bench.reports.select import Line, Setting, published_conditions, speed_words
+from bench.reports.statistics import summary
+from bench.studies.published import field
 from bench.studies.published.field import Curve
 
 Json = dict[str, Any]
 
 # At least 3.6:1 on white and 4.7:1 on the dark page, and black text is legible on all.
-COLOURS = "#4a86c5 #dd5f4b #3a9356 #a5812a #a86bc2 #2a93a0 #d0609b #c2703a #6c8f2f #808080".split()
+COLOURS = "#4a86c5 #dd5f4b #3a9356 #a5812a #a86bc2 #2a93a0 #d0609b #808080".split()
 GREY = "#999999"
+MOST = len(COLOURS)  # series of a chart
 _BAR = 26  # pixels of a row
-_SMALL = 0.03  # stages below this share in every bar are drawn as one
 _AXIS = {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelLimit": 260}
+_TICKS = [digit * 10.0**power for power in range(-3, 7) for digit in (1, 2, 5)]  # of logarithmic axes
 # Of pictures; the site's script has the colours and sizes of its pages.
 _CONFIG = {
     "font": "Liberation Sans, Arial, sans-serif",
@@ -51,6 +50,22 @@ _CONFIG = {
     "legend": {"labelFontSize": 12, "labelLimit": 300, "symbolSize": 90, "symbolLimit": 0},
     "title": {"fontSize": 13, "fontWeight": "normal", "anchor": "middle"},
     "range": {"category": COLOURS},
+    "text": {"fontSize": 11},
+}
+# Of a figure for a paper: 480 pixels in a column of 3.25 inches, where letters of 14 pixels have 6.8 points.
+_LETTER = 14
+PAPER = _CONFIG | {
+    "axis": {**_CONFIG["axis"], "labelFontSize": _LETTER, "titleFontSize": _LETTER},
+    "legend": {
+        "labelFontSize": _LETTER,
+        "titleFontSize": _LETTER,
+        "titleFontWeight": "normal",
+        "orient": "bottom",
+        "columns": 4,
+        "symbolSize": 90,
+        "symbolLimit": 0,
+    },
+    "text": {"fontSize": _LETTER - 1},
 }
 
 
@@ -121,11 +136,11 @@ def spec(chart: Any) -> Json:
 # ---- pictures ----
 
 
-def svg(spec: Json) -> str:
+def svg(spec: Json, config: Json = _CONFIG) -> str:
     """A picture that holds the numbers it shows."""
     import vl_convert
 
-    picture = vl_convert.vegalite_to_svg(spec, config=_CONFIG, allowed_base_urls=[])
+    picture = vl_convert.vegalite_to_svg(spec, config=config, allowed_base_urls=[])
     numbers = json.dumps([values for values in _numbers(spec) if values], ensure_ascii=False)
     made_by = f"vl-convert {version('vl-convert-python')}"
     told = html.escape(f"{made_by}: {numbers}", quote=False)
@@ -167,10 +182,19 @@ def side_by_side(panels: Sequence[Json], columns: int = 2) -> Json:
 # ---- what charts share ----
 
 
-def _axis(channel: Any, field: str, title: str | None, *, log: bool = False, **properties: Any) -> Any:
+def _axis(
+    channel: Any,
+    field: str,
+    title: str | None,
+    *,
+    log: bool = False,
+    format: str | None = None,
+    **properties: Any,
+) -> Any:
     """An axis of numbers that need not begin at 0; with room beside the first and the last."""
-    scale = alt.Scale(type="log", nice=False, padding=20) if log else alt.Scale(zero=False, padding=8)
-    return channel(field=field, type="quantitative", title=title, scale=scale, **properties)
+    scale = alt.Scale(type="log", nice=False, padding=_PADDING) if log else alt.Scale(zero=False, padding=8)
+    axis = alt.Axis(values=_TICKS, format=format or "~r") if log else alt.Axis(tickCount=6)
+    return channel(field=field, type="quantitative", title=title, scale=scale, axis=axis, **properties)
 
 
 def _points(base: Any, field: str, tips: Sequence[alt.Tooltip] = (), **properties: Any) -> Any:
@@ -193,6 +217,25 @@ def _lines(base: Any, field: str, tips: Sequence[alt.Tooltip] = (), **properties
     return alt.layer(line, _points(base, field, tips))
 
 
+def _parts(labels: Sequence[str]) -> tuple[dict[str, str], dict[str, list[Option]]]:
+    """Labels in parts of at most `MOST`, for a chart that shows one part at a time.
+
+    Returns:
+        label -> its part; and what is to be chosen, nothing where all labels are one part.
+    """
+    parts = {}
+    for start in range(0, len(labels), MOST):
+        end = min(start + MOST, len(labels))
+        parts |= dict.fromkeys(labels[start:end], f"{start + 1} to {end}")
+    options = [Option(part, {"part": part}) for part in dict.fromkeys(parts.values())]
+    return parts, {"Rows, by loss": options} if len(options) > 1 else {}
+
+
+def _of_part(base: Any, choices: Mapping[str, Any]) -> Any:
+    """The rows of the chosen part."""
+    return base.transform_filter("datum.part === '{{part}}'") if choices else base
+
+
 def _tips(*fields: str, **titled: str) -> list[alt.Tooltip]:
     """What is shown where one points at a mark: texts, then numbers by field with their titles."""
     texts = [alt.Tooltip(field=field, type="nominal") for field in fields]
@@ -208,14 +251,18 @@ def _tips(*fields: str, **titled: str) -> list[alt.Tooltip]:
 _SIDES: tuple[tuple[str, Literal["left", "right"], int], ...] = (("right", "left", 8), ("left", "right", -8))
 
 
-def scatter(board: Board) -> Chart:
-    """Any cost on one axis, any score on the other, with the Pareto front and noise; for the board's page.
+def scatter(rows: Sequence[Json], *, sized: bool = False) -> Chart:
+    """Any cost on one axis, any score on the other, with the Pareto front and noise.
 
-    The page's script puts the rows in that the table shows, of one group, as the data `board`: each with its
-    `colour`, the ends `low` and `high` of its bar, and its name as `right` or `left` where there is room.
+    Whoever draws it puts the rows of one group in as the data `board`: each with its `colour`, the ends `low`
+    and `high` of its bar, and its name as `right` or `left` where there is room.
+
+    Args:
+        rows: of the board, whose costs, scores and families it has.
+        sized: whether marks are as large as the cost.
     """
     costs = {
-        "cost": ("GFLOPs", "GFLOPs (counted here, else printed)", 1),
+        "cost": ("GFLOPs", "GFLOPs (counted here, else as published)", 1),
         "params": ("Parameters", "Params (M)", 1),
         "compute": ("Training compute", "Training compute (EFLOPs)", 1),
         "images": ("Images seen", "Images seen (M)", 1),
@@ -224,21 +271,20 @@ def scatter(board: Board) -> Chart:
     x_options = [
         Option(text, {"x": name, "x_title": title, "x_sign": sign})
         for name, (text, title, sign) in costs.items()
-        if any(name in row for row in board.rows)
+        if any(name in row for row in rows)
     ]
     y_options = [
         Option(head.title, {"y": head.name, "y_title": head.title, "y_sign": -1 if head.higher else 1})
         for head in heads()
-        if head.name in MEASURED and any(head.name in row for row in board.rows)
+        if head.name in MEASURED and any(head.name in row for row in rows)
     ]
     x, y, front, low = (
-        _axis(channel, name, title, log=True, axis=alt.Axis(tickCount=6, format="~r"))
+        _axis(channel, name, title, log=True)
         for channel, name, title in (
             (alt.X, "{{x}}", "{{x_title}}"),
             *((alt.Y, name, "{{y_title}}") for name in ("{{y}}", "front", "low")),
         )
     )
-    family = alt.selection_point(fields=["colour"], bind="legend", name="family")
     zoom = alt.selection_interval(bind="scales", name="zoom", zoom="wheel![event.shiftKey]")
     base = (
         alt.Chart(alt.NamedData("board"))
@@ -247,45 +293,179 @@ def scatter(board: Board) -> Chart:
         .transform_calculate(front="{{y_sign}} * datum.best")
         .encode(x=x)
     )
-    faded = alt.when(family).then(alt.value(1)).otherwise(alt.value(0.12))
     numbers = {"{{x}}": "{{x_title}}", "{{y}}": "{{y_title}}"}
-    points = base.mark_point(size=70, strokeWidth=2, filled=False).encode(
-        y=y,
-        color=alt.Color("colour:N", title=None, sort=None, scale=alt.Scale(domain=families(board.rows))),
-        shape=alt.Shape("colour:N", title=None, sort=None, scale=alt.Scale(domain=families(board.rows))),
-        opacity=faded,
-        href="page:N",
-        description="row:N",
-        tooltip=_tips("row", "family", "kind", "group", "from", **numbers),
-    )
-    bars = base.mark_rule(strokeWidth=1, color=GREY)
-    texts = [
-        base.mark_text(align=align, dx=dx, dy=-7, fontSize=11).encode(y=y, text=f"{side}:N", opacity=faded)
-        for side, align, dx in _SIDES
-    ]
+    tips = _tips("row", "family", "kind", "group", "from", **numbers)
+    family = alt.selection_point(fields=["colour"], bind="legend", name="family")
+    faded = alt.when(family).then(alt.value(1)).otherwise(alt.value(0.12))
+    bars = base.mark_rule(strokeWidth=1, color=GREY).encode(y=low, y2="high:Q", opacity=faded)
     chart = alt.layer(
         base.mark_line(interpolate="step-after", color=GREY, strokeDash=[5, 4]).encode(
             y=front, order=alt.Order("cost_sign:Q")
         ),
-        bars.encode(y=low, y2="high:Q", opacity=faded),
-        points.add_params(family, zoom),
-        *texts,
+        bars,
+        _networks(base, families(rows), _size(None) if sized else None)
+        .encode(y=y, opacity=faded, tooltip=tips)
+        .add_params(family, zoom),
+        *(each.encode(y=y, opacity=faded) for each in _names(base)),
     ).properties(height=440)
     return Chart(
         "Cost against quality",
         spec(chart),
         {"Score": y_options, "Cost": x_options},
-        "Rows that the table shows, of one group of conditions. Both axes are logarithmic. The dashed line "
-        "is the Pareto front: nothing cheaper is better. Bars: one standard deviation between trainings of "
-        "one network. Click a family in the legend to highlight it; drag to pan, Shift and wheel to zoom, "
-        "double click to go back. A point opens its network or record.",
+        "The rows of the table that belong to one group of conditions. Both axes are logarithmic. Dashed "
+        "line: Pareto front. Bars: one standard deviation between trainings of the same network. Click a "
+        "family in the legend to highlight it, drag to pan, Shift and wheel to zoom, double-click to reset, "
+        "click a point to open its network or record.",
     )
 
 
+def _networks(base: Any, known: Sequence[str], size: alt.Size | None = None) -> Any:
+    """A mark for each row of the board, in the colour and shape of its family.
+
+    Args:
+        known: families, in the order of the legend.
+        size: of the marks, where it means something.
+    """
+    scale = alt.Scale(domain=list(known))
+    marks = base.mark_point(size=70, strokeWidth=2, filled=False).encode(
+        color=alt.Color("colour:N", title=None, sort=None, scale=scale),
+        shape=alt.Shape("colour:N", title=None, sort=None, scale=scale),
+        href="page:N",
+        description="row:N",
+    )
+    return marks if size is None else marks.encode(size=size)
+
+
+def _names(base: Any) -> list[Any]:
+    """The names that rows have beside their marks."""
+    return [base.mark_text(align=align, dx=dx, dy=-7).encode(text=f"{side}:N") for side, align, dx in _SIDES]
+
+
 def families(rows: Sequence[Json]) -> list[str]:
-    """The families that have a colour of their own, those with the most rows; then the others."""
+    """The families that have a colour of their own, those with the most rows; then the others, if any."""
     counted = Counter(row["family"] for row in rows if row["extra"] == "none")
-    return [*(name for name, _ in counted.most_common(len(COLOURS) - 1)), "other families"]
+    named = [name for name, _ in counted.most_common(MOST - 1 if len(counted) > MOST else MOST)]
+    return named if len(counted) == len(named) else [*named, "other families"]
+
+
+# ---- figures for a paper ----
+
+_SIZES = ((0, 120), (20, 220))  # GFLOPs, and the pixels² of their marks
+_WIDE, _HIGH = 400, 320  # pixels of a figure's plot
+_PADDING = 20  # of logarithmic axes
+
+
+def _conditions(row: Json) -> str:
+    """A row's group, but for the length of the training."""
+    return re.sub(r" [\d.]+M images,", "", row["group"])
+
+
+def fid_against_cost(board: Board) -> Json:
+    """Figure 1 of the U-DiT paper with all published networks: FID against GFLOPs under its conditions."""
+    rows = [row for row in board.rows if row["group"] == board.groups[0] and "cost" in row]
+    rows = [row for row in rows if row["extra"] == "none"]
+    shown = _named(_coloured(rows, families(rows)), "cost", most=11)
+    return scatter(rows, sized=True).panel(_WIDE, height=_HIGH, data={"name": "board", "values": shown})
+
+
+def fid_against_steps(board: Board) -> Json:
+    """Figure 2 of the U-DiT paper with all published networks: FID against training steps of batch 256.
+
+    The conditions but for the steps are those of `fid_against_cost`; marks are as large as the cost.
+    """
+    rows = [
+        row | {"step": int(row["training_steps"])}
+        for row in board.rows
+        if _conditions(row) == _conditions({"group": board.groups[0]})
+        if row["extra"] == "none" and "cost" in row
+        if row.get("batch_size") == 256 and row["training_steps"].isdigit()
+    ]
+    lengths: dict[str, set[int]] = {}
+    for row in rows:
+        lengths.setdefault(row["row"], set()).add(row["step"])
+    curves = {name: max(steps) for name, steps in lengths.items() if len(steps) > 1}
+    known = families([row for row in rows if row["group"] == board.groups[0]])  # as in Figure 1
+    shown = _coloured(rows, known)
+    # A curve has its name at its end.
+    ends = [row for row in shown if row["step"] == curves.get(row["row"], row["step"])]
+    shown = [*_named(ends, "step", most=12), *(row for row in shown if row not in ends)]
+    base = _over(shown).encode(
+        x=_axis(alt.X, "step", "Training steps", log=True, format="~s"),
+        y=_axis(alt.Y, "fid", "FID↓", log=True),
+    )
+    line = base.transform_filter(alt.FieldOneOfPredicate(field="row", oneOf=list(curves)))
+    chart = alt.layer(
+        line.mark_line(strokeWidth=1.5).encode(
+            detail="row:N", color=alt.Color("colour:N", sort=None, scale=alt.Scale(domain=known))
+        ),
+        _networks(base, known, _size(alt.Legend(title="GFLOPs", values=[5, 20, 80]))),
+        *_names(base),
+    )
+    return spec(chart) | {"width": _WIDE, "height": _HIGH}
+
+
+def _size(legend: alt.Legend | None) -> alt.Size:
+    """Marks whose area grows with the cost."""
+    domain, range_ = map(list, _SIZES)
+    return alt.Size("cost:Q", scale=alt.Scale(type="linear", domain=domain, range=range_), legend=legend)
+
+
+def _coloured(rows: Sequence[Json], known: Sequence[str]) -> list[Json]:
+    """Rows as the page's script makes them, with what the figures show of each.
+
+    Args:
+        known: families that have a colour of their own.
+    """
+    share = math.exp(field.noise())
+    kept = ("row", "family", "fid", "cost", "step", "kind", "from")
+    return [
+        {name: row[name] for name in kept if name in row}
+        | {
+            "colour": row["family"] if row["family"] in known else known[-1],
+            "low": _number(row["fid"] / share),
+            "high": _number(row["fid"] * share),
+        }
+        for row in rows
+    ]
+
+
+def _named(rows: Sequence[Json], x: str, most: int) -> list[Json]:
+    """Rows with their names as `right` or `left`, where these fit; the page's script does likewise.
+
+    Rows of the Pareto front come first, then those with the fewest neighbours.
+    """
+
+    def place(row: Json) -> tuple[float, float]:
+        across = (math.log(row[x]) - math.log(low_x)) / (math.log(high_x) - math.log(low_x))
+        down = (math.log(high_y) - math.log(row["fid"])) / (math.log(high_y) - math.log(low_y))
+        return (_PADDING + across * (_WIDE - 2 * _PADDING), _PADDING + down * (_HIGH - 2 * _PADDING))
+
+    low_x, high_x = min(row[x] for row in rows), max(row[x] for row in rows)
+    low_y, high_y = min(row["low"] for row in rows), max(row["high"] for row in rows)
+    places = [place(row) for row in rows]
+    front = [not any(o[x] <= row[x] and o["fid"] < row["fid"] for o in rows) for row in rows]
+    near = [sum(math.dist(here, other) < 40 for other in places) for here in places]
+    order = sorted(range(len(rows)), key=lambda i: (not front[i], near[i], i))
+    (_, most_cost), (least, largest) = _SIZES
+    radii = [math.sqrt(least + (largest - least) * row["cost"] / most_cost) / 2 + 1 for row in rows]
+    taken = [(a - r, b - r, a + r, b + r) for (a, b), r in zip(places, radii, strict=True)]
+    named: dict[int, tuple[str, str]] = {}
+    for i in order:
+        name, (a, b) = re.sub(r" \(as quoted.*\)| authors' run(?=\))", "", rows[i]["row"]), places[i]
+        long = 0.55 * _LETTER * len(name)
+        for side, left in (("right", a + 8), ("left", a - 8 - long)):
+            box = (left, b - 15, left + long, b - 2)
+            inside = box[0] >= 0 and box[2] <= _WIDE and box[1] >= 0
+            if len(named) < most and len(name) <= 20 and inside and not any(_meet(box, o) for o in taken):
+                taken.append(box)
+                named[i] = (side, name)
+                break
+    blank = {side: "" for side, *_ in _SIDES}  # or Vega writes "undefined"
+    return [row | blank | dict([named[i]] if i in named else []) for i, row in enumerate(rows)]
+
+
+def _meet(one: Sequence[float], other: Sequence[float]) -> bool:
+    return one[0] <= other[2] and other[0] <= one[2] and one[1] <= other[3] and other[1] <= one[3]
 
 
 # ---- published training curves ----
@@ -308,7 +488,7 @@ def losses(curves: Sequence[Curve]) -> Chart:
     base = (
         _over(values)
         .transform_filter("datum.kind === '{{kind}}' && datum.step >= 1000")
-        .encode(x=_axis(alt.X, "step", "Training step", log=True, axis=alt.Axis(tickCount=6, format="~s")))
+        .encode(x=_axis(alt.X, "step", "Training step", log=True, format="~s"))
     )
     band = base.mark_area(opacity=0.2).encode(
         y=_axis(alt.Y, "low", "Training loss"),
@@ -320,8 +500,8 @@ def losses(curves: Sequence[Curve]) -> Chart:
     )
     kinds = [Option(kind, {"kind": kind}) for kind in dict.fromkeys(curve.loss for curve in curves)]
     text = (
-        "Means of what was logged up to a step; the band is one standard deviation of the logged lines, each "
-        "a mean over 100 steps. Losses of two kinds do not compare."
+        "Mean of the logged training loss at each step. Band: one standard deviation of the logged lines, "
+        "each a mean over 100 steps. The two kinds of loss are not comparable."
     )
     return Chart("Training loss", spec(alt.layer(band, lines).properties(height=420)), {"Loss": kinds}, text)
 
@@ -329,8 +509,12 @@ def losses(curves: Sequence[Curve]) -> Chart:
 # ---- spread over seeds ----
 
 
-def seeds(rows: Sequence[Line], setting: Setting, root: str) -> Chart | None:
-    """Each seed's score as a dot, the means as strokes; None where no row has two seeds."""
+def seeds(rows: Sequence[Line], setting: Setting, root: str | None) -> Chart | None:
+    """Each seed's score as a dot, the means as strokes; None where no row has two seeds.
+
+    Args:
+        root: path from the page to the site's root, whose records dots open; None: they open nothing.
+    """
     values: list[Json] = []
     options = []
     for name in dict.fromkeys((*setting.judges, *MEASURED)):  # by which rows are ranked, first
@@ -338,7 +522,9 @@ def seeds(rows: Sequence[Line], setting: Setting, root: str) -> Chart | None:
         found = [(line, by_seed) for line in rows if (by_seed := line.by_seed(setting, name))]
         if not any(len(by_seed) > 1 for _, by_seed in found):
             continue
-        options.append(Option(quantity.title, {"score": name, "title": quantity.title}))
+        band = name in HELD_OUT and name != "held_out"
+        title = f"Held-out loss at {quantity.title}" if band else quantity.title
+        options.append(Option(title, {"score": name, "title": title}))
         for line, by_seed in found:
             files = {result.request.seed: file for file, result in _results(line, setting)}
             values += [
@@ -347,7 +533,7 @@ def seeds(rows: Sequence[Line], setting: Setting, root: str) -> Chart | None:
                     "score": name,
                     "value": _number(value * quantity.scale),
                     "seed": seed,
-                    "page": root + record_page(files[seed]),
+                    **({} if root is None else {"page": root + record_page(files[seed])}),
                 }
                 for seed, value in by_seed.items()
             ]
@@ -361,12 +547,12 @@ def seeds(rows: Sequence[Line], setting: Setting, root: str) -> Chart | None:
         ),
         base.mark_circle(size=70, opacity=0.8, color=COLOURS[0]).encode(
             x=_axis(alt.X, "value", "{{title}}"),
-            href="page:N",
+            **({} if root is None else {"href": "page:N"}),
             tooltip=_tips("row", "seed", value="{{title}}"),
         ),
     ).properties(height=_BAR * len({value["row"] for value in values}))
-    text = "A dot is one training; the stroke is their mean."
-    return Chart("Every seed", spec(chart), {"Score": options}, text)
+    text = "Dots: one training each. Strokes: means."
+    return Chart("Scores by seed", spec(chart), {"Score": options}, text)
 
 
 def _results(line: Line, setting: Setting) -> list[tuple[str, Quality]]:
@@ -397,16 +583,19 @@ def held_out_curves(rows: Sequence[Line], setting: Setting) -> Chart | None:
         ]
     if len({value["step"] for value in values}) < 2:
         return None
+    last = {value["row"]: value["value"] for value in values if value["band"] == "held_out"}
+    parts, rest = _parts(sorted(last, key=last.__getitem__))
+    values = [{**value, "part": parts[value["row"]]} for value in values] if rest else values
     options = [
         Option(quantity.title, {"band": name, "title": quantity.title}) for name, quantity in HELD_OUT.items()
     ]
     x, y = _axis(alt.X, "step", "Training step"), _axis(alt.Y, "value", "{{title}}")
-    base = _over(values).transform_filter("datum.band === '{{band}}'").encode(x=x, y=y)
+    base = _of_part(_over(values).transform_filter("datum.band === '{{band}}'"), rest).encode(x=x, y=y)
     return Chart(
         "Held-out loss during training",
         spec(_lines(base, "row", _tips("row", "step", "seeds", value="{{title}}"))),
-        {"Noise": options},
-        "Means over seeds, of averaged weights, on images that were not trained on.",
+        {"Noise level": options, **rest},
+        "Means over seeds, with averaged weights, on images that were not trained on.",
     )
 
 
@@ -426,13 +615,16 @@ def held_out_by_noise(rows: Sequence[Line], setting: Setting) -> Chart | None:
         for label, found in known.items()
         for band, value, mean in zip(order, found, middle, strict=True)
     ]
-    title = "Band of noise, from the least to the most"
+    whole = {label: sum(found) for label, found in known.items()}
+    parts, rest = _parts(sorted(whole, key=whole.__getitem__))
+    values = [{**value, "part": parts[value["row"]]} for value in values] if rest else values
+    title = "Noise level, from low to high"
     x = alt.X(field="band", type="ordinal", sort=order, title=title, axis=alt.Axis(labelAngle=-30))
-    y = _axis(alt.Y, "value", "Loss above the rows' mean, %")
+    y = _axis(alt.Y, "value", "Difference from the rows' mean (%)")
     tips = _tips("row", "band", loss="loss", value="% above the mean")
-    chart = _lines(_over(values).encode(x=x, y=y), "row", tips)
-    text = f"{len(BANDS)} bands of the signal-to-noise ratio; below 0 is better than the rows' mean."
-    return Chart("Held-out loss by noise level", spec(chart), {}, text)
+    chart = _lines(_of_part(_over(values), rest).encode(x=x, y=y), "row", tips)
+    text = f"{len(BANDS)} bands of the signal-to-noise ratio. Below 0: better than the mean of all rows."
+    return Chart("Held-out loss by noise level", spec(chart), rest, text)
 
 
 # ---- cost by stage ----
@@ -457,7 +649,7 @@ def cost_by_stage(costs: Mapping[str, Cost], shown: Sequence[str] = ("gflops", "
             label: {stage.name: measures[name](stage) for stage in cost.stages}
             for label, cost in costs.items()
         }
-        values += [{"measure": name, **each} for each in _stages(found, 0 if one else _SMALL)]
+        values += [{"measure": name, **each} for each in _stages(found, None if one else MOST - 1)]
     if not values:
         return None
     options = [
@@ -475,15 +667,15 @@ def cost_by_stage(costs: Mapping[str, Cost], shown: Sequence[str] = ("gflops", "
     total = base.mark_text(align="left", dx=5, fontSize=11).encode(
         x=x, y=_ROW, text=alt.Text("sum(value):Q", format=",.2f"), order=alt.value(0)
     )
-    bars = _stacked(base, values, "{{title}} by stage, first to last", tips)
+    bars = _stacked(base, values, "{{title}} by stage, in order of execution", tips)
     chart = alt.layer(*bars, total).properties(height=_BAR * len(costs))
-    text = f"From the first stage to the last; stages below {_SMALL:.0%} of every bar are drawn as one."
+    text = "Stages in order of execution; the smaller ones are added up as “other”."
     return Chart("Cost by stage", spec(chart), {"Cost": options}, text)
 
 
 def shares(found: Mapping[str, Mapping[str, float]], title: str) -> Json:
-    """A panel with a bar for each label, of parts that sum to 1; small ones are drawn as one."""
-    values = _stages(found, _SMALL)
+    """A panel with a bar for each label, of parts that sum to 1; small ones are added up."""
+    values = _stages(found, MOST - 1)
     chart = alt.layer(*_stacked(_over(values), values, "Share")).properties(height=_BAR * len(found))
     return spec(chart) | {"title": title, "width": 760}
 
@@ -495,7 +687,7 @@ _ROW = alt.Y("row:N", sort=None, title=None)
 def _stacked(base: Any, values: Sequence[Json], title: str, tips: Sequence[alt.Tooltip] = ()) -> list[Any]:
     """Bars of `_stages`, and the labels in them."""
     names = [name for name in dict.fromkeys(value["stage"] for value in values) if name != _OTHER]
-    colours = [*(COLOURS[i % len(COLOURS)] for i in range(len(names))), GREY]
+    colours = [*COLOURS[: len(names)], GREY]
     base = base.encode(y=_ROW, order=alt.Order("order:Q"))
     x = alt.X("value:Q", title=title, stack="zero", axis=alt.Axis(tickCount=8))
     colour = alt.Color("stage:N", title=None, scale=alt.Scale(domain=[*names, _OTHER], range=colours))
@@ -505,12 +697,18 @@ def _stacked(base: Any, values: Sequence[Json], title: str, tips: Sequence[alt.T
     ]
 
 
-def _stages(found: Mapping[str, Mapping[str, float]], small: float) -> list[Json]:
-    """The parts of each bar in order, small ones together at its end; with a label where there is room."""
+def _stages(found: Mapping[str, Mapping[str, float]], most: int | None) -> list[Json]:
+    """The parts of each bar in order, with a label where there is room.
+
+    Args:
+        most: parts that are shown, those with the largest share of a bar; the others are added up at its end.
+    """
     totals = {label: sum(parts.values()) for label, parts in found.items()}
-    large = {
-        name for label, parts in found.items() for name, part in parts.items() if part > small * totals[label]
-    }
+    share: dict[str, float] = {}
+    for label, parts in found.items():
+        for name, part in parts.items():
+            share[name] = max(share.get(name, 0.0), part / (totals[label] or 1.0))
+    large = set(sorted(share, key=lambda name: -share[name])[:most])
     values = []
     for label, parts in found.items():
         shown = {name: part for name, part in parts.items() if name in large}
@@ -535,6 +733,7 @@ def correlation_against_computing(found: Sequence[Agreement]) -> Chart | None:
     values = [
         {
             "protocol": each.protocol,
+            "part": _kind(each.predictor),
             "predictor": each.quantity.title.rstrip("↓↑"),
             "step": each.step,
             "minutes": _number(each.seconds / 60),
@@ -550,29 +749,45 @@ def correlation_against_computing(found: Sequence[Agreement]) -> Chart | None:
         for each in finite
         if not each.protocol
     ]
-    x = alt.X("minutes:Q", title="Minutes of one core a row and seed", scale=alt.Scale(zero=True))
+    x = alt.X("minutes:Q", title="Core-minutes per row and seed", scale=alt.Scale(zero=True))
     y = alt.Y("rho:Q", title="Spearman's ρ with the published FID", scale=alt.Scale(domain=[-1, 1]))
-    tips = _tips("predictor", "protocol", "step", minutes="core-minutes a row", rho="ρ")
+    tips = _tips("predictor", "protocol", "step", minutes="core-minutes per row", rho="ρ")
     chosen = alt.FieldEqualPredicate(field="protocol", equal="{{protocol}}")
+    part = alt.FieldEqualPredicate(field="part", equal="{{part}}")
     alone = _over(baselines).encode(y=y)
     chart = alt.layer(
         alone.mark_rule(strokeDash=[5, 4], color=GREY),
         alone.mark_text(align="left", dx=4, dy=-6, fontSize=11).encode(x=alt.value(0), text="predictor:N"),
-        _lines(_over(values).transform_filter(chosen).encode(x=x, y=y), "predictor", tips),
+        _lines(
+            _over(values).transform_filter(chosen).transform_filter(part).encode(x=x, y=y), "predictor", tips
+        ),
     )
-    names = dict.fromkeys(value["protocol"] for value in values)
-    options = [Option(str(name), {"protocol": name}) for name in names]
+    choice = choose([finite])
+    best = choice and choice.best.protocol
+    pairs = dict.fromkeys((value["protocol"], value["part"]) for value in values)
+    options = [
+        Option(f"{name}: {kind}", {"protocol": name, "part": kind}, str(name))
+        for name, kind in sorted(pairs, key=lambda pair: pair[0] != best)
+    ]
     title = "Rank correlation against computing"
     return Chart(title, spec(chart), {"Protocol": options}, "ρ = 1: the same order as published.")
 
 
+def _kind(predictor: str) -> str:
+    """Predictors that are shown together."""
+    if predictor in HELD_OUT or predictor == AVERAGED.name:
+        return "held-out loss"
+    return "scores of samples" if predictor in SCORES else "training loss and standardised bands"
+
+
 def correlation_picture(chart: Chart) -> Json:
-    """A panel for each protocol."""
+    """A panel for each protocol, of the predictors that its first choice has."""
     (options,) = chart.choices.values()
+    first = {option.group: option for option in reversed(options)}
     return side_by_side(
         [
-            Chart("", chart.spec, {"": [option]}).panel(400, height=330, title=f"protocol {option.text}")
-            for option in options
+            Chart("", chart.spec, {"": [option]}).panel(400, height=330, title=option.text)
+            for option in reversed(first.values())
         ]
     )
 
@@ -624,8 +839,7 @@ def roofline(records: Sequence[Record], root: str) -> Chart | None:
         ]
     if not options:
         return None
-    axis = alt.Axis(format="~r", tickCount=5)
-    x = _axis(alt.X, "intensity", "FLOPs for each byte moved, log scale", log=True, axis=axis)
+    x = _axis(alt.X, "intensity", "FLOPs for each byte moved, log scale", log=True)
     roof, reached = (_axis(alt.Y, field, "GFLOP/s, log scale", log=True) for field in ("roof", "gflops"))
     base = _over(values).transform_filter(alt.FieldEqualPredicate(field="way", equal="{{way}}")).encode(x=x)
     tips = _tips("network", speed="images/s", gmacs="GMACs an image", gflops="GFLOP/s")
@@ -641,7 +855,8 @@ def roofline(records: Sequence[Record], root: str) -> Chart | None:
         "Speed under the roofline",
         spec(chart),
         {"Measured": options},
-        "The line is what the device allows, by its memory on the left and its arithmetic on the right.",
+        "Line: upper bound of the device, set by its memory bandwidth on the left and by its arithmetic on "
+        "the right.",
     )
 
 
@@ -650,104 +865,15 @@ def record_label(record: Record) -> str:
     return registry.label(record.request.model, record.request.config)
 
 
-# ---- the paper's Figures 1 and 2, beside what is measured here ----
-
-
-def fid_against_cost(groups: Sequence[Group]) -> Json:
-    """Published FID against GFLOPs of networks trained alike, and a panel for each group measured here."""
-    printed = [
-        {
-            "family": "U-DiT" if row.label.startswith("U-DiT") else "DiT",
-            "label": row.label.rstrip("*"),
-            **{key: float(row.printed[key]) for key in ("gflops", "fid")},
-        }
-        for row in published.rows(2)
-        if row.source == "u-dit"
-    ]
-    x = _axis(alt.X, "gflops", "GFLOPs, log scale", log=True, axis=alt.Axis(format="~r"))
-    y = _axis(alt.Y, "fid", _FID)
-    base = _over(printed).encode(x=x, y=y)
-    paper = alt.layer(
-        _lines(base, "family", strokeDash=[5, 4]),
-        base.mark_text(align="left", dx=7, dy=-7, fontSize=11).encode(text="label:N"),
-    )
-    panels = [spec(paper) | {"title": "Published: ImageNet 256×256, 400K steps, no guidance"}]
-    for group in groups:
-        points = [
-            {"label": each.line.label, "gflops": _number(each.network.paper_gflops), **_spread(fid)}
-            for each in group.standings
-            if group.setting and each.network and (fid := each.line.score(group.setting, "fid"))
-        ]
-        if len(points) > 1 and not group.guided:
-            here = _over(sorted(points, key=lambda point: point["gflops"])).encode(x=x)
-            chart = alt.layer(_bars(here), _points(here.encode(y=y), "label"))
-            panels.append(spec(chart) | {"title": f"{group.title}; cost as trained"})
-    return _figure(panels)
-
-
-def fid_against_steps(rows: Sequence[Line]) -> Json:
-    """Published FID after so many steps (Table 4), and a panel for each setting measured here."""
-    curves: dict[str, list[Json]] = {}
-    for row in published.rows(4):
-        point = {"label": row.label, "step": int(row.printed["training_steps"])}
-        curves.setdefault(row.label, []).append(point | {"fid": float(row.printed["fid"])})
-    ends = [points[0] for points in curves.values() if len(points) == 1]
-    measured: dict[Setting, list[Json]] = {}
-    for line in rows:
-        for setting in settings([line]):
-            if fid := line.score(setting, "fid"):
-                request = next(iter(line.results(setting).values())).request
-                point = {"label": request.model, "step": request.step, **_spread(fid)}
-                measured.setdefault(setting, []).append(point)
-    x = _axis(alt.X, "step", "Training steps", axis=alt.Axis(format="~s", tickCount=6))
-    y = _axis(alt.Y, "fid", _FID)
-    words = "datum.label + ' after ' + format(datum.step, '~s') + ' steps'"
-    end = _over(ends).transform_calculate(text=words).encode(y=y)
-    lines = _over([point for points in curves.values() if len(points) > 1 for point in points])
-    paper = alt.layer(
-        end.mark_rule(strokeDash=[2, 3], color=GREY),
-        end.mark_text(align="right", dx=-4, dy=-7, fontSize=11).encode(x=alt.value("width"), text="text:N"),
-        _lines(lines.encode(x=x, y=y), "label"),
-    )
-    panels = [spec(paper) | {"title": "Published: ImageNet 256×256, no guidance"}]
-    for setting, points in measured.items():
-        here = _over(points).encode(x=x)
-        chart = alt.layer(_bars(here), _lines(here.encode(y=y), "label"))
-        panels.append(spec(chart) | {"title": f"Here: {_name(setting, [*measured])}"})
-    return _figure(panels)
+# ---- pages ----
 
 
 _FID = "FID (lower is better)"
 
 
-def _figure(panels: Sequence[Json]) -> Json:
-    return side_by_side([panel | {"width": 440, "height": 340} for panel in panels])
-
-
-def _spread(score: Summary) -> Json:
-    """A mean, and the ends of its bar: one standard deviation to each side."""
-    apart = score.deviation or 0
-    ends = {"fid": score.mean, "low": score.mean - apart, "high": score.mean + apart}
-    return {key: _number(value) for key, value in ends.items()}
-
-
-def _bars(base: Any) -> Any:
-    """A bar from `low` to `high` for each label."""
-    return base.mark_rule(strokeWidth=1.5).encode(
-        y=_axis(alt.Y, "low", _FID), y2="high", stroke=_stroke("label")
-    )
-
-
-def _name(setting: Setting, others: Sequence[Setting]) -> str:
-    return quality_title(setting, others).removeprefix("Quality, ")
-
-
-# ---- pages ----
-
-
 def of_setting(rows: Sequence[Line], setting: Setting, root: str) -> list[Chart]:
     """Charts of what a study measured under one protocol, the one that says most first."""
-    made = (held_out_curves(rows, setting), seeds(rows, setting, root), held_out_by_noise(rows, setting))
+    made = (seeds(rows, setting, root), held_out_curves(rows, setting), held_out_by_noise(rows, setting))
     return [chart for chart in made if chart]
 
 
@@ -780,7 +906,7 @@ def as_published(rows: Sequence[Line]) -> Chart | None:
         .mark_text(align="left", dx=8, dy=-7, fontSize=11)
         .encode(y=y, text="row:N"),
     ).properties(height=340)
-    text = "The dashed line is the Pareto front: nothing cheaper is better. Both axes are logarithmic."
+    text = "Dashed line: Pareto front. Both axes are logarithmic."
     return Chart("Published FID against cost", spec(chart), {}, text)
 
 

@@ -14,11 +14,11 @@ from bench.reports.select import Line, Setting, published_conditions
 from bench.reports.statistics import LEVEL, BySeed, Comparison, compare_rows, rank_correlation
 
 METHOD = (
-    "Significant: two means over the seeds that rows have in common differ by more than Tukey's range test "
-    "allows, with the spread between seeds pooled over all rows; a table of equal rows shows such a pair in "
-    "5 of 100 cases. The interval of Spearman's ρ covers all orders that agree with the significant pairs; p "
-    "is the probability of a ρ at least as high if all orders are equally likely. ρ says how far the changes "
-    "rank networks under this protocol as the published ones; it confirms no published score or gap."
+    "Significance: Tukey's range test at 5% on the means over the seeds that all rows share, with the seed "
+    "variance pooled over rows. If all rows were equal, 5 of 100 tables would show a significant pair. The "
+    "interval of Spearman's ρ covers every order that agrees with the significant pairs. p is the "
+    "probability of a ρ at least this high if all orders were equally likely. ρ measures how well this "
+    "protocol reproduces the published order; it does not confirm published scores or differences."
 )
 
 
@@ -28,19 +28,20 @@ def findings(rows: Sequence[Line], setting: Setting) -> list[str]:
 
 
 def verdict(rows: Sequence[Line], every: Sequence[Setting]) -> str:
-    """A study in a sentence or two, by the soundest protocol, or else by what is published; "" of neither."""
+    """A study in a sentence, by the soundest protocol, or else by what is published; "" of neither."""
     for setting in every:
         for quantity in (MEASURED[name] for name in setting.judges):
             found = _compared(quantity, rows, setting)
             if found and found.comparison.pairs:
-                best = _best(phrase(quantity), found.comparison, found.labels)
+                name = f"{phrase(quantity)} under {setting.protocol}"
+                best = _best(name, found.comparison, found.labels)
                 apart, pairs, agree = found.counts()
                 order = (
-                    f", {'all' if agree == apart else agree} in the published order" if found.printed else ""
+                    f", {'all' if agree == apart else agree} in the published order"
+                    if found.printed and apart
+                    else ""
                 )
-                return (
-                    f"{best} Under {setting.protocol} {apart} of {pairs} pairs differ significantly{order}."
-                )
+                return f"{best}; {apart} of {pairs} pairs of rows differ significantly{order}."
     published = [
         (float(row.printed["gflops"]), float(row.printed["fid"]), line.label)
         for line in rows
@@ -54,15 +55,17 @@ def verdict(rows: Sequence[Line], every: Sequence[Setting]) -> str:
         if not any(other <= cost and better < fid for other, better, _ in published)
     ]
     cost, fid, label = min(published, key=lambda each: each[1])
-    best = f"Published: FID is lowest with {label}, {fid:g} at {cost:g} GFLOPs."
-    return f"{best} Nothing cheaper is better than {'; '.join(front)}."
+    return (
+        f"{label} has the lowest published FID, {fid:g} at {cost:g} GFLOPs; on the Pareto front of FID and "
+        f"GFLOPs are {'; '.join(front)}."
+    )
 
 
 def by_soundness(rows: Sequence[Line], every: Sequence[Setting]) -> list[Setting]:
-    """Settings, first those that show the most pairs of rows to differ as published.
+    """Settings by the share of pairs that differ significantly in the published order, the highest first.
 
-    A pair that they show the other way round counts against them; where nothing is published every
-    significant pair counts.
+    A significant pair in the opposite order counts −1; where nothing is published every significant pair
+    counts.
     """
 
     def share(setting: Setting) -> float:
@@ -119,18 +122,18 @@ def _by(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> str:
     labels, comparison = found.labels, found.comparison
     name = phrase(quantity)
     if comparison.pairs:
-        texts = [_significant(quantity, found), _best(name, comparison, labels)]
+        texts = [_significant(quantity, found), f"{_best(name, comparison, labels)}."]
         if comparison.outlier is not None:
             texts.append(
-                f"{labels[comparison.outlier]} varies more between seeds than the other rows (Cochran's "
-                "test), so that false claims are more frequent than 5%."
+                f"The seed variance of {labels[comparison.outlier]} is higher than that of the other rows "
+                "(Cochran's test), so the error rate of these claims exceeds 5%."
             )
         if comparison.left_out:
             without = ", ".join(labels[i] for i in comparison.left_out)
-            texts.append(f"Not compared, without two seeds in common with the others: {without}.")
+            texts.append(f"Not compared, for lack of two seeds in common with the other rows: {without}.")
     else:
         first = labels[min(range(len(labels)), key=comparison.means.__getitem__)]
-        texts = [f"By {name} {first} comes first; it takes two seeds to tell whether that is chance."]
+        texts = [f"By {name} {first} comes first; significance needs two seeds or more."]
     for conditions, fids in found.printed.items():
         texts += _order([found.values[i] for i in fids], [*fids.values()], conditions)
     return " ".join(texts)
@@ -146,21 +149,26 @@ def _significant(quantity: Quantity, found: _Compared) -> str:
     )
     if not agree:
         return f"{text}."
-    which = "" if len(agree) == apart else f" of the {len(agree)} with published figures that compare"
-    return f"{text}, {'all' if all(agree) else sum(agree)}{which} in the published order."
+    count = "all" if all(agree) else str(sum(agree))
+    if len(agree) == apart:
+        return f"{text}, {count} in the published order."
+    return f"{text}. Of the {len(agree)} with comparable published scores {count} are in the published order."
 
 
 def _best(name: str, comparison: Comparison, labels: Sequence[str]) -> str:
-    ties = [labels[i] for i in comparison.groups()[0]]
-    if len(ties) == len(comparison.means) - len(comparison.left_out):
-        return f"By {name} no row is significantly better than the others."
-    if len(ties) == 1:
-        return f"By {name} {ties[0]} is significantly better than every other row."
-    return f"By {name} the best, without a significant difference, are {'; '.join(ties)}."
+    """Which row is best, and which are not significantly worse; a sentence without its full stop."""
+    first, *ties = [labels[i] for i in comparison.groups()[0]]
+    others = len(comparison.means) - len(comparison.left_out) - 1
+    if len(ties) == others:
+        return f"By {name} no row is significantly better than the others"
+    if not ties:
+        return f"By {name} {first} is significantly better than every other row"
+    which = " and ".join(ties) if len(ties) < 3 else f"{len(ties)} of the other {others} rows"
+    return f"By {name} {first} is best, but not significantly better than {which}"
 
 
 def _order(found: Sequence[BySeed], printed: Sequence[float], conditions: str) -> list[str]:
-    """The order here beside the published one; nothing of fewer than three rows that differ."""
+    """How well the order agrees with the published one; nothing of fewer than three rows that differ."""
     correlation = rank_correlation(found, printed)
     if correlation is None:
         return []

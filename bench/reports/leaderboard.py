@@ -154,7 +154,7 @@ def _entries(standing: Standing, setting: Setting | None, names: Sequence[str]) 
         last = [Entry(str(len(files))), Entry("measured here")]
     speed = standing.images_per_second
     return [
-        Entry(line.label),
+        Entry(line.label, model=line.row.model or ""),
         Entry("" if standing.rank is None else str(standing.rank)),
         Entry(standing.family),
         Entry(objective(line)),

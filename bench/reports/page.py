@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 from typing import Literal, NamedTuple
+
+_GROUPS = {"": "", "published": "Published", "measured": "Measured here"}
 
 
 class Entry(NamedTuple):
-    """One place of a table; `records` are the files that its figure is from, one for each seed.
+    """One place of a table.
 
-    `url` is the address of a source, which pages of the site link.
+    Attributes:
+        best: whether it is marked.
+        records: the files that its figure is from, one for each seed.
+        url: address of a source, which pages of the site link.
+        model: name of a backbone, whose page is linked likewise.
     """
 
     text: str
     best: bool = False
     records: tuple[str, ...] = ()
     url: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,12 @@ class Table:
     remarks: Sequence[str] = ()
     text: Sequence[str] = ()
 
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """Where figures of neighbouring columns come from, and how many these are; [] where all are alike."""
+        runs = [(group, len([*of])) for group, of in groupby(self.columns, attrgetter("group"))]
+        return [(_GROUPS[group], count) for group, count in runs] if len(runs) > 1 else []
+
 
 @dataclass(frozen=True)
 class Section:
@@ -72,6 +87,7 @@ class Section:
         title: `""` for the first, which stands under the page's own.
         text: paragraphs before the table.
         picture: file name and description.
+        folded: whether a reader opens it first, by its title.
     """
 
     title: str = ""
@@ -79,6 +95,7 @@ class Section:
     table: Table | None = None
     remarks: Sequence[str] = ()
     picture: tuple[str, str] | None = None
+    folded: bool = False
 
 
 @dataclass(frozen=True)

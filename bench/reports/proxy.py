@@ -1,18 +1,19 @@
-"""The page on small protocols: which of them orders networks as full training does, and how sure that is.
+"""The page on small protocols: which of them reproduces the order of full training, and how reliably.
 
-The predictor is chosen on the first study and judged on the others, whose rows had no part in choosing.
+The predictor is chosen on the first study and evaluated on the others.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from bench import studies
 from bench.metrics.scores import SCORES
-from bench.records.quantities import COSTS, TRAINING_ERROR
+from bench.records.quantities import TRAINING_ERROR
+from bench.reports.findings import phrase
 from bench.reports.page import Column, Entry, Page, Section, Table
 from bench.reports.predictors import (
     AVERAGED,
@@ -25,7 +26,7 @@ from bench.reports.predictors import (
     choose,
 )
 from bench.reports.select import Line
-from bench.reports.tables import page_title
+from bench.reports.tables import NUMBERS, page_title
 from bench.training import protocols
 
 STUDIES = ("components", "downsampler", "toy", "leaderboard", "dico-components")  # chosen on the first
@@ -33,6 +34,7 @@ JUDGE = STUDIES[-1]  # rows of one size, whose cost says little
 # What is told of the judge's rows at every checkpoint, beside the predictor that was chosen.
 TOLD = ("held_out", AVERAGED.name, STANDARDISED.name, TRAINING_ERROR.name)
 FILE = "proxy"
+BEST = 5  # candidates that are shown first
 WANTED = 0.9, 0.7  # ρ, and the lower end of its interval, of a protocol to rely on
 
 
@@ -49,46 +51,54 @@ def compare(found: Mapping[str, Sequence[Line]]) -> dict[str, list[Agreement]]:
 
 
 def agreement_table(
-    found: Sequence[Agreement], title: str = "", remarks: Sequence[str] = (), *, studies: bool = False
+    found: Sequence[Agreement],
+    title: str = "",
+    remarks: Sequence[str] = (),
+    *,
+    studies: bool = False,
+    marked: Agreement | None = None,
+    short: bool = False,
 ) -> Table:
-    """One line an agreement; the highest ρ of one study is marked.
+    """One line an agreement.
 
     Args:
-        studies: whether the first column tells the study, and not the predictor; it does where there are
-            several.
+        studies: whether the first column names the study; it does where there are several.
+        marked: the one that is recommended.
+        short: leave out what only a closer look asks for.
     """
     studies = studies or len({each.study for each in found}) > 1
-    best = max((each.rho for each in found if math.isfinite(each.rho)), default=math.nan)
     columns = [
         *([Column("Study", number=False)] if studies else []),
         Column("Predictor", number=False),
         Column("Protocol", number=False),
         Column("Step"),
-        Column("Rows"),
-        Column("Seeds"),
-        Column("Core-minutes a row"),
+        *([] if short else [Column("Rows"), Column("Seeds")]),
+        Column("Core-minutes per row"),
         Column("ρ"),
         Column("95% interval"),
-        Column("τ"),
-        Column("Pairs right"),
-        Column("of those significant"),
-        Column("Pairing removes"),
+        *([] if short else [Column("τ")]),
+        Column("Pairs correct"),
+        Column("Significant pairs correct"),
+        *([] if short else [Column("Shared seed variance")]),
     ]
     entries = [
         [
-            *([Entry(each.study)] if studies else []),
-            Entry(each.quantity.title),
-            Entry(each.protocol),
+            *([Entry(_study(each.study))] if studies else []),
+            Entry(_title(each), each is marked),
+            Entry(each.protocol or "no training", each is marked),
             Entry("" if each.step is None else f"{each.step:,}"),
-            Entry(str(each.rows)),
-            Entry(str(len(each.seeds)) if each.protocol else ""),
+            *([] if short else [Entry(str(each.rows)), Entry(str(len(each.seeds)) if each.protocol else "")]),
             Entry(f"{each.seconds / 60:.1f}" if each.seconds else ""),
-            Entry(_number(each.rho), each.rho == best and len(found) > 1 and not studies),
+            Entry(_number(each.rho), each is marked),
             Entry(_interval(each.interval)),
-            Entry(_number(each.tau)),
+            *([] if short else [Entry(_number(each.tau))]),
             Entry(f"{each.right} of {each.pairs}"),
             Entry(f"{each.right_apart} of {each.apart}" if each.interval else ""),
-            Entry("" if each.paired is None else f"{each.paired:.0%}".replace("-", "−")),
+            *(
+                []
+                if short
+                else [Entry("" if each.paired is None else f"{each.paired:.0%}".replace("-", "−"))]
+            ),
         ]
         for each in found
     ]
@@ -96,18 +106,19 @@ def agreement_table(
 
 
 REMARKS = (
-    "ρ (Spearman) and τ (Kendall) between predictor and published figure: 1 where the order is the same. The "
-    "95% interval of ρ covers all orders that agree with the pairs that are significant over seeds (Tukey's "
-    "range test); it takes two seeds.",
-    "Pairs right: ordered as published, by the means over the seeds. On other studies, pairs of two rows "
-    "that the predictor was chosen on do not count. Core-minutes: training until that step and measuring, of "
-    "one row with one seed, on one core of the machine that the records name. More GFLOPs and more "
-    "parameters count as better.",
-    "Pairing removes: the share of the variance between seeds that all rows have in common. Rows share "
-    "batches, noise and times, so their differences are free of it.",
-    "Mean of standardised bands: in each band the mean of the rows is 0 and their deviation 1. Training "
-    "error: mean squared error of the prediction over the steps since the checkpoint before. ln SNR: "
-    "logarithm of signal over noise in what the network is given; above 4 there is little noise.",
+    "ρ (Spearman) and τ (Kendall) between predictor and published figure: 1 for the same order. The 95% "
+    "interval of ρ covers every order that agrees with the significant pairs (Tukey's range test over "
+    "seeds); it needs two seeds.",
+    "Pairs correct: pairs of rows in the published order, by the means over seeds. On other studies, pairs "
+    "of two rows that were also in the first study are not counted. Significant pairs correct: of the pairs "
+    "that differ significantly, those in the published order.",
+    "Core-minutes: training until that step and measuring, for one row and one seed, on one core of the "
+    "machine that the records name. No training: more GFLOPs, or more parameters, predict a better score.",
+    "Shared seed variance: share of the variance between seeds that all rows have in common. Rows of one "
+    "seed share batches, noise and noise levels, so this share cancels in their differences.",
+    "Mean of standardised bands: each band is scaled to mean 0 and deviation 1 over the rows. Training "
+    "error: mean squared error of the prediction over the steps since the last checkpoint. ln SNR: logarithm "
+    "of the signal-to-noise ratio of the network's input; above 4 there is little noise.",
 )
 
 
@@ -132,24 +143,20 @@ def page(
     (first, chosen_on), *others = found.items()
     choice = choose([chosen_on, *(each for _, each in others)])
     heading = SCORES[target].heading
-    sections = [Section(text=answer(choice, heading))]
-    if picture:
-        sections.append(Section("Rank correlation against computing", picture=picture))
-    remarks = [*REMARKS, *_protocols(chosen_on)]
-    sections.append(
-        Section(f"Chosen on: {first}", table=agreement_table(last_checkpoints(chosen_on), remarks=remarks))
-    )
+    sections = [Section(text=answer(choice, heading), picture=picture)]
+    if choice:
+        shown = agreement_table([*choice.candidates[:BEST], *choice.free], marked=choice.best, short=True)
+        sections = [replace(sections[0], table=shown, remarks=[*REMARKS, *_protocols(chosen_on)])]
+    every = agreement_table(last_checkpoints(chosen_on), marked=choice and choice.best)
+    sections.append(Section(f"All predictors at the last checkpoint: {first}", table=every, folded=True))
     rest = [each for _, agreements in others for each in agreements]
     if choice and rest:
         order = list(dict.fromkeys(each.study for each in rest))
-        shown = sorted(
+        told = sorted(
             [*choice.held_back, *choice.rivals, *choice.baselines], key=lambda each: order.index(each.study)
         )
-        sections.append(
-            Section(
-                "Held back: studies that had no part in choosing", table=agreement_table(shown, studies=True)
-            )
-        )
+        table = agreement_table(told, studies=True)
+        sections.append(Section("Studies that were not used for choosing", table=table, folded=True))
     if judged := judged_at_checkpoints(found, choice):
         sections.append(judged)
     return Page(FILE, f"Small protocols that predict the published {heading}", sections)
@@ -163,36 +170,46 @@ def judged_at_checkpoints(found: Mapping[str, Sequence[Agreement]], choice: Choi
     if not told:
         return None
     told += [each for each in found[title] if each.predictor in BASELINES]
-    return Section(f"The judge at every checkpoint: {title}", table=agreement_table(told))
+    return Section(f"Every checkpoint: {title}", table=agreement_table(told), folded=True)
 
 
 def answer(choice: Choice | None, heading: str) -> list[str]:
-    """Which protocol to use and how reliable it is, how to use it, and how it fares on rows held back."""
+    """What costs alone predict and which protocol to use, how it does on other studies, and how to use it."""
     if choice is None:
         return [
-            "Nothing is measured yet that could predict: run `bench ablate components --protocol "
-            "proxy-fashion`."
+            "No predictor is measured yet. Run `bench ablate components --protocol proxy-fashion` to measure "
+            "one."
         ]
     best, (rho, low) = choice.best, WANTED
     interval = f"95% interval {_interval(best.interval)}" if best.interval else "one seed, no interval"
     reliable = best.rho >= rho and best.interval is not None and best.interval[0] >= low
     words = "Use" if reliable else "No protocol measured here is reliable for a whole order; the best is"
-    texts = [
+    advice = (
         f"{words} {_name(best)}: ρ = {_number(best.rho)} with the published {heading} over {best.rows} rows "
         f"({interval}), {best.right} of {best.pairs} pairs in the published order, at "
-        f"{best.seconds / 60:.0f} core-minutes a row and seed. Reliable means ρ of at least {rho} and an "
-        f"interval above {low}.",
-        f"It is the best of {choice.candidates} candidates (protocol, predictor, checkpoint) by the lower "
-        f"end of the interval, so that these figures flatter it. {_judged(choice)}",
+        f"{best.seconds / 60:.0f} core-minutes per row and seed. Reliable means a ρ of at least {rho} and an "
+        f"interval above {low}."
+    )
+    if choice.free:
+        cheap = choice.free[0]
+        advice = (
+            f"{_capital(_alone(cheap.predictor))} order {_study(cheap.study)} at ρ = {_number(cheap.rho)}, "
+            f"without training. {advice}"
+        )
+    texts = [
+        advice,
+        f"It is the best of {len(choice.candidates)} candidates (protocol, predictor, checkpoint) by the "
+        "lower end of the interval. Its figures are optimistically biased, because it was selected on this "
+        f"study. {_judged(choice)}",
     ]
     if best.told_apart:
         column = best.predictor in studies.COLUMNS and best.predictor not in _judges(best.protocol)
         columns = f' columns = ["{best.predictor}"],' if column else ""
         texts.append(
-            f"With {len(best.seeds)} seeds, differences in {best.quantity.title.rstrip('↓↑')} above "
+            f"With {len(best.seeds)} seeds, differences in {phrase(best.quantity)} above "
             f"{best.told_apart:.2%} are significant: {best.apart} of {best.pairs} pairs, {best.right_apart} "
-            f"of them in the published order. For a network of yours, write a study file with{columns} your "
-            f"rows and those to compare them with, and run: bench ablate my_study.toml --plugin my_net.py "
+            f"of them in the published order. To rank a network of yours, write a study file with{columns} "
+            "your rows and the rows to compare with, and run: bench ablate my_study.toml --plugin my_net.py "
             f"--protocol {best.protocol}"
         )
     return texts
@@ -201,26 +218,46 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
 def _judged(choice: Choice) -> str:
     held_back = [each for each in choice.held_back if each.pairs]
     if not held_back:
-        return "No study that had no part in choosing is measured yet."
+        return "It is not yet measured on any other study."
 
     def pairs(found: Iterable[Agreement]) -> str:
         return " of ".join(str(sum(getattr(each, key) for each in found)) for key in ("right", "pairs"))
 
     names = [each.study for each in held_back]
     baselines = [
-        f"{COSTS[name].heading} alone {pairs(cheap)}"
+        f"{_alone(name)} {pairs(cheap)}"
         for name in BASELINES
         if (cheap := [e for e in choice.baselines if e.predictor == name and e.study in names])
     ]
     beside = f" ({', '.join(baselines)})" if baselines else ""
     return (
-        f"On studies that had no part in choosing ({', '.join(names)}) it puts {pairs(held_back)} pairs in "
-        f"the published order{beside}."
+        f"On the other studies ({', '.join(map(_study, names))}) it puts {pairs(held_back)} pairs in the "
+        f"published order{beside}."
     )
 
 
+def _title(each: Agreement) -> str:
+    """Its predictor, as a cell has it."""
+    if each.predictor in BASELINES:
+        return _capital(_alone(each.predictor)).removesuffix(" alone")
+    return _capital(phrase(each.quantity))
+
+
+def _alone(cost: str) -> str:
+    return {"params": "parameters alone", "gflops": "GFLOPs alone"}[cost]
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _study(name: str) -> str:
+    """A study in short: `Table 6`, or its name."""
+    return f"Table {NUMBERS[name]}" if name in NUMBERS else name
+
+
 def _name(each: Agreement) -> str:
-    return f"{each.quantity.title.rstrip('↓↑')} after {each.step:,} steps of {each.protocol}"
+    return f"{phrase(each.quantity)} after {each.step:,} steps of {each.protocol}"
 
 
 def _judges(protocol: str) -> tuple[str, ...]:

@@ -79,7 +79,7 @@ def tables(record: Record, outdated: str | None = None) -> list[Table]:
     origin = {name: whole[name] for name in ("context", "fingerprints")} | whole["environment"]
     title = f"{registry.label(record.request.model, record.request.config)}: {record.request.kind}"
     return [
-        _pairs(title, "Measured", values, [f"Of another time: {outdated} now."] if outdated else []),
+        _pairs(title, "Measured", values, [f"Stale: {outdated} since."] if outdated else []),
         *curve,
         *(_breakdown(name, entries) for name, entries in parts.items()),
         _pairs("", "Request", request),

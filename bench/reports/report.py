@@ -13,7 +13,8 @@ from pathlib import Path
 
 import bench.studies
 from bench.records import collection_later
-from bench.reports import charts, leaderboard, proxy, samples, tables
+from bench.reports import board, charts, leaderboard, proxy, samples, tables
+from bench.reports.findings import by_soundness
 from bench.reports.page import Page
 from bench.reports.render import csv, latex, markdown
 from bench.reports.select import Line, Selection, lines, settings
@@ -92,7 +93,7 @@ def _proxy(found: Mapping[str, Sequence[Line]], formats: Sequence[str]) -> dict[
     if chart := charts.correlation_against_computing(chosen_on):
         file = f"{proxy.FILE}.svg"
         made[file] = charts.svg(charts.correlation_picture(chart))
-        picture = file, "Rank correlation against computing, on the study that was chosen on"
+        picture = file, chart.title
     page = proxy.page(compared, picture)
     for ending, render in (RENDERERS[f] for f in formats if f in RENDERERS):
         made[f"{page.file}.{ending}"] = render(page)
@@ -127,27 +128,36 @@ def _pictures(
     """Pictures by file name, and for each study those on its page with their titles."""
     made: dict[str, str] = {}
     shown: dict[str, dict[str, str]] = {}
-    if "scaling" in found:
-        made["fid-gflops.svg"] = charts.svg(charts.fid_against_cost(leaderboard.groups(found)))
-        shown["scaling"] = {"fid-gflops.svg": "FID against GFLOPs"}
-    if "training-steps" in found:
-        made["fid-steps.svg"] = charts.svg(charts.fid_against_steps(found["training-steps"]))
-        shown["training-steps"] = {"fid-steps.svg": "FID against training steps"}
-    below = {"legend": {"orient": "bottom", "columns": 9}}
-    for name in found:
+    if {"scaling", "training-steps"} & found.keys():
+        every = board.board(leaderboard.groups(found), set())
+        figures = {
+            "scaling": ("fid-gflops.svg", charts.fid_against_cost, "FID against GFLOPs"),
+            "training-steps": ("fid-steps.svg", charts.fid_against_steps, "FID against training steps"),
+        }
+        for name, (file, draw, title) in figures.items():
+            if name in found:
+                made[file] = charts.svg(draw(every), charts.PAPER)
+                shown[name] = {file: title}
+    below = {"legend": {"orient": "bottom", "columns": 8}}
+    for name, rows in found.items():
+        for setting in by_soundness(rows, settings(rows))[:1]:
+            if chart := charts.seeds(rows, setting, None):
+                made[f"scores-{name}.svg"] = charts.svg(chart.panel(560))
+                title = f"{chart.title}, protocol {setting.protocol}"
+                shown.setdefault(name, {})[f"scores-{name}.svg"] = title
         if name in tables.NUMBERS and name != "components":  # it says as much as all of them
             continue
-        costs = {line.label: line.cost.cost for line in found[name] if line.cost}
+        costs = {line.label: line.cost.cost for line in rows if line.cost}
         if chart := charts.cost_by_stage(costs, ["gflops"]):
             made[f"cost-{name}.svg"] = charts.svg(chart.panel(760, config=below))
-            shown[name] = {f"cost-{name}.svg": "Cost by stage"}
+            shown.setdefault(name, {})[f"cost-{name}.svg"] = "Cost by stage"
     for name, rows in found.items():
         for protocol in dict.fromkeys(setting.protocol for setting in settings(rows)):
             if picture := samples.sheet(rows, protocol, selection.folder):
                 file = f"samples-{name}-{protocol}.svg"
                 made[file] = picture
                 shown.setdefault(name, {})[file] = (
-                    f"Samples under {protocol}, the same noise and class one below the other"
+                    f"Samples under {protocol}: each column has the same noise and class"
                 )
     return made, shown
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from bench.metrics.scores import MEASURED, SCORES
 from bench.records.quantities import COSTS, Quantity, decimals
 from bench.records.schema import Cost, Environment, Network
-from bench.reports.findings import METHOD, findings
+from bench.reports.findings import METHOD, by_soundness, findings, verdict
 from bench.reports.page import Column, Entry, Page, Section, Table
 from bench.reports.select import Line, Selection, Setting, SpeedColumn, published_conditions, settings
 from bench.reports.statistics import BySeed, Summary, compare_rows
@@ -26,8 +26,8 @@ NUMBERS = {
     for number, name in enumerate("toy scaling guidance training-steps downsampler components".split(), 1)
 }  # of the paper's tables
 BOLD = (
-    "Bold: scores not significantly worse than the best of their column (Tukey's range test at 5%); none "
-    "where no two rows differ significantly."
+    "Bold: the best score of a column and those not significantly worse (Tukey's range test at 5%). A column "
+    "without a significant difference has no bold scores."
 )
 # What a published table prints besides scores.
 _PRINTED = {"training_steps": "Steps", "cfg_scale": "CFG", "gflops": "GFLOPs"}
@@ -49,7 +49,7 @@ class Filled(NamedTuple):
 
 
 def published_columns(rows: Sequence[Line]) -> dict[str, list[Filled]]:
-    """Published figures as printed, by name; what the table does not print is left out.
+    """Published figures as printed, by name; figures that the table does not print are left out.
 
     A score has a column for each of the conditions that it was measured under; see `published_conditions`.
     """
@@ -83,7 +83,7 @@ def _steps(count: int) -> str:
 
 
 def cost_columns(study: Study, rows: Sequence[Line], setting: Setting | None = None) -> dict[str, Filled]:
-    """Costs that the study asks for, and deployed parameters where they differ from the trained ones.
+    """Costs that the study asks for, and parameters after merging where they differ from the trained ones.
 
     Args:
         study, rows: its lines.
@@ -215,7 +215,8 @@ def table(
         label(line) + "".join(f" [{i}]" for i, (of, _) in enumerate(footnotes, 1) if line.row.label in of)
         for line in rows
     ]
-    entries = zip(map(Entry, labels), *(column.entries for column in shown), strict=True)
+    first = [Entry(text, model=line.row.model or "") for text, line in zip(labels, rows, strict=True)]
+    entries = zip(first, *(column.entries for column in shown), strict=True)
     return Table(
         [Column("Model", number=False), *(column.column for column in shown)],
         [list(row) for row in entries],
@@ -282,10 +283,10 @@ def overview(study: Study, rows: Sequence[Line], selection: Selection | None, *,
             *(f"[{letter}] {speed.words}." for letter, speed in zip(ascii_lowercase, shown, strict=False)),
             f"Published: {published.source()}." if of_the_paper else "",
             _samplers(rows),
-            "Measured: parameters, trained and (where they differ) deployed, that is merged for inference; "
-            "GFLOPs in the U-DiT paper's convention (multiply-accumulates, plus one for each output element "
-            "of an elementwise product); one forward pass of the deployed network, batch 1, at its own input "
-            "size, counted on shapes alone." + (" An empty cell: not measured." if gaps else ""),
+            "GFLOPs: multiply-accumulates, plus one per output element of an elementwise product (the U-DiT "
+            "paper's convention), of one forward pass at batch 1 and the network's own input size. Networks "
+            "with branches that merge for inference are counted merged."
+            + (" Empty cells: not measured." if gaps else ""),
             _environments([line.cost.environment for line in rows if line.cost], "Counted"),
         ],
     )
@@ -301,8 +302,8 @@ def shown_speeds(rows: Sequence[Line], selection: Selection | None) -> list[Spee
 def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
     """Scores measured in one setting, and what they show.
 
-    Rows that have another one, or are not measured under its protocol, are left out; those of which nothing
-    is known are named below.
+    Rows measured in another setting, or not measured under its protocol, are left out. Rows without any
+    figure are named below.
     """
     others = settings(rows)
     wanted = [
@@ -327,7 +328,7 @@ def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
     ]
     found = findings(rows, setting)
     known = [record for line in rows for record in line.quality.get(setting, [])]
-    missing = "" if all(line.quality.get(setting) for line in rows) else " An empty cell: not measured."
+    missing = "" if all(line.quality.get(setting) for line in rows) else " Empty cells: not measured."
     remarks = [
         f"Protocol {setting.protocol}: {setting.words}.",
         f"Mean ± standard deviation over training seeds. {BOLD}{missing}",
@@ -375,8 +376,8 @@ def _samples(setting: Setting) -> str:
         return ""
     return (
         f"Extractor {setting.extractor}, weights {setting.weights} (SHA-256); {setting.sample_count:,} "
-        f"samples, {setting.sampler}, guidance {setting.cfg_scale:g}, beside {_reference(setting)}. Scores "
-        "of other extractors, samplers, guidance or numbers of images do not compare with these."
+        f"samples, {setting.sampler}, guidance {setting.cfg_scale:g}, against {_reference(setting)}. Scores "
+        "with another extractor, sampler, guidance or number of images are not comparable."
     )
 
 
@@ -387,9 +388,9 @@ def _held_out(setting: Setting) -> str:
     levels = f", but only {_levels(setting)}, which the β schedule reaches" if _levels(setting) else ""
     return (
         f"Held-out loss: mean squared error of the predicted noise on {setting.held_out} images that were "
-        "not trained on, averaged weights, the same noise for every row and seed, levels as DDPM's linear "
-        f"schedule has them{levels}; a velocity counts as the noise that it amounts to. It cannot reach 0: "
-        "how far the noised image leaves the noise open belongs to the data, the same for all rows."
+        "not trained on, with averaged weights and the same noise for every row and seed. Noise levels "
+        f"follow DDPM's linear schedule{levels}. Predicted velocities are converted to noise. The floor is "
+        "above 0: it is set by the data and is the same for all rows."
     )
 
 
@@ -412,7 +413,7 @@ def reduced(protocol: str) -> str:
     """What must be said of the scores of a protocol that is not the published one."""
     if protocol == "paper":
         return ""
-    return "Scores of this reduced protocol compare with each other, not with the published ones."
+    return "Scores of this reduced protocol are comparable with each other, not with published scores."
 
 
 def page(
@@ -424,14 +425,16 @@ def page(
         study: see `bench.studies`.
         rows: its lines.
         selection: the records, for speed.
-        pictures: file -> description, shown at the end.
+        pictures: file -> description; the first is shown below the first table, the others behind folds.
     """
-    sections = [Section(table=overview(study, rows, selection))]
-    sections += [quality(study, rows, setting) for setting in settings(rows)]
+    every = by_soundness(rows, settings(rows))
+    first, *others = pictures.items() or [None]
+    text = [*filter(None, [verdict(rows, every)])]
+    sections = [Section("", text, overview(study, rows, selection), picture=first)]
+    sections += [quality(study, rows, setting) for setting in every]
     if len(sections) == 1:
-        text = "Not measured here: there is no record of a row's quality, under any protocol."
-        sections.append(Section("Quality", remarks=[text]))
-    sections += [Section(description, picture=(file, description)) for file, description in pictures.items()]
+        sections.append(Section("Quality", ["Not measured here: no row has a record of quality."]))
+    sections += [Section(text, picture=(file, text), folded=True) for file, text in others]
     return Page(page_file(study), page_title(study), sections)
 
 
@@ -461,21 +464,21 @@ def _footnotes(rows: Sequence[Line]) -> list[tuple[set[str], str]]:
         if line.cost and printed and line.row.label not in explained:
             measured = line.cost.cost.paper_gflops
             if f"{measured:.{len(printed.partition('.')[2])}f}" != printed:
-                notes.append(({line.row.label}, f"Prints {printed}, measured {measured:.4f}."))
+                notes.append(({line.row.label}, f"Published as {printed} GFLOPs, counted {measured:.4f}."))
     return notes + _origins(rows)
 
 
 def _origins(rows: Sequence[Line]) -> list[tuple[set[str], str]]:
-    """Rows of other publications than the paper, without a backbone, added here, or of another time."""
+    """Rows of other publications than the paper, without a backbone, added here, or stale."""
     sources: dict[str, set[str]] = {}
     for line in rows:
         if (row := line.row.published) and not row.of_the_paper:
             sources.setdefault(row.source, set()).add(line.row.label)
     notes = [(labels, f"Published in {source}.") for source, labels in sources.items()]
     bare = {line.row.label for line in rows if line.row.model is None}
-    notes += [(bare, "Published figures alone: no backbone here stands for this row.")] if bare else []
+    notes += [(bare, "Published figures only: this network is not implemented here.")] if bare else []
     added = {line.row.label for line in rows if line.row.extra}
-    notes += [(added, "Added here; the paper has no such row.")] if added else []
+    notes += [(added, "Added here; not in the paper.")] if added else []
     return notes + _outdated(rows)
 
 
@@ -487,12 +490,12 @@ def _samplers(rows: Sequence[Line]) -> str:
 
 
 def _outdated(rows: Sequence[Line]) -> list[tuple[set[str], str]]:
-    """Rows with figures of other code or data than are here."""
+    """Rows whose figures are stale."""
     reasons: dict[str, set[str]] = {}
     for line in rows:
         for reason in line.outdated:
             reasons.setdefault(reason, set()).add(line.row.label)
-    return [(labels, f"Measured at another time: {reason} now.") for reason, labels in reasons.items()]
+    return [(labels, f"Stale: {reason} since.") for reason, labels in reasons.items()]
 
 
 def _changes(rows: Sequence[Line], setting: Setting) -> list[tuple[set[str], str]]:

@@ -32,11 +32,11 @@ from registry.plugins import Registry
 from registry.values import split_options
 
 _WORDS = {
-    "code": "the backbone's code is another",
-    "reader": "the dataset's code or options are others",
-    "data": "the dataset's content is another",
-    "scorer": "the extractor's code is another",
-    "extractor": "the extractor's weights are others",
+    "code": "the backbone's code has changed",
+    "reader": "the dataset's code or options have changed",
+    "data": "the dataset's content has changed",
+    "scorer": "the extractor's code has changed",
+    "extractor": "the extractor's weights have changed",
 }
 
 
@@ -134,7 +134,7 @@ def stale(record: Record, present: Fingerprints) -> str | None:
             return words
     for name, version in present.versions.items():
         if record.fingerprints.versions.get(name, version) != version:
-            return f"the harness's own code of {name} is another"
+            return f"the harness's own code of {name} has changed"
     return None
 
 

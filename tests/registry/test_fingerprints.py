@@ -223,11 +223,11 @@ def test_a_record_of_equivalent_code_is_not_stale(changes):
     def reason(then, now):
         return stale(SimpleNamespace(fingerprints=made_by(then)), made_by(now))
 
-    assert reason("a", "b") == "the backbone's code is another"
+    assert reason("a", "b") == "the backbone's code has changed"
     changes += [{"fingerprints": {"net": ["a" * 12, "b" * 12]}}]
     fingerprints._classes.cache_clear()
     assert reason("a", "b") is None
-    assert reason("a", "c") == "the backbone's code is another"
+    assert reason("a", "c") == "the backbone's code has changed"
 
 
 def test_an_option_that_was_added_leaves_requests_as_they_are(changes):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import re
+from collections.abc import Sequence
 
 from bench.reports.page import Entry, Page, Section, Table
 
@@ -16,23 +18,28 @@ def page(page: Page) -> str:
 
 
 def _section(section: Section) -> list[str]:
-    parts = [f"## {escape(section.title)}"] if section.title else []
-    parts += map(_item, section.text)
+    """What was found, the table, the picture, and the notes behind a fold."""
+    parts = [*map(_item, section.text)]
+    footnotes: Sequence[str] = ()
     remarks = list(section.remarks)
     if section.table:
         parts.append(table(section.table))
-        if section.table.footnotes:
-            parts.append(
-                "\n".join(f"{i}. {_item(text)}" for i, text in enumerate(section.table.footnotes, 1))
-            )
-        remarks = [*section.table.remarks, *remarks]
-    if remarks:
-        parts.append("\n".join(f"- {_item(text)}" for text in remarks))
+        footnotes, remarks = section.table.footnotes, [*section.table.remarks, *remarks]
     if section.picture:
         file, description = section.picture
         alt = re.sub(r"(?<!\\)([\[\]])", r"\\\1", escape(description))
         parts.append(f"![{alt}]({file})")
-    return parts
+    notes = ["\n".join(f"{i}. {_item(text)}" for i, text in enumerate(footnotes, 1))]
+    notes += ["\n".join(f"- {_item(text)}" for text in remarks)]
+    if footnotes or remarks:
+        parts += _fold("Notes", [*filter(None, notes)])
+    if section.folded:
+        return _fold(section.title, parts)
+    return [f"## {escape(section.title)}", *parts] if section.title else parts
+
+
+def _fold(title: str, parts: Sequence[str]) -> list[str]:
+    return [f"<details><summary>{html.escape(' '.join(title.split()))}</summary>", *parts, "</details>"]
 
 
 def table(table: Table) -> str:
@@ -41,7 +48,7 @@ def table(table: Table) -> str:
 
     return tabulate(
         [[_bold(entry) for entry in row] for row in table.rows],
-        [escape(column.title) for column in table.columns],
+        [escape(column.short_title) for column in table.columns],
         tablefmt="pipe",
         disable_numparse=True,
         colalign=["right" if column.number else "left" for column in table.columns],

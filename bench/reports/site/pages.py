@@ -61,7 +61,7 @@ def index(site: Site) -> str:
         site,
         "denoiser-bench: diffusion backbones",
         root="",
-        scatter=charts.scatter(site.board),
+        scatter=charts.scatter(site.board.rows),
         columns=[head._asdict() for head in board.heads()],
         families=charts.families(site.board.rows),
         citation=board.CITATION,

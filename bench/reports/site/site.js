@@ -12,14 +12,15 @@ const element = (tag, properties = {}, ...children) => {
 // ---- sorting: each group of a table by itself, rows without a value last ----
 
 function sortable(table) {
-  all("thead th", table).forEach((head, place) => {
+  const heads = all("thead tr:last-child th", table);
+  heads.forEach((head, place) => {
     if (!head.textContent) return;
     const button = element("button", { type: "button" }, ...head.childNodes);
     head.append(button);
     button.addEventListener("click", () => {
       const before = head.getAttribute("aria-sort");
       const down = before ? before === "ascending" : head.dataset.higher === "true";
-      all("thead th", table).forEach((other) => other.removeAttribute("aria-sort"));
+      heads.forEach((other) => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
       all("tbody", table).forEach((body) => sort(body, place, down));
     });
@@ -27,12 +28,12 @@ function sortable(table) {
 }
 
 function sort(body, place, down) {
-  const number = body.closest("table").tHead.rows[0].cells[place].dataset.number;
+  const number = all("thead tr:last-child th", body.closest("table"))[place].dataset.number;
   const key = (row) => {
     const text = row.cells[place].textContent.trim();
     return number && text ? parseFloat(text.replace("−", "-").replaceAll(",", "")) : text;
   };
-  const rows = all("tr", body).filter((row) => !row.querySelector("th.group"));
+  const rows = all("tr", body);
   const [empty, full] = [rows.filter((row) => key(row) === ""), rows.filter((row) => key(row) !== "")];
   full.sort((a, b) => {
     const [x, y] = [key(a), key(b)];

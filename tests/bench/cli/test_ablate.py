@@ -448,7 +448,7 @@ def test_a_changed_network_is_measured_again(tmp_path: Path) -> None:
     changed = MINE.replace("torch.relu", "torch.sin").replace("3, padding=1", "5, padding=2")
     text, accepted, written = run(changed, "--stale", "accept")
     assert accepted == first and not written
-    assert "the backbone's code is another" in text and "mine [1]" in text
+    assert "the backbone's code has changed" in text and "mine [1]" in text
     text, second, written = run(changed)
     assert written == {"cost-mine", "quality-mine"} and "1 of them again, since the backbone's code" in text
     assert second["quality-mine"] != first["quality-mine"]

@@ -40,15 +40,15 @@ def test_show_prints_a_record(run_bench, folder, name, shows):
     code, out, err = run_bench("show", name, "--results", folder)
     assert (code, err) == (0, "")
     assert out.startswith("udit-t ffn=mlp") and all(line in lines(out) for line in shows)
-    assert ["Commit", "0123456789abcdef"] in lines(out) and "Of another time" not in out
+    assert ["Commit", "0123456789abcdef"] in lines(out) and "Stale" not in out
 
 
 def test_show_takes_a_path_and_says_what_has_changed(run_bench, tmp_path):
     path = made.put(tmp_path, made.cost(), fingerprints=Fingerprints(code="0" * 12))
     out = run_bench("show", path)[1]
-    assert "Of another time: the backbone's code is another now." in out
+    assert "Stale: the backbone's code has changed since." in out
     shown = json.loads(run_bench("show", path, "--json")[1])
-    assert shown["outdated"] == "the backbone's code is another" and shown["result"]["macs"] == 7
+    assert shown["outdated"] == "the backbone's code has changed" and shown["result"]["macs"] == 7
     assert shown["file"] == path.name
 
 
