@@ -201,7 +201,7 @@ def test_a_network_is_trained_as_it_declares() -> None:
         c.row.model: c.request.training.objective for c in cells(studies.load("backbones"), MICRO, [0])
     }
     assert objectives == {model: registry.declared(model, "objective") for model in objectives}
-    assert objectives["sit-s-2"] == "flow" and set(objectives.values()) == {"flow", "ddpm"}
+    assert objectives["sit-s-2"] == "flow" and set(objectives.values()) == {"edm", "flow", "ddpm"}
 
 
 def test_a_request_knows_neither_the_study_nor_how_it_is_written(tmp_path: Path) -> None:
