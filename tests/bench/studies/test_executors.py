@@ -1,6 +1,5 @@
 """Groups of jobs: who may begin which, and what becomes of those that another process is at."""
 
-import json
 import os
 import socket
 import time
@@ -10,10 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from bench import studies
-from bench.cli import app, watch
+from bench.cli import watch
 from bench.cli.watch import View
 from bench.studies import worker
 from bench.studies.cells import cells
@@ -179,8 +177,6 @@ def test_locks_and_logs_tell_what_is_under_way(
     study = studies.load("downsampler")
     every = cells(study, protocols.load("smoke"), [0])
     made.put(tmp_path, made.quality(every[1].request), "smoke")
-    arguments = ["studies", "--watch", "downsampler", "--protocol", "smoke", "--seeds", "0", "--json"]
-    places = ["--results", str(tmp_path), "--work", str(tmp_path / "runs")]
     run = tmp_path / "runs" / every[0].run
     run.mkdir(parents=True)
     watcher = Watcher(tmp_path, tmp_path / "runs", every)
@@ -188,17 +184,11 @@ def test_locks_and_logs_tell_what_is_under_way(
     log = run / "log.jsonl"
     log.write_text('{"step": 1, "images_per_second": 4.0}\n{"step": 3, "images_per_second": 8.0}\n{"step": 5')
     with locks.held(run):
-        found = json.loads(CliRunner().invoke(app, [*arguments, *places]).stdout)
-        assert (found["cells"], found["measured"]) == (len(every), 1)
-        assert found["usage"] == {"cores": 2 * (1.0 + 3.0 + 2.0), "gpus": 0.0}  # as the record says
         batch = every[0].protocol.training.batch_size
         holder = f"process {os.getpid()} on {socket.gethostname()}"
-        assert found["under_way"] == [
-            {
-                "run": every[0].run, "title": every[0].title, "holder": holder, "description": "training",
-                "done": 3, "total": 8, "images_per_second": 8.0, "seconds_left": 5 * batch / 8,
-            }
-        ]  # fmt: skip
+        assert watcher.look() == [
+            Activity(every[0].run, every[0].title, holder, "training", 3, 8, 8.0, 5 * batch / 8)
+        ]
         view = View(len(every), lambda: 1, watcher, lambda: Usage(cores=5400))
         shown = [next(column.cells).plain for column in view.table().columns]
         left = span(5 * batch / 8)
