@@ -147,20 +147,13 @@ def ablate(
 def _measure(made: Plan, measurer: Executor, plugins: list[str]) -> dict[str, str]:
     """Measure what a plan has left, under the live table; titles of what failed, and why."""
     from bench.cli.watch import View
-    from bench.studies.watching import Meter, Usage, Watcher
+    from bench.studies.watching import Watcher
 
-    cells = {cell.title: cell for cell in made.todo}
     ended: dict[str, str | None] = {}  # by title: why it failed, or None
-    meter = Meter(made.results, {cell.file: cell.run for cell in made.todo})
-
-    def usage() -> Usage:
-        done = [title for title, why in list(ended.items()) if why is None and title in cells]
-        return meter.usage([cells[title].file for title in done])
-
     # Costs take seconds: to count them beside cells would promise an early end.
-    counted = cells or {f"cost of {label}" for label in made.costs}
+    counted = {cell.title for cell in made.todo} or {f"cost of {label}" for label in made.costs}
     watcher = Watcher(made.results, made.work, made.todo)
-    with View(len(counted), lambda: sum(title in ended for title in counted), watcher, usage):
+    with View(len(counted), lambda: sum(title in ended for title in counted), watcher):
         return measurer.measure(made, plugins=plugins, ended=ended.__setitem__)
 
 

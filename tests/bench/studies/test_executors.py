@@ -17,7 +17,7 @@ from bench.studies import worker
 from bench.studies.cells import cells
 from bench.studies.executors import Backlog, executor, local
 from bench.studies.plan import Group, Job
-from bench.studies.watching import Activity, Meter, Usage, Watcher
+from bench.studies.watching import Activity, Watcher
 from bench.training import protocols
 from bench.utils import locks
 from bench.utils.text import span
@@ -106,19 +106,6 @@ def test_clusters_are_told_what_a_cell_needs(tmp_path: Path) -> None:
     assert executor("slurm", memory=7.0).parameters([pair])["mem_gb"] == 7.0
 
 
-def test_what_measuring_took_is_read_from_the_records(tmp_path: Path) -> None:
-    study = studies.load("downsampler")
-    first, second, third = cells(study, protocols.load("smoke"), [0])[:3]
-    on_gpu = made.ENVIRONMENT.model_copy(update={"device": "Some GPU"})
-    made.put(tmp_path, made.quality(first.request))
-    made.put(tmp_path, made.quality(second.request))
-    made.put(tmp_path, made.quality(third.request), environment=on_gpu)
-    runs = {first.file: "a", second.file: "a", third.file: "b", "nowhere": "b"}
-    usage = Meter(tmp_path, runs).usage(runs)
-    assert usage == Usage(cores=2 * (1 + 5 + 5), gpus=6)  # "a" was trained once
-    assert str(Usage(7200, 9000)) == "2.00 core-hours and 2.50 GPU-hours" and str(Usage()) == "0 core-hours"
-
-
 def test_a_record_is_measured_unless_it_changed_since_it_was_planned(tmp_path: Path) -> None:
     study = studies.load("downsampler")
     cell = cells(study, protocols.load("smoke"), [0])[0]
@@ -140,7 +127,7 @@ def test_the_time_left_counts_what_is_under_way(monkeypatch: pytest.MonkeyPatch)
     clock, done, found = [0.0], [0], list[Activity]()
     monkeypatch.setattr(watch, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     watcher: Any = SimpleNamespace(look=lambda: found)
-    view = View(10, lambda: done[0], watcher, Usage)
+    view = View(10, lambda: done[0], watcher)
 
     def told(at: float, measured: int, **steps: int) -> str:
         clock[0], done[0] = at, measured
@@ -189,15 +176,13 @@ def test_locks_and_logs_tell_what_is_under_way(
         assert watcher.look() == [
             Activity(every[0].run, every[0].title, holder, "training", 3, 8, 8.0, 5 * batch / 8)
         ]
-        view = View(len(every), lambda: 1, watcher, lambda: Usage(cores=5400))
+        view = View(len(every), lambda: 1, watcher)
         shown = [next(column.cells).plain for column in view.table().columns]
         left = span(5 * batch / 8)
         assert shown == [every[0].title, holder, "training", "3 of 8", "8.0", left]
         # Of three cells two are left, less the 3 of 8 steps.
         rest = span((len(every) - 1 - 3 / 8) * 8 * batch / 8)
-        title = (
-            f"1 of {len(every)} measured, 1 under way, 1.50 core-hours so far, about {rest} of training left"
-        )
+        title = f"1 of {len(every)} measured, 1 under way, about {rest} of training left"
         assert view.table().title == title
         monkeypatch.setattr(watch, "EVERY", 0.05)
         with view:
