@@ -13,7 +13,6 @@ import torch
 import registry
 from bench import cost
 from bench import data as datasets
-from bench.cost.training import training_bytes
 from bench.data import Dataset
 from bench.diffusion import check_sampler
 from bench.metrics.extractors import create
@@ -26,8 +25,6 @@ from bench.training.protocols import Protocol
 from bench.training.run import build, check_trainable, objective_with
 from bench.utils.files import bytes_below
 from registry.errors import UsageError
-
-PROCESS = 800 * 2**20  # bytes of a process that has imported PyTorch and loaded a small dataset
 
 
 class Checker:
@@ -130,29 +127,6 @@ class Checker:
             return cost.measure(self._network(cell)).macs
         except Exception:  # whatever a network raises where its values are not known
             return None
-
-    def memory(self, cells: Iterable[Cell]) -> dict[str, int]:
-        """Bytes that each process needs that trains one of the cells, by training run; see `training_bytes`.
-
-        Networks that look at values are left out. Sampling and scoring take less, but where many thousand
-        images are scored.
-        """
-        found: dict[str, int | None] = {}  # by what decides it
-        needs = {}
-        for cell in cells:
-            training = cell.protocol.training
-            deciding = (training.batch_size, training.processes, len(training.posthoc_ema))
-            key = f"{cell.request.model} {cell.request.config} {cell.protocol.data} {deciding}"
-            if key not in found:
-                network = self._network(cell)
-                need = training_bytes(
-                    network, training.batch_size // training.processes, averages=1 + len(training.posthoc_ema)
-                )
-                # Several processes have a second copy of the gradients.
-                found[key] = need + _bytes(network.parameters()) * (training.processes > 1) if need else None
-            if need := found[key]:
-                needs[cell.run] = need + PROCESS
-        return needs
 
     def _network(self, cell: Cell) -> Any:
         return _network(cell, self._dataset(cell.protocol))
