@@ -209,7 +209,6 @@ class Plan:
 
         found = Checker(self.data_options)
         found.check(self.study, self.todo, self.reference)
-        found.check_disk(self.todo, self.work)
         return found
 
 
