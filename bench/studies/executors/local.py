@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
+import psutil
+
 from bench.studies.executors import PATIENCE, Backlog, Ended, Executor, executors
 from bench.studies.plan import Group, Plan
 from bench.utils.device import usable_cores
@@ -86,7 +88,7 @@ class Local(Executor):
             )
         make_folders(work)
         for log in work.glob(f"worker-{socket.gethostname()}-*.log"):
-            if not _runs(log.stem.split("-")[-2]):
+            if not psutil.pid_exists(int(log.stem.split("-")[-2])):
                 log.unlink(missing_ok=True)
         failed = self._run(groups, jobs, min(jobs, len(groups)), work, plugins, ended)
         short = {title for title, why in failed.items() if any(words in why for words in OUT_OF_MEMORY)}
@@ -204,17 +206,6 @@ def _share(gpus: Sequence[str], number: int, count: int) -> list[str]:
     """The GPUs of one of several processes that have so many each; one may be shared."""
     first = number * count
     return [gpus[i % len(gpus)] for i in range(first, first + count)] if gpus else []
-
-
-def _runs(pid: str) -> bool:
-    """Whether a process of this machine is there."""
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        pass
-    return True
 
 
 def _gpus() -> list[str]:
