@@ -112,6 +112,7 @@ class Registry:
     ) -> None:
         self.kind, self.group, self.argument, self.base = kind, group, argument, base
         self.largest = largest
+        self.version = 0  # raised by each name that is added, for those who keep what they made of all
         self._entries: dict[str, Entry] = {}  # by key of the name and of each alias
         self._clashes: dict[str, str] = {}  # key -> message, raised when that name is used
         self._packages: list[str] = []  # to be searched for names
@@ -177,6 +178,7 @@ class Registry:
         for stale in [k for k, old in self._entries.items() if old is replaced and k not in new]:
             del self._entries[stale]  # an alias that the new definition no longer has
         self._entries.update(new)
+        self.version += 1
 
     @functools.cached_property
     def _installed(self) -> dict[str, Entry]:

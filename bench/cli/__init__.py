@@ -33,7 +33,6 @@ from bench.cli import (
     report,
     runs,
     sample,
-    serve,
     show,
     tables,
     throughput,
@@ -65,7 +64,6 @@ app.command("references")(references.references)
 app.command("report")(report.report)
 app.command("runs")(runs.runs)
 app.command("sample")(sample.sample)
-app.command("serve")(serve.serve)
 app.command("show")(show.show)
 app.command("tables")(tables.tables)
 app.command("throughput")(throughput.throughput)

@@ -12,8 +12,6 @@ from bench.cli.options import (
     Json,
     Plugins,
     Results,
-    Seeds,
-    StudyProtocol,
     Work,
     parse_numbers,
     parse_overrides,
@@ -27,8 +25,13 @@ if TYPE_CHECKING:
 
 def ablate(
     study: Annotated[str, typer.Argument(metavar="NAME|FILE", help="See `bench studies`; or a TOML file.")],
-    protocol: StudyProtocol = None,
-    seeds: Seeds = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="In place of the study's; `bench list --kind protocol`."),
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="0,1,…", help="In place of the study's, with commas.")
+    ] = None,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -144,47 +147,20 @@ def ablate(
 def _measure(made: Plan, measurer: Executor, plugins: list[str]) -> dict[str, str]:
     """Measure what a plan has left, under the live table; titles of what failed, and why."""
     from bench.cli.watch import View
-    from bench.studies.watching import Meter, Usage, Watcher
+    from bench.studies.watching import Watcher
 
-    cells = {cell.title: cell for cell in made.todo}
     ended: dict[str, str | None] = {}  # by title: why it failed, or None
-    meter = Meter(made.results, {cell.file: cell.run for cell in made.todo})
-
-    def usage() -> Usage:
-        done = [title for title, why in list(ended.items()) if why is None and title in cells]
-        return meter.usage([cells[title].file for title in done])
-
     # Costs take seconds: to count them beside cells would promise an early end.
-    counted = cells or {f"cost of {label}" for label in made.costs}
+    counted = {cell.title for cell in made.todo} or {f"cost of {label}" for label in made.costs}
     watcher = Watcher(made.results, made.work, made.todo)
-    with View(len(counted), lambda: sum(title in ended for title in counted), watcher, usage):
+    with View(len(counted), lambda: sum(title in ended for title in counted), watcher):
         return measurer.measure(made, plugins=plugins, ended=ended.__setitem__)
 
 
-def list_studies(
-    watch: Annotated[
-        str | None,
-        typer.Option(metavar="NAME|FILE", help="Show how far a study is, wherever it is measured."),
-    ] = None,
-    protocol: StudyProtocol = None,
-    seeds: Seeds = None,
-    results: Results = Path("results"),
-    work: Work = Path("runs"),
-    plugins: Plugins = [],  # noqa: B006
-    as_json: Json = False,
-) -> None:
-    """The built-in studies; with --watch, what of one is measured and what is under way, until all is.
-
-    --protocol, --seeds, --results and --work go with --watch, and are those of `bench ablate`.
-    """
+def list_studies(as_json: Json = False) -> None:
+    """The built-in studies."""
     from bench import studies
 
-    if watch is not None:
-        from bench.studies.plan import plan
-
-        made = plan(watch, protocol=protocol, seeds=parse_numbers(seeds), results=results, work=work)
-        _watch(made, as_json=as_json)
-        return
     found = [studies.load(name) for name in studies.names()]
     if as_json:
         print_json(
@@ -196,37 +172,3 @@ def list_studies(
         return
     rows = [[study.name, study.title, str(len(study.rows)), study.protocol] for study in found]
     print_table("Studies", ["Study", "About", "Rows", "Protocol"], rows, numbers=False)
-
-
-def _watch(made: Plan, *, as_json: bool) -> None:
-    """Look at the folder of records until all cells of a study are measured; with `as_json` once."""
-    import time
-    from dataclasses import asdict
-
-    from bench.cli.watch import View
-    from bench.studies.watching import Meter, Usage, Watcher
-
-    runs = {cell.file: cell.run for cell in made.cells}
-    watcher, meter = Watcher(made.results, made.work, made.cells), Meter(made.results, runs)
-
-    def measured() -> list[str]:
-        return [file for file in runs if (made.results / file).exists()]
-
-    def done() -> int:
-        return len(measured())
-
-    def usage() -> Usage:
-        return meter.usage(measured())
-
-    if as_json:
-        activities = [asdict(each) for each in watcher.look()]
-        print_json(
-            {"cells": len(runs), "measured": done(), "usage": asdict(usage()), "under_way": activities}
-        )
-        return
-    view = View(len(runs), done, watcher, usage)
-    if done() < len(runs):
-        with view:
-            while done() < len(runs):
-                time.sleep(1)
-    console().print(view.summary(watcher.look()))

@@ -50,15 +50,6 @@ DataOptions = Annotated[
     list[str],
     typer.Option("--data-option", metavar="KEY=VALUE", help="Option of the dataset, such as `root=DIR`."),
 ]
-StudyProtocol = Annotated[
-    str | None,
-    typer.Option(
-        "--protocol", metavar="NAME|FILE", help="In place of the study's; `bench list --kind protocol`."
-    ),
-]
-Seeds = Annotated[
-    str | None, typer.Option("--seeds", metavar="0,1,…", help="In place of the study's, with commas.")
-]
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of records.")]
 Work = Annotated[Path, typer.Option("--work", metavar="DIR", help="Folder of training runs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]

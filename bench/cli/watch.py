@@ -17,7 +17,7 @@ from rich.text import Text
 from bench.utils.text import span
 
 if TYPE_CHECKING:
-    from bench.studies.watching import Activity, Usage, Watcher
+    from bench.studies.watching import Activity, Watcher
 
 EVERY = 30.0  # seconds from one plain line to the next
 
@@ -29,13 +29,10 @@ class View:
         total: how many jobs there are.
         done: how many of them are done.
         watcher: what is looked at.
-        usage: what was taken by those that are done.
     """
 
-    def __init__(
-        self, total: int, done: Callable[[], int], watcher: Watcher, usage: Callable[[], Usage]
-    ) -> None:
-        self.total, self.done, self.watcher, self.usage = total, done, watcher, usage
+    def __init__(self, total: int, done: Callable[[], int], watcher: Watcher) -> None:
+        self.total, self.done, self.watcher = total, done, watcher
         self._began, self._at_first = time.monotonic(), done()
         self._parts: dict[str, float] = {}  # of the trainings seen, how far they are
         self._parts_at_first: dict[str, float] = {}
@@ -72,13 +69,13 @@ class View:
         return table
 
     def summary(self, found: list[Activity]) -> str:
-        """How many are done, what that took, and when the rest may be.
+        """How many are done, and when the rest may be.
 
         Told by what was done since this began, with the trained part of what is under way; before the first
         is done, by the present rate of training.
         """
         done = self.done()
-        words = f"{done} of {self.total} measured, {len(found)} under way, {self.usage()} so far"
+        words = f"{done} of {self.total} measured, {len(found)} under way"
         training = [each for each in found if each.description == "training" and each.seconds_left]
         self._parts |= {each.run: each.done / each.total for each in training}
         self._parts_at_first = self._parts | self._parts_at_first

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 import registry
 from bench.cost.conventions import COSTLESS, HANDLERS, Spec
-from bench.cost.memory import Follower, LiveTensors, Shapes, call, without_dynamo
+from bench.cost.memory import LiveTensors, Mode, Shapes, call, without_dynamo
 from bench.cost.stages import BETWEEN, around, stages
 from registry.backbone import check_output, deploy, is_denoiser
 from registry.errors import CodeError, UsageError, reason
@@ -190,7 +190,7 @@ class Analysis(JitModelAnalysis):
         return self._stats
 
 
-class _Observer(Follower):
+class _Observer(Mode):
     """Every operator of a forward pass, with the module and the stage it runs in.
 
     Args:
@@ -204,7 +204,8 @@ class _Observer(Follower):
     supports_higher_order_operators = True
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
-        super().__init__(LiveTensors(besides=weights))
+        super().__init__()
+        self.memory = LiveTensors(besides=weights)
         self.calls: list[tuple[str, str, list[Any], list[Any]]] = []
         self._masks: list[tuple[Any, ...]] = []  # of each flex_attention
         self.modules, self.stages = [""], [BETWEEN]
@@ -238,8 +239,22 @@ class _Observer(Follower):
         return self._run(f"higher_order::{func.name()}", func, args, kwargs)
 
     def _run(self, operator: str, func: Any, args: Any, kwargs: Any) -> Any:
-        out = self.follow(args, call(func, args, kwargs))
-        self.note(operator, args, out if isinstance(out, tuple | list) else [out])
+        """Run an operator, follow what it made of its inputs, and return it.
+
+        Tables of positions, which exist before the pass, are left out, and so are their copies on the meta
+        device, which are made in the first pass alone.
+        """
+        out = call(func, args, kwargs)
+        outputs = out if isinstance(out, tuple | list) else [out]
+        given = [value for value in args if isinstance(value, Tensor)]
+        for tensor in given:
+            self.memory.leave_out(tensor)
+        for tensor in outputs:
+            if isinstance(tensor, Tensor):
+                if tensor.is_meta and given and not given[0].is_meta:
+                    self.memory.leave_out(tensor)
+                self.memory.add(tensor, self.stages[-1])
+        self.note(operator, args, outputs)
         return out
 
     def note(self, operator: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:

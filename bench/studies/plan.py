@@ -6,8 +6,8 @@
     made.seconds                        # how long each cell is likely to take
     executor("ray").measure(made)       # see bench.studies.executors
 
-Making a plan imports no torch and writes nothing. Looking at networks does import it (`check`, `memory`,
-`seconds`, `tokens`, `groups`), where something is to be measured.
+Making a plan imports no torch and writes nothing. Looking at networks does import it (`check`, `seconds`,
+`tokens`, `groups`), where something is to be measured.
 """
 
 from __future__ import annotations
@@ -77,12 +77,10 @@ class Group:
     Attributes:
         run: folder of the training run, whose lock the process holds that does them; None of costs.
         jobs: at least one.
-        memory: bytes that each of its processes is estimated to need; 0 where that is not known.
     """
 
     run: Path | None
     jobs: tuple[Job, ...]
-    memory: int = 0
 
     @property
     def message(self) -> dict[str, Any]:
@@ -158,11 +156,6 @@ class Plan:
             _ = self._checker
 
     @cached_property
-    def memory(self) -> dict[str, int]:
-        """Bytes that each process needs, by training run; see `Checker.memory`."""
-        return self._checker.memory(self.todo) if self.todo else {}
-
-    @cached_property
     def seconds(self) -> dict[str, float | None]:
         """How long each cell to be measured is likely to take, by file; see `expected_seconds`."""
         if not self.todo:
@@ -174,16 +167,12 @@ class Plan:
         """Tokens that a token can attend to, by row and stage; see `Checker.attention_tokens`."""
         return self._checker.attention_tokens(self.wanted) if self.todo else {}
 
-    def groups(self, *, estimate: bool = True) -> list[Group]:
+    def groups(self) -> list[Group]:
         """What is to be done, a group for each training run; what has a record is measured anew.
 
         Raises as `check`.
-
-        Args:
-            estimate: what memory each needs.
         """
         self.check()
-        memory = self.memory if estimate else {}
         results, work = self.results.resolve(), self.work.resolve()
 
         def job(title: str, file: str, **message: Any) -> Job:
@@ -211,7 +200,7 @@ class Plan:
                     last=cell is group[-1],
                 )
                 measuring.append(job(cell.title, cell.file, quality=task.model_dump(mode="json")))
-            found.append(Group(run, tuple(measuring), memory.get(group[0].run, 0)))
+            found.append(Group(run, tuple(measuring)))
         return found
 
     @cached_property
@@ -220,7 +209,6 @@ class Plan:
 
         found = Checker(self.data_options)
         found.check(self.study, self.todo, self.reference)
-        found.check_disk(self.todo, self.work)
         return found
 
 

@@ -170,4 +170,4 @@ def groups(
     places = {"results": results, "work": work, "data_options": {}, "reference": None, "fresh": False}
     plan = Plan(study=study, protocol=cells[0].protocol, **whole, **places)
     vars(plan)["_checker"] = None
-    return plan.groups(estimate=False)
+    return plan.groups()

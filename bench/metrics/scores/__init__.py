@@ -49,6 +49,12 @@ _PLACES = {name: i for i, name in enumerate("fid sfid inception_score precision 
 
 
 def _table() -> dict[str, Score]:
+    scores.names()  # which looks for them
+    return _table_of(scores.version)
+
+
+@functools.lru_cache(maxsize=1)
+def _table_of(version: int) -> dict[str, Score]:
     names = sorted(scores.names(), key=lambda name: _PLACES.get(name, len(_PLACES)))
     return {name: _made(name, scores.factory(name)) for name in names}
 

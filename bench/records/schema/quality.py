@@ -215,13 +215,16 @@ class BandLoss(Model):
             schedule where that does not reach all levels of the band: those beyond are not scored.
         share: of all levels that are scored, which are DDPM's training steps under the linear schedule.
         loss: mean over images.
-        groups: means over 64 groups of images, the same ones for every network, for errors over images.
+        groups: means over 64 groups of images, the same ones for every network, for errors over images; None
+            where `bench.records.read` left them out.
     """
 
     log_snr: tuple[Finite | None, Finite | None]
     share: Finite
     loss: Finite
-    groups: tuple[float, ...] = Field(repr=False)
+    groups: tuple[float, ...] | None = Field(
+        default=None, repr=False, exclude_if=lambda groups: groups is None
+    )
 
 
 class HeldOutLoss(Model):

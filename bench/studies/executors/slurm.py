@@ -7,7 +7,6 @@ it prints.
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -34,8 +33,7 @@ class Slurm(Executor):
         timeouts: how often it may do so.
         cpus: cores of each process of a task.
         gpus: GPUs of each.
-        memory: GiB of a task; by default, on CPUs, twice what its training is estimated to need, since a task
-            that takes more is ended.
+        memory: GiB of a task, which is ended where it takes more; by default the partition's own.
         cluster: `slurm`; `local` stands for it by processes of this machine, `debug` by this process.
     """
 
@@ -71,11 +69,8 @@ class Slurm(Executor):
         """What submitit is told for an array of these groups; all of its tasks get what one of them needs."""
         processes = max(group.processes for group in groups)
         found = {"cpus_per_task": self.cpus * processes}
-        memory = max(group.memory * group.processes for group in groups)
         if self.gpus:
             found["gpus_per_node"] = self.gpus * processes
-        elif memory:
-            found["mem_gb"] = math.ceil(2 * memory / 2**30)
         return found | self.wanted
 
     def script(self, groups: Sequence[Group], work: Path) -> str:

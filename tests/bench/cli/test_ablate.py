@@ -225,7 +225,7 @@ def test_force_and_only_measure_one_row_and_its_cost_from_the_start(again: Place
 
 
 @pytest.mark.slow
-def test_a_dry_run_tells_and_does_nothing(again: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_tells_and_does_nothing(again: Place) -> None:
     every = again.cells()
     (again.results / every[0].file).unlink()
     files = sorted(again.folder.rglob("*"))
@@ -239,10 +239,6 @@ def test_a_dry_run_tells_and_does_nothing(again: Place, monkeypatch: pytest.Monk
     part = again.bench("--dry-run", "--shard", "1/2").output  # all machines together see the difference
     assert shown.output.partition("With ")[2][:60] == part.partition("With ")[2][:60] != ""
     assert re.search(r"Tokens that a token can attend to, by\s+stage: blocks 16 \(plain\)", other.output)
-    assert "Memory (GiB)" in other.output and "More memory than there is" not in other.output
-    monkeypatch.setattr(local, "available_memory", lambda: 2**20)
-    other = Place(again.folder / "work").bench("--dry-run", "--seeds", "7", "--only", "plain")
-    assert "More memory than there is here is needed by: plain, seed 7." in " ".join(other.output.split())
 
 
 @pytest.mark.slow
@@ -550,31 +546,6 @@ def test_by_default_each_gpu_or_else_each_core_has_a_cell(monkeypatch: pytest.Mo
         8
     ] * 5 + [1]
     assert [jobs("", gpus, 20, 1) for gpus in ("MIG-a,MIG-b", "GPU-a,MIG-GPU-b/1/0,2")] == [2, 3]
-
-
-def test_a_slice_of_a_gpu_has_a_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    listing = """GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-a)
-  MIG 1g.10gb     Device  0: (UUID: MIG-b)
-  MIG 3g.40gb     Device  1: (UUID: MIG-GPU-a/2/0)
-"""
-
-    def run(command: list[str], **_: Any) -> Any:
-        return SimpleNamespace(stdout=listing if command[1:] == ["-L"] else "81559\n")
-
-    monkeypatch.setattr(local.subprocess, "run", run)
-
-    def memory(gpus: str) -> int | None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
-        return executor("local").memory()
-
-    assert [memory(gpus) for gpus in ("MIG-b", "MIG-GPU-a/2/0", "MIG-GPU-a/2/0,MIG-b")] == [
-        10**10,
-        4 * 10**10,
-        10**10,
-    ]
-    assert memory("0") == memory("GPU-a") == 81559 * 2**20
-    monkeypatch.setattr(local, "available_memory", lambda: 7)
-    assert memory("-1") == 7
 
 
 @pytest.mark.parametrize("visible", [None, "GPU-a, GPU-b", ""])
