@@ -1,7 +1,8 @@
 """What training keeps of its speed beside other processes: `python -m tests.benchmarks.busy`.
 
 Steps of `bench train` under `micro`, alone and beside one and two processes that compute, by how idle threads
-wait. Each way has a process, and the processes are timed in turns, so background load affects all equally. `--write` renews its section of docs/benchmarks.md.
+wait. Each way has a process, and the processes are timed in turns, so background load affects
+all equally. `--write` renews its section of docs/benchmarks.md.
 """
 
 from __future__ import annotations
