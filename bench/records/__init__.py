@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 DIGEST = "digest"  # key of a record for that of all its other content
 LARGEST = 2**22  # bytes of a record's file; ours have some thousand
+NOT_IN_THE_PACKAGE = "this project's own records are in its repository, not in the package"
 
 
 def write(
@@ -116,7 +117,7 @@ def _all(folder: str | Path) -> Iterator[tuple[Record, dict[str, Any]]]:
     """Each record of a folder, and the table that its file holds; see `read`."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise UsageError(f"no folder of records at {folder}")
+        raise UsageError(f"no folder of records at {folder}; {NOT_IN_THE_PACKAGE}")
     for path in _files(folder):
         try:
             yield _parsed(path, light=True)

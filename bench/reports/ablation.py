@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bench import studies
 from bench.metrics.scores import MEASURED
+from bench.records import NOT_IN_THE_PACKAGE
 from bench.records.schema import Quality
 from bench.reports import tables
 from bench.reports.findings import phrase
@@ -59,7 +61,14 @@ def reused(plan: Plan) -> str:
     if shown:
         parts.append(f"some that are stale are shown: {', '.join(sorted(shown))}")
     text = "; ".join(parts) or "nothing is measured under this protocol"
-    return f"{text}. Stop at any moment: the same command goes on where it was." if plan.todo else f"{text}."
+    stop = ["Stop at any moment: the same command resumes."] if plan.todo else []
+    return " ".join([f"{text}.", *_not_here(plan), *stop])
+
+
+def _not_here(plan: Plan) -> list[str]:
+    """Where the records of a built-in study are, if there is no folder of records."""
+    missing = plan.study.name in studies.names() and not plan.results.is_dir()
+    return [f"There is no folder {plan.results}: {NOT_IN_THE_PACKAGE}."] if missing else []
 
 
 def plan_table(plan: Plan, executor: Executor) -> Table:
@@ -82,6 +91,7 @@ def plan_table(plan: Plan, executor: Executor) -> Table:
         f"{plan.study.title}: cells under {plan.protocol.name}",
         remarks=[
             f"{len(plan.todo)} of {len(plan.wanted)} cells are to be measured, {total}.",
+            *_not_here(plan),
             *_attention(plan.tokens),
             *_power(plan),
             *_left_out(plan),
