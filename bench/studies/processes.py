@@ -23,8 +23,8 @@ from typing import Any
 import torch
 
 from bench import sampling
-from bench.studies.cells import Task
 from bench.studies.failures import failure
+from bench.studies.jobs import Task
 from bench.training.loop import train
 from bench.training.run import Run
 from bench.training.trained import open_run

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.studies.plan import Group, Plan
+from bench.studies.jobs import Group
+from bench.studies.plan import Plan
 from bench.utils import locks
 from bench.utils.files import make_folders
 from registry.plugins import Registry

@@ -22,7 +22,8 @@ from pathlib import Path
 import psutil
 
 from bench.studies.executors import PATIENCE, Backlog, Ended, Executor, executors
-from bench.studies.plan import Group, Plan
+from bench.studies.jobs import Group
+from bench.studies.plan import Plan
 from bench.utils.device import usable_cores
 from bench.utils.files import make_folders
 from bench.utils.process import ending
@@ -171,7 +172,7 @@ class _Worker:
         count, held = 0, False
         with contextlib.suppress(BrokenPipeError), self.process as process:  # it died before it read that
             assert process.stdin and process.stdout
-            process.stdin.write(json.dumps(self.group.message).encode() + b"\n")
+            process.stdin.write(self.group.model_dump_json().encode() + b"\n")
             process.stdin.flush()
             for line in process.stdout:
                 told = json.loads(line)

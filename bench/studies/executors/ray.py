@@ -18,7 +18,7 @@ from typing import Any
 
 from bench.studies import worker
 from bench.studies.executors import PATIENCE, Backlog, Ended, Executor, executors
-from bench.studies.plan import Group
+from bench.studies.jobs import Group
 from bench.utils.extras import extra
 from bench.utils.files import make_folders
 from bench.utils.progress import Stopped
@@ -97,7 +97,7 @@ class Ray(Executor):
                     if (group := backlog.take()) is None:
                         break
                     placed = task.options(**self.resources(group))
-                    under_way[placed.remote(group.message, str(Path.cwd()), list(plugins))] = group
+                    under_way[placed.remote(group.model_dump_json(), str(Path.cwd()), list(plugins))] = group
                 if not under_way:
                     time.sleep(PATIENCE)
                     continue

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from bench.studies import worker
 from bench.studies.executors import PATIENCE, Backlog, Ended, Executor, executors
-from bench.studies.plan import Group
+from bench.studies.jobs import Group
 from bench.utils.extras import extra
 from bench.utils.files import make_folders
 from bench.utils.progress import Stopped
@@ -114,7 +114,8 @@ class Slurm(Executor):
             while backlog or under_way:
                 if found := self._room(backlog, len(under_way)):
                     executor.update_parameters(**self.parameters(found))
-                    arguments = ([group.message for group in found], *([each] * len(found) for each in here))
+                    messages = [group.model_dump_json() for group in found]
+                    arguments = (messages, *([each] * len(found) for each in here))
                     under_way += zip(executor.map_array(Task(), *arguments), found, strict=True)
                 time.sleep(PATIENCE)
                 over = [each for each in under_way if each[0].done()]

@@ -28,10 +28,11 @@ from bench.metrics.scores import scores
 from bench.records.schema import HeldOutSettings, Quality
 from bench.studies.cells import cells, cost_request, known
 from bench.studies.executors import executor, local
-from bench.studies.plan import Group, Job
+from bench.studies.jobs import Group
 from bench.studies.staleness import fingerprints
 from bench.training import protocols
 from bench.training.trained import open_run
+from bench.utils import locks
 from tests.bench import made
 from tests.bench.place import PROTOCOL, Place
 
@@ -279,16 +280,34 @@ def test_killed_at_random_it_ends_in_the_same_records(whole: Place, tmp_path: Pa
     assert place.scores() == expected, seed
 
 
-@pytest.mark.slow
-def test_sigterm_stops_all_of_it(tmp_path: Path) -> None:
-    place = Place(tmp_path)
-    (tmp_path / "few.toml").write_text(PROTOCOL.replace("steps = 12", "steps = 100_000"))
+def training_without_end(folder: Path) -> tuple[subprocess.Popen[str], Path]:
+    """A study whose first cell has begun to train, and the log of that."""
+    place = Place(folder)
+    (folder / "few.toml").write_text(PROTOCOL.replace("steps = 12", "steps = 100_000"))
     process = place.begin("--seeds", "0", "--only", "plain")
     log = place.work / place.cells()[2].run / "log.jsonl"
     for _ in range(2400):
         if log.exists():
             break
         time.sleep(0.05)
+    return process, log
+
+
+@pytest.mark.slow
+def test_a_process_that_measures_ends_with_the_one_that_began_it(tmp_path: Path) -> None:
+    process, log = training_without_end(tmp_path)
+    assert locks.holder(log.parent)
+    process.kill()  # it alone: no child of it gets a signal
+    process.communicate(timeout=30)  # which returns when no child holds its output any more
+    until = time.monotonic() + 10
+    while locks.holder(log.parent) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert locks.holder(log.parent) is None
+
+
+@pytest.mark.slow
+def test_sigterm_stops_all_of_it(tmp_path: Path) -> None:
+    process, log = training_without_end(tmp_path)
     process.terminate()
     _, told = process.communicate(timeout=30)
     assert process.returncode == 143
@@ -489,9 +508,7 @@ def test_python_has_the_same_table(whole: Place, tmp_path: Path) -> None:
 
 def groups_of(folder: Path, titles: str) -> list[Group]:
     """A group for each letter, with a job that does nothing."""
-    return [
-        Group(folder / f"run-{i}", (Job(title, folder / "none", None, {}),)) for i, title in enumerate(titles)
-    ]
+    return [Group(run=folder / f"run-{i}", jobs=(made.job(title, folder),)) for i, title in enumerate(titles)]
 
 
 def plan_of(runs: int, processes: int) -> Any:

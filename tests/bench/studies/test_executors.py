@@ -16,7 +16,7 @@ from bench.cli.watch import View
 from bench.studies import worker
 from bench.studies.cells import cells
 from bench.studies.executors import Backlog, executor, local
-from bench.studies.plan import Group, Job
+from bench.studies.jobs import Group, Job
 from bench.studies.watching import Activity, Watcher
 from bench.training import protocols
 from bench.utils import locks
@@ -27,7 +27,7 @@ from tests.bench import made
 
 def group(folder: Path, name: str) -> Group:
     """One job in the folder of a run."""
-    return Group(folder / "runs" / name, (Job(name, folder / f"{name}.json", None, {}),))
+    return Group(run=folder / "runs" / name, jobs=(made.job(name, folder),))
 
 
 def test_what_another_process_is_at_waits(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_what_another_process_is_at_waits(tmp_path: Path) -> None:
     backlog = Backlog([a, b])
     with locks.held(a.run):
         assert backlog.take() == b and backlog.take() is None and len(backlog) == 1
-        assert worker.work(a.message, [], pytest.fail)  # nothing of it is done
+        assert worker.work(a, [], pytest.fail)  # nothing of it is done
     assert backlog.take() == a and not backlog
 
 
@@ -45,8 +45,7 @@ def test_the_gpus_of_a_machine_are_divided_among_cells(
     assert [local._share("abcd", i, 2) for i in range(2)] == [["a", "b"], ["c", "d"]]
     assert [local._share("ab", i, 1) for i in range(3)] == [["a"], ["b"], ["a"]]
     monkeypatch.setattr(local, "_gpus", lambda: ["a", "b", "c"])
-    message = {"quality": {"protocol": {"training": {"processes": 2}}}}
-    pair = Group(tmp_path / "run", (Job("pair", tmp_path / "none", None, message),))
+    pair = made.pair(tmp_path)
     with pytest.raises(UsageError, match="2 cells at once of 2 processes each need 4 GPUs, but there are 3"):
         executor("local", jobs=2).run([pair], work=tmp_path)
     with pytest.raises(UsageError, match=r"2 processes needs whole GPUs, not gpus = 0.5"):
@@ -54,8 +53,7 @@ def test_the_gpus_of_a_machine_are_divided_among_cells(
 
 
 def test_clusters_are_told_what_a_cell_needs(tmp_path: Path) -> None:
-    message = {"quality": {"protocol": {"training": {"processes": 2}}}}
-    pair = Group(tmp_path / "run", (Job("pair", tmp_path / "none", None, message),))
+    pair = made.pair(tmp_path)
     one = group(tmp_path, "a")
     on_ray, on_gpus = executor("ray", cpus=4), executor("ray", gpus=1)
     assert on_ray.resources(pair).items() >= {"num_cpus": 8, "memory": None}.items()

@@ -316,9 +316,8 @@ def test_no_two_groups_of_jobs_share_a_training_run(tmp_path: Path) -> None:
     costs = missing_costs(study, {})
     groups = made.groups(found, costs, results=tmp_path, work=tmp_path)
     assert len({group.run for group in groups}) == len(groups)
-    first, *lists = [group.jobs for group in groups]
-    assert len(first) == len(costs) and all("cost" in job.message for job in first)
-    lists = [[job.message["quality"] for job in jobs] for jobs in lists]
+    first, *lists = [[job.model_dump() for job in group.jobs] for group in groups]
+    assert len(first) == len(costs) and all(job["request"]["kind"] == "cost" for job in first)
     runs = [{task["run"] for task in tasks} for tasks in lists]
     assert all(len(one) == 1 for one in runs) and len(set.union(*runs)) == len(runs) == 4
     assert [[task["last"] for task in tasks] for tasks in lists] == [[False, False, True]] * 4
