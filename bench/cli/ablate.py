@@ -124,8 +124,6 @@ def ablate(
         table = ablation.plan_table(made, measurer) if dry_run else None
     if table:
         terminal.table(table, console())
-        if script := measurer.script(made.groups(), work):
-            typer.echo(script)
         return
     typer.echo(ablation.reused(made), err=True)
     missing = bool(made.todo or made.costs)

@@ -136,10 +136,6 @@ class Executor(ABC):
         """How many of so many groups are done at once; None where that depends on a cluster."""
         return None
 
-    def script(self, groups: Sequence[Group], work: Path) -> str:
-        """What would be handed to a scheduler, for people; `""` where that says nothing."""
-        return ""
-
 
 def executor(name: str, **options: Any) -> Executor:
     """An executor by name.

@@ -73,22 +73,6 @@ class Slurm(Executor):
             found["gpus_per_node"] = self.gpus * processes
         return found | self.wanted
 
-    def script(self, groups: Sequence[Group], work: Path) -> str:
-        """The file that `sbatch` is given."""
-        submitit = _submitit()
-
-        class Unsubmitted(submitit.SlurmExecutor):  # type: ignore[name-defined]
-            """Writes its file where there is no Slurm, too."""
-
-            affinity = classmethod(lambda cls: 1)
-
-        made = Unsubmitted(work / "slurm", max_num_timeout=self.timeouts)
-        own = {key.removeprefix("slurm_"): value for key, value in self.parameters(groups).items()}
-        made.update_parameters(**made._convert_parameters({"array_parallelism": len(groups)} | own))
-        made.parameters["map_count"] = len(groups)
-        script: str = made._make_submission_file_text(made._submitit_command_str, "bench")
-        return script
-
     def run(
         self,
         groups: Sequence[Group],

@@ -63,7 +63,9 @@ def test_clusters_are_told_what_a_cell_needs(tmp_path: Path) -> None:
     assert array["cpus_per_task"] == 6 and not array.keys() & {"gpus_per_node", "mem_gb"}
     on_gpus = executor("slurm", gpus=1).parameters([one, pair])
     assert on_gpus["gpus_per_node"] == 2 and "mem_gb" not in on_gpus
-    assert executor("slurm", memory=7.0).parameters([pair])["mem_gb"] == 7.0
+    told = executor("slurm", partition="long", hours=2.5, memory=7.0, jobs=1, account="me").parameters([pair])
+    expected = {"slurm_partition": "long", "slurm_account": "me", "slurm_array_parallelism": 1}
+    assert told.items() >= (expected | {"timeout_min": 150, "mem_gb": 7.0}).items()
 
 
 def test_a_record_is_measured_unless_it_changed_since_it_was_planned(tmp_path: Path) -> None:
