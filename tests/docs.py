@@ -112,6 +112,7 @@ def _forget(folder: Path, page: str) -> None:
         for name, entry in list(known._entries.items()):
             if entry.module in written | {page}:
                 del known._entries[name]
+                known.version += 1  # tables made from the names are made again
 
 
 def commands(text: str) -> list[list[str]]:
