@@ -30,7 +30,7 @@ def machine(monkeypatch):
 def test_what_others_take_is_told_in_cores(machine):
     machine.set(10.0, 1.0, 100, 50, 30, 900, 5, 0, 0, 20, 999, 999)
     with load.other_load() as found:
-        # In 4 s: 5 s of work in user, nice, system and interrupts, 1.2 s taken by the hypervisor, 3 s our own.
+        # In 4 s: 5 s of work in user, nice, system and interrupts, 1.2 s of the hypervisor, 3 s our own.
         machine.set(14.0, 4.0, 300, 250, 110, 1900, 95, 10, 10, 140, 5000, 5000)
     assert found.cores == pytest.approx((5 + 1.2 - 3) / 4)
     assert "kept 0.8 of 2 cores busy" in load.load_note(found.cores)
