@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
 
 from bench.studies.failures import failure
 from bench.studies.jobs import Group, Job, Task
 from bench.utils import locks
-from bench.utils.process import end_with_input, keep_memory
+from bench.utils.process import answering, end_with_input, keep_memory
 from bench.utils.progress import Stopped
 from registry.errors import UsageError
 from registry.plugins import load_file
@@ -33,12 +31,7 @@ def serve(plugins: Sequence[str]) -> None:
     keep_memory()
     for plugin in plugins:
         load_file(plugin)
-    out = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-
-    def tell(**what: Any) -> None:
-        out.write(json.dumps(what) + "\n")
-
+    tell = answering()
     group = Group.model_validate_json(sys.stdin.readline())
     end_with_input()
     try:
