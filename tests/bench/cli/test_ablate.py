@@ -584,7 +584,7 @@ def test_of_several_gpus_each_process_has_one(tmp_path: Path, monkeypatch: Any, 
     [
         (["downsamplr"], "unknown study 'downsamplr'. Did you mean 'downsampler'?"),
         (["toy", "--protocol", "mikro"], "unknown protocol 'mikro'"),
-        (["toy", "--seeds", "0,x"], "--seeds takes whole numbers with commas between, not '0,x'"),
+        (["toy", "--seeds", "0,x"], "--seeds takes whole numbers separated by commas, not '0,x'"),
         (["toy", "--seeds", "1,1"], "seeds = [1, 1]: each is 0 or more, below 2⁶³, and there once"),
         (["toy", "--seeds", "12345678901234567890123"], "seeds = [12345678901234567890123]: each"),
         (["toy", "--seeds", ""], "--seeds takes whole numbers"),

@@ -58,7 +58,7 @@ def test_train_sample_and_what_they_leave(run_bench, tmp_path, monkeypatch):
     assert np.abs(np.load(tmp_path / "1.npz")["arr_0"].astype(int) - images).max() <= 1  # rounded elsewhere
     assert np.abs(np.load(tmp_path / "3.npz")["arr_0"].astype(int) - images).max() > 1
     code, _, err = run_bench("sample", "--checkpoint", run, "--out", tmp_path / "b.npz", *options, *guide)
-    assert code == 2 and "--guide and --guide-scale belong together" in err
+    assert code == 2 and "give --guide and --guide-scale together" in err
     seen = []
 
     def told(network, labels, cfg_scale, guided_channels, interval, encoder_every):
@@ -110,7 +110,7 @@ def test_export(run_bench, tmp_path):
             ("train", "--model", "udit-t", "--protocol", "smoke", "--tracker", "tensorbord"),
             "tracker tensorbord",
         ),
-        (("sample", "--checkpoint", "nowhere"), "needs --model"),
+        (("sample", "--checkpoint", "nowhere"), "add --model"),
     ],
 )
 def test_a_mistake_is_one_line(run_bench, tmp_path, args, says):
