@@ -165,10 +165,13 @@ def _measure(made: Plan, measurer: Executor, plugins: list[str]) -> dict[str, st
     from bench.studies.watching import Watcher
 
     ended: dict[str, str | None] = {}  # by title: why it failed, or None
+    with working("estimating the time"):
+        times = {cell.title: made.seconds[cell.file] for cell in made.todo}
+        steps = {cell.title: float(cell.step) for cell in made.todo}
     # Costs take seconds: to count them beside cells would promise an early end.
-    counted = {cell.title for cell in made.todo} or {f"cost of {label}" for label in made.costs}
-    watcher = Watcher(made.results, made.work, made.todo)
-    with View(len(counted), lambda: sum(title in ended for title in counted), watcher):
+    jobs = {title: times[title] or 1.0 for title in steps} if all(times.values()) else steps
+    jobs = jobs or dict.fromkeys((f"cost of {label}" for label in made.costs), 1.0)
+    with View(jobs, ended, Watcher(made.results, made.work, made.todo)):
         return measurer.measure(made, plugins=plugins, ended=ended.__setitem__)
 
 
