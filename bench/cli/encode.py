@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 from bench.cli.options import Device
-from bench.cli.output import bars, console, working
+from bench.cli.output import console, working
+from bench.utils.bars import bar
 
 
 def encode(
@@ -64,7 +65,7 @@ def encode(
     with working(f"looking through {images}"):
         dataset = Folder(images, size)
         _ = dataset.digest  # reads all files the first time
-    with bars() as progress:
+    with bar() as progress:
         index = encode_images(
             dataset,
             out,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.options import Device, Json, Plugins
-from bench.cli.output import bars, print_json, print_table, working
+from bench.cli.output import print_json, print_table, working
+from bench.utils.bars import bar
 
 if TYPE_CHECKING:
     from bench.metrics.evaluation import Comparison
@@ -87,7 +88,7 @@ def evaluate(
 
     if fid_infinity:
         scores = [*(scores or [score.name for score in select(())]), "fid_infinity"]
-    with bars() as progress:
+    with bar() as progress:
         found = compare(
             samples,
             reference,

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from bench.cli.options import DataOptions, Plugins, parse_overrides
-from bench.cli.output import bars, console, working
+from bench.cli.output import console, working
+from bench.utils.bars import bar
 
 
 def export_dataset(
@@ -29,6 +30,6 @@ def export_dataset(
         from bench.data.export import export
 
         dataset = datasets.load(data, **parse_overrides(data_options, "--data-option"))
-    with bars() as progress:
+    with bar() as progress:
         export(dataset, out, progress)
     console().print(f"{len(dataset)} images of {dataset.name} in {out}", markup=False)

@@ -9,7 +9,8 @@ import typer
 
 from bench.cli.eval import BatchSize, Cache, Extractor, Weights
 from bench.cli.options import Device, Plugins
-from bench.cli.output import bars, console, working
+from bench.cli.output import console, working
+from bench.utils.bars import bar
 
 
 def features(
@@ -37,7 +38,7 @@ def features(
     with working("loading torch"):
         from bench.metrics.features import make_file
         from bench.utils import distributed
-    with bars() as progress:
+    with bar() as progress:
         written = make_file(
             images,
             out,

@@ -20,7 +20,8 @@ from bench.cli.options import (
     parse_models,
     parse_shared,
 )
-from bench.cli.output import console, on_line, print_json, print_table, working
+from bench.cli.output import console, print_json, print_table, working
+from bench.utils.bars import bar
 
 if TYPE_CHECKING:
     from bench.records.schema import Profile, Share
@@ -57,13 +58,14 @@ def profile(
     networks = parse_models(models, parse_shared(overrides, input_size))
     if trace is not None and len(networks) > 1:
         raise UsageError(f"--trace takes one model, not {len(networks)}: each would overwrite the file")
-    with working("loading torch") as status:
+    with working("loading torch"):
         import torch
 
         from bench.speed.profile import measure
         from bench.utils import distributed
 
-        profiles = []
+    profiles = []
+    with bar() as progress:
         for name, own in networks:
             torch.manual_seed(0)
             network = registry.create(name, **own)
@@ -75,7 +77,7 @@ def profile(
                     batch_size=batch_size,
                     repeats=repeats,
                     trace=trace,
-                    progress=on_line(status),
+                    progress=progress,
                 )
             )
     if as_json:

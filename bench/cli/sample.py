@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import typer
 
 from bench.cli.options import Device, Overrides, Plugins, parse_numbers, parse_overrides
-from bench.cli.output import bars, console, working
+from bench.cli.output import console, working
+from bench.utils.bars import bar
 
 # Panels of the options.
 GUIDANCE, WEIGHTS, DEVICE = "Guidance", "If --checkpoint is a file of weights", "Device and precision"
@@ -217,7 +218,7 @@ def sample(
         )
         if guide is not None and guide_scale is not None:
             plan = replace(plan, guide=open_guide(guide, guide_scale, guide_weights, guide_model))
-    with bars() as progress:
+    with bar() as progress:
         sheet = make(
             source.network,
             source.to_images,

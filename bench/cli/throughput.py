@@ -19,7 +19,8 @@ from bench.cli.options import (
     parse_models,
     parse_shared,
 )
-from bench.cli.output import console, on_line, print_json, print_table, working
+from bench.cli.output import console, print_json, print_table, working
+from bench.utils.bars import bar
 
 if TYPE_CHECKING:
     from bench.records.schema import Speed
@@ -79,7 +80,7 @@ def throughput(
     batch = _batch_size(batch_size)
     if train and sampling:
         raise registry.UsageError("--sampling times inference: leave --train or --sampling out")
-    with working("loading torch") as status:
+    with working("loading torch"):
         from bench import records
         from bench.records.schema import Context
         from bench.speed.throughput import Settings, measure
@@ -96,7 +97,8 @@ def throughput(
             channels_last=channels_last,
             num_inference_steps=steps if sampling else None,
         )
-        results = measure(networks, settings, repeats=repeats, progress=on_line(status))
+    with bar() as progress:
+        results = measure(networks, settings, repeats=repeats, progress=progress)
     for result in results:
         context = Context(against=None if result is results[0] else _label(results[0]), repeats=repeats)
         made_by = fingerprints(result.request)
@@ -165,7 +167,7 @@ def _print(results: list[Speed], device: str, repeats: int) -> None:
         rows,
         notes=[
             *(line for result in results for line in _notes(result)),
-            f"{where.name}, {where.threads} threads{clock}: {where.peak_flops / 1e9:.0f} GFLOP/s in a matrix "
+            f"{where.name}, {where.threads} thread{'s' if where.threads > 1 else ''}{clock}: {where.peak_flops / 1e9:.0f} GFLOP/s in a matrix "
             f"product{_sustained(where.sustained_flops)}{nominal}, {where.bandwidth / 1e9:.1f} GB/s in a "
             f"copy{_sustained(where.sustained_bandwidth)}. Median of {repeats} rounds; spread: half "
             "the range of the middle half of them."

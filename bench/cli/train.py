@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from bench.cli.options import DataOptions, Overrides, Plugins, parse_overrides
-from bench.cli.output import bar, console, working
+from bench.cli.output import console, working
+from bench.utils.bars import bar, of_training
 
 
 def train(
@@ -81,10 +82,7 @@ def train(
     # Of several processes each would take the others for such; a thread alone waits for none.
     if distributed.count() == 1 and torch.get_num_threads() > 1 and (busy := load_note(others.cores)):
         console().print(busy)
-    described = ("[progress.description]{task.description}", "loss {task.fields[loss]:.4f}",
-                 "{task.fields[rate]:.0f} images/s")  # fmt: skip
-    with bar(*described) as shown, other_load() as others:
-        task = shown.add_task("training", total=None, loss=float("nan"), rate=float("nan"))
+    with bar() as shown, other_load() as others:
         result = train(
             model,
             chosen,
@@ -98,10 +96,7 @@ def train(
             accumulation=accumulation,
             compiled=compiled,
             tracker=tracker,
-            progress=lambda description, done, total: shown.update(
-                task, description=description, completed=done, total=total
-            ),
-            log=lambda entry: shown.update(task, loss=entry["loss"], rate=entry["images_per_second"]),
+            **of_training(shown),
         )
     if distributed.is_main():
         if result.taken:
@@ -112,9 +107,9 @@ def train(
                 f"stopped at step {result.step}{last}: the same command with --resume goes on", err=True
             )
         else:
-            console().print(f"{out} is trained to step {result.step}{last}", markup=False)
             if distributed.count() == 1 and (busy := load_note(others.cores)):
                 console().print(busy)
+            console().print(f"{out} is trained to step {result.step}{last}", markup=False)
     if result.interrupted:
         raise typer.Exit(128 + result.signal)
 
