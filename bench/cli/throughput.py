@@ -159,6 +159,7 @@ def _print(results: list[Speed], device: str, repeats: int) -> None:
         rows.append(row)
     where, request = results[0].device, results[0].request
     busy = load_note(where.other_load)
+    threads = f"{where.threads} thread{'s' if where.threads > 1 else ''}"
     clock = f", {where.clock_mhz:.0f} MHz" if where.clock_mhz else ""
     nominal = f", nominally {where.nominal_flops / 1e9:.0f}" if where.nominal_flops else ""
     print_table(
@@ -167,7 +168,7 @@ def _print(results: list[Speed], device: str, repeats: int) -> None:
         rows,
         notes=[
             *(line for result in results for line in _notes(result)),
-            f"{where.name}, {where.threads} thread{'s' if where.threads > 1 else ''}{clock}: {where.peak_flops / 1e9:.0f} GFLOP/s in a matrix "
+            f"{where.name}, {threads}{clock}: {where.peak_flops / 1e9:.0f} GFLOP/s in a matrix "
             f"product{_sustained(where.sustained_flops)}{nominal}, {where.bandwidth / 1e9:.1f} GB/s in a "
             f"copy{_sustained(where.sustained_bandwidth)}. Median of {repeats} rounds; spread: half "
             "the range of the middle half of them."
