@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.options import Device, Json, Plugins
-from bench.cli.output import bars, print_json, print_table, working
+from bench.cli.output import print_json, print_table, working
+from bench.utils.bars import bar
 
 if TYPE_CHECKING:
     from bench.metrics.evaluation import Comparison
@@ -54,7 +55,7 @@ def evaluate(
         ),
     ] = [],  # noqa: B006
     batch_size: BatchSize = 64,
-    device: Device = "cpu",
+    device: Device = None,
     half_distances: Annotated[
         bool,
         typer.Option("--half-distances", help="Precision and recall at half precision, as in the ADM suite."),
@@ -75,14 +76,19 @@ def evaluate(
     A folder is searched at any depth for all that Pillow reads.
     An .npz holds images (arr_0) as the ADM suite's files do, features that
     `bench features` wrote, or statistics (mu, sigma), which give FID and sFID.
+
+    Examples:
+        bench eval --samples samples.npz --reference digits.npz
+        bench eval --samples samples --reference imagenet256.npz --score fid
     """
     with working("loading torch"):
         from bench.metrics.evaluation import compare
         from bench.metrics.scores import select
+        from bench.utils import distributed
 
     if fid_infinity:
         scores = [*(scores or [score.name for score in select(())]), "fid_infinity"]
-    with bars() as progress:
+    with bar() as progress:
         found = compare(
             samples,
             reference,
@@ -90,7 +96,7 @@ def evaluate(
             extractor=extractor,
             weights=_weights(weights),
             batch_size=batch_size,
-            device=device,
+            device=device or distributed.device(),
             half_distances=half_distances,
             intervals=intervals,
             cache=cache,

@@ -15,24 +15,30 @@ def proxy(
     studies: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME|FILE]…",
-            help="Studies; the predictor is chosen on the first and judged on the others. By default "
-            "`components`, `downsampler`, `toy`, `leaderboard` and `dico-components`.",
+            metavar="NAME|FILE",
+            help="Studies: the predictor is chosen on the first and evaluated on the others. Default: "
+            "components, downsampler, toy, leaderboard, dico-components.",
         ),
     ] = None,
     target: Annotated[
         str,
-        typer.Option(help="The published figure to predict: fid, sfid, inception_score, precision, recall."),
+        typer.Option(
+            metavar="SCORE",
+            help="Published score to predict: fid, sfid, inception_score, precision or recall.",
+        ),
     ] = "fid",
     results: Results = Path("results"),
     plugins: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Which protocol, score and checkpoint predict the published order, and how sure that is.
+    """Show which small protocol, score and checkpoint predict the published order, and how reliably.
 
-    A row's figure is that of the published row that it stands for, or what the study's file says of it
-    (`known = { fid = 31.5 }`). Needs the records alone: measure them with `bench ablate STUDY --protocol
-    proxy-fashion`. `--json` tells every checkpoint.
+    Reads records alone; `bench ablate STUDY --protocol proxy-fashion` makes them. The figure of a row is the
+    published one, or the one that the study's file gives (`known = { fid = 31.5 }`).
+
+    Examples:
+        bench proxy
+        bench proxy components downsampler --target sfid
     """
     from bench import studies as study_files
     from bench.metrics.scores import SCORES

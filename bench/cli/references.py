@@ -9,7 +9,11 @@ from bench.cli.output import print_json, print_table
 
 
 def references(as_json: Json = False) -> None:
-    """List the reference files that papers use, what each holds and which scores are right with it."""
+    """List the reference files that papers compare with, and which scores each is right for.
+
+    Examples:
+        bench references
+    """
     from bench.metrics.references import REFERENCES
 
     if as_json:

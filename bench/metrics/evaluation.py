@@ -21,6 +21,7 @@ from bench.metrics.resampling import check_groups
 from bench.metrics.scores import SCORES, Features, Inputs, Score, scored_alone, select
 from bench.metrics.scores.inception_score import SPLIT
 from bench.utils import distributed
+from bench.utils.frames import Framed, Row
 from bench.utils.precision import tf32
 from bench.utils.progress import Progress, silent
 from bench.utils.text import texts
@@ -100,7 +101,7 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Framed):
     """Scores with the way they were obtained.
 
     Attributes:
@@ -134,6 +135,15 @@ class Comparison:
     half_distances: bool
     left_out: dict[str, dict[str, int]]
     notes: list[str]
+
+    def rows(self) -> list[Row]:
+        """A row for each score."""
+        named = [(SCORES[name].full_name, name, value) for name, value in self.scores.items()]
+        ends = {
+            name: dict(zip(("95% low", "95% high"), pair, strict=True))
+            for name, pair in self.intervals.items()
+        }
+        return [{"Score": full, "Value": value, **ends.get(name, {})} for full, name, value in named]
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -1,7 +1,7 @@
 """Records: one measurement, one JSON file that holds its request, its result, and where it came from.
 
     bench.records.write(bench.flops("udit-b"), "results")
-    bench.records.load("results")                       # a DataFrame, one row a record
+    bench.records.load("results")                       # a DataFrame with a row for each record
 
 A file is named by the kind, the model and a hash of the request, so the same request has the same file; it
 ends with a digest of its content, so that a digit that was changed since does not pass for a measurement.
@@ -235,14 +235,26 @@ def file_digest(path: Path) -> str | None:
 
 
 @collection_later()
-def load(folder: str | Path = "results") -> pd.DataFrame:
+def load(folder: str | Path = "results", *, full: bool = False) -> pd.DataFrame:
     """All records of a folder (see `read`), one row each.
 
+    Args:
+        folder: of records.
+        full: all that records hold, in columns `request.model`, `result.scores.fid`, …, with a dot for each
+            level.
+
     Returns:
-        Columns `file`, and `request.model`, `result.scores.fid`, …, with a dot for each level.
+        What was measured, the numbers that people look for first, with units in the names of their columns
+        (scores by the names that `--score` takes), and the file; columns that no record has are left out.
     """
     import pandas as pd
 
+    if not full:
+        rows = pd.DataFrame([record.row() for record, _ in _all(folder)])
+        last = [name for name in ("Device", "Date", "File") if name in rows]
+        rows = rows[[name for name in rows if name not in last] + last]
+        whole = {name: "Int64" for name in ("Step", "Seed", "Batch") if name in rows}
+        return rows.astype(whole).dropna(axis="columns", how="all")
     return pd.DataFrame([{"file": record.file, **_flat(table)} for record, table in _all(folder)])
 
 

@@ -29,6 +29,7 @@ BOLD = (
     "Bold: scores not significantly worse than the best of their column (Tukey's range test at 5%); none "
     "where no two rows differ significantly."
 )
+RUNS_ONLY = "smoke"  # the protocol that only tests that everything runs
 # What a published table prints besides scores.
 _PRINTED = {"training_steps": "Steps", "cfg_scale": "CFG", "gflops": "GFLOPs"}
 
@@ -235,14 +236,18 @@ def summary_table(
     """What `bench ablate` prints: each column of the study, published and measured, side by side.
 
     Beside scores stands the cost of the networks that have them, and above them a caution where the protocol
-    is not the published one.
+    is not the published one. Nothing published stands beside scores of `smoke`, which say nothing.
 
     Args:
         study, rows: its lines.
         setting: of the scores; None where nothing is measured.
         remarks: how the scores were measured.
     """
-    from_paper = published_columns(rows)
+    if setting and setting.protocol == RUNS_ONLY:
+        rows = [line for line in rows if line.row.model]
+        from_paper = {}
+    else:
+        from_paper = published_columns(rows)
     here = cost_columns(study, rows, setting)
     here |= score_columns(study, rows, setting, "measured") if setting else {}
     columns: list[Filled] = []
@@ -412,6 +417,8 @@ def reduced(protocol: str) -> str:
     """What must be said of the scores of a protocol that is not the published one."""
     if protocol == "paper":
         return ""
+    if protocol == RUNS_ONLY:
+        return "Scores of this protocol say nothing about quality: it only tests that everything runs."
     return "Scores of this reduced protocol compare with each other, not with the published ones."
 
 

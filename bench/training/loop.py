@@ -50,6 +50,7 @@ from bench.training.schedule import learning_rate
 from bench.training.step import Update
 from bench.utils import distributed, randomness
 from bench.utils.compilation import compile_network
+from bench.utils.frames import Framed, Row
 from bench.utils.precision import autocast, check_precision, deterministic, tf32
 from bench.utils.process import threads
 from bench.utils.progress import Progress, silent
@@ -68,7 +69,7 @@ Entry = dict[str, Any]  # a line of the log: step, means of the loss's terms, le
 
 
 @dataclass(frozen=True)
-class TrainingResult:
+class TrainingResult(Framed):
     """How a call of `train` ended.
 
     Attributes:
@@ -88,6 +89,18 @@ class TrainingResult:
     signal: int
     loss: float
     images_per_second: float
+
+    def rows(self) -> list[Row]:
+        """One row."""
+        return [
+            {
+                "Folder": str(self.folder),
+                "Step": self.step,
+                "Of": self.end,
+                "Loss": self.loss,
+                "Images/s": self.images_per_second,
+            }
+        ]
 
     @property
     def interrupted(self) -> bool:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+import registry
+from bench.utils.frames import Framed, Row
 
 Config = dict[str, Any]  # of a network: every option with its value, as `registry.canonical` makes it
 Size = int | tuple[int, int]  # a square grid's side, or (height, width)
@@ -23,6 +26,14 @@ _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 def short_digest(value: object) -> str:
     """12 hexadecimal digits of a JSON value, in whatever form it is written."""
     return hashlib.sha256(_canonical(value).encode()).hexdigest()[:12]
+
+
+@cache
+def _label(name: str, config: str) -> str:
+    try:
+        return registry.label(name, json.loads(config))
+    except registry.UsageError:
+        return name
 
 
 class Model(BaseModel):
@@ -44,6 +55,11 @@ class Request(Model):
     model: str
     config: Config
 
+    @property
+    def label(self) -> str:
+        """The network as `--model` takes it; its name alone where its options are not known here."""
+        return _label(self.model, json.dumps(self.config))
+
     @cached_property
     def file(self) -> str:
         """Name of the record that answers this request."""
@@ -52,7 +68,7 @@ class Request(Model):
         return f"{readable}-{digest}.json"
 
 
-class Result(Model):
+class Result(Model, Framed):
     """What a measurement found."""
 
     excluded: ClassVar[set[str]] = set()  # what a record does not keep
@@ -60,3 +76,12 @@ class Result(Model):
     def record_values(self) -> dict[str, Any]:
         """The result as a record keeps it, as JSON can hold it."""
         return self.model_dump(mode="json", exclude={"request"} | self.excluded)
+
+    def columns(self) -> Row:
+        """The numbers that people look for first, by names with units."""
+        raise NotImplementedError
+
+    def rows(self) -> list[Row]:
+        """The network and the columns of the result."""
+        request: Request = getattr(self, "request")  # noqa: B009, every kind of result has one
+        return [{"Model": request.label, **self.columns()}]

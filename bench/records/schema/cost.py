@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from bench.records.schema.base import Finite, Model, Request, Result, Size
+from bench.utils.frames import Row
 
 Convention = Literal["paper", "macs", "flops"]
 By = Literal["stage", "module", "operator"]
@@ -73,6 +74,18 @@ class Cost(Result):
     stages: tuple[Part, ...] = Field(repr=False)
     modules: tuple[Part, ...] = Field(default=(), repr=False)
     operators: tuple[Part, ...] = Field(default=(), repr=False)
+
+    def columns(self) -> Row:
+        """See `Result.columns`."""
+        size = self.input_size
+        sides = (size, size) if isinstance(size, int) else size
+        return ({"Input": "×".join(map(str, sides))} if sides else {}) | {
+            "Params (M)": self.parameters / 1e6,
+            "Params deployed (M)": self.parameters_deployed / 1e6,
+            "GFLOPs (paper)": self.paper_gflops,
+            "GMACs": self.macs / 1e9,
+            "Memory (MiB)": self.activation_bytes / 2**20,
+        }
 
     def count(self, convention: Convention) -> float:
         """Operations in one convention."""

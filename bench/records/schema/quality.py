@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from bench.records.schema.base import Finite, Model, Request, Result
+from bench.utils.frames import Row
 from registry.values import join_options, split_options
 
 # Options of objectives that have fields: names of records hang on them. Others stand behind the name.
@@ -284,6 +285,16 @@ class Quality(Result):
     network: Network
     seconds: Seconds
     images_per_second: Rates
+
+    def columns(self) -> Row:
+        """See `Result.columns`; scores by the names that `--score` takes."""
+        return {
+            "Params (M)": self.network.parameters / 1e6,
+            **self.scores,
+            "Held-out loss": self.value("held_out"),
+            "Training loss": self.loss,
+            "Training (min)": self.seconds.train / 60,
+        }
 
     def value(self, name: str) -> float | None:
         """A score, the training loss, or a held-out loss (see `bench.records.quantities`), by its name."""

@@ -11,6 +11,7 @@ from bench.records.schema.base import Finite, Model, Request, Result, short_dige
 from bench.records.schema.cost import Cost, CostRequest
 from bench.records.schema.quality import Quality, QualityRequest
 from bench.records.schema.speed import Profile, ProfileRequest, Speed, SpeedRequest
+from bench.utils.frames import Row
 
 AnyRequest = Annotated[
     CostRequest | SpeedRequest | ProfileRequest | QualityRequest, Field(discriminator="kind")
@@ -129,6 +130,21 @@ class Record(Model):
     def digest(self) -> str:
         """Of its content; its file ends with it."""
         return short_digest(self.dump())
+
+    def row(self) -> Row:
+        """What was measured, the numbers that people look for first, where and when; see `Result.columns`."""
+        request = self.request
+        return {
+            "Kind": request.kind,
+            "Model": request.label,
+            "Protocol": self.context.protocol,
+            "Step": getattr(request, "step", None),
+            "Seed": getattr(request, "seed", None),
+            **self.result.columns(),
+            "Device": self.environment.device,
+            "Date": self.environment.date[:10],
+            "File": self.file,
+        }
 
     @model_validator(mode="before")
     @classmethod

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from bench.records.schema.base import Dtype, Finite, Model, Request, Result, Size
+from bench.utils.frames import Row
 
 
 class SpeedSettings(Model):
@@ -146,6 +147,23 @@ class Speed(Result):
     seconds_per_image: tuple[Finite, ...] = Field(repr=False)
     device: Device
 
+    def columns(self) -> Row:
+        """See `Result.columns`."""
+        low, high = self.interval or (None, None)
+        return {
+            "Mode": self.request.mode,
+            "Number format": self.request.dtype,
+            "Batch": self.batch_size,
+            "Images/s": self.images_per_second,
+            "Times as fast": self.ratio,
+            "95% low": low,
+            "95% high": high,
+            "Peak (MiB)": self.peak_bytes / 2**20,
+            "GFLOP/s": self.flops_per_second / 1e9,
+            "Of peak FLOP/s (%)": 100 * self.peak_share,
+            "Limited by": self.bound,
+        }
+
     @property
     def nominal_share(self) -> float | None:
         """Of the peak that the device's maker prints; None where it is not known."""
@@ -230,6 +248,27 @@ class Profile(Result):
     operators: tuple[Share, ...] = Field(repr=False)
     depthwise: Depthwise | None
     other_load: Finite | None = None
+
+    def columns(self) -> Row:
+        """See `Result.columns`."""
+        return {"Batch": self.request.batch_size, "Forward pass (ms)": 1e3 * self.seconds}
+
+    def rows(self) -> list[Row]:
+        """A row for each stage, then one for each class of operators."""
+        parts = [("stage", share) for share in self.stages]
+        parts += [("operator", share) for share in self.operators]
+        return [
+            {
+                "Part": kind,
+                "Name": share.name,
+                "Time (ms)": 1e3 * share.seconds,
+                "Time (%)": 100 * share.time_share,
+                "GMACs": share.macs / 1e9,
+                "MACs (%)": 100 * share.macs_share,
+                "Time/MACs": share.ratio,
+            }
+            for kind, share in parts
+        ]
 
     @property
     def operator_seconds(self) -> float:
