@@ -2,8 +2,8 @@
 
     protocol = bench.training.protocols.load("micro")            # or the path of a file
 
-What a protocol says, and nothing else, decides how a network is trained and sampled; with the data, the
-network and the seed it decides every number that follows.
+A protocol determines how a network is trained and sampled. Together with the data, the network and the seed
+it determines every result.
 """
 
 from __future__ import annotations
@@ -276,7 +276,8 @@ def load(name: str | Path, beside: Path | None = None) -> Protocol:
 
 
 def _require_backbones(table: str, patterns: Mapping[str, Any]) -> None:
-    """Refuse a wildcard that fits no backbone: a typo would leave the network as it is without a word."""
+    """Refuse a wildcard that matches no backbone: a typo would leave the network unchanged without an
+    error."""
     known = registry.names()
     for pattern in patterns:
         own = ":" in pattern  # a network by the place of its code, which is registered when it is named
@@ -334,6 +335,6 @@ def _first(error: ValidationError) -> str:
 
 
 def _short(value: Any) -> str:
-    """A value as TOML would have it, not longer than a line bears."""
+    """A value as TOML writes it, cut to the length of a line."""
     text = repr(value) if isinstance(value, str | int | float | list | dict) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
