@@ -45,8 +45,8 @@ def load(name: str, /, **options: Any) -> Dataset:
     """Open the dataset `name`.
 
     Args:
-        name: any registered name, case-insensitive. **options: arguments of that dataset, such as `root`;
-        `describe(name)` lists them.
+        name: any registered name, case-insensitive.
+        **options: arguments of that dataset, such as `root`; `describe(name)` lists them.
 
     Raises:
         UsageError: unknown name or option, or files that are missing or damaged.

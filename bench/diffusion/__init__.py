@@ -48,9 +48,9 @@ def objective(name: str, **options: Any) -> Objective:
     """The objective of that name.
 
     Args:
-        name: any registered name, case-insensitive, with or without options behind it: `"ddpm
-        beta_schedule=cosine"`; `objectives.names()` lists them. **options: options of the objective, such as
-        those of `bench.diffusion.ddpm.DDPM`.
+        name: any registered name, case-insensitive, with or without options behind it:
+            `"ddpm beta_schedule=cosine"`; `objectives.names()` lists them.
+        **options: options of the objective, such as those of `bench.diffusion.ddpm.DDPM`.
 
     Raises:
         UsageError: unknown name, an option that the objective does not have, or a value that it cannot take.
@@ -66,7 +66,8 @@ def sampler(name: str, **options: Any) -> Sampler:
 
     Args:
         name: any registered name, with or without options behind it: `"ddim eta=0.5"`; `samplers.names()`
-        lists them. **options: options of the sampler, such as the tolerances of `bench.diffusion.ode.Dopri5`.
+            lists them.
+        **options: options of the sampler, such as the tolerances of `bench.diffusion.ode.Dopri5`.
 
     Raises:
         UsageError: unknown name, an option that the sampler does not have, or a value that it cannot take.
