@@ -11,10 +11,10 @@ natural `objective`:
     flow    x = t·x0 + (1−t)·noise      t from 0 (noise) to 1 (data)             returns x0 − noise
     edm     x = x0 + σ·noise            t = σ                                    returns x0
 
-It has the attributes `input_size`, `in_channels`, `out_channels`, `num_classes` and `learn_sigma`, and declares
-how it is trained and sampled: `objective`, `beta_schedule`, `guided_channels`, `null_class`. For a network with
-another signature that overrides `example_inputs`, cost and speed can be measured. Every long skip connection
-passes through a `LongSkip`, so that a check can cut it.
+It has the attributes `input_size`, `in_channels`, `out_channels`, `num_classes` and `learn_sigma`, and
+declares how it is trained and sampled: `objective`, `beta_schedule`, `guided_channels`, `null_class`. For a
+network with another signature that overrides `example_inputs`, cost and speed can be measured. Every long
+skip connection passes through a `LongSkip`, so that a check can cut it.
 
 Nothing here is specific to one network or family.
 """

@@ -8,7 +8,7 @@ without dropout or torch.compile, and with noise added to its parameters: networ
 (adaLN-Zero) and a zero output, which hide whether anything behind them works.
 
 A check that fails is an error: no number of this network can be trusted. A warning is a limit of the network
-    that makes no number wrong.
+that makes no number wrong.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The plugin registry: names, the classes and functions behind them, and their options.
 
 `Registry` is generic: backbones here; datasets, extractors, objectives, samplers in `bench`. Names are known
-    before their code is imported, so listing and describing them is fast. A name comes from
+before their code is imported, so listing and describing them is fast. A name comes from
 
 - the modules of a package (`discover`), whose source is read and which are imported when one is made,
 - the decorator `register`, at import of the file that uses it (`load_file` imports one),

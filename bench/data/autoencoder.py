@@ -1,7 +1,7 @@
 """The autoencoder between images and latents: diffusers' AutoencoderKL, by default that of the papers.
 
 `edm2` is that of EDM2: sd-vae-ft-mse, with latents normalised to mean 0 and standard deviation 0.5 in each
-    channel. `edm2:DIR` takes the weights from a folder.
+channel. `edm2:DIR` takes the weights from a folder.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Every prediction is converted to the noise at that SNR, so noise, velocity and v
 Rows of a table share images, noise and levels, so their differences have a paired standard error over images.
 
 Its floor is above 0: the variance of the noise given the noised image, which is set by the data and the band.
-    It is equal for all networks, so it cancels in differences.
+It is equal for all networks, so it cancels in differences.
 """
 
 from __future__ import annotations
