@@ -1,4 +1,4 @@
-"""The bytes of live tensors and their peak: one tracker, for `bench.cost` and `bench.speed`."""
+"""Bytes of tensors in use and their peak, for `bench.cost` and `bench.speed`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class LiveTensors:
         self.mark(stage)
 
     def mark(self, stage: str = "") -> None:
-        """Take what is live now into account for the peak of a stage."""
+        """Include the bytes in use now in the peak of a stage."""
         self.peaks[stage] = max(self.peaks[stage], self.live)
 
     def _freed(self, size: int) -> None:

@@ -1,7 +1,8 @@
-"""One forward pass of a deployed network, observed on the meta device, whose tensors are shapes alone.
+"""One forward pass of a deployed network, observed on the meta device, whose tensors have shapes and no
+values.
 
-A network that does not run on shapes alone, as where it looks at values, is observed on real tensors: its
-weights (of a network by name, random ones), random inputs, and a time of `TIMES`, all of seed `SEED`.
+A network that reads values does not run there. It is observed on real tensors: its weights (random for a
+network given by name), random inputs, and a time of `TIMES`, with seed `SEED`.
 """
 
 from __future__ import annotations
@@ -43,21 +44,19 @@ _KNOWN = _COSTLESS | HANDLERS.keys()
 class Analysis(JitModelAnalysis):
     """fvcore's analysis of operator counts by module, fed by the dispatcher.
 
-    fvcore would trace with TorchScript, which is deprecated and cannot run without weights; what it
-    makes of the operators (handlers, owners of modules, what was not counted) stays as it is.
+    fvcore would trace with TorchScript, which is deprecated and cannot run without weights; the rest of its
+    analysis (handlers, owners of modules, uncounted operators) is used unchanged.
 
     Args:
-        network: honours the contract of `registry.Backbone`; left as it is.
+        network: fulfils the contract of `registry.Backbone`; not changed.
 
     Attributes:
         deployed: its form for inference, without memory for weights.
-        peaks: the most bytes of live tensors besides the weights, by stage.
-        notes: what a reader must know of the counts.
-
-    Raises:
+        peaks: largest sum of tensors in use at one time, without the weights, in bytes, by stage.
+        notes: limits of the counts, as sentences. Raises:
         UsageError: it has a part that cannot be counted.
         CodeError: its forward returns what cannot be an output of it.
-        Exception: whatever its forward raises.
+        Exception: any error of its forward.
     """
 
     _stats: Statistics | None
@@ -89,7 +88,8 @@ class Analysis(JitModelAnalysis):
         self.notes = [*([] if shapes else [on_values]), *observer.notes(), *self._masked()]
 
     def _observe_shapes(self) -> _Observer | None:
-        """The forward pass on the meta device; None if it fails there, as where it looks at values."""
+        """The forward pass on the meta device; None if it fails there, for example because it reads
+        values."""
         try:
             with without_dynamo(), torch.device("meta"):
                 return self._observe(self.deployed, _inputs(self.deployed))

@@ -1,4 +1,4 @@
-"""From two paths to the scores, and what has to be said beside them: all that `bench eval` does."""
+"""From two paths to scores and notes on how they were computed; used by `bench eval`."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ PUBLISHED = 50_000  # samples in the papers' FID
 
 @dataclass(frozen=True)
 class FeatureScores:
-    """Scores of features, each by its name in the order of the table.
+    """Scores of features, by name in the order of the table.
 
     Attributes:
-        values: those that can be computed.
+        values: value of each score that could be computed.
         intervals: 95% confidence intervals; see `bench.metrics.resampling`.
-        missing: why one cannot be computed.
+        missing: reason for each score that could not be computed.
     """
 
     values: dict[str, float]
@@ -62,7 +62,7 @@ def evaluate(
     Args:
         samples: of generated images.
         reference: of real ones, by the same extractor.
-        scores: names, see `bench.metrics.scores`; by default those that are marked so.
+        scores: names, see `bench.metrics.scores`; by default those with `default`.
         extractor: whose features they are, if it has scores of its own, such as `dinov2`.
         half_distances: neighbours by float16 distances, as the ADM suite computes them.
         intervals: 95% confidence intervals from so many groups of samples (20 is usual); 0 for none.
@@ -118,7 +118,7 @@ class Comparison(Framed):
         statistics: which of the reference's entered FID and sFID, in words.
         half_distances: whether neighbours are by float16 distances.
         left_out: how many files of which kind were left out of the folders of `samples` and `reference`.
-        notes: all of that and what else a reader should know, a sentence or two each.
+        notes: how the scores were computed, and limits, as sentences.
     """
 
     scores: dict[str, float | None]
@@ -175,10 +175,10 @@ def compare(
     cache: Path | None = None,
     progress: Progress = silent,
 ) -> Comparison | None:
-    """The scores of the samples at one path beside the reference at another; see `open_set` for both.
+    """Scores of the samples at one path against the reference at another; see `open_set` for both.
 
-    FID and sFID use the statistics stored in the reference's file, where there are any, as the ADM
-    suite does, and always the samples' features themselves.
+    FID and sFID use the statistics stored in the reference's file if there are any, as in the ADM suite. For
+    samples they always use the features.
 
     Args:
         samples: images or features.

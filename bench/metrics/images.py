@@ -1,8 +1,8 @@
-"""Sets of images, of features, or of statistics alone, as `bench eval` takes them.
+"""Sets of images, features or statistics: the inputs of `bench eval`.
 
-A set is looked through once when it is opened: what cannot be scored is refused before a network runs,
-and its content gets the digest under which features are cached. Images are then read in batches, decoded
-ahead by worker processes, and never held all at once.
+A set is read through once when it is opened: errors are found before a network runs, and the digest of the
+content, by which features are cached, is computed. Images are then read in batches, decoded ahead by worker
+processes, and never held all at once.
 """
 
 from __future__ import annotations

@@ -16,10 +16,10 @@ LEAST_SECONDS = 0.5  # the counters go in hundredths
 
 @dataclass
 class OtherLoad:
-    """What is known at the end of `other_load`.
+    """The result of `other_load`.
 
     Attributes:
-        cores: that others kept busy, mean; None where it was too short.
+        cores: mean number of cores that other processes used; None if the time was too short.
     """
 
     cores: float | None = None

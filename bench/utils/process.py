@@ -1,4 +1,4 @@
-"""What a process is told: to keep its memory, how many threads an operator has, with whom it ends.
+"""Settings of a process: memory that it keeps, threads of an operator, end together with its parent.
 
 glibc gives the memory of large tensors back to the system when they are freed, and the pages of every new one
 are got and cleared one by one. How much that costs depends on the network and on what was freed before

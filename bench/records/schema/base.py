@@ -43,12 +43,12 @@ class Model(BaseModel):
 
 
 class Request(Model):
-    """What makes a number.
+    """Everything that determines a number.
 
     Attributes:
-        kind: of measurement.
-        model: the registered backbone.
-        config: all of its options, in canonical form.
+        kind: kind of measurement: cost, speed, profile or quality.
+        model: name of the registered backbone.
+        config: all options of the backbone, in canonical form.
     """
 
     kind: str
