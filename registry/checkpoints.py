@@ -16,6 +16,7 @@ import pathlib
 import pickle
 import re
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -52,6 +53,8 @@ _PLAIN: list[Any] = [
     *((dict, f"{module}.AttributeDict") for module in _ATTRIBUTE_DICT),
     *((pathlib.PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
 ]
+# Bytes and times its size on disk beyond which what a file unpacks to is a decompression bomb.
+_LARGE, _USUAL_RATIO = 2**30, 100
 
 
 def load_checkpoint(
@@ -165,6 +168,7 @@ def _read(path: Path) -> Any:
             raise UsageError(f"{path} is not a readable safetensors file: {error}") from None
     if path.suffix not in (".pt", ".pth", ".bin", ".ckpt"):
         raise UsageError(f"{path}: a checkpoint ends in .pt, .pth, .bin, .ckpt or .safetensors")
+    _check_size(path)
     with torch.serialization.safe_globals(_PLAIN), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of kinds of tensors that are refused in one line
         try:
@@ -183,6 +187,24 @@ def _read(path: Path) -> Any:
             # The first sentence: torch goes on to advise unpickling everything.
             problem = reason(error).partition(". ")[0]
             raise UsageError(f"{path} is damaged or no torch checkpoint: {problem}") from None
+
+
+def _check_size(path: Path) -> None:
+    """Refuse a file of a few bytes that would fill the memory.
+
+    Raises:
+        UsageError: it is a zip whose entries unpack to far more than it holds.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (OSError, ValueError, zipfile.BadZipFile):  # of torch's older format, or damaged
+        return
+    size = path.stat().st_size
+    if unpacked > max(_LARGE, _USUAL_RATIO * size):
+        raise UsageError(
+            f"{path} has {size:,} bytes and unpacks to {unpacked:,}, which no honest checkpoint does"
+        )
 
 
 def _pickled_code(path: Path) -> list[str]:

@@ -7,9 +7,11 @@ import os
 import pathlib
 import pickle
 import random
+import shutil
 import sys
 import types
 import warnings
+import zipfile
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import registry
+from registry import checkpoints
 from registry.networks.udit import UDiT
 from registry.networks.uvit import UViT
 from tests import plain
@@ -647,6 +650,19 @@ def test_weights_of_another_kind_are_refused(tmp_path, own, given, says):
             registry.load_checkpoint(network, source)
             assert torch.equal(network.value, given.to(own.dtype))
             assert torch.equal(network.kept, 2 * FLOAT)
+
+
+def test_a_small_file_that_would_fill_the_memory(tmp_path, state, monkeypatch):
+    monkeypatch.setattr(checkpoints, "_LARGE", 2**20)
+    path = write(tmp_path / "bomb.pt", {"model": {"weight": torch.zeros(1000, 1000)}})
+    packed = tmp_path / "packed.pt"
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in old.infolist():
+            with old.open(entry) as data, new.open(entry.filename, "w") as copy:
+                shutil.copyfileobj(data, copy)
+    monkeypatch.setattr(torch, "load", None)  # nothing is unpacked
+    message = refused(tiny(), packed)
+    assert "bytes and unpacks to 4,00" in message and message.startswith(str(packed))
 
 
 def test_dits_fixed_table_may_be_absent_and_may_be_there(state, loaded):
