@@ -79,7 +79,7 @@ REFERENCES = (
         "Inception statistics alone",
         ("fid",),
         "https://github.com/baofff/U-ViT",
-        "The README says that guided-diffusion provides it. That its numbers are the ADM file's was not checked.",
+        "Provided by guided-diffusion, by its README. That its numbers are the ADM file's was not checked.",
     ),
     Reference(
         "adm_in256_stats.npz",

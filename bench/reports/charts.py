@@ -27,7 +27,6 @@ from bench.reports.board import Board, heads
 from bench.reports.leaderboard import Group
 from bench.reports.links import record_page
 from bench.reports.predictors import Agreement
-from bench.reports.record import subject
 from bench.reports.select import Line, Setting, published_conditions, settings, speed_words
 from bench.reports.statistics import Summary, summary
 from bench.reports.tables import quality_title
@@ -612,7 +611,7 @@ def roofline(records: Sequence[Record], root: str) -> Chart | None:
         values += [
             {
                 "way": words,
-                "network": subject(record),
+                "network": record.request.label,
                 "intensity": _number(result.intensity),
                 "gflops": _number(result.flops_per_second / 1e9),
                 "gmacs": _number(result.macs / 1e9),

@@ -3,9 +3,9 @@
 A claim is made of what can be claimed: chance makes one anywhere in the whole comparison with probability
 0.05, however many records there are. Scores are compared over the seeds that both folders have, and their
 errors estimated as `bench.reports.statistics.standard_errors` says; a speed by the spread of the rounds of
-both runs, which stands for that between runs; of anybody's samples by their intervals, where both records
-have them. Each interval holds at 1 − 0.05 / (number of intervals), so
-that all hold together with probability 0.95 (Bonferroni). Costs are exact.
+both runs, which stands for that between runs; scores of anybody's samples by their intervals, where both
+records have them. Each interval holds at 1 − 0.05 / (number of intervals), so that all hold together with
+probability 0.95 (Bonferroni). Costs are exact.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from bench import records
 from bench.metrics.scores import SCORES
 from bench.records.quantities import COSTS, HELD_OUT, SPEEDS, Quantities, Quantity
 from bench.records.schema import Quality, Record, Scored, Speed
-from bench.reports import record as shown
 from bench.reports.page import Column, Entry, Page, Section, Table
 from bench.reports.statistics import LEVEL, standard_errors
 from registry.errors import UsageError
@@ -240,7 +239,7 @@ def _number(record: Record, quantity: Quantity) -> float | None:
 
 
 def _title(record: Record) -> str:
-    words = [shown.subject(record)]
+    words = [record.request.label]
     if record.context.protocol:
         words.append(f"protocol {record.context.protocol}")
     if isinstance(record.result, Quality):

@@ -102,5 +102,5 @@ class Result(Model, Framed):
 
     def rows(self) -> list[Row]:
         """The network and the columns of the result."""
-        request: Request = getattr(self, "request")  # noqa: B009, every kind of result has one
+        request: NetworkRequest = getattr(self, "request")  # noqa: B009, of its own type
         return [{"Model": request.label, **self.columns()}]
