@@ -15,7 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -223,6 +223,12 @@ def evaluate(
     samples: Images,
     reference: Images,
     *,
+    label: str | None = None,
+    record: str | Path | None = None,
+    model: str | None = None,
+    provenance: str = "",
+    labels: Literal["balanced", "drawn"] | None = None,
+    published: str | None = None,
     device: str | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -231,6 +237,9 @@ def evaluate(
 
     Args:
         samples, reference: a folder, an `.npz`, or an array (N, H, W, 3) uint8.
+        label: what was sampled and how, for a record.
+        record: folder into which a record is written; None: none is.
+        model, provenance, labels, published: see `bench.studies.scored.Told`.
         device, progress: see above.
         **options: of `compare`: scores, extractor, weights, intervals and others.
 
@@ -239,9 +248,12 @@ def evaluate(
         12.3...
     """
     from bench.metrics.evaluation import compare
+    from bench.studies import scored
     from bench.utils import distributed
     from bench.utils.bars import interactive
 
+    told = scored.Told(label, model, provenance, labels, published, record=record is not None)
+    device = device or distributed.device()
     with tempfile.TemporaryDirectory() as folder:
         paths = []
         for name, images in (("samples", samples), ("reference", reference)):
@@ -251,8 +263,11 @@ def evaluate(
                 images = path
             paths.append(images)
         with interactive(progress) as shown:
-            found = compare(*paths, device=device or distributed.device(), progress=shown, **options)
+            found = compare(*paths, device=device, progress=shown, **options)
     assert found is not None, "one process evaluates"
+    found = scored.with_published(found, told)
+    if record is not None:
+        scored.record(found, told, record, device)
     return found
 
 

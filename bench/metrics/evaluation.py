@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bench.metrics.beside import Beside
 from bench.metrics.extractors import Extractor, create, extractors
 from bench.metrics.features import (
     check_fits,
@@ -16,10 +17,11 @@ from bench.metrics.features import (
     given_features,
     own_device,
 )
-from bench.metrics.images import FeatureSet, ImageSet, open_set, size_text
+from bench.metrics.images import FeatureSet, ImageSet, content_digest, open_set, size_text
 from bench.metrics.resampling import check_groups
 from bench.metrics.scores import SCORES, Features, Inputs, Score, scored_alone, select
 from bench.metrics.scores.inception_score import SPLIT
+from bench.records.schema import Balance, ScoredSet
 from bench.utils import distributed
 from bench.utils.frames import Framed, Row
 from bench.utils.precision import tf32
@@ -119,6 +121,10 @@ class Comparison(Framed):
         half_distances: whether neighbours are by float16 distances.
         left_out: how many files of which kind were left out of the folders of `samples` and `reference`.
         notes: how the scores were computed, and limits, as sentences.
+        sample_set: the samples, with the digest of their content.
+        reference_sets: what each extractor compared them with, likewise.
+        balance: of the samples' classes, where their file has labels.
+        published: rows that the scores are set beside; see `bench.studies.scored`.
     """
 
     scores: dict[str, float | None]
@@ -135,6 +141,10 @@ class Comparison(Framed):
     half_distances: bool
     left_out: dict[str, dict[str, int]]
     notes: list[str]
+    sample_set: ScoredSet
+    reference_sets: dict[str, ScoredSet]
+    balance: Balance = "unknown"
+    published: list[Beside] = field(default_factory=list)
 
     def rows(self) -> list[Row]:
         """A row for each score."""
@@ -147,7 +157,9 @@ class Comparison(Framed):
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        references = {name: each.model_dump(mode="json") for name, each in self.reference_sets.items()}
+        samples = self.sample_set.model_dump(mode="json", exclude={"statistics"})
+        return asdict(self) | {"sample_set": samples, "reference_sets": references}
 
 
 @dataclass
@@ -279,6 +291,23 @@ def compare(
             ),
             *(cache_notes if any(side.network for side in sides) else ()),
         ],
+        sample_set=_told(ours),
+        reference_sets={
+            side.name: _told(side.reference, _statistics(side.reference, of))
+            for side, (_, of) in zip(sides, made, strict=True)
+        },
+        balance=ours.balance if isinstance(ours, ImageSet) else "unknown",
+    )
+
+
+def _told(images: ImageSet | FeatureSet, statistics: str | None = None) -> ScoredSet:
+    """A set as a record tells of it."""
+    return ScoredSet(
+        file=images.path.resolve().name,
+        digest=content_digest(images)[:12],
+        count=images.count,
+        size=images.size,
+        statistics=statistics,
     )
 
 

@@ -20,7 +20,6 @@ from typing import Any, Literal, NamedTuple
 
 import altair as alt
 
-import registry
 from bench.metrics.scores import MEASURED
 from bench.records.quantities import BANDS, COSTS, HELD_OUT
 from bench.records.schema import Cost, Quality, Record, Speed, SpeedRequest
@@ -612,7 +611,7 @@ def roofline(records: Sequence[Record], root: str) -> Chart | None:
         values += [
             {
                 "way": words,
-                "network": record_label(record),
+                "network": record.request.label,
                 "intensity": _number(result.intensity),
                 "gflops": _number(result.flops_per_second / 1e9),
                 "gmacs": _number(result.macs / 1e9),
@@ -643,11 +642,6 @@ def roofline(records: Sequence[Record], root: str) -> Chart | None:
         {"Measured": options},
         "The line is what the device allows, by its memory on the left and its arithmetic on the right.",
     )
-
-
-def record_label(record: Record) -> str:
-    """A record's network, with what differs from its defaults."""
-    return registry.label(record.request.model, record.request.config)
 
 
 # ---- the paper's Figures 1 and 2, beside what is measured here ----

@@ -17,6 +17,7 @@ Config = dict[str, Any]  # of a network: every option with its value, as `regist
 Size = int | tuple[int, int]  # a square grid's side, or (height, width)
 Dtype = Literal["fp32", "tf32", "bf16", "fp16"]
 GREATEST = 1e30  # number of a record; ours reach 10¹⁵, and much more would overflow in means
+LONGEST = 200  # bytes of a file's name before its hash; file systems take 255
 Finite = Annotated[float, Field(ge=-GREATEST, le=GREATEST, allow_inf_nan=False)]
 
 
@@ -46,26 +47,44 @@ class Request(Model):
     """Everything that determines a number.
 
     Attributes:
-        kind: kind of measurement: cost, speed, profile or quality.
-        model: name of the registered backbone.
-        config: all options of the backbone, in canonical form.
+        kind: kind of measurement: cost, speed, profile, quality or scored.
     """
 
     kind: str
-    model: str
-    config: Config
 
     @property
-    def label(self) -> str:
-        """The network as `--model` takes it; its name alone where its options are not known here."""
-        return _label(self.model, json.dumps(self.config))
+    def subject(self) -> str:
+        """What is measured, by its name."""
+        raise NotImplementedError
 
     @cached_property
     def file(self) -> str:
         """Name of the record that answers this request."""
         digest = short_digest({"kind": self.kind, **self.model_dump(mode="json", exclude_defaults=True)})
-        readable = re.sub(r"[^\w.-]+", "-", f"{self.kind}-{self.model}")
-        return f"{readable}-{digest}.json"
+        readable = re.sub(r"[^\w.-]+", "-", f"{self.kind}-{self.subject}")
+        return f"{readable.encode()[:LONGEST].decode(errors='ignore')}-{digest}.json"
+
+
+class NetworkRequest(Request):
+    """Everything that determines a number of a network.
+
+    Attributes:
+        model: name of the registered backbone.
+        config: all options of the backbone, in canonical form.
+    """
+
+    model: str
+    config: Config
+
+    @property
+    def subject(self) -> str:
+        """See `Request.subject`."""
+        return self.model
+
+    @property
+    def label(self) -> str:
+        """The network as `--model` takes it; its name alone where its options are not known here."""
+        return _label(self.model, json.dumps(self.config))
 
 
 class Result(Model, Framed):
@@ -83,5 +102,5 @@ class Result(Model, Framed):
 
     def rows(self) -> list[Row]:
         """The network and the columns of the result."""
-        request: Request = getattr(self, "request")  # noqa: B009, every kind of result has one
+        request: NetworkRequest = getattr(self, "request")  # noqa: B009, of its own type
         return [{"Model": request.label, **self.columns()}]

@@ -6,14 +6,14 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from bench.records.schema.base import Finite, Model, Request, Result, Size
+from bench.records.schema.base import Finite, Model, NetworkRequest, Result, Size
 from bench.utils.frames import Row
 
 Convention = Literal["paper", "macs", "flops"]
 By = Literal["stage", "module", "operator"]
 
 
-class CostRequest(Request):
+class CostRequest(NetworkRequest):
     """Cost of one forward pass of the deployed network, batch 1.
 
     Attributes:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from bench.records.schema.base import Finite, Model, Request, Result
+from bench.records.schema.base import Finite, Model, NetworkRequest, Result
 from bench.utils.frames import Row
 from registry.values import join_options, split_options
 
@@ -164,7 +164,7 @@ class HeldOutSettings(Model):
     images: int = Field(ge=GROUPS, multiple_of=GROUPS, lt=2**31)
 
 
-class QualityRequest(Request):
+class QualityRequest(NetworkRequest):
     """Quality of a network trained with one seed: scores of its images, its held-out loss, or both.
 
     Attributes:

@@ -10,19 +10,27 @@ from pydantic import ConfigDict, Field, model_validator
 from bench.records.schema.base import Finite, Model, Request, Result, short_digest
 from bench.records.schema.cost import Cost, CostRequest
 from bench.records.schema.quality import Quality, QualityRequest
+from bench.records.schema.scored import Scored, ScoredRequest
 from bench.records.schema.speed import Profile, ProfileRequest, Speed, SpeedRequest
 from bench.utils.frames import Row
 
 AnyRequest = Annotated[
-    CostRequest | SpeedRequest | ProfileRequest | QualityRequest, Field(discriminator="kind")
+    CostRequest | SpeedRequest | ProfileRequest | QualityRequest | ScoredRequest, Field(discriminator="kind")
 ]
 REQUESTS: dict[str, type[Request]] = {
     "cost": CostRequest,
     "speed": SpeedRequest,
     "profile": ProfileRequest,
     "quality": QualityRequest,
+    "scored": ScoredRequest,
 }
-RESULTS: dict[str, type[Result]] = {"cost": Cost, "speed": Speed, "profile": Profile, "quality": Quality}
+RESULTS: dict[str, type[Result]] = {
+    "cost": Cost,
+    "speed": Speed,
+    "profile": Profile,
+    "quality": Quality,
+    "scored": Scored,
+}
 
 
 class Context(Model):
@@ -133,7 +141,7 @@ class Record(Model):
     """
 
     request: AnyRequest
-    result: Cost | Speed | Profile | Quality
+    result: Cost | Speed | Profile | Quality | Scored
     context: Context = Context()
     fingerprints: Fingerprints = Fingerprints()
     environment: Environment

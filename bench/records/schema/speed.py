@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from bench.records.schema.base import Dtype, Finite, Model, Request, Result, Size
+from bench.records.schema.base import Dtype, Finite, Model, NetworkRequest, Result, Size
 from bench.utils.frames import Row
 
 
@@ -30,7 +30,7 @@ class SpeedSettings(Model):
     num_inference_steps: int | None = None
 
 
-class DeviceRequest(Request):
+class DeviceRequest(NetworkRequest):
     """Everything that determines a number of one device.
 
     Attributes:

@@ -265,3 +265,6 @@ def test_references_name_scores_that_there_are() -> None:
     assert all(set(each.scores) <= set(SCORES) for each in REFERENCES)
     assert {each.data for each in REFERENCES} >= {f"ImageNet {side}" for side in (64, 128, 256, 512)}
     assert len({each.file for each in REFERENCES}) == len(REFERENCES)
+    assert all(
+        url.startswith("https://") for each in REFERENCES for url in (each.url, *each.used_by.values())
+    )
