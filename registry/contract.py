@@ -560,21 +560,21 @@ def _meaning(net: Any) -> Verdict:
     if found is None:
         return (
             "n/a",
-            f"what objective {net.objective} asks for is not known here, or the output is none of it",
+            f"objective {net.objective} does not state its variables, or the output is no prediction",
         )
     declared, other = found
     if other is None and not declared.fits:
         return (
             "pass",
-            "the network is untrained and without a built-in form: it learns what it is trained for",
+            "not checked: an untrained network without preconditioning predicts nothing yet",
         )
     if other is None:
         return "pass", f"as {declared.form} it denoises smooth images"
     return "fail", (
         f"it does not behave as {declared.form}, but as {other.form}: "
-        + ("say so" if isinstance(net, Wrapped) else "say so by registry.wrap")
-        + f"; its error is {math.exp(other.excess):.2g} times that of a linear denoiser then, and "
-        f"{math.exp(declared.excess):.2g} times as it is declared"
+        + ("declare that" if isinstance(net, Wrapped) else "declare that by registry.wrap")
+        + f"; its error is then {math.exp(other.excess):.2g} times that of a linear denoiser, and "
+        f"{math.exp(declared.excess):.2g} times as declared now"
     )
 
 

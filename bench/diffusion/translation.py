@@ -73,7 +73,7 @@ def translated(network: Any, objective: Objective, called: Any = None) -> Any:
     own = natural(declared, network.beta_schedule)
     if own is None:
         raise UsageError(
-            f"{network.name} is made for objective {declared!r}, which says not what networks are given: it "
+            f"{network.name} is made for objective {declared!r}, which does not state its variables: it "
             f"cannot be used under {objective.name!r}"
         )
     return called if given == own else Translated(network, called, given, own)

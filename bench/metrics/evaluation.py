@@ -350,7 +350,7 @@ def _sides(
         needed.setdefault(score.extractor or extractor, []).append(score)
     for name in weights:
         if name not in needed:
-            raise UsageError(f"weights are given for {name}, which no score needs that is asked for")
+            raise UsageError(f"weights are given for {name}, which no requested score uses")
     sides: list[_Side] = []
     missing: dict[str, str] = {}
     failure = None

@@ -187,7 +187,7 @@ def make_file(
     own_device(device)
     images = open_set(path, progress)
     if isinstance(images, FeatureSet):
-        raise UsageError(f"{path} holds no images but what was made of some")
+        raise UsageError(f"{path} holds features or statistics, not images")
     name, why = (extractor, "as requested") if extractor else fitting_extractor(images)
     network = create(name, weights)
     with feature_folder(cache) as (folder, cache_notes):

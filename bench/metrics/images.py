@@ -203,7 +203,9 @@ def _adm(member: Member, statistics: dict[str, Statistics], progress: Progress) 
     if not count * height * width:
         raise UsageError(f"{member.path}: arr_0 is empty ({shape})")
     if height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
-        raise UsageError(f"{member.path}: images of {size_text((height, width))} are too large to be honest")
+        raise UsageError(
+            f"{member.path}: images of {size_text((height, width))} are too large: the file is damaged"
+        )
     # Read to the end now: a checksum that is wrong comes out before features are made of it.
     sha = hashlib.sha256(shape.encode())
     parts = batches(count, max(1, BLOCK_BYTES // (height * width * 3)))

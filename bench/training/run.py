@@ -310,7 +310,7 @@ def read(folder: Path, parts: Iterable[str]) -> tuple[dict[str, Tensors], dict[s
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         why = error if type(error) is ValueError else reason(error)
         raise UsageError(
-            f"the checkpoint {path} is damaged ({why}): delete {folder} to go on from the one before it"
+            f"the checkpoint {path} is damaged ({why}): delete {folder} to resume from the one before it"
         ) from None
     return tensors, state
 

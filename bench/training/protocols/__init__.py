@@ -82,7 +82,7 @@ class Evaluation(Model):
     @model_validator(mode="after")
     def _something(self) -> Self:
         if not self.samples and self.held_out is None:
-            raise ValueError("samples = false leaves nothing to judge by: add [evaluation.held_out]")
+            raise ValueError("samples = false leaves nothing to measure: add [evaluation.held_out]")
         return self
 
     @field_validator("scores")

@@ -115,7 +115,7 @@ def test_a_busy_machine_is_told_of_and_recorded(bench, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     args = ("-m", "tiny-unet", "--input-size", "8", "--batch-size", "2", "--repeats", "6")
     _, out, _ = bench(*args, "--out", str(tmp_path), width=160)
-    assert "Other processes kept 1.2 of 2 cores busy meanwhile" in out
+    assert "Other processes used 1.2 of 2 cores meanwhile" in out
     (path,) = tmp_path.iterdir()
     assert json.loads(path.read_text())["result"]["device"]["other_load"] == 1.25
 

@@ -33,7 +33,7 @@ def test_what_others_take_is_told_in_cores(machine):
         # In 4 s: 5 s of work in user, nice, system and interrupts, 1.2 s of the hypervisor, 3 s our own.
         machine.set(14.0, 4.0, 300, 250, 110, 1900, 95, 10, 10, 140, 5000, 5000)
     assert found.cores == pytest.approx((5 + 1.2 - 3) / 4)
-    assert "kept 0.8 of 2 cores busy" in load.load_note(found.cores)
+    assert "used 0.8 of 2 cores" in load.load_note(found.cores)
 
 
 def test_nothing_is_told_of_an_idle_machine(machine):
