@@ -27,6 +27,9 @@ def proxy(
             help="Published score to predict: fid, sfid, inception_score, precision or recall.",
         ),
     ] = "fid",
+    every: Annotated[
+        bool, typer.Option("--all", help="Show all predictors of every study, not only the five best.")
+    ] = False,
     results: Results = Path("results"),
     plugins: Plugins = [],  # noqa: B006
     as_json: Json = False,
@@ -38,7 +41,7 @@ def proxy(
 
     Examples:
         bench proxy
-        bench proxy components downsampler --target sfid
+        bench proxy components downsampler --target sfid --all
     """
     from bench import studies as study_files
     from bench.metrics.scores import SCORES
@@ -55,9 +58,17 @@ def proxy(
     if as_json:
         print_json(made.values(each for study in found for each in study))
         return
-    for study, each in zip(chosen, found, strict=True):
-        last = study is chosen[-1]
-        table = made.agreement_table(made.last_checkpoints(each), study.title, made.REMARKS if last else ())
-        terminal.table(table, console())
-    for text in made.answer(choose(found), SCORES[target].heading):
+    choice = choose(found)
+    for text in made.answer(choice, SCORES[target].heading):
         console().print(text, markup=False)
+    if every:
+        for study, each in zip(chosen, found, strict=True):
+            remarks = made.REMARKS if study is chosen[-1] else ()
+            table = made.agreement_table(made.last_checkpoints(each), study.title, remarks)
+            terminal.table(table, console())
+    elif choice:
+        best = [*choice.candidates[: made.BEST], *choice.free]
+        title = f"The {made.BEST} best predictors on {chosen[0].title}, and costs alone"
+        more = ["`--all` shows all predictors of every study, and explains the columns."]
+        table = made.agreement_table(best, title, more, marked=choice.best, short=True)
+        terminal.table(table, console())

@@ -342,14 +342,16 @@ class Choice(NamedTuple):
     Attributes:
         best: of the candidates, by the lower end of ρ's interval by seeds, as far as there is one, then ρ, τ,
             and the least computing.
-        candidates: how many there were.
+        candidates: all of them, the best first.
+        free: costs on the first study, which take no training; the highest ρ first.
         held_back: the same predictor on the other studies.
         rivals: on the other studies, what is best in the same sense of each other protocol.
         baselines: costs on the same.
     """
 
     best: Agreement
-    candidates: int
+    candidates: list[Agreement]
+    free: list[Agreement]
     held_back: list[Agreement]
     rivals: list[Agreement]
     baselines: list[Agreement]
@@ -370,7 +372,11 @@ def choose(found: Sequence[Sequence[Agreement]]) -> Choice | None:
     others = [each for study in found[1:] for each in study]
     return Choice(
         best,
-        len(candidates),
+        candidates,
+        sorted(
+            (each for each in found[0] if each.predictor in BASELINES and math.isfinite(each.rho)),
+            key=lambda each: -each.rho,
+        ),
         [each for each in others if _key(each) == _key(best)],
         [each for each in others if _key(each) in of_protocols.values() and each.protocol != best.protocol],
         [each for each in others if each.predictor in BASELINES],

@@ -33,6 +33,7 @@ JUDGE = STUDIES[-1]  # rows of one size, whose cost says little
 # What is told of the judge's rows at every checkpoint, beside the predictor that was chosen.
 TOLD = ("held_out", AVERAGED.name, STANDARDISED.name, TRAINING_ERROR.name)
 FILE = "proxy"
+BEST = 5  # candidates that are shown first
 WANTED = 0.9, 0.7  # ρ, and the lower end of its interval, of a protocol to rely on
 
 
@@ -49,13 +50,21 @@ def compare(found: Mapping[str, Sequence[Line]]) -> dict[str, list[Agreement]]:
 
 
 def agreement_table(
-    found: Sequence[Agreement], title: str = "", remarks: Sequence[str] = (), *, studies: bool = False
+    found: Sequence[Agreement],
+    title: str = "",
+    remarks: Sequence[str] = (),
+    *,
+    studies: bool = False,
+    marked: Agreement | None = None,
+    short: bool = False,
 ) -> Table:
-    """One line an agreement; the highest ρ of one study is marked.
+    """One line an agreement; the highest ρ of one study is marked, or the one that is recommended.
 
     Args:
         studies: whether the first column tells the study, and not the predictor; it does where there are
             several.
+        marked: the one that is recommended.
+        short: leave out what only a closer look asks for.
     """
     studies = studies or len({each.study for each in found}) > 1
     best = max((each.rho for each in found if math.isfinite(each.rho)), default=math.nan)
@@ -83,7 +92,10 @@ def agreement_table(
             Entry(str(each.rows)),
             Entry(str(len(each.seeds)) if each.protocol else ""),
             Entry(f"{each.seconds / 60:.1f}" if each.seconds else ""),
-            Entry(_number(each.rho), each.rho == best and len(found) > 1 and not studies),
+            Entry(
+                _number(each.rho),
+                each is marked if marked else each.rho == best and len(found) > 1 and not studies,
+            ),
             Entry(_interval(each.interval)),
             Entry(_number(each.tau)),
             Entry(f"{each.right} of {each.pairs}"),
@@ -92,7 +104,10 @@ def agreement_table(
         ]
         for each in found
     ]
-    return Table(columns, entries, title, remarks=list(remarks))
+    left_out = {"Rows", "Seeds", "τ", "Pairing removes"} if short else set()
+    shown = [i for i, column in enumerate(columns) if column.heading not in left_out]
+    entries = [[line[i] for i in shown] for line in entries]
+    return Table([columns[i] for i in shown], entries, title, remarks=list(remarks))
 
 
 REMARKS = (
@@ -181,9 +196,9 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
         f"{words} {_name(best)}: ρ = {_number(best.rho)} with the published {heading} over {best.rows} rows "
         f"({interval}), {best.right} of {best.pairs} pairs in the published order, at "
         f"{best.seconds / 60:.0f} core-minutes a row and seed. Reliable means ρ of at least {rho} and an "
-        f"interval above {low}.",
-        f"It is the best of {choice.candidates} candidates (protocol, predictor, checkpoint) by the lower "
-        f"end of the interval, so that these figures flatter it. {_judged(choice)}",
+        f"interval above {low}.{_baseline(choice)}",
+        f"It is the best of {len(choice.candidates)} candidates (protocol, predictor, checkpoint) by the "
+        f"lower end of the interval, so that these figures flatter it. {_judged(choice)}",
     ]
     if best.told_apart:
         column = best.predictor in studies.COLUMNS and best.predictor not in _judges(best.protocol)
@@ -196,6 +211,17 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
             f"--protocol {best.protocol}"
         )
     return texts
+
+
+def _baseline(choice: Choice) -> str:
+    """How costs alone do, which take no training."""
+    if not choice.free:
+        return ""
+    cheap = choice.free[0]
+    return (
+        f" To compare: {cheap.quantity.heading} alone, without any training, orders these rows at ρ = "
+        f"{_number(cheap.rho)}."
+    )
 
 
 def _judged(choice: Choice) -> str:
