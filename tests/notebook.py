@@ -1,8 +1,8 @@
 """The notebooks of the book are run: `python -m tests.notebook --write` renews the outputs that they show.
 
 Code cells are executed in order, in an empty folder, as a notebook does: the last expression of a cell comes
-out as text, and as a table or picture where it has one. Outputs of cells with the tag `varies`, such as times,
-differ each time and are not compared.
+out as text, and as a table or picture where it has one. Outputs of cells with the tag `varies`, such as
+times, differ each time and are not compared.
 """
 
 from __future__ import annotations
