@@ -12,6 +12,7 @@ import pytest
 import bench
 import registry
 from bench import reports
+from bench.records.schema.record import RESULTS
 from bench.utils import bars
 from bench.utils.frames import Results
 from tests.bench import made
@@ -126,6 +127,11 @@ def test_scores_are_rows():
     found = bench.evaluate(images[0], images[1], scores=["fid", "precision"], progress=bench.silent)
     assert found.to_frame()["Value"].tolist() == list(found.scores.values())
     assert "Precision" in found._repr_html_()
+
+
+def test_every_kind_of_result_has_columns():
+    for kind in RESULTS.values():
+        assert "columns" in vars(kind), kind
 
 
 def test_load_has_the_columns_that_people_look_for_first(tmp_path):

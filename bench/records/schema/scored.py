@@ -79,6 +79,10 @@ class Scored(Result):
     provenance: str = Field(default="", max_length=WORDS_LENGTH)
     published: str | None = Field(default=None, max_length=LABEL_LENGTH)
 
+    def columns(self) -> Row:
+        """See `Result.columns`; scores by the names that `--score` takes."""
+        return dict(self.scores)
+
     def rows(self) -> list[Row]:
         """A row for each score."""
         return [{"Score": name, "Value": value} for name, value in self.scores.items()]
