@@ -10,6 +10,8 @@
     bench.ablate("toy", protocol="smoke")                    # a study's table as a DataFrame
     bench.records.load()                                     # every record as a DataFrame
 
+In a notebook results show themselves as tables. `to_frame()` makes one a DataFrame.
+
 Networks are named, or given as modules. Importing this package imports nothing heavy; what is measured
 lives in `registry`.
 """
@@ -18,15 +20,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bench.utils.progress import silent
 from bench.version import __version__
 
 if TYPE_CHECKING:
     from bench.api import ablate, evaluate, flops, profile, sample, throughput, train
 
-__all__ = ["__version__", "ablate", "evaluate", "flops", "profile", "sample", "throughput", "train"]
-
 # Reached as attributes, such as `bench.records`.
 _ROOMS = "cost data diffusion metrics records reports sampling speed studies training".split()
+
+__all__ = [
+    "__version__",
+    "ablate",
+    "evaluate",
+    "flops",
+    "profile",
+    "sample",
+    "silent",
+    "throughput",
+    "train",
+]
+
+
+def __dir__() -> list[str]:
+    """What `dir(bench)` and completion show."""
+    return sorted([*__all__, *_ROOMS])
 
 
 def __getattr__(name: str) -> Any:

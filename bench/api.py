@@ -3,6 +3,10 @@
 A network is a registered name, a name with overrides, or a module that honours the contract of
 `registry.Backbone`. All of them raise `UsageError` for wrong input; an error in a user's own code passes
 through as it is.
+
+Results show themselves as tables in a notebook; `to_frame()` makes them a DataFrame. What takes long shows
+a progress bar on a terminal and in a notebook; `progress=bench.silent` leaves it out. `device` is by default
+a GPU if there is one, else the CPU.
 """
 
 from __future__ import annotations
@@ -11,11 +15,10 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from bench.utils.progress import Progress, silent
 from bench.utils.text import texts
 
 if TYPE_CHECKING:
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from bench.studies import Study
     from bench.training.loop import TrainingResult
     from bench.training.protocols import Protocol
+    from bench.utils.frames import Results
+    from bench.utils.progress import Progress
 
     Network = str | tuple[str, Mapping[str, Any]] | nn.Module
     Images = str | Path | np.ndarray
@@ -53,17 +58,21 @@ def throughput(
     networks: Network | Sequence[Network],
     *,
     repeats: int = 30,
-    progress: Progress = silent,
+    device: str | None = None,
+    progress: Progress | None = None,
     **settings: Any,
-) -> list[Speed]:
+) -> Results[Speed]:
     """How fast networks run side by side; see `bench.speed.throughput`.
 
     Args:
         networks: one, or several, of which the first is what the others are compared with.
         repeats: rounds, at least 6; each times every network.
-        progress: see `bench.utils.progress`.
-        **settings: fields of `bench.speed.throughput.Settings`: device, dtype, batch_size, mode, compile,
+        device, progress: see above.
+        **settings: fields of `bench.speed.throughput.Settings`: dtype, batch_size, mode, compile,
             channels_last, num_inference_steps.
+
+    Returns:
+        A list with a result for each network, in order, which is also one table.
 
     Example:
         >>> slow, fast = bench.throughput(["dit-s-4", "udit-t"], batch_size=1, repeats=6)
@@ -71,9 +80,14 @@ def throughput(
         (1.9..., (1.8..., 2.0...))
     """
     from bench.speed.throughput import Settings, measure
+    from bench.utils import distributed
+    from bench.utils.bars import interactive
+    from bench.utils.frames import Results
 
     chosen = cast("Sequence[Network]", [networks] if _is_one(networks) else networks)
-    return measure(chosen, Settings(**settings), repeats=repeats, progress=progress)
+    how = Settings(device=device or distributed.device(), **settings)
+    with interactive(progress) as shown:
+        return Results(measure(chosen, how, repeats=repeats, progress=shown))
 
 
 def _is_one(networks: Network | Sequence[Network]) -> bool:
@@ -86,18 +100,20 @@ def _is_one(networks: Network | Sequence[Network]) -> bool:
 def profile(
     network: str | nn.Module,
     *,
-    device: str = "cpu",
+    device: str | None = None,
     dtype: Any = "fp32",
     batch_size: int = 8,
     repeats: int = 10,
     trace: Path | None = None,
+    progress: Progress | None = None,
     **overrides: Any,
 ) -> Profile:
     """Where the time of a forward pass goes, beside its multiply-accumulates; see `bench.speed.profile`.
 
     Args:
         network: a registered name, or a module.
-        device, dtype, batch_size, repeats, trace: as of the command.
+        device, progress: see above.
+        dtype, batch_size, repeats, trace: as of the command.
         **overrides: of a named network.
 
     Example:
@@ -106,9 +122,20 @@ def profile(
     """
     import registry
     from bench.speed.profile import measure
+    from bench.utils import distributed
+    from bench.utils.bars import interactive
 
     made = registry.create(network, **overrides) if isinstance(network, str) else network
-    return measure(made, device=device, dtype=dtype, batch_size=batch_size, repeats=repeats, trace=trace)
+    with interactive(progress) as shown:
+        return measure(
+            made,
+            device=device or distributed.device(),
+            dtype=dtype,
+            batch_size=batch_size,
+            repeats=repeats,
+            trace=trace,
+            progress=shown,
+        )
 
 
 def train(
@@ -120,7 +147,8 @@ def train(
         model: registered name.
         out: folder of the run.
         protocol: name, file, or a `Protocol`.
-        **options: of `bench.training.loop.train`: overrides, data, data_options, seed, resume, progress, …
+        **options: of `bench.training.loop.train`: overrides, data, data_options, seed, resume, progress
+            (see above), log and others.
 
     Example:
         >>> bench.train("tiny-unet", "run", protocol="smoke").step
@@ -128,10 +156,12 @@ def train(
     """
     from bench.training import protocols
     from bench.training.loop import train as run
+    from bench.utils.bars import interactive, of_training
 
     if not isinstance(protocol, protocols.Protocol):
         protocol = protocols.load(protocol)
-    return run(model, protocol, out, **options)
+    with interactive(options.get("progress")) as shown:
+        return run(model, protocol, out, **of_training(shown) | options)
 
 
 def sample(
@@ -143,7 +173,7 @@ def sample(
     guide: str | Path | None = None,
     guide_scale: float = 1.0,
     device: str | None = None,
-    progress: Progress = silent,
+    progress: Progress | None = None,
     **settings: Any,
 ) -> Path:
     """Make images from a training run; see `bench.sampling`.
@@ -155,8 +185,7 @@ def sample(
         weights: `ema` for the averaged ones, `model` for the last.
         guide: folder of another run, or of one of its checkpoints, whose network guides this one:
             guide + guide_scale·(network − guide). `bench.sampling.Plan` takes any other.
-        device: by default a GPU if there is one.
-        progress: see `bench.utils.progress`.
+        device, progress: see above.
         **settings: fields of `bench.records.schema.SamplingSettings`, in place of the protocol's: num,
             sampler, steps, cfg_scale, …
 
@@ -171,36 +200,60 @@ def sample(
     from bench.records.schema import SamplingSettings
     from bench.training.trained import open_guide, open_run
     from bench.utils import distributed
+    from bench.utils.bars import interactive
 
     source = open_run(run, weights)
     chosen = SamplingSettings.model_validate(source.defaults.model_dump() | settings)
     guided_by = None if guide is None else open_guide(guide, guide_scale)
     plan = sampling.Plan(source.objective, chosen, seed=seed, guide=guided_by)
-    sampling.sample(
-        source.network,
-        source.to_images,
-        plan,
-        out,
-        identity=source.identity,
-        device=device or distributed.device(),
-        progress=progress,
-    )
+    with interactive(progress) as shown:
+        sampling.sample(
+            source.network,
+            source.to_images,
+            plan,
+            out,
+            identity=source.identity,
+            device=device or distributed.device(),
+            progress=shown,
+        )
     return Path(out)
 
 
-def evaluate(samples: Images, reference: Images, **options: Any) -> Comparison:
+def evaluate(
+    samples: Images,
+    reference: Images,
+    *,
+    label: str | None = None,
+    record: str | Path | None = None,
+    model: str | None = None,
+    provenance: str = "",
+    labels: Literal["balanced", "drawn"] | None = None,
+    published: str | None = None,
+    device: str | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Comparison:
     """Scores of images beside a reference; see `bench.metrics.evaluation.compare`.
 
     Args:
         samples, reference: a folder, an `.npz`, or an array (N, H, W, 3) uint8.
-        **options: of `compare`: scores, extractor, weights, intervals, device, …
+        label: what was sampled and how, for a record.
+        record: folder into which a record is written; None: none is.
+        model, provenance, labels, published: see `bench.studies.scored.Told`.
+        device, progress: see above.
+        **options: of `compare`: scores, extractor, weights, intervals and others.
 
     Example:
         >>> bench.evaluate("samples.npz", "digits.npz", scores=["fid", "density"]).scores["fid"]
         12.3...
     """
     from bench.metrics.evaluation import compare
+    from bench.studies import scored
+    from bench.utils import distributed
+    from bench.utils.bars import interactive
 
+    told = scored.Told(label, model, provenance, labels, published, record=record is not None)
+    device = device or distributed.device()
     with tempfile.TemporaryDirectory() as folder:
         paths = []
         for name, images in (("samples", samples), ("reference", reference)):
@@ -209,8 +262,12 @@ def evaluate(samples: Images, reference: Images, **options: Any) -> Comparison:
                 np.savez(path, arr_0=images)
                 images = path
             paths.append(images)
-        found = compare(*paths, **options)
+        with interactive(progress) as shown:
+            found = compare(*paths, device=device, progress=shown, **options)
     assert found is not None, "one process evaluates"
+    found = scored.with_published(found, told)
+    if record is not None:
+        scored.record(found, told, record, device)
     return found
 
 
@@ -221,6 +278,7 @@ def ablate(
     executor_options: Mapping[str, Any] | None = None,
     plugins: str | Sequence[str] = (),
     ended: Callable[[str, str | None], None] = lambda title, failure: None,
+    progress: Progress | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Measure what a study lacks, and return its table; see `bench.studies.plan`.
@@ -231,6 +289,7 @@ def ablate(
         executor_options: its own, such as `{"jobs": 2}`.
         plugins: files and modules that register what the study names; each process imports them.
         ended: called at the end of each cell with its title, and why it failed or None.
+        progress: see above.
         **options: of `bench.studies.plan.plan`: protocol, seeds, only, shard, force, stale, add_scores,
             data_options, reference, results, work.
 
@@ -247,6 +306,7 @@ def ablate(
     from bench.reports import ablation, tables
     from bench.studies.executors import executor as executor_of
     from bench.studies.plan import plan
+    from bench.utils.bars import interactive
     from registry.plugins import load_file
 
     plugins = texts(plugins)
@@ -254,6 +314,17 @@ def ablate(
         load_file(plugin)
     made = plan(study, **options)
     measurer = executor_of(executor, **executor_options or {}).for_plan(made)
-    for title, why in measurer.measure(made, plugins=plugins, ended=ended).items():
+    count, done = len(made.todo) + len(made.costs), 0
+    with interactive(progress) as shown:
+
+        def told(title: str, failure: str | None) -> None:
+            nonlocal done
+            done += 1
+            shown("measuring", done, count)
+            ended(title, failure)
+
+        shown("measuring", 0, count)
+        failed = measurer.measure(made, plugins=plugins, ended=told)
+    for title, why in failed.items():
         warnings.warn(f"{title} failed: {why}", stacklevel=2)
     return tables.frame(*ablation.measured(made))

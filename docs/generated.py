@@ -48,9 +48,9 @@ def table(head: list[str], rows: Table) -> str:
 
 
 def backbones() -> str:
-    """Every backbone with its paper, cost and options."""
+    """Every backbone with its paper and cost, and the options of each family."""
     costs = listed()
-    rows, options = [], []
+    rows, families = [], {}
     for name in registry.names():
         entry, cost = registry.backbones.describe(name), costs[name]
         rows.append(
@@ -62,14 +62,35 @@ def backbones() -> str:
                 decimals(cost.paper_gflops, COSTS["gflops"].digits),
             ]
         )
-        options.append(f"### {name}\n\n{_prose(entry.summary)}\n\n" + _options(entry.options))
+        factory = registry.backbones.factory(name)
+        families.setdefault(getattr(factory, "func", factory), []).append(name)
     return "\n\n".join(
         [
+            "Cost is counted at the default options; `bench flops --model 'NAME KEY=VALUE'` counts others. "
+            "The objective is how the network is trained and what its output means: see "
+            "[what a denoiser must return]"
+            "(../how-to/bring-a-published-network.md#what-a-denoiser-must-return).",
             table(["Name", "Paper", "Objective", "Parameters (M)", "GFLOPs (paper)"], rows),
-            "## Options",
-            *options,
+            "## Options\n\nNames of one family take the same options with other defaults, which "
+            "`bench describe NAME` shows.",
+            *(_family(factory, names) for factory, names in families.items()),
         ]
     )
+
+
+def _family(factory: Any, names: list[str]) -> str:
+    described = registry.backbones.describe(names[0])
+    defaults = [registry.backbones.describe(name).options for name in names]
+    meanings = _arguments(factory)
+    rows = []
+    for option, first in described.options.items():
+        values = {str(options[option].default) for options in defaults}
+        default = f"`{first.default}`" if len(values) == 1 else "by name"
+        rows.append([f"`{option}`", f"`{first.type}`", default, meanings.get(option, "")])
+    parts = [f"### {names[0] if len(names) == 1 else f'{names[0]} … {names[-1]}'}", _prose(described.summary)]
+    if len(names) > 1:
+        parts.append(", ".join(f"`{name}`" for name in names))
+    return "\n\n".join([*parts, _table_of_options(rows)])
 
 
 def plugins() -> str:
@@ -80,8 +101,17 @@ def plugins() -> str:
         found = getattr(importlib.import_module(module), name)
         parts.append(f"## {kind.capitalize()}s")
         for entry in found.names():
-            described = found.describe(entry)
-            parts.append(f"### {entry}\n\n{_prose(described.summary)}\n\n{_options(described.options)}")
+            described, meanings = found.describe(entry), _arguments(found.factory(entry))
+            rows = [
+                [
+                    f"`{name}`",
+                    f"`{str(option.type).removeprefix('pathlib.')}`",
+                    "(required)" if option.required else f"`{option.default}`",
+                    meanings.get(name, ""),
+                ]
+                for name, option in described.options.items()
+            ]
+            parts.append(f"### {entry}\n\n{_prose(described.summary)}\n\n{_table_of_options(rows)}")
     return "\n\n".join(parts)
 
 
@@ -91,6 +121,7 @@ def scores() -> str:
         [
             f"`{name}`",
             score.heading,
+            _prose(_first(type(score))),
             "higher" if score.higher_is_better else "lower",
             score.extractor or "Inception",
             _yes(score.default),
@@ -100,8 +131,9 @@ def scores() -> str:
     others = [[f"`{name}`", quantity.heading] for name, quantity in _quantities()]
     return "\n\n".join(
         [
-            table(["Score", "Heading", "Better", "Features of", "Computed by default"], rows),
-            "## Costs and losses\n\nThese are columns of studies too.",
+            "`bench eval --score NAME` and the key `scores` of a protocol compute these:",
+            table(["Score", "Heading", "Definition", "Better", "Features of", "Computed by default"], rows),
+            "## Costs and losses\n\nA study can have these as columns too.",
             table(["Name", "Heading"], others),
         ]
     )
@@ -110,7 +142,12 @@ def scores() -> str:
 def protocol_files() -> str:
     """The built-in protocols, and every key of a protocol's file."""
     rows = [[f"`{name}`", protocols.load(name).title] for name in protocols.names()]
-    parts = [table(["Protocol", "What it is"], rows), "## Keys of a protocol"]
+    parts = [
+        "A protocol is a TOML file that says how networks are trained, sampled and scored. These are built "
+        "in; [small protocols](../explanation/small-protocols.md) says what they predict.",
+        table(["Protocol", "What it is"], rows),
+        "## Keys of a protocol",
+    ]
     for title, model in (
         ("Top level", protocols.Protocol),
         ("`[training]`", protocols.Training),
@@ -127,6 +164,8 @@ def study_files() -> str:
     rows = [[f"`{name}`", studies.load(name).title] for name in studies.names()]
     return "\n\n".join(
         [
+            "A study is a TOML file that describes a table: its rows are networks. These are built in; "
+            "[your first ablation](../tutorials/first-ablation.md) writes one.",
             table(["Study", "Title"], rows),
             f"## Keys of a study\n\n### Top level\n\n{_fields(_WrittenStudy, Study)}",
             f"### `[[rows]]`\n\n{_fields(_WrittenRow, StudyRow)}",
@@ -136,16 +175,22 @@ def study_files() -> str:
 
 def record_files() -> str:
     """What a record holds."""
-    parts = [_fields(schema.Record)]
+    parts = [
+        "A record is one measurement in a JSON file, named by a hash of its request. "
+        "`bench.records.load()` reads all as a DataFrame; [stale records](../explanation/stale-records.md) "
+        "explains fingerprints and versions.",
+        _fields(schema.Record),
+    ]
+    bases = (schema.Record, schema.Model, schema.Request, schema.Result, schema.DeviceRequest)
     for name in sorted(vars(schema)):
         model = getattr(schema, name)
-        if isinstance(model, type) and issubclass(model, BaseModel) and model is not schema.Record:
+        if isinstance(model, type) and issubclass(model, BaseModel) and model not in bases:
             parts.append(f"## {name}\n\n{_prose(_first(model))}\n\n{_fields(model)}")
     return "\n\n".join(parts)
 
 
 def _fields(model: type[BaseModel], told_by: type | None = None) -> str:
-    """The keys of a model; `told_by` is the class whose docstring says what they mean."""
+    """The keys of a model; what its own docstring does not explain, that of `told_by` does."""
     rows = []
     for name, field in model.model_fields.items():
         default = field.get_default(call_default_factory=True)
@@ -154,7 +199,12 @@ def _fields(model: type[BaseModel], told_by: type | None = None) -> str:
         else:
             shown = "" if isinstance(default, BaseModel) else f"`{default!r}`"
         rows.append(
-            [f"`{field.alias or name}`", f"`{_kind(model, name)}`", shown, _meaning(told_by or model, name)]
+            [
+                f"`{field.alias or name}`",
+                f"`{_kind(model, name)}`",
+                shown,
+                _meaning(model, name) or _meaning(told_by or model, name),
+            ]
         )
     return table(["Key", "Type", "Default", "Meaning"], rows) if rows else ""
 
@@ -163,7 +213,8 @@ def _kind(model: type, name: str) -> str:
     """The type of a field as it is written, without its limits."""
     annotations = [inspect.get_annotations(owner) for owner in model.__mro__]
     written = next(found[name] for found in annotations if name in found)
-    return re.sub(r"Annotated\[([^,\[\]]+), .*?\)\]", r"\1", str(written))
+    plain = re.sub(r"Annotated\[([^,\[\]]+), .*?\)\]", r"\1", str(written))
+    return re.sub(r"\b(Finite|_Beta|_Width)\b", "float", plain).replace("_WrittenRow", "row")
 
 
 def _meaning(model: type, name: str) -> str:
@@ -175,9 +226,9 @@ def _meaning(model: type, name: str) -> str:
     return ""
 
 
-def _attributes(doc: str) -> dict[str, str]:
-    """`Attributes:` of a docstring by name; a line may name several."""
-    _, _, section = inspect.cleandoc(doc).partition("Attributes:\n")
+def _attributes(doc: str, heading: str = "Attributes:") -> dict[str, str]:
+    """The `Attributes:` or `Args:` of a docstring by name; a line may name several."""
+    _, _, section = inspect.cleandoc(doc).partition(f"{heading}\n")
     found: dict[str, str] = {}
     names: list[str] = []
     for line in section.splitlines():
@@ -193,12 +244,17 @@ def _attributes(doc: str) -> dict[str, str]:
     return found
 
 
-def _options(options: dict[str, Any]) -> str:
-    rows = [
-        [f"`{name}`", "(required)" if option.required else f"`{option.default}`", f"`{option.type}`"]
-        for name, option in options.items()
-    ]
-    return table(["Option", "Default", "Type"], rows) if rows else "No options."
+def _arguments(factory: Any) -> dict[str, str]:
+    """What docstrings say of the arguments of a class or function, that of a subclass first."""
+    found: dict[str, str] = {}
+    for owner in inspect.getmro(factory) if inspect.isclass(factory) else (factory,):
+        for doc in (owner.__doc__, getattr(owner.__init__, "__doc__", "") if inspect.isclass(owner) else ""):
+            found = _attributes(doc or "", "Args:") | found
+    return found
+
+
+def _table_of_options(rows: Table) -> str:
+    return table(["Option", "Type", "Default", "Meaning"], rows) if rows else "No options."
 
 
 def _quantities() -> list[tuple[str, Quantity]]:

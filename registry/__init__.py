@@ -1,4 +1,4 @@
-"""Diffusion backbones by name: what is measured. Knows nothing of how (that is `bench`).
+"""Diffusion backbones by name. How they are measured is in `bench`.
 
     import registry
 
@@ -10,7 +10,7 @@
     @registry.register("my-net")
     class MyNet(registry.Backbone): ...
 
-Importing this package does not import torch: names are known long before networks are.
+Importing this package does not import torch: names are read from source.
 """
 
 from __future__ import annotations
@@ -68,17 +68,17 @@ def create(name: str, **overrides: Any) -> nn.Module:
     """Build the backbone `name`, randomly initialised, in training mode.
 
     Args:
-        name: any registered name or alias, case and separators forgiven (`U-DiT-B`, `DiT-XL/2`).
+        name: any registered name or alias; case and separators are ignored (`U-DiT-B`, `DiT-XL/2`).
         **overrides: arguments of that network, `input_size` (int or (H, W), in cells of its input)
             and `num_classes` (0 for unconditional) among them; `describe(name)` lists them all.
 
     Returns:
-        A `Backbone` (or a user's module that honours its contract); its `.name` and `.overrides` are those
-        given here, the values converted.
+        A `Backbone`, or a user's module that fulfils its contract. Its `.name` and `.overrides` are those
+        given here, with converted values.
 
     Raises:
-        UsageError: unknown name or override, or a value that the network refuses. Any other exception of its
-            constructor propagates.
+        UsageError: unknown name or override, or a value that the network refuses. Other exceptions of its
+            constructor are passed on.
     """
     from registry.backbone import adopt
 
@@ -87,10 +87,9 @@ def create(name: str, **overrides: Any) -> nn.Module:
 
 
 def declared(name: str, attribute: str) -> Any:
-    """What a backbone declares of itself, such as its `objective`.
+    """A declaration of a backbone, such as its `objective`.
 
-    Of a class it is an attribute; of a user's function it is that of the network that it makes with its
-    defaults, where it makes one.
+    For a class it is an attribute. For a user's function it is that of the network made with its defaults.
 
     Raises:
         UsageError: unknown name.
@@ -105,11 +104,10 @@ def declared(name: str, attribute: str) -> Any:
 
 @functools.cache
 def example(name: str, factory: Callable[..., Any]) -> Any:
-    """A network with the defaults of its factory, on the meta device where it can be made there.
+    """A network with its default options, on the meta device if it can be made there.
 
     Returns:
-        The network, whose weights say nothing; None where it cannot be made, which is an error when it is to
-        be measured.
+        The network, with arbitrary weights; None if it cannot be made, which is an error once it is measured.
     """
     import torch
 
@@ -125,11 +123,11 @@ def example(name: str, factory: Callable[..., Any]) -> Any:
 
 
 def canonical(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Every option of a backbone with its value, in one form however it was written.
+    """Every option of a backbone with its value, in canonical form.
 
     Values are converted to their annotated types, defaults filled in; then tuples become lists, floats that
     are whole become integers, and a square `input_size` its side, so that JSON holds and compares them. An
-    option that the backbone gained is left out while it means what was done before
+    option that was added later is left out at the value that equals the earlier behaviour
     (`registry.fingerprints.added_options`).
 
     Raises:

@@ -1,4 +1,4 @@
-"""The contract every backbone honours, and what can be asked of any network that does.
+"""The contract of all backbones, and functions for any network that fulfils it.
 
 A backbone is an `nn.Module` with
 
@@ -11,12 +11,12 @@ natural `objective`:
     flow    x = t·x0 + (1−t)·noise      t from 0 (noise) to 1 (data)             returns x0 − noise
     edm     x = x0 + σ·noise            t = σ                                    returns x0
 
-It has the attributes `input_size`, `in_channels`, `out_channels`, `num_classes`
-and `learn_sigma`, and declares for what it is trained: `objective`, `beta_schedule`, `guided_channels`,
-`null_class`. A network with another signature overrides `example_inputs` and can then still be costed and
-timed. Every long skip connection passes through a `LongSkip`, so that it can be cut.
+It has the attributes `input_size`, `in_channels`, `out_channels`, `num_classes` and `learn_sigma`, and
+declares how it is trained and sampled: `objective`, `beta_schedule`, `guided_channels`, `null_class`. For a
+network with another signature that overrides `example_inputs`, cost and speed can be measured. Every long
+skip connection passes through a `LongSkip`, so that a check can cut it.
 
-No network belongs here, and nothing that belongs to a single family.
+Nothing here is specific to one network or family.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ class Backbone(nn.Module):
     """Base class of the networks; subclasses define `forward(x, t, y)`.
 
     Attributes:
-        objective: its natural one, which says what it is given and returns: "ddpm", "flow" or "edm".
+        objective: natural objective, which defines its inputs and output: "ddpm", "flow" or "edm".
         beta_schedule: the noise of "ddpm": "linear", β from 0.0001 to 0.02; "scaled_linear", √β from
             √0.00085 to √0.012 as in Stable Diffusion; or "cosine", that of Improved DDPM.
-        guided_channels: how many leading channels its published sampling guides; None for all.
-        checkpoint_names: names of the authors' checkpoints into ours, applied in order.
-        fixed_parameters: what is computed, not learned, which a checkpoint may leave out; names in the
-            authors' layout of what this network holds nowhere are passed over.
+        guided_channels: number of leading channels that its published sampling guides; None: all.
+        checkpoint_names: rules from parameter names of the authors' checkpoints to ours, applied in order.
+        fixed_parameters: parameters that are computed and not learned, which a checkpoint may omit. Names in
+            the authors' layout that this network does not have are ignored.
         name: registered name, set by `registry.create`.
         overrides: the options given to `registry.create`.
         input_size: side of the square input grid, or (H, W).
@@ -150,9 +150,9 @@ class Backbone(nn.Module):
 
     @property
     def null_class(self) -> int | None:
-        """The label that stands for no label, or None: without classes, or without label dropout in training.
+        """Index of the null class ("no label"); None for a network without classes or without label dropout.
 
-        Known by its `LabelDropout`; a network that drops labels in another way overrides this.
+        Taken from its `LabelDropout`; a network that drops labels in another way overrides this.
         """
         return _null_class(self)
 
@@ -166,7 +166,7 @@ class Backbone(nn.Module):
         return _example_inputs(self, batch_size)
 
     def stages(self) -> dict[str, nn.Module]:
-        """Parts whose cost is shown apart, in order of execution: name -> module."""
+        """Parts whose cost is reported separately, in order of execution: name -> module."""
         return dict(self.named_children())
 
     def long_skips(self) -> dict[str, Callable[[], contextlib.AbstractContextManager[None]]]:
@@ -180,8 +180,8 @@ class Backbone(nn.Module):
     def deploy(self) -> Backbone:
         """A copy for inference: frozen, in eval mode, re-parameterised modules merged.
 
-        The copy computes the same function; this network, its parameters and its mode stay as they
-        are. A submodule takes part by a method `merged()` that returns its inference form.
+        The copy computes the same function; this network, its parameters and its mode do not change. A
+        submodule that can be merged has a method `merged()`, which returns its inference form.
         """
         return deploy(self)
 
@@ -236,12 +236,12 @@ def is_denoiser(network: Any, inputs: Sequence[Any]) -> bool:
 
 
 def check_output(network: Any, inputs: Sequence[Any], output: Any) -> None:
-    """Make sure that what a network returned can be an output of it.
+    """Check that what a network returned is a valid output.
 
     Args:
         network: any module with the contract's attributes.
         inputs: the arguments of its `forward`.
-        output: what it returned. Values are checked where it holds any: on no meta or fake tensor.
+        output: what it returned. Values are checked unless it is a meta or fake tensor.
 
     Raises:
         CodeError: it is no tensor, of a denoiser not (N, out_channels, H, W), or not finite everywhere; or a
@@ -276,11 +276,11 @@ def check_output(network: Any, inputs: Sequence[Any], output: Any) -> None:
 
 
 def adopt(name: str, factory: Callable[..., Any], overrides: dict[str, Any]) -> nn.Module:
-    """Call a factory and make sure that what it returns can be measured.
+    """Call a factory and check that the network that it returns can be measured.
 
-    A plain `nn.Module` gets the contract's attributes that it does not set itself: those of `overrides`, else
-    its factory's defaults, else 32×32 inputs of 4 channels, 1000 classes, no learned variance; and what
-    `Backbone` declares.
+    A plain `nn.Module` gets the attributes of the contract that it does not set: from `overrides`, else its
+    factory's defaults, else 32×32 inputs of 4 channels, 1000 classes, no learned variance. It also gets the
+    declarations of `Backbone`.
 
     Raises:
         UsageError: one of our networks refuses the overrides.

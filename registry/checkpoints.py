@@ -1,9 +1,9 @@
-"""Weights of the authors' programs and of diffusers into our networks.
+"""Loading weights of the authors' programs and of diffusers into our networks.
 
 A checkpoint's names are translated by the rules of the network's class (`checkpoint_names`); tensors are
 never changed, except that a 1×1 convolution and a linear map of the same numbers count as the same. A network
-is found behind any prefix of its names, such as `module.` or `ema_denoiser.`, and beside other networks; of
-several sets of its weights the averaged one is taken.
+is found behind any prefix of its names, such as `module.` or `ema_denoiser.`, and beside other networks; if
+there are several sets of its weights, the averaged one is taken.
 
 Nothing is unpickled beyond tensors, plain containers, paths, an `argparse.Namespace` and Lightning's options.
 """
@@ -60,7 +60,7 @@ _LARGE, _USUAL_RATIO = 2**30, 100
 def load_checkpoint(
     model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any], *, key: str | None = None
 ) -> nn.Module:
-    """Fill a backbone with the weights of a checkpoint, all or nothing.
+    """Load the weights of a checkpoint into a backbone, completely or not at all.
 
     Args:
         model: a backbone; its parameters keep their device and dtype.
@@ -102,7 +102,7 @@ def _title(model: nn.Module) -> str:
 
 
 def _matched(model: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """A state dict under the model's names and in its shapes, and in words what does not fit."""
+    """A state dict with the model's names and shapes, and a description of what does not fit."""
     state = _translate(model, state)
     own = model.state_dict()
     for name, tensor in state.items():

@@ -1,4 +1,4 @@
-"""The checks every network must pass before anyone trusts it: shapes, conditions, skips, gradients, dtypes.
+"""Checks of a network before it is measured: shapes, conditions, skips, gradients, dtypes.
 
     for result in check(registry.create("udit-t")):
         print(result.status, result.check, result.reason)
@@ -7,8 +7,8 @@
 without dropout or torch.compile, and with noise added to its parameters: networks start with closed branches
 (adaLN-Zero) and a zero output, which hide whether anything behind them works.
 
-A check that fails is an error: numbers of this network cannot be trusted. What limits the network and makes
-no number wrong is a warning.
+A check that fails is an error: no number of this network can be trusted. A warning is a limit of the network
+that makes no number wrong.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ DRAWS = 64  # pairs of labels among which one is dropped in training: all but su
 class Result:
     """Outcome of one check: `fail` is an error, `warn` a warning.
 
-    The reason is one line, what was found or what to put right.
+    The reason is one line: what was found, or what to correct.
     """
 
     check: str
@@ -59,10 +59,10 @@ class Result:
 
 
 def check(model: nn.Module, *, progress: Callable[[str, int, int], None] | None = None) -> list[Result]:
-    """Every check of `CHECKS` on a network, which is left as it was.
+    """Run every check of `CHECKS` on a network, which is not changed.
 
     Args:
-        model: a network that honours the contract of `registry.Backbone`, on any device.
+        model: a network that fulfils the contract of `registry.Backbone`, on any device.
         progress: called before each check with its name, how many are done, and how many there are.
 
     Returns:
@@ -92,7 +92,7 @@ def check(model: nn.Module, *, progress: Callable[[str, int, int], None] | None 
 
 
 def check_before_training(model: nn.Module) -> None:
-    """The checks without which training is in vain; what the network raises is not caught.
+    """The checks that training needs; errors of the network are passed on.
 
     Args:
         model: as of `check`.
@@ -560,21 +560,21 @@ def _meaning(net: Any) -> Verdict:
     if found is None:
         return (
             "n/a",
-            f"what objective {net.objective} asks for is not known here, or the output is none of it",
+            f"objective {net.objective} does not state its variables, or the output is no prediction",
         )
     declared, other = found
     if other is None and not declared.fits:
         return (
             "pass",
-            "the network is untrained and without a built-in form: it learns what it is trained for",
+            "not checked: an untrained network without preconditioning predicts nothing yet",
         )
     if other is None:
         return "pass", f"as {declared.form} it denoises smooth images"
     return "fail", (
         f"it does not behave as {declared.form}, but as {other.form}: "
-        + ("say so" if isinstance(net, Wrapped) else "say so by registry.wrap")
-        + f"; its error is {math.exp(other.excess):.2g} times that of a linear denoiser then, and "
-        f"{math.exp(declared.excess):.2g} times as it is declared"
+        + ("declare that" if isinstance(net, Wrapped) else "declare that by registry.wrap")
+        + f"; its error is then {math.exp(other.excess):.2g} times that of a linear denoiser, and "
+        f"{math.exp(declared.excess):.2g} times as declared now"
     )
 
 

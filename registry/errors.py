@@ -1,4 +1,4 @@
-"""Errors: wrong input to this program, and mistakes in the code of its users."""
+"""Errors: wrong input to this program, and mistakes in a user's code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class UsageError(ValueError):
 
 
 class CodeError(Exception):
-    """A user's code returned something that cannot be right; the message ends with its file and line.
+    """A user's code returned something invalid; the message ends with its file and line.
 
     Args:
         message: what is wrong, in one line.

@@ -1,8 +1,8 @@
-"""What the code of a number is: fingerprints, and which of them stand for the same numbers.
+"""Fingerprints of code, and which of them give the same numbers.
 
-A fingerprint is a digest of a class's or function's code and of all code that it refers to, read from source.
-Code that was made better and computes the same has another: `equivalent.toml` holds which new one stands for
-which old one, as `python -m tests.equivalent` found by comparing what both compute to the bit.
+A fingerprint is a digest of the code of a class or function and of all code that it refers to, read from
+source. If code is rewritten, its fingerprint changes although its results may not: `equivalent.toml` lists
+the fingerprints that `python -m tests.equivalent` found equivalent, by comparing results bit for bit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _changes() -> list[dict[str, Any]]:
 
 @functools.cache
 def _classes() -> dict[str, set[str]]:
-    """Of a fingerprint, all that stand for the same numbers, itself among them."""
+    """For each fingerprint, all fingerprints with the same results, itself included."""
     found: dict[str, set[str]] = {}
     for change in _changes():
         for pair in change["fingerprints"].values():
@@ -39,26 +39,24 @@ def _classes() -> dict[str, set[str]]:
 
 
 def equivalent(one: str, other: str) -> bool:
-    """Whether two fingerprints stand for the same numbers: equal, or so by `equivalent.toml`."""
+    """Whether two fingerprints have the same results: equal, or equivalent by `equivalent.toml`."""
     return one == other or other in _classes().get(one, ())
 
 
 @functools.cache
 def added_options(backbone: str) -> dict[str, Any]:
-    """Options that a backbone gained, with the values that mean what it did without them.
-
-    At these values they are no part of its canonical configuration, so that records from before keep their
-    requests.
+    """Options that were added to a backbone, with the values that equal its earlier behaviour. At these
+    values they are left out of its canonical configuration, so older records keep their requests.
     """
     found = [change.get("added", {}).get(backbone, "{}") for change in _changes()]
     return {option: value for text in found for option, value in json.loads(text).items()}
 
 
 def fingerprint(source: Source, name: str, defaults: Iterable[str] = ()) -> str:
-    """12 hexadecimal digits that stand for the code of a class or function and all it refers to.
+    """12 hexadecimal digits of a hash of the code of a class or function and of all that it refers to.
 
-    Followed are the module's own definitions, the user's other modules, and of `registry` what makes a
-    network's numbers; of other libraries only names count. Comments, docstrings, layout, the order of
+    References are followed within the module, to the user's other modules, and to those parts of `registry`
+    that affect results. For other libraries only names count. Comments, docstrings, layout, the order of
     definitions and `register` itself change nothing.
 
     Args:

@@ -1,10 +1,10 @@
-"""Whether a network predicts what it is declared to predict, and of which declaration it behaves.
+"""Whether a network predicts what it declares, and which declaration fits its behaviour.
 
-A network is asked, as it is, at several noise levels of made-up smooth images. Each declaration fixes what
-it is then given and what it should return. Its error is compared with that of the best multiple of the image,
-for each level and for all levels at once. A network that was trained, or whose form is built in, as by EDM's
-preconditioning, is about as good as the first or better, under the right declaration alone. One that is
-neither is good under none, and learns what it is trained for.
+The network is called with noised smooth random images at several noise levels. Each declaration determines
+what it is given and what it should return. Its error is compared with that of the best multiple of the image,
+for each level and for all levels at once. A trained network, or one with preconditioning such as EDM's, is at
+least about as good under the right declaration, and worse under every other. Any other untrained network is
+good under none, and nothing can be concluded.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Fit:
 
 
 def meaning(net: Any) -> tuple[Fit, Fit | None] | None:
-    """What a network's declaration explains, and another that fits where that one does not.
+    """How well a network's declaration fits, and another declaration if that one does not fit.
 
     Args:
         net: in eval mode; takes x, t and y.

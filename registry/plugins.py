@@ -1,7 +1,7 @@
-"""The plugin registry: which names exist, what they stand for, and how one is made.
+"""The plugin registry: names, the classes and functions behind them, and their options.
 
-`Registry` is generic: backbones here; datasets, extractors, objectives, samplers in `bench`. It knows a name
-before it imports the code behind it, so that listing and describing names costs nothing. A name comes from
+`Registry` is generic: backbones here; datasets, extractors, objectives, samplers in `bench`. Names are known
+before their code is imported, so listing and describing them is fast. A name comes from
 
 - the modules of a package (`discover`), whose source is read and which are imported when one is made,
 - the decorator `register`, at import of the file that uses it (`load_file` imports one),
@@ -40,13 +40,13 @@ Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 
 def key(name: str) -> str:
-    """What is compared between names: letters and digits, so that `DiT-XL/2` equals `dit-xl-2`."""
+    """The part of a name that is compared: letters and digits, so `DiT-XL/2` equals `dit-xl-2`."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 @dataclass
 class Entry:
-    """One name: where it comes from and, once imported, the factory behind it."""
+    """A registered name: its origin and, once imported, the factory behind it."""
 
     name: str
     module: str  # where its code lives
@@ -59,7 +59,7 @@ class Entry:
 
     @property
     def origin(self) -> str:
-        """Who defines it, for messages and `bench list`."""
+        """Package, module or file that defines it, for messages and `bench list`."""
         if self.package:
             return f"package {self.package}"
         file = self.module.startswith(PRIVATE) and getattr(sys.modules.get(self.module), "__file__", None)
@@ -81,7 +81,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Description:
-    """What `describe` finds out about a name."""
+    """What `describe` returns."""
 
     name: str
     aliases: tuple[str, ...]
@@ -95,11 +95,11 @@ class Registry:
     """Names to factories of one kind of thing.
 
     Args:
-        kind: what is registered, for messages ("backbone").
+        kind: kind of thing that is registered, for messages ("backbone").
         group: the entry-point group through which installed packages add names.
         argument: what an argument of its factories is called, for messages.
-        base: the class, as "module.Class", whose attributes hold for a factory without such attributes.
-        largest: what an integer argument may be.
+        base: the class, as "module.Class", whose attributes are the defaults.
+        largest: largest value of an integer argument.
     """
 
     def __init__(
@@ -112,6 +112,7 @@ class Registry:
     ) -> None:
         self.kind, self.group, self.argument, self.base = kind, group, argument, base
         self.largest = largest
+        self.version = 0  # raised by each name that is added, for those who keep what they made of all
         self._entries: dict[str, Entry] = {}  # by key of the name and of each alias
         self._clashes: dict[str, str] = {}  # key -> message, raised when that name is used
         self._packages: list[str] = []  # to be searched for names
@@ -119,7 +120,7 @@ class Registry:
     # ---- adding names ----
 
     def discover(self, package: str) -> None:
-        """Know the names that the modules of a package register, without importing them.
+        """Add the names that the modules of a package register, without importing them.
 
         Their source is read when a name is first needed: statements `register("name", aliases=["alias"],
         argument=default, **CONSTANT)(Target)` at the top of a module, or such decorators, with literal names.
@@ -177,6 +178,7 @@ class Registry:
         for stale in [k for k, old in self._entries.items() if old is replaced and k not in new]:
             del self._entries[stale]  # an alias that the new definition no longer has
         self._entries.update(new)
+        self.version += 1
 
     @functools.cached_property
     def _installed(self) -> dict[str, Entry]:
@@ -203,7 +205,7 @@ class Registry:
     # ---- asking ----
 
     def names(self, pattern: str = "*") -> list[str]:
-        """Names that match a wildcard pattern (case forgiven), in order of registration."""
+        """Names that match a wildcard pattern (case-insensitive), in order of registration."""
         known = list(dict.fromkeys(entry.name for entry in self._installed.values()))
         if pattern == "*":
             return known
@@ -214,7 +216,7 @@ class Registry:
         return [name for name in known if fnmatch.fnmatch(key(name), loose)]
 
     def find(self, name: str) -> Entry:
-        """The entry for a name or alias, case and separators forgiven.
+        """The entry for a name or alias; case and separators are ignored.
 
         Raises:
             UsageError: no such name (with suggestions), or two packages claim it.
@@ -235,7 +237,7 @@ class Registry:
     def factory(self, name: str) -> Callable[..., Any]:
         """The callable behind a name, imported now if it was not before.
 
-        An exception in the code that is imported propagates as it is.
+        Exceptions of the imported code are passed on.
 
         Raises:
             UsageError: unknown name, or its code is not there or does not register it.
@@ -254,7 +256,8 @@ class Registry:
         return entry.factory
 
     def signature(self, name: str) -> Signature:
-        """What the factory of a name takes: read from its source, or from the factory once it is imported."""
+        """The signature of the factory of a name, read from source, or from the factory once it is
+        imported."""
         entry = self.find(name)
         if entry.factory is None and entry.registration:
             try:
@@ -289,9 +292,8 @@ class Registry:
             return Registration(name, (), found, base).attribute(attribute)
 
     def fingerprint(self, name: str) -> str:
-        """12 hexadecimal digits that stand for the code behind a name and its registered defaults.
-
-        See `registry.fingerprints.fingerprint`. Of a plugin, it is the code at the time of its registration.
+        """12 hexadecimal digits of a hash of the code behind a name and its registered defaults; see
+        `registry.fingerprints.fingerprint`. For a plugin, of the code at its registration.
         """
         entry = self.find(name)
         if entry.factory is None and entry.registration:
@@ -315,11 +317,10 @@ class Registry:
         )
 
     def check(self, name: str, overrides: dict[str, Any]) -> dict[str, Any]:
-        """The overrides with their values converted to the annotated types.
+        """Overrides with their values converted to the annotated types.
 
         Raises:
-            UsageError: an override that the factory does not take or does not do without, or a value
-                of a wrong type.
+            UsageError: an unknown override, a required one that is missing, or a value of a wrong type.
         """
         signature, title = self.signature(name), self.find(name).name
         options = signature.options
@@ -344,7 +345,7 @@ class Registry:
 
 
 def load_file(plugin: str) -> ModuleType:
-    """Import a Python file or a module by name, so that what it registers is known.
+    """Import a Python file or a module by name, so that its names are registered.
 
     A file is imported under a private name, so that one called `random.py` replaces no module, and once only;
     modules beside it can be imported by it. An exception in its code propagates as it is.
@@ -392,7 +393,7 @@ def _import(module: str, otherwise: str) -> ModuleType:
 
 
 def _load(point: EntryPoint) -> Any:
-    """What an entry point stands for.
+    """The object that an entry point names.
 
     Raises:
         UsageError: it is not there.

@@ -1,4 +1,4 @@
-"""What a module's source says, read from its syntax tree: nothing is imported for it.
+"""Facts read from a module's syntax tree, without importing it.
 
 `registrations` finds the names that the modules of a package register, `signature` and `attribute` read what
 a class or function takes and declares. `registry.fingerprints` follows what its code refers to.
@@ -34,12 +34,12 @@ _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class UnreadableError(Exception):
-    """The source alone does not say: the module has to be imported."""
+    """The source alone is not enough: the module has to be imported."""
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What a class or function says of itself.
+    """The signature and description of a class or function.
 
     Attributes:
         options: its keyword arguments; annotations are types, or text where they cannot be evaluated.
@@ -354,7 +354,7 @@ def file(folder: Path, module: str) -> Path | None:
 
 
 def registrations(package: str, kind: str) -> list[Registration]:
-    """What the modules of a package register, in order of their names.
+    """The names that the modules of a package register, in order of the modules' names.
 
     Read are calls of `register` and of `{kind}s.register` at the top of a module.
 

@@ -1,4 +1,4 @@
-"""What a network may return in training mode besides its prediction: an uncertainty, losses of its own."""
+"""Further outputs of a network in training mode: a learned variance, and losses."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class TrainingOutput(NamedTuple):
 
 
 def prediction_of(output: Any) -> Any:
-    """The prediction alone, of whatever `forward` has returned."""
+    """The prediction in an output of `forward`."""
     return output.prediction if isinstance(output, TrainingOutput) else output
 
 
 def parts_of(output: Any) -> list[Tensor]:
-    """All tensors that `forward` has returned, each of which trains the network."""
+    """All tensors in an output of `forward`; gradients flow through each."""
     if not isinstance(output, TrainingOutput):
         return [output]
     learned = [] if output.log_variance is None else [output.log_variance]

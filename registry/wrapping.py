@@ -1,4 +1,4 @@
-"""Anybody's network behind the contract of `registry.Backbone`, without a change to it.
+"""Third-party networks behind the contract of `registry.Backbone`, without a change to their code.
 
 @registry.register("my-edm")
 def make(input_size=32, num_classes=1000):
@@ -54,10 +54,10 @@ def wrap(
     guided_channels: int | None = None,
     prefix: str = "",
 ) -> Wrapped:
-    """A network behind the contract: trained, judged and sampled under any objective, whatever it predicts.
+    """Wrap a network of any parametrisation, so that it fulfils the contract of `registry.Backbone`.
 
     Its natural objective is `ddpm` for the times `step` and `alphas_cumprod`, `flow` for `unit` and `-unit`,
-    `edm` for `sigma` and `log_sigma`; for a time of one's own `ddpm` in the space `vp`, else `edm`.
+    `edm` for `sigma` and `log_sigma`; for a custom time `ddpm` in the space `vp`, else `edm`.
 
     Args:
         net: any module; it is called, never changed.
@@ -67,8 +67,8 @@ def wrap(
         in_channels: channels of the input.
         num_classes: without the null class; None or 0 for a network without labels.
         size_multiple: H and W must be multiples of this many cells.
-        call: (net, x, t, y) -> what the network returns, where it takes its arguments in another way than
-            `net(x, t, y)`, without labels `net(x, t)`. t is its own time, (N,), y the labels, (N,) integers.
+        call: (net, x, t, y) -> what the network returns, needed if the call is not `net(x, t, y)`, or `net(x,
+            t)` without labels. t is the network's own time, (N,), y the labels, (N,) integers.
         output: where the prediction is in what it returns: an attribute or key, a position, or a function.
             By default the tensor itself, `.sample`, or the first of a tuple.
         learn_sigma: whether the output has twice the channels, of which the second half is the variance range
@@ -76,12 +76,12 @@ def wrap(
         losses: what is done with scalars and (N,) tensors with a gradient that it returns in training mode
             beside the prediction: `refuse`; `add` them to the loss; `drop` them; or a function of what it
             returned that gives the losses to add by name.
-        null_class: the label that stands for no label, where the network drops labels in training itself.
-        label_dropout: share of labels that training replaces by `num_classes`, for which the network must
-            have a row; it becomes the null class.
+        null_class: index of the null class, if the network drops labels in training itself.
+        label_dropout: share of labels that training replaces by the null class `num_classes`, for which the
+            network must have an embedding.
         guided_channels: see `registry.Backbone`.
-        prefix: with which the names of its published weights begin, such as `model.diffusion_model.`; what
-            else is in their file is left out.
+        prefix: prefix of the parameter names in published weights, such as `model.diffusion_model.`; other
+            entries of the file are ignored.
 
     Raises:
         UsageError: a value that is none of these, or sizes that make no sense.
@@ -124,7 +124,7 @@ def _without_labels(net: Any, x: Tensor, t: Tensor, y: Tensor) -> Any:
 
 
 class Wrapped(Backbone):
-    """What `wrap` returns: speaks its natural objective, and computes it from what the network predicts.
+    """What `wrap` returns: a backbone with a natural objective, whose output is converted from the network's.
 
     Args:
         net, output, losses: see `wrap`.
@@ -193,10 +193,10 @@ class Wrapped(Backbone):
         return self._prediction(self.call(self.net, x, t, y))[:, : self.in_channels]
 
     def described(self) -> str:
-        """What it is declared to be, and where its prediction was found, in one line.
+        """The declaration, and where the prediction was found, in one line.
 
         Raises:
-            Exception: whatever the network raises for its example inputs.
+            Exception: any error of the network with its example inputs.
         """
         with torch.no_grad():
             self.eval()(*self.example_inputs(1))
@@ -208,7 +208,7 @@ class Wrapped(Backbone):
         return self.net
 
     def counted(self) -> Wrapped:
-        """The network as it is called, without the arithmetic around it: what its cost is."""
+        """The network without the conversion around it, whose cost is counted."""
         bare = copy.copy(self)
         bare.bare = True
         return bare

@@ -95,11 +95,11 @@ def run(page: Path, folder: Path) -> dict[tuple[int, int], str]:
                     parse(command)
     finally:
         sys.path.remove(str(folder))
-        _forget(folder, page.stem)
+        forget(folder, page.stem)
     return changed
 
 
-def _forget(folder: Path, page: str) -> None:
+def forget(folder: Path, page: str) -> None:
     """Remove the modules that a page wrote, and the names that they and the page itself registered."""
     written = {
         name
@@ -112,6 +112,7 @@ def _forget(folder: Path, page: str) -> None:
         for name, entry in list(known._entries.items()):
             if entry.module in written | {page}:
                 del known._entries[name]
+                known.version += 1  # tables made from the names are made again
 
 
 def commands(text: str) -> list[list[str]]:

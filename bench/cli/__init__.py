@@ -11,10 +11,12 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.exceptions import TyperException
 
 from bench.cli import (
     ablate,
@@ -33,44 +35,58 @@ from bench.cli import (
     report,
     runs,
     sample,
-    serve,
     show,
     tables,
     throughput,
     train,
     weights,
 )
+from bench.cli.command import Command, Group, misused
 
 app = typer.Typer(
     name="bench",
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    epilog="With --traceback any command shows the whole traceback of an error.",
+    epilog="`bench COMMAND --help` shows the options of a command and examples. `--traceback` shows where an "
+    "error arose.",
 )
-app.command("list")(catalog.list_names)
-app.command("describe")(catalog.describe)
-app.command("ablate")(ablate.ablate)
-app.command("studies")(ablate.list_studies)
-app.command("check")(check.check)
-app.command("diff")(diff.diff)
-app.command("encode")(encode.encode)
-app.command("eval")(eval.evaluate)
-app.command("export")(export.export_dataset)
-app.command("features")(features.features)
-app.command("flops")(flops.flops)
-app.command("new")(new.new)
-app.command("profile")(profile.profile)
-app.command("proxy")(proxy.proxy)
-app.command("references")(references.references)
-app.command("report")(report.report)
-app.command("runs")(runs.runs)
-app.command("sample")(sample.sample)
-app.command("serve")(serve.serve)
-app.command("show")(show.show)
-app.command("tables")(tables.tables)
-app.command("throughput")(throughput.throughput)
-app.command("train")(train.train)
-app.command("weights")(weights.weights)
+PANELS: dict[str, dict[str, Callable[..., None]]] = {
+    "Measure": {
+        "check": check.check,
+        "flops": flops.flops,
+        "throughput": throughput.throughput,
+        "profile": profile.profile,
+        "train": train.train,
+        "sample": sample.sample,
+        "eval": eval.evaluate,
+        "ablate": ablate.ablate,
+    },
+    "Compare and report": {
+        "report": report.report,
+        "tables": tables.tables,
+        "proxy": proxy.proxy,
+        "diff": diff.diff,
+        "show": show.show,
+    },
+    "Catalog": {
+        "list": catalog.list_names,
+        "describe": catalog.describe,
+        "studies": ablate.list_studies,
+        "references": references.references,
+        "weights": weights.weights,
+    },
+    "Files": {
+        "new": new.new,
+        "encode": encode.encode,
+        "export": export.export_dataset,
+        "features": features.features,
+        "runs": runs.runs,
+    },
+}
+for _panel, _commands in PANELS.items():
+    for _name, _function in _commands.items():
+        app.command(_name, cls=Command, rich_help_panel=_panel)(_function)
 
 RESUMABLE = {"ablate", "encode", "eval", "export", "features", "sample"}
 
@@ -89,7 +105,7 @@ def bench(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Cost, speed and image quality of diffusion backbones, beside the published figures."""
+    """Measure the cost, speed and image quality of diffusion backbones, beside published figures."""
 
 
 def main() -> None:
@@ -117,20 +133,22 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without × or → must not lose what was computed
             stream.reconfigure(errors="replace")
-    before = signal.signal(signal.SIGTERM, stop)
+    # Where SIGINT is ignored, as in a script's background jobs, it stays so.
+    signals = [signal.SIGTERM, *([signal.SIGINT] if signal.getsignal(signal.SIGINT) else [])]
+    before = {number: signal.signal(number, stop) for number in signals}
     try:
         try:
-            app(arguments, prog_name="bench")
+            status = app(arguments, prog_name="bench", standalone_mode=False)
         finally:
             sys.stdout.flush()  # where a full disk may show only now
-    except SystemExit as end:
-        interrupt = getattr(end.__context__, "__cause__", None)
-        if not isinstance(interrupt, KeyboardInterrupt):
-            raise
-        goes_on = bool(arguments) and arguments[0] in RESUMABLE
-        advice = "the same command goes on where it was" if goes_on else "run it again"
-        typer.echo(f"stopped: {advice}", err=True)
-        sys.exit(128 + (received or [signal.SIGINT])[0])
+        if received:
+            goes_on = bool(arguments) and arguments[0] in RESUMABLE
+            advice = "the same command goes on where it was" if goes_on else "run it again"
+            typer.echo(f"stopped: {advice}", err=True)
+            status = 128 + received[0]
+        sys.exit(status or 0)
+    except TyperException as error:
+        sys.exit(_fail(error, misused(error), whole, error.exit_code))
     except UsageError as error:
         sys.exit(_fail(error, str(error), whole, 2))
     except CodeError as error:
@@ -148,7 +166,8 @@ def main() -> None:
             raise
         sys.exit(_fail(error, place, whole, 1))
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _place(error: Exception) -> str | None:

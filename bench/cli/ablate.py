@@ -12,8 +12,6 @@ from bench.cli.options import (
     Json,
     Plugins,
     Results,
-    Seeds,
-    StudyProtocol,
     Work,
     parse_numbers,
     parse_overrides,
@@ -26,61 +24,77 @@ if TYPE_CHECKING:
 
 
 def ablate(
-    study: Annotated[str, typer.Argument(metavar="NAME|FILE", help="See `bench studies`; or a TOML file.")],
-    protocol: StudyProtocol = None,
-    seeds: Seeds = None,
+    study: Annotated[
+        str, typer.Argument(metavar="NAME|FILE", help="Study by name (see `bench studies`), or a TOML file.")
+    ],
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="How rows are trained, sampled and scored; see `bench list --kind protocol`. Default: the "
+            "study's.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="0,1,…", help="Seeds, separated by commas. Default: the study's.")
+    ] = None,
     jobs: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Cells measured at once; by default one for each GPU, or core where there is none, or what "
-            "a cluster has room for.",
+            help="Cells (a row with a seed) measured at once. Default: one for each GPU, or for each core "
+            "where there is no GPU, or as many as a cluster has room for.",
         ),
     ] = None,
     executor: Annotated[
         str,
-        typer.Option(metavar="NAME", help="`local`, `ray` or `slurm`; see `bench list --kind executor`."),
+        typer.Option(metavar="NAME", help="Where cells are measured: `local`, `ray` or `slurm`."),
     ] = "local",
     executor_options: Annotated[
         list[str],
         typer.Option(
             "--executor-option",
             metavar="KEY=VALUE",
-            help="Option of the executor, such as `gpus=1`; see `bench describe --kind executor NAME`.",
+            help="Option of the executor, such as `gpus=1`; see `bench describe --kind executor NAME`. "
+            "Repeatable.",
         ),
     ] = [],  # noqa: B006
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what is measured and how long the rest takes.")
+        bool,
+        typer.Option("--dry-run", help="Measure nothing: show what is missing and how long it would take."),
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Measure cost and quality again, from the start.")
+        bool, typer.Option("--force", help="Measure cost and quality again, whatever is recorded.")
     ] = False,
     stale: Annotated[
         Literal["measure", "accept"],
-        typer.Option(help="Records of other code or data: measure again, or show them with a mark."),
+        typer.Option(
+            help="Stale records (the code or data has changed since): measure again, or accept and mark them."
+        ),
     ] = "measure",
     add_scores: Annotated[
         list[str],
         typer.Option(
             "--add-score",
             metavar="NAME",
-            help="Add this score to existing records, from samples or checkpoints, without training; "
-            "repeatable.",
+            help="Add this score to existing records, from their samples or checkpoints; nothing is trained. "
+            "Repeatable.",
         ),
     ] = [],  # noqa: B006
     only: Annotated[
-        list[str], typer.Option(metavar="ROW", help="Measure only the row of this label; repeatable.")
+        list[str], typer.Option(metavar="ROW", help="Measure only the row with this label. Repeatable.")
     ] = [],  # noqa: B006
     shard: Annotated[
         str | None,
-        typer.Option(metavar="PART/PARTS", help="Measure only this machine's part, as in `3/16`."),
+        typer.Option(metavar="PART/PARTS", help="Measure only one part of several, as in `3/16`."),
     ] = None,
     data_options: DataOptions = [],  # noqa: B006
     reference: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="What samples are compared with, such as the ADM suite's .npz; see the protocol.",
+            help="Reference that samples are compared with, such as an .npz of the ADM suite. Default: the "
+            "protocol's, or else the dataset.",
         ),
     ] = None,
     results: Results = Path("results"),
@@ -88,10 +102,14 @@ def ablate(
     plugins: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Measure a study: train, sample and score each row with each seed, then print the table.
+    """Measure a study and print its table: each row is trained, sampled and scored with each seed.
 
-    What has a record is not measured again, unless the code or the data that made it have changed. Stop it at
-    any moment: the same command goes on where it was.
+    Rows that have a record are not measured again, unless their code or data has changed. You can stop it at
+    any time; the same command resumes.
+
+    Examples:
+        bench ablate downsampler --protocol smoke --seeds 0 --dry-run
+        bench ablate my_study.toml --plugin my_net.py --jobs 2
     """
     from bench.reports import ablation, tables
     from bench.reports.render import terminal
@@ -121,8 +139,6 @@ def ablate(
         table = ablation.plan_table(made, measurer) if dry_run else None
     if table:
         terminal.table(table, console())
-        if script := measurer.script(made.groups(), work):
-            typer.echo(script)
         return
     typer.echo(ablation.reused(made), err=True)
     missing = bool(made.todo or made.costs)
@@ -137,54 +153,34 @@ def ablate(
         typer.secho("failed: ", fg="red", bold=True, err=True, nl=False)
         typer.echo(f"{title}: {why}", err=True)
     if failed:
-        typer.echo(f"Output of the processes is in {work}.", err=True)
+        typer.echo(f"The output of the processes is in {work}/worker-*.log.", err=True)
         raise typer.Exit(1)
 
 
 def _measure(made: Plan, measurer: Executor, plugins: list[str]) -> dict[str, str]:
     """Measure what a plan has left, under the live table; titles of what failed, and why."""
     from bench.cli.watch import View
-    from bench.studies.watching import Meter, Usage, Watcher
+    from bench.studies.watching import Watcher
 
-    cells = {cell.title: cell for cell in made.todo}
     ended: dict[str, str | None] = {}  # by title: why it failed, or None
-    meter = Meter(made.results, {cell.file: cell.run for cell in made.todo})
-
-    def usage() -> Usage:
-        done = [title for title, why in list(ended.items()) if why is None and title in cells]
-        return meter.usage([cells[title].file for title in done])
-
+    with working("estimating the time"):
+        times = {cell.title: made.seconds[cell.file] for cell in made.todo}
+        steps = {cell.title: float(cell.step) for cell in made.todo}
     # Costs take seconds: to count them beside cells would promise an early end.
-    counted = cells or {f"cost of {label}" for label in made.costs}
-    watcher = Watcher(made.results, made.work, made.todo)
-    with View(len(counted), lambda: sum(title in ended for title in counted), watcher, usage):
+    jobs = {title: times[title] or 1.0 for title in steps} if all(times.values()) else steps
+    jobs = jobs or dict.fromkeys((f"cost of {label}" for label in made.costs), 1.0)
+    with View(jobs, ended, Watcher(made.results, made.work, made.todo)):
         return measurer.measure(made, plugins=plugins, ended=ended.__setitem__)
 
 
-def list_studies(
-    watch: Annotated[
-        str | None,
-        typer.Option(metavar="NAME|FILE", help="Show how far a study is, wherever it is measured."),
-    ] = None,
-    protocol: StudyProtocol = None,
-    seeds: Seeds = None,
-    results: Results = Path("results"),
-    work: Work = Path("runs"),
-    plugins: Plugins = [],  # noqa: B006
-    as_json: Json = False,
-) -> None:
-    """The built-in studies; with --watch, what of one is measured and what is under way, until all is.
+def list_studies(as_json: Json = False) -> None:
+    """List the built-in studies: the tables of papers that `bench ablate` measures.
 
-    --protocol, --seeds, --results and --work go with --watch, and are those of `bench ablate`.
+    Examples:
+        bench studies
     """
     from bench import studies
 
-    if watch is not None:
-        from bench.studies.plan import plan
-
-        made = plan(watch, protocol=protocol, seeds=parse_numbers(seeds), results=results, work=work)
-        _watch(made, as_json=as_json)
-        return
     found = [studies.load(name) for name in studies.names()]
     if as_json:
         print_json(
@@ -196,37 +192,3 @@ def list_studies(
         return
     rows = [[study.name, study.title, str(len(study.rows)), study.protocol] for study in found]
     print_table("Studies", ["Study", "About", "Rows", "Protocol"], rows, numbers=False)
-
-
-def _watch(made: Plan, *, as_json: bool) -> None:
-    """Look at the folder of records until all cells of a study are measured; with `as_json` once."""
-    import time
-    from dataclasses import asdict
-
-    from bench.cli.watch import View
-    from bench.studies.watching import Meter, Usage, Watcher
-
-    runs = {cell.file: cell.run for cell in made.cells}
-    watcher, meter = Watcher(made.results, made.work, made.cells), Meter(made.results, runs)
-
-    def measured() -> list[str]:
-        return [file for file in runs if (made.results / file).exists()]
-
-    def done() -> int:
-        return len(measured())
-
-    def usage() -> Usage:
-        return meter.usage(measured())
-
-    if as_json:
-        activities = [asdict(each) for each in watcher.look()]
-        print_json(
-            {"cells": len(runs), "measured": done(), "usage": asdict(usage()), "under_way": activities}
-        )
-        return
-    view = View(len(runs), done, watcher, usage)
-    if done() < len(runs):
-        with view:
-            while done() < len(runs):
-                time.sleep(1)
-    console().print(view.summary(watcher.look()))

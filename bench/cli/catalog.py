@@ -26,6 +26,7 @@ REGISTRIES = {
     "sampler": ("bench.diffusion", "samplers"),
     "score": ("bench.metrics.scores", "scores"),
 }
+KINDS = f"One of {', '.join(REGISTRIES)}"
 # What one of a kind declares beside its options.
 DECLARED = {
     "backbone": ("objective", "beta_schedule", "guided_channels"),
@@ -42,12 +43,21 @@ USES = {
 
 
 def list_names(
-    pattern: Annotated[str, typer.Argument(help="Wildcard, such as `udit*`.")] = "*",
-    kind: Annotated[Literal[Registered, "protocol"], typer.Option(help="What kind of thing.")] = "backbone",
+    pattern: Annotated[
+        str, typer.Argument(metavar="PATTERN", help="Name with wildcards, such as `'udit*'`.")
+    ] = "*",
+    kind: Annotated[
+        Literal[Registered, "protocol"], typer.Option(metavar="KIND", help=f"{KINDS}, protocol.")
+    ] = "backbone",
     plugins: Plugins = [],  # noqa: B006, typer copies it
     as_json: Json = False,
 ) -> None:
-    """List the registered backbones, or datasets and so on."""
+    """List backbones with their size and cost, or with --kind datasets, samplers, scores and others.
+
+    Examples:
+        bench list 'udit*'
+        bench list --kind protocol
+    """
     from registry.errors import UsageError
 
     found: list[dict[str, Any]]
@@ -62,7 +72,7 @@ def list_names(
         columns = {"name": "Name", "origin": "Defined by"}
         found = [{"name": name, "origin": _origin(registered, name)} for name in registered.names(pattern)]
     if not found:
-        raise UsageError(f"no {kind} matches {pattern!r}; leave the pattern out to see all")
+        raise UsageError(f"no {kind} matches {pattern!r}; leave the pattern out to list all")
     if kind == "backbone":
         from bench.cost.listed import listed
 
@@ -91,8 +101,8 @@ def list_names(
                 row["parameters"] = COSTS["params"].text(row["parameters"])
                 row["paper_gflops"] = decimals(row["paper_gflops"], COSTS["gflops"].digits)
         notes = [
-            "Parameters and GFLOPs with the defaults; `bench flops --model 'NAME KEY=VALUE'` counts others, "
-            "`bench describe NAME` shows what there is to choose."
+            "Parameters and GFLOPs are of the default options. `bench describe NAME` shows the options; "
+            "`bench flops --model 'NAME KEY=VALUE'` counts with others."
         ]
     print_table(
         f"{len(found)} {kind}{'s' if len(found) > 1 else ''}",
@@ -116,12 +126,19 @@ def _paper(name: str) -> str:
 
 
 def describe(
-    name: Annotated[str, typer.Argument(help="Name; case and separators are forgiven.")],
-    kind: Annotated[Registered, typer.Option(help="What kind of thing.")] = "backbone",
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Its name; case and separators do not matter: `U-DiT-B`.")
+    ],
+    kind: Annotated[Registered, typer.Option(metavar="KIND", help=f"{KINDS}.")] = "backbone",
     plugins: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Show what a backbone, dataset and so on is, and its options with their defaults."""
+    """Show what a backbone, dataset, sampler or score is, and its options with their defaults.
+
+    Examples:
+        bench describe udit-b
+        bench describe ddim --kind sampler
+    """
     from dataclasses import asdict
 
     registry = _registry(kind)

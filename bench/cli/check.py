@@ -23,20 +23,27 @@ def check(
     overrides: Overrides = [],  # noqa: B006
     input_size: InputSize = None,
     plugins: Plugins = [],  # noqa: B006
-    device: Device = "cpu",
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Check networks against the contract; exit status 1 if numbers of one cannot be trusted.
+    """Check that networks behave as measurements need: shapes, time step, labels, gradients, checkpoints.
 
-    `fail` is an error; `warn` a limit of the network that makes no number wrong.
+    `fail`: numbers of this network would be wrong, and the exit status is 1. `warn`: a limit of the network
+    that makes no number wrong.
+
+    Examples:
+        bench check --model udit-t
+        bench check --model my-net --plugin my_net.py
     """
-    import torch
-
-    from bench.utils.device import find_device
-    from registry import contract
-
     networks = parse_models(models, parse_shared(overrides, input_size))
-    place = find_device(device)
+    with working("loading torch"):
+        import torch
+
+        from bench.utils import distributed
+        from bench.utils.device import find_device
+        from registry import contract
+
+        place = find_device(device or distributed.device())
     results = []
     for name, own in networks:
         torch.manual_seed(0)
@@ -57,11 +64,15 @@ def check(
             counts = {status: sum(result.status == status for result in found) for status in ("fail", "warn")}
             notes = []
             if counts["fail"]:
-                notes.append(f"{counts['fail']} failed: numbers of this network cannot be trusted.")
+                notes.append(f"{counts['fail']} failed: numbers of this network would be wrong.")
             if counts["warn"]:
-                notes.append(f"{counts['warn']} warned: a limit of the network, which makes no number wrong.")
+                notes.append(f"{counts['warn']} warned: a limit of the network that makes no number wrong.")
             print_table(
-                registry.label(name, own), ["Check", "Result", "Reason"], rows, numbers=False, notes=notes
+                f"{registry.label(name, own)}, on {place}",
+                ["Check", "Result", "Reason"],
+                rows,
+                numbers=False,
+                notes=notes,
             )
     if any(result.status == "fail" for found in results for result in found):
         raise typer.Exit(1)

@@ -12,23 +12,23 @@ from bench.cli.output import console, print_json
 
 
 def diff(
-    before: Annotated[Path, typer.Argument(help="Folder of records.")],
-    after: Annotated[Path, typer.Argument(help="The same, later.")],
-    tolerance: Annotated[
-        float, typer.Option(help="How much worse a value may be: 0.05 is 5% of what it was.")
-    ] = 0.0,
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="Folder of records.")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", help="Folder of later records.")],
+    tolerance: Annotated[float, typer.Option(help="How much worse a value may become: 0.05 is 5%.")] = 0.0,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print Markdown, for a comment on a pull request.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare two folders of records; exit status 1 if a cost, speed or score became worse.
+    """Compare two folders of records; the exit status is 1 if a cost, speed or score became worse.
 
-    Records that answer the same question are compared, scores over their seeds.
-    Worse means significantly worse than the tolerance allows: where nothing
-    changed but chance, 5% of such comparisons claim something, however many
-    records there are. A value that is missing or no number any more is worse; a
-    record that only one folder has is not.
+    Records of the same request are compared, scores over all their seeds. Worse means significantly worse
+    than the tolerance allows. If nothing changed but chance, 5% of all comparisons report a change, whatever
+    the number of records. A value that is now missing or not a number is worse; a record that only one
+    folder has is not.
+
+    Examples:
+        bench diff main/results branch/results --tolerance 0.05
     """
     from dataclasses import asdict, replace
 

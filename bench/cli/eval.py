@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bench.cli.options import Device, Json, Plugins
-from bench.cli.output import bars, print_json, print_table, working
+from bench.cli.options import Device, Json, Plugins, Results
+from bench.cli.output import console, print_json, print_table, working
+from bench.utils.bars import bar
 
 if TYPE_CHECKING:
     from bench.metrics.evaluation import Comparison
@@ -54,7 +55,7 @@ def evaluate(
         ),
     ] = [],  # noqa: B006
     batch_size: BatchSize = 64,
-    device: Device = "cpu",
+    device: Device = None,
     half_distances: Annotated[
         bool,
         typer.Option("--half-distances", help="Precision and recall at half precision, as in the ADM suite."),
@@ -64,6 +65,28 @@ def evaluate(
     ] = False,
     intervals: Annotated[bool, typer.Option("--intervals", help="95% confidence intervals.")] = False,
     cache: Cache = None,
+    label: Annotated[
+        str | None,
+        typer.Option(help="What was sampled and how, for the record: 'EDM2-S, guidance 1.4'."),
+    ] = None,
+    record: Annotated[bool, typer.Option("--record", help="Write a record of the scores.")] = False,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="For the record: the backbone, where it is registered.")
+    ] = None,
+    provenance: Annotated[
+        str, typer.Option(metavar="TEXT", help="For the record: where the samples come from, in words.")
+    ] = "",
+    labels: Annotated[
+        Literal["balanced", "drawn"] | None,
+        typer.Option(
+            help="Classes of the samples: each equally often, or drawn at random. Default: as arr_1 tells."
+        ),
+    ] = None,
+    published: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Set the scores beside the published rows of this name."),
+    ] = None,
+    results: Results = Path("results"),
     plugins: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
@@ -75,14 +98,22 @@ def evaluate(
     A folder is searched at any depth for all that Pillow reads.
     An .npz holds images (arr_0) as the ADM suite's files do, features that
     `bench features` wrote, or statistics (mu, sigma), which give FID and sFID.
+
+    Examples:
+        bench eval --samples samples.npz --reference digits.npz
+        bench eval --samples samples --reference imagenet256.npz --score fid
     """
     with working("loading torch"):
         from bench.metrics.evaluation import compare
         from bench.metrics.scores import select
+        from bench.studies import scored
+        from bench.utils import distributed
 
+    told = scored.Told(label, model, provenance, labels, published, record=record)
     if fid_infinity:
         scores = [*(scores or [score.name for score in select(())]), "fid_infinity"]
-    with bars() as progress:
+    device = device or distributed.device()
+    with bar() as progress:
         found = compare(
             samples,
             reference,
@@ -98,10 +129,14 @@ def evaluate(
         )
     if found is None:  # of several processes one prints
         return
+    found = scored.with_published(found, told)
+    written = scored.record(found, told, results, device) if record else []
     if as_json:
         print_json(found.to_dict())
-    else:
-        _print(found)
+        return
+    _print(found)
+    for path in written:
+        console().print(f"wrote {path}", soft_wrap=True, markup=False)
 
 
 def _weights(given: list[str]) -> str | dict[str, str] | None:
@@ -135,3 +170,20 @@ def _print(found: Comparison) -> None:
         rows.append(row)
     columns = ["Score", "Value", "95% interval"][: 3 if found.intervals else 2]
     print_table("Image quality", columns, rows, notes=found.notes)
+    if found.published:
+        _print_published(found)
+
+
+def _print_published(found: Comparison) -> None:
+    from bench.metrics.scores import SCORES
+
+    rows, notes = [], []
+    for each in found.published:
+        for name, (printed, ours, difference) in each.scores.items():
+            score = SCORES[name]
+            change = "" if difference is None else ("" if difference < 0 else "+") + score.text(difference)
+            shown = "" if ours is None else score.text(ours)
+            rows.append([each.row, each.conditions, score.full_name, score.text(printed), shown, change])
+        notes += [f"{each.row}: {note}" for note in (*each.notes, f"Source: {each.source}.")]
+    columns = ["Row", "Conditions", "Score", "Published", "Here", "Difference"]
+    print_table("Beside published figures", columns, rows, numbers=columns[3:], notes=dict.fromkeys(notes))

@@ -9,7 +9,8 @@ import typer
 
 from bench.cli.eval import BatchSize, Cache, Extractor, Weights
 from bench.cli.options import Device, Plugins
-from bench.cli.output import bars, console, working
+from bench.cli.output import console, working
+from bench.utils.bars import bar
 
 
 def features(
@@ -18,30 +19,33 @@ def features(
     extractor: Extractor = None,
     weights: Weights = None,
     batch_size: BatchSize = 64,
-    device: Device = "cpu",
+    device: Device = None,
     with_images: Annotated[
         bool,
-        typer.Option("--with-images", help="Store the images too, as the ADM suite's evaluator wants them."),
+        typer.Option("--with-images", help="Also store the images, which the ADM suite's evaluator needs."),
     ] = False,
     cache: Cache = None,
     plugins: Plugins = [],  # noqa: B006
 ) -> None:
-    """Write the features and statistics of a set of images to one .npz.
+    """Write the features and statistics of a set of images to one .npz, for many comparisons.
 
-    `bench eval` takes the file for --samples or --reference.
-    It also holds mu, sigma, mu_s and sigma_s as the ADM suite and pytorch-fid
-    read them.
+    `bench eval` takes the file as --samples or --reference. It also holds mu, sigma, mu_s and sigma_s, which
+    the ADM suite and pytorch-fid read.
+
+    Examples:
+        bench features --images digits.npz --out features.npz
     """
     with working("loading torch"):
         from bench.metrics.features import make_file
-    with bars() as progress:
+        from bench.utils import distributed
+    with bar() as progress:
         written = make_file(
             images,
             out,
             extractor=extractor,
             weights=weights,
             batch_size=batch_size,
-            device=device,
+            device=device or distributed.device(),
             with_images=with_images,
             cache=cache,
             progress=progress,

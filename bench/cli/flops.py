@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 _COUNTS: dict[Convention, str] = {"paper": "GFLOPs (paper)", "macs": "GMACs", "flops": "GFLOPs (2·MACs)"}
 _NOTE = (
-    "One forward pass, batch 1, deployed form. GFLOPs (paper): multiply-accumulates plus one for each "
-    "output element of an elementwise product, as the U-DiT paper's tables count. Memory: peak of live "
-    "tensors besides the weights, float32."
+    "One forward pass, batch 1, of the deployed network (merged for inference). GFLOPs (paper): the U-DiT "
+    "paper's convention, multiply-accumulates plus one for each output element of an elementwise product. "
+    "Memory: peak of live tensors without the weights, float32."
 )
 
 
@@ -37,15 +37,24 @@ def flops(
     input_size: InputSize = None,
     convention: Annotated[
         Literal["paper", "macs", "flops"] | None,
-        typer.Option(help="Show this count only: the paper's, exact multiply-accumulates, or twice those."),
+        typer.Option(
+            help="Show only this count: the U-DiT paper's, exact multiply-accumulates, or twice those."
+        ),
     ] = None,
     by: Annotated[
-        Literal["stage", "module", "operator"] | None, typer.Option(help="Also break the cost down.")
+        Literal["stage", "module", "operator"] | None, typer.Option(help="Also show the cost of each part.")
     ] = None,
     plugins: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Parameters, multiply-accumulates and activation memory; no weights are allocated."""
+    """Count the parameters, multiply-accumulates and activation memory of networks.
+
+    Networks are traced on shapes alone, so that the largest takes no memory and seconds.
+
+    Examples:
+        bench flops --model udit-b --by stage
+        bench flops --model 'udit-t ffn=mlp' --input-size 64
+    """
     from bench.records.quantities import COSTS, decimals
 
     networks = parse_models(models, parse_shared(overrides, input_size))
@@ -103,7 +112,7 @@ def _remarks(cost: Cost) -> Iterator[str]:
         yield f"{_label(cost)}: {note}"
     if cost.uncounted:
         operators = ", ".join(f"{operator} ×{times}" for operator, times in cost.uncounted.items())
-        yield f"Not counted in {_label(cost)}, though they may cost: {operators}"
+        yield f"{_label(cost)}: not counted, because their cost is not known: {operators}"
 
 
 def _print_parts(cost: Cost, by: By, convention: Convention) -> None:

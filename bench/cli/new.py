@@ -93,21 +93,27 @@ backbone = "tiny-unet"
 
 
 def new(
-    file: Annotated[Path, typer.Argument(metavar="FILE.py", help="The network's file, which is written.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE.py", help="File to write; the study is written beside it.")
+    ],
 ) -> None:
-    """Write a commented file for a network of your own, a study of it, and say what to run."""
+    """Write a commented template for a network of your own and a study of it.
+
+    Examples:
+        bench new my_net.py
+    """
     import registry
     from registry.errors import UsageError
 
     name = re.sub(r"[^a-z0-9]+", "-", file.stem.lower()).strip("-")
     if file.suffix != ".py" or not name:
-        raise UsageError(f"{file} is no name of a Python file: choose one such as my_net.py")
+        raise UsageError(f"{file} is not the name of a Python file: choose one such as my_net.py")
     if name in registry.names():
-        raise UsageError(f"a backbone {name!r} exists: choose another name for the file")
+        raise UsageError(f"a backbone named {name!r} already exists: choose another name for the file")
     study = file.with_suffix(".toml")
     for path in (file, study):
         if path.exists():
-            raise UsageError(f"{path} exists: delete it or choose another name")
+            raise UsageError(f"{path} already exists: delete it, or choose another name")
     commands = [
         f"bench check --plugin {file} --model {name}",
         f"bench flops --plugin {file} --model {name} --by module",
@@ -120,6 +126,6 @@ def new(
         study.write_text(STUDY.replace("NAME", name), "utf-8")
     except OSError as error:
         raise UsageError(f"cannot write {error.filename}: {error.strerror}") from None
-    console().print(f"{file} and {study} are written. Put your network into {file}, then run", markup=False)
+    console().print(f"Wrote {file} and {study}. Put your network into {file}, then run:", markup=False)
     for command in commands:
         console().print(f"  {command}", markup=False, soft_wrap=True)

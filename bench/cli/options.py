@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,51 +18,66 @@ def load_plugins(plugins: list[str]) -> list[str]:
     return plugins
 
 
+def check_device(name: str | None) -> str | None:
+    """The name of a device as it was given; see `bench.utils.device.find_device` for whether it is here.
+
+    Raises:
+        UsageError: no device has such a name.
+    """
+    from registry.errors import UsageError
+
+    if name is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UsageError(f"--device takes cpu, cuda or cuda:N, not {name!r}")
+    return name
+
+
 Models = Annotated[
     list[str],
     typer.Option(
         "--model",
         "-m",
         metavar="'NAME [KEY=VALUE …]'",
-        help="Backbone or wildcard, overrides of its own behind it: `U-DiT-B`, `'udit* rope=false'`; "
-        "repeatable.",
+        help="Backbone by name or wildcard, with options of its own: `U-DiT-B`, `'udit* rope=false'`. "
+        "Repeatable.",
     ),
 ]
 Overrides = Annotated[
     list[str],
-    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override of the network; repeatable."),
+    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Option of every network named. Repeatable."),
 ]
 InputSize = Annotated[
     str | None,
-    typer.Option(help="Input grid: `32`, or `32x48` (height x width). Default: the network's own."),
+    typer.Option(
+        metavar="N|HxW", help="Input size: `32`, or `32x48` (height x width). Default: the network's own."
+    ),
 ]
-Device = Annotated[str, typer.Option(help="Device to run on: `cpu`, `cuda`, `cuda:1`.")]
-Dtype = Annotated[Literal["fp32", "tf32", "bf16", "fp16"], typer.Option(help="Arithmetic; tf32 is for CUDA.")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        metavar="cpu|cuda|cuda:N", callback=check_device, help="Device. Default: a GPU if there is one."
+    ),
+]
+Dtype = Annotated[
+    Literal["fp32", "tf32", "bf16", "fp16"], typer.Option(help="Number format. tf32: CUDA only.")
+]
 Plugins = Annotated[
     list[str],
     typer.Option(
         "--plugin",
         metavar="FILE|MODULE",
         callback=load_plugins,
-        help="Python file or module that registers backbones, datasets and so on; repeatable.",
+        help="Python file or module that registers a backbone, dataset, score or sampler. Repeatable.",
     ),
 ]
 DataOptions = Annotated[
     list[str],
-    typer.Option("--data-option", metavar="KEY=VALUE", help="Option of the dataset, such as `root=DIR`."),
-]
-StudyProtocol = Annotated[
-    str | None,
     typer.Option(
-        "--protocol", metavar="NAME|FILE", help="In place of the study's; `bench list --kind protocol`."
+        "--data-option", metavar="KEY=VALUE", help="Option of the dataset, such as `root=DIR`. Repeatable."
     ),
-]
-Seeds = Annotated[
-    str | None, typer.Option("--seeds", metavar="0,1,…", help="In place of the study's, with commas.")
 ]
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of records.")]
 Work = Annotated[Path, typer.Option("--work", metavar="DIR", help="Folder of training runs.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 def parse_models(texts: list[str], shared: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -84,7 +100,9 @@ def parse_models(texts: list[str], shared: dict[str, Any]) -> list[tuple[str, di
     for text in texts:
         name, own = split_options(text)
         if not name:
-            raise registry.UsageError(f"--model takes a name, with KEY=VALUE behind it or not: {text!r}")
+            raise registry.UsageError(
+                f"--model takes a name, then options as KEY=VALUE, as in 'udit-t rope=false', not {text!r}"
+            )
         names = [name]
         if any(wildcard in name for wildcard in "*?["):
             names = registry.names(name)
@@ -148,5 +166,5 @@ def parse_numbers(text: str | None, option: str = "--seeds") -> list[int] | None
         return None
     numbers = [number.strip() for number in text.split(",")]
     if not all(number.isdecimal() for number in numbers):
-        raise UsageError(f"{option} takes whole numbers with commas between, not {text!r}")
+        raise UsageError(f"{option} takes whole numbers separated by commas, not {text!r}")
     return list(map(int, numbers))

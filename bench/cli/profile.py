@@ -20,7 +20,8 @@ from bench.cli.options import (
     parse_models,
     parse_shared,
 )
-from bench.cli.output import console, on_line, print_json, print_table, working
+from bench.cli.output import console, print_json, print_table, working
+from bench.utils.bars import bar
 
 if TYPE_CHECKING:
     from bench.records.schema import Profile, Share
@@ -30,40 +31,53 @@ def profile(
     models: Models,
     overrides: Overrides = [],  # noqa: B006
     input_size: InputSize = None,
-    device: Device = "cpu",
+    device: Device = None,
     dtype: Dtype = "fp32",
-    batch_size: Annotated[int, typer.Option(help="Images a forward pass.")] = 8,
-    repeats: Annotated[int, typer.Option(help="Forward passes, of which the median counts.")] = 10,
-    out: Annotated[Path | None, typer.Option(help="Draw the shares into this folder, PNG and SVG.")] = None,
-    trace: Annotated[Path | None, typer.Option(help="Write a Chrome trace of one pass here.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in a forward pass.")] = 8,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Forward passes; the median of their times is shown.")
+    ] = 10,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw the shares into this folder, as PNG and SVG.")
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a Chrome trace of one forward pass.")
+    ] = None,
     plugins: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Share of time beside share of multiply-accumulates, by stage and by operator."""
+    """Show where the time of a forward pass goes, by stage and operator, beside the multiply-accumulates.
+
+    Examples:
+        bench profile --model udit-t --batch-size 1
+        bench profile --model udit-t --out figures --trace trace.json
+    """
     from bench.reports.profile_figure import draw, finding
     from registry.errors import UsageError
 
     networks = parse_models(models, parse_shared(overrides, input_size))
     if trace is not None and len(networks) > 1:
-        raise UsageError(f"--trace takes one model, not {len(networks)}: each would write over the last")
-    with working("loading torch") as status:
+        raise UsageError(f"--trace takes one model, not {len(networks)}: each would overwrite the file")
+    with working("loading torch"):
         import torch
 
         from bench.speed.profile import measure
+        from bench.utils import distributed
 
-        profiles = []
+    profiles = []
+    with bar() as progress:
         for name, own in networks:
             torch.manual_seed(0)
             network = registry.create(name, **own)
             profiles.append(
                 measure(
                     network,
-                    device=device,
+                    device=device or distributed.device(),
                     dtype=dtype,
                     batch_size=batch_size,
                     repeats=repeats,
                     trace=trace,
-                    progress=on_line(status),
+                    progress=progress,
                 )
             )
     if as_json:
@@ -87,9 +101,10 @@ def _print(profile: Profile) -> None:
     _print_shares(f"{network} by stage: {conditions(profile)}", "Stage", profile.stages)
     _print_shares(f"{network} by operator", "Operator", profile.operators)
     note = (
-        f"A forward pass takes {profile.seconds * 1e3:.2f} ms, {profile.overhead:+.1%} when its stages are "
-        f"timed; under the profiler its operators take {profile.operator_seconds * 1e3:.2f} ms. GMACs are of "
-        "one sample. Time/MACs: share of time over share of multiply-accumulates."
+        f"A forward pass takes {profile.seconds * 1e3:.2f} ms; timing its stages changes that by "
+        f"{profile.overhead:+.1%}. Its operators take {profile.operator_seconds * 1e3:.2f} ms under the "
+        "profiler. GMACs are of one sample. Time/MACs: share of time divided by share of "
+        "multiply-accumulates."
     )
     console().print(finding(profile), style="bold")
     console().print(note, style="dim")
@@ -98,7 +113,10 @@ def _print(profile: Profile) -> None:
     if busy := load_note(profile.other_load):
         console().print(busy)
     if abs(profile.overhead) > 0.1:
-        console().print("The two differ by more than 10%: the machine is busy, or the stages are too short.")
+        console().print(
+            "Timing the stages changes the total by more than 10%: the machine is busy, or the stages are "
+            "too short to be timed."
+        )
     console().print()
 
 

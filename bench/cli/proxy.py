@@ -15,24 +15,33 @@ def proxy(
     studies: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME|FILE]…",
-            help="Studies; the predictor is chosen on the first and judged on the others. By default "
-            "`components`, `downsampler`, `toy`, `leaderboard` and `dico-components`.",
+            metavar="NAME|FILE",
+            help="Studies: the predictor is chosen on the first and evaluated on the others. Default: "
+            "components, downsampler, toy, leaderboard, dico-components.",
         ),
     ] = None,
     target: Annotated[
         str,
-        typer.Option(help="The published figure to predict: fid, sfid, inception_score, precision, recall."),
+        typer.Option(
+            metavar="SCORE",
+            help="Published score to predict: fid, sfid, inception_score, precision or recall.",
+        ),
     ] = "fid",
+    every: Annotated[
+        bool, typer.Option("--all", help="Show all predictors of every study, not only the five best.")
+    ] = False,
     results: Results = Path("results"),
     plugins: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Which protocol, score and checkpoint predict the published order, and how sure that is.
+    """Show which small protocol, score and checkpoint predict the published order, and how reliably.
 
-    A row's figure is that of the published row that it stands for, or what the study's file says of it
-    (`known = { fid = 31.5 }`). Needs the records alone: measure them with `bench ablate STUDY --protocol
-    proxy-fashion`. `--json` tells every checkpoint.
+    Reads records alone; `bench ablate STUDY --protocol proxy-fashion` makes them. The figure of a row is the
+    published one, or the one that the study's file gives (`known = { fid = 31.5 }`).
+
+    Examples:
+        bench proxy
+        bench proxy components downsampler --target sfid --all
     """
     from bench import studies as study_files
     from bench.metrics.scores import SCORES
@@ -49,9 +58,17 @@ def proxy(
     if as_json:
         print_json(made.values(each for study in found for each in study))
         return
-    for study, each in zip(chosen, found, strict=True):
-        last = study is chosen[-1]
-        table = made.agreement_table(made.last_checkpoints(each), study.title, made.REMARKS if last else ())
-        terminal.table(table, console())
-    for text in made.answer(choose(found), SCORES[target].heading):
+    choice = choose(found)
+    for text in made.answer(choice, SCORES[target].heading):
         console().print(text, markup=False)
+    if every:
+        for study, each in zip(chosen, found, strict=True):
+            remarks = made.REMARKS if study is chosen[-1] else ()
+            table = made.agreement_table(made.last_checkpoints(each), study.title, remarks)
+            terminal.table(table, console())
+    elif choice:
+        best = [*choice.candidates[: made.BEST], *choice.free]
+        title = f"The {made.BEST} best predictors on {chosen[0].title}, and costs alone"
+        more = ["`--all` shows all predictors of every study, and explains the columns."]
+        table = made.agreement_table(best, title, more, marked=choice.best, short=True)
+        terminal.table(table, console())

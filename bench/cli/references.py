@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from bench.cli.options import Json
 from bench.cli.output import print_json, print_table
 
+if TYPE_CHECKING:
+    from bench.metrics.references import Reference
+
 
 def references(as_json: Json = False) -> None:
-    """List the reference files that papers use, what each holds and which scores are right with it."""
+    """List the reference files that papers compare with, and which scores each is right for.
+
+    Examples:
+        bench references
+    """
     from bench.metrics.references import REFERENCES
 
     if as_json:
@@ -18,7 +27,18 @@ def references(as_json: Json = False) -> None:
     print_table(
         "References",
         ["File", "Of", "Used by", "Holds", "Right for"],
-        [[each.file, each.data, each.used_by, each.holds, ", ".join(each.scores)] for each in REFERENCES],
+        [
+            [each.file, each.data, ", ".join(each.used_by), each.holds, ", ".join(each.scores)]
+            for each in REFERENCES
+        ],
         numbers=False,
-        notes=[f"{each.file}: {each.url}. {each.note}".strip() for each in REFERENCES],
+        notes=[
+            *(f"{each.file}: {each.url}. {each.note}".strip() for each in REFERENCES),
+            *(f"{name} says so: {url}" for name, url in _sources(REFERENCES).items()),
+        ],
     )
+
+
+def _sources(references: Iterable[Reference]) -> dict[str, str]:
+    """Where each program says what it evaluates with."""
+    return {name: url for each in references for name, url in each.used_by.items()}

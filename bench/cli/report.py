@@ -17,29 +17,31 @@ def report(
     context: typer.Context,
     studies: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME|FILE]…", help="Studies, see `bench studies`; by default all of them."),
+        typer.Argument(metavar="NAME|FILE", help="Studies by name or file. Default: all of `bench studies`."),
     ] = None,
     formats: Annotated[
-        str, typer.Option("--format", metavar="LIST", help="Some of md, latex, csv, with commas.")
+        str, typer.Option("--format", metavar="LIST", help="Formats, separated by commas: md, latex, csv.")
     ] = "md,csv",
-    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("reports"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the report.")] = Path("reports"),
     site: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write a site into this folder instead, to look at in a browser."),
+        typer.Option(metavar="DIR", help="Write a site for the browser into this folder instead."),
     ] = None,
     results: Results = Path("results"),
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; exit status 1 if a file is not what it would be.")
+        bool, typer.Option("--check", help="Write nothing; the exit status is 1 if a file is out of date.")
     ] = False,
     costs: Annotated[
-        bool, typer.Option("--costs", help="First measure the cost of every row anew, and record it.")
+        bool, typer.Option("--costs", help="First count the cost of every row again, and record it.")
     ] = False,
     plugins: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Write a page for each study: what is published beside what records say.
+    """Write a page for each study, with published figures beside measured ones, from records alone.
 
-    Needs the records alone: nothing is measured, unless asked for.
+    Examples:
+        bench report --site site
+        bench report downsampler --format md,latex,csv
     """
     atexit.register(gc.freeze)  # else Python, at its end, looks for cycles among all records that are left
     from registry.errors import UsageError
@@ -47,7 +49,7 @@ def report(
     for name, option in (("formats", "--format"), ("out", "--out")):
         source = context.get_parameter_source(name)
         if site and source and source.name == "COMMANDLINE":
-            raise UsageError(f"--site writes a site of HTML into {site}: leave {option} out")
+            raise UsageError(f"{option} does not go with --site, which writes HTML: leave one of them out")
     from bench import reports as made
 
     wanted = [name.strip() for name in formats.split(",") if name.strip()]
@@ -82,8 +84,8 @@ def report(
             typer.echo(complaint, err=True)
         if complaints:
             again = f"bench report --site {site}" if site else "bench report"
-            typer.echo(f"run `{again}` to bring it up to date with the records", err=True)
+            typer.echo(f"run `{again}` to bring it up to date", err=True)
         else:
-            console().print(f"{folder} is what {results} says", soft_wrap=True)
+            console().print(f"{folder} is up to date with {results}", soft_wrap=True)
     if complaints:
         raise typer.Exit(1)

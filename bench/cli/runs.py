@@ -8,24 +8,26 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import Json, Plugins, Results
+from bench.cli.options import Json, Plugins, Results, Work
 from bench.cli.output import console, print_json, print_table, working
 
 SHOWN = 1000  # runs in a table for people
 
 
 def runs(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder of training runs.")] = Path("runs"),
+    work: Work = Path("runs"),
     results: Results = Path("results"),
     clean: Annotated[
-        bool, typer.Option("--clean", help="Delete the runs whose scores are in a record.")
+        bool, typer.Option("--clean", help="Delete the runs whose scores are recorded.")
     ] = False,
     plugins: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """List training runs: how far they are, their size, when they were last written, and their state.
+    """List training runs: their step, size, age, and whether their scores are recorded.
 
-    Of many runs those written last; with --json all.
+    Examples:
+        bench runs
+        bench runs --work runs --clean
     """
     with working("loading torch"):
         from bench import records
@@ -33,7 +35,7 @@ def runs(
         from bench.utils.files import delete_folder
 
         known = records.read(results) if results.is_dir() else []
-        found = training_runs.summaries(folder, known)
+        found = training_runs.summaries(work, known)
     deleted = [run for run in found if clean and run.state == "recorded"]
     for run in deleted:
         delete_folder(run.folder)
@@ -57,14 +59,16 @@ def runs(
         for run in shown
     ]
     total = sum(run.size for run in found if run.folder not in gone)
-    left_out = [f"The {SHOWN:,} written last; `--json` has all."] if len(found) > SHOWN else []
+    left_out = (
+        [f"Only the {SHOWN:,} written last are shown; `--json` lists all."] if len(found) > SHOWN else []
+    )
     print_table(
-        f"{len(found)} training runs in {folder}",
+        f"{len(found)} training runs in {work}",
         ["Run", "Network", "Step", "MiB", "Written", "State"],
         rows,
         notes=[
-            f"{total / 2**20:,.0f} MiB in all. `recorded`: its scores are in {results}; `--clean` deletes "
-            "it.",
+            f"{total / 2**20:,.0f} MiB in all. `recorded`: the scores are in {results}, and `--clean` "
+            "deletes the run.",
             *left_out,
         ],
     )

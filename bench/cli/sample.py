@@ -8,123 +8,162 @@ from typing import Annotated, Literal
 
 import typer
 
-from bench.cli.options import Overrides, Plugins, parse_numbers, parse_overrides
-from bench.cli.output import bars, console, working
+from bench.cli.options import Device, Overrides, Plugins, parse_numbers, parse_overrides
+from bench.cli.output import console, working
+from bench.utils.bars import bar
+
+# Panels of the options.
+GUIDANCE, WEIGHTS, DEVICE = "Guidance", "If --checkpoint is a file of weights", "Device and precision"
 
 
 def sample(
     checkpoint: Annotated[
         Path,
         typer.Option(
-            help="Folder of a run or of one of its checkpoints, or a file of weights (with --model)."
+            metavar="PATH",
+            help="Folder of a run or of one of its checkpoints, or a file of weights (with --model).",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="`FILE.npz` in the ADM suite's form, or a folder for PNGs.")],
-    num: Annotated[int | None, typer.Option(help="How many images; by default the protocol's.")] = None,
+    out: Annotated[
+        Path, typer.Option(metavar="PATH", help="`FILE.npz` as the ADM suite reads it, or a folder for PNGs.")
+    ],
+    num: Annotated[int | None, typer.Option(min=1, help="Number of images. Default: the protocol's.")] = None,
     sampler: Annotated[
         str | None,
         typer.Option(
-            metavar="'NAME [KEY=VALUE …]'",
-            help="`ddim`, `'ddim eta=0.5'`; `bench list --kind sampler`; by default the protocol's.",
+            metavar="NAME",
+            help="`ddim` or `'ddim eta=0.5'`; see `bench list --kind sampler`. Default: the protocol's.",
         ),
     ] = None,
     steps: Annotated[
-        str | None, typer.Option(metavar="N|ddimN", help="Steps of the loop, or a respacing.")
+        str | None,
+        typer.Option(metavar="N|ddimN", help="Number of steps, or a respacing. Default: the protocol's."),
     ] = None,
-    cfg_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance; 1 is none.")] = None,
+    encoder_every: Annotated[
+        int | None,
+        typer.Option(min=1, help="DDT only: run the encoder once in this many evaluations. Default: 1."),
+    ] = None,
+    labels: Annotated[
+        Literal["uniform", "balanced"] | None, typer.Option(help="Classes at random, or each equally often.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(metavar="A,B,…", help="Only these classes, by number.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Image i depends only on the seed and i.")] = 0,
+    weights: Annotated[
+        str,
+        typer.Option(
+            metavar="WHICH",
+            help="Averaged weights (ema), the last ones (model), or a power-function average by its width, "
+            "such as 0.08, of a run trained with posthoc_ema. For a file: the entry that holds the weights.",
+        ),
+    ] = "ema",
+    plugins: Plugins = [],  # noqa: B006
+    cfg_scale: Annotated[
+        float | None,
+        typer.Option(help="Scale of classifier-free guidance; 1: none.", rich_help_panel=GUIDANCE),
+    ] = None,
     guided_channels: Annotated[
-        int | None, typer.Option(min=0, help="Leading channels that are guided; 0 for all.")
+        int | None,
+        typer.Option(
+            min=0, help="How many channels are guided, from the first; 0: all.", rich_help_panel=GUIDANCE
+        ),
     ] = None,
     guide: Annotated[
         Path | None,
         typer.Option(
-            metavar="CHECKPOINT",
-            help="Another network that guides, as --checkpoint: smaller or less trained (autoguidance), "
-            "or one without classes. Needs --guide-scale.",
+            metavar="PATH",
+            help="Network that guides this one, given as --checkpoint is: smaller, less trained "
+            "(autoguidance), or without classes. Needs --guide-scale.",
+            rich_help_panel=GUIDANCE,
         ),
     ] = None,
     guide_scale: Annotated[
-        float | None, typer.Option(metavar="S", help="guide + S·(network − guide); 1 is none.")
+        float | None,
+        typer.Option(metavar="S", help="guide + S·(network − guide); 1: none.", rich_help_panel=GUIDANCE),
     ] = None,
     guide_weights: Annotated[
-        str, typer.Option(metavar="ema|model|WIDTH|KEY", help="As --weights, of the guide.")
+        str, typer.Option(metavar="WHICH", help="As --weights, for the guide.", rich_help_panel=GUIDANCE)
     ] = "ema",
     guide_model: Annotated[
         str | None,
-        typer.Option(metavar="'NAME [KEY=VALUE …]'", help="Backbone of the guide, for a file of weights."),
+        typer.Option(
+            metavar="NAME",
+            help="Backbone of the guide, if it is a file of weights.",
+            rich_help_panel=GUIDANCE,
+        ),
     ] = None,
     guidance_interval: Annotated[
         tuple[float, float] | None,
         typer.Option(
             metavar="LOW HIGH",
-            help="Times at which is guided, both included: steps 0 … 999 of `ddpm`, 0 (noise) … 1 (data) of "
-            "`flow`, σ of `edm`; by default all.",
+            help="Times between which guidance is on, both included: steps 0 … 999 of `ddpm`, 0 (noise) … 1 "
+            "(data) of `flow`, σ of `edm`. Default: always.",
+            rich_help_panel=GUIDANCE,
         ),
     ] = None,
-    encoder_every: Annotated[
-        int | None,
-        typer.Option(min=1, help="Of DDT: evaluations for which its encoder runs once; by default 1."),
-    ] = None,
-    labels: Annotated[
-        Literal["uniform", "balanced"] | None, typer.Option(help="Random classes, or each equally often.")
-    ] = None,
-    classes: Annotated[
-        str | None, typer.Option(metavar="A,B,…", help="Only these classes, by their numbers.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Image i depends on the seed and i alone.")] = 0,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images at once.")] = None,
-    device: Annotated[
-        str, typer.Option(help="`cpu`, `cuda`, `cuda:1`; by default a GPU if there is one.")
-    ] = "",
-    precision: Annotated[
-        Literal["fp32", "bf16", "fp16"], typer.Option(help="bf16 and fp16 run under autocast; fp16 on CUDA.")
-    ] = "fp32",
-    tf32: Annotated[
-        bool | None, typer.Option("--tf32/--no-tf32", help="TF32 on CUDA; by default as in the protocol.")
-    ] = None,
-    compiled: Annotated[bool, typer.Option("--compile", help="Run what torch.compile makes of it.")] = False,
-    weights: Annotated[
-        str,
-        typer.Option(
-            metavar="ema|model|WIDTH|KEY",
-            help="Averaged weights, the last, or a power-function average of a width such as 0.08, of a run "
-            "trained with posthoc_ema; of a file, the entry that holds the weights.",
-        ),
-    ] = "ema",
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Backbone, for a file of weights.")
+        str | None,
+        typer.Option("--model", "-m", help="Backbone, for a file of weights.", rich_help_panel=WEIGHTS),
     ] = None,
     overrides: Overrides = [],  # noqa: B006
     vae: Annotated[
         str | None,
         typer.Option(
-            metavar="DIR|ID", help="Decoder of latents, for a file of weights; `edm2:DIR` for those of EDM2."
+            metavar="DIR|ID",
+            help="Decoder of latents, for a file of weights; `edm2:DIR` for EDM2's.",
+            rich_help_panel=WEIGHTS,
         ),
     ] = None,
     pixels: Annotated[
         bool | None,
         typer.Option(
             "--pixels/--no-pixels",
-            help="Weights that make pixels need no VAE; by default those with 1 or 3 input channels.",
+            help="Whether a file of weights makes pixels, not latents. Default: if it has 1 or 3 input "
+            "channels.",
+            rich_help_panel=WEIGHTS,
         ),
     ] = None,
     vae_precision: Annotated[
         Literal["fp32", "bf16"],
-        typer.Option(help="Of the decoder's arithmetic; fp32 with --tf32 or without."),
+        typer.Option(help="Number format of the decoder.", rich_help_panel=DEVICE),
     ] = "fp32",
     normalise: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="For a file of weights: mean and standard deviation of latents by channel, in place of one "
-            "scale, such as LightningDiT's latents_stats.pt.",
+            help="Mean and standard deviation of the latents by channel, for a file of weights, such as "
+            "LightningDiT's latents_stats.pt.",
+            rich_help_panel=WEIGHTS,
         ),
     ] = None,
-    plugins: Plugins = [],  # noqa: B006
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images in a batch. Default: the protocol's.", rich_help_panel=DEVICE),
+    ] = None,
+    device: Device = None,
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"],
+        typer.Option(help="bf16 and fp16 use autocast; fp16: CUDA only.", rich_help_panel=DEVICE),
+    ] = "fp32",
+    tf32: Annotated[
+        bool | None,
+        typer.Option(
+            "--tf32/--no-tf32", help="TF32 on CUDA. Default: as in the protocol.", rich_help_panel=DEVICE
+        ),
+    ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Run the network through torch.compile.", rich_help_panel=DEVICE)
+    ] = False,
 ) -> None:
-    """Make images; an interrupted call goes on where it stopped when it is repeated.
+    """Sample images from a trained network.
 
-    The same images come out for every number of processes (`accelerate launch … -m bench.cli sample …`).
+    You can stop it at any time; the same command resumes. Several processes (`accelerate launch … -m
+    bench.cli sample …`) make the same images as one.
+
+    Examples:
+        bench sample --checkpoint run --out samples.npz --num 1000 --steps 50
+        bench sample --checkpoint DiT-XL-2.pt --model dit-xl-2 --out samples.npz
     """
     with working("loading torch"):
         from bench.sampling import Plan, open_weights
@@ -143,11 +182,15 @@ def sample(
                 ("--normalise", normalise),
             ):
                 if value is not None:
-                    raise UsageError(f"{option} is for a file of weights; {checkpoint} is a folder of a run")
+                    raise UsageError(
+                        f"{option} is for a file of weights, but {checkpoint} is the folder of a run"
+                    )
             source = open_run(checkpoint, weights, vae, vae_precision)
         else:
             if model is None:
-                raise UsageError(f"{checkpoint} is no folder of a run; a file of weights needs --model NAME")
+                raise UsageError(
+                    f"{checkpoint} is not the folder of a run; if it is a file of weights, add --model NAME"
+                )
             defaults = protocols.load("paper").sampling
             key = None if weights == "ema" else weights
             own = parse_overrides(overrides)
@@ -155,7 +198,7 @@ def sample(
                 checkpoint, model, own, defaults, vae, key, pixels, vae_precision, normalise
             )
         if (guide is None) != (guide_scale is None):
-            raise UsageError("--guide and --guide-scale belong together")
+            raise UsageError("give --guide and --guide-scale together")
         options = {
             "sampler": sampler,
             "steps": steps,
@@ -175,7 +218,7 @@ def sample(
         )
         if guide is not None and guide_scale is not None:
             plan = replace(plan, guide=open_guide(guide, guide_scale, guide_weights, guide_model))
-    with bars() as progress:
+    with bar() as progress:
         sheet = make(
             source.network,
             source.to_images,
@@ -187,4 +230,7 @@ def sample(
             progress=progress,
         )
     if distributed.is_main():
-        console().print(f"{settings.num} images in {out}; a sheet of the first in {sheet}", markup=False)
+        console().print(
+            f"{settings.num} images in {out}, made on {device}; the first of them on a sheet: {sheet}",
+            markup=False,
+        )

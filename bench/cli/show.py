@@ -12,14 +12,16 @@ from bench.cli.output import console, print_json
 
 
 def show(
-    record: Annotated[
-        str, typer.Argument(metavar="RECORD", help="A file, or a part of the name of one in the folder.")
-    ],
+    record: Annotated[str, typer.Argument(metavar="RECORD", help="File of a record, or a part of its name.")],
     results: Results = Path("results"),
     plugins: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Show a record: what was measured, how, where, and whether the code has changed since."""
+    """Show a record: what was measured, how and where, and whether the code has changed since.
+
+    Examples:
+        bench show results/cost-udit-b-7c8e6bd4d0f5.json
+    """
     from bench import records
     from bench.reports.record import tables
     from bench.reports.render import terminal

@@ -7,21 +7,26 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import Json
+from bench.cli.options import Json, Results
 from bench.cli.output import console, print_json, working
 
 
 def tables(
-    table: Annotated[int | None, typer.Option(help="One table, 1 to 6. Default: all.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write table-N.md files into this folder.")] = None,
-    results: Annotated[
-        Path, typer.Option(help="Folder of records, for measured speed; in pages for quality too.")
-    ] = Path("results"),
+    table: Annotated[
+        int | None, typer.Option(min=1, max=6, help="Only this table. Default: all six.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write table-N.md files into this folder.")
+    ] = None,
+    results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Published figures beside cost as measured now, and speed where records exist.
+    """Print Tables 1 to 6 of the U-DiT paper beside cost counted now and speed from records.
 
-    `bench report` reads cost from records too, adds pictures, and needs no torch.
+    `bench report` writes the same from records alone, with quality and pictures.
+
+    Examples:
+        bench tables --table 6
     """
     from bench import studies
     from bench.records.quantities import COSTS

@@ -19,7 +19,8 @@ from bench.cli.options import (
     parse_models,
     parse_shared,
 )
-from bench.cli.output import console, on_line, print_json, print_table, working
+from bench.cli.output import console, print_json, print_table, working
+from bench.utils.bars import bar
 
 if TYPE_CHECKING:
     from bench.records.schema import Speed
@@ -29,45 +30,64 @@ def throughput(
     models: Models = [],  # noqa: B006
     tables: Annotated[
         list[int],
-        typer.Option("--table", help="Also the networks of a published table, 1 to 6; repeatable."),
+        typer.Option(
+            "--table",
+            metavar="N",
+            min=1,
+            max=6,
+            help="Add the networks of this table of the U-DiT paper. Repeatable.",
+        ),
     ] = [],  # noqa: B006
     overrides: Overrides = [],  # noqa: B006
     input_size: InputSize = None,
-    device: Device = "cpu",
+    device: Device = None,
     dtype: Dtype = "fp32",
     batch_size: Annotated[
         str,
         typer.Option(
-            metavar="N|auto", help="Images a call; `auto`: the largest that fits, of 1, 2, 3, 4, 6, 8, 12, …."
+            metavar="N|auto",
+            help="Images in a call. `auto`: the largest of 1, 2, 3, 4, 6, 8, 12, … that fits.",
         ),
     ] = "8",
-    compiled: Annotated[bool, typer.Option("--compile", help="Time what torch.compile makes of it.")] = False,
-    channels_last: Annotated[bool, typer.Option("--channels-last", help="Channels-last memory.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Run networks through torch.compile.")] = False,
+    channels_last: Annotated[
+        bool, typer.Option("--channels-last", help="Use the channels-last memory format.")
+    ] = False,
     train: Annotated[
-        bool, typer.Option("--train", help="Time training steps, as `bench train` takes.")
+        bool, typer.Option("--train", help="Time training steps instead of forward passes.")
     ] = False,
     sampling: Annotated[
-        bool, typer.Option("--sampling", help="Also time whole denoising loops, without and with guidance.")
+        bool, typer.Option("--sampling", help="Also time whole sampling loops, with and without guidance.")
     ] = False,
-    steps: Annotated[int, typer.Option(help="Steps of those loops.")] = 250,
-    repeats: Annotated[int, typer.Option(help="Rounds; every round times every network.")] = 30,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Steps of a sampling loop.")] = 250,
+    repeats: Annotated[int, typer.Option(min=6, help="Rounds; each times every network.")] = 30,
     plugins: Plugins = [],  # noqa: B006
-    out: Annotated[Path, typer.Option(help="Folder for the record of each network.")] = Path("results"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder that records are written to.")] = Path(
+        "results"
+    ),
     as_json: Json = False,
 ) -> None:
-    """Images per second, latency, memory, share of the device's peak, and what bounds it.
+    """Time networks side by side: images per second, latency, memory, and what limits them.
 
-    The first network is what the others are compared with. Name one twice to see how far apart equals
-    come out. A network of several tables, or named before, is timed once.
+    The others are compared with the first network. Rounds are interleaved, so background load affects all
+    networks equally. Name a network twice to see how much two equal ones differ.
+
+    Examples:
+        bench throughput --model dit-s-2 --model udit-s --repeats 10
+        bench throughput --table 6 --batch-size 1 --sampling --steps 50
     """
     networks = _networks(models, tables, parse_shared(overrides, input_size))
     batch = _batch_size(batch_size)
-    with working("loading torch") as status:
+    if train and sampling:
+        raise registry.UsageError("--sampling times inference: leave --train or --sampling out")
+    with working("loading torch"):
         from bench import records
         from bench.records.schema import Context
         from bench.speed.throughput import Settings, measure
         from bench.studies.staleness import fingerprints
+        from bench.utils import distributed
 
+        device = device or distributed.device()
         settings = Settings(
             device=device,
             dtype=dtype,
@@ -77,7 +97,8 @@ def throughput(
             channels_last=channels_last,
             num_inference_steps=steps if sampling else None,
         )
-        results = measure(networks, settings, repeats=repeats, progress=on_line(status))
+    with bar() as progress:
+        results = measure(networks, settings, repeats=repeats, progress=progress)
     for result in results:
         context = Context(against=None if result is results[0] else _label(results[0]), repeats=repeats)
         made_by = fingerprints(result.request)
@@ -92,7 +113,7 @@ def throughput(
 def _networks(
     models: list[str], tables: list[int], shared: dict[str, Any]
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Those named, as often as they are, and then those of the tables that are not among them."""
+    """Those named, repeats included, then those of the tables that are not among them."""
     from bench.studies import published
     from registry.errors import UsageError
 
@@ -101,7 +122,7 @@ def _networks(
         if row.model and (pair := (row.model, shared | row.overrides)) not in found:
             found.append(pair)
     if not found:
-        raise UsageError("nothing to time: name a network with --model, or a published table with --table")
+        raise UsageError("name a network with --model, or a table of the U-DiT paper with --table")
     return found
 
 
@@ -110,8 +131,8 @@ def _batch_size(text: str) -> int | Literal["auto"]:
 
     if text == "auto":
         return "auto"
-    if not text.isdecimal():
-        raise UsageError(f"--batch-size takes a whole number or auto, not {text!r}")
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--batch-size takes a number of images (at least 1) or auto, not {text!r}")
     return int(text)
 
 
@@ -138,6 +159,7 @@ def _print(results: list[Speed], device: str, repeats: int) -> None:
         rows.append(row)
     where, request = results[0].device, results[0].request
     busy = load_note(where.other_load)
+    threads = f"{where.threads} thread{'s' if where.threads > 1 else ''}"
     clock = f", {where.clock_mhz:.0f} MHz" if where.clock_mhz else ""
     nominal = f", nominally {where.nominal_flops / 1e9:.0f}" if where.nominal_flops else ""
     print_table(
@@ -146,7 +168,7 @@ def _print(results: list[Speed], device: str, repeats: int) -> None:
         rows,
         notes=[
             *(line for result in results for line in _notes(result)),
-            f"{where.name}, {where.threads} threads{clock}: {where.peak_flops / 1e9:.0f} GFLOP/s in a matrix "
+            f"{where.name}, {threads}{clock}: {where.peak_flops / 1e9:.0f} GFLOP/s in a matrix "
             f"product{_sustained(where.sustained_flops)}{nominal}, {where.bandwidth / 1e9:.1f} GB/s in a "
             f"copy{_sustained(where.sustained_bandwidth)}. Median of {repeats} rounds; spread: half "
             "the range of the middle half of them."

@@ -10,45 +10,64 @@ from typing import Annotated
 import typer
 
 from bench.cli.options import DataOptions, Overrides, Plugins, parse_overrides
-from bench.cli.output import bar, console, working
+from bench.cli.output import console, working
+from bench.utils.bars import bar, of_training
 
 
 def train(
-    model: Annotated[str, typer.Option("--model", "-m", help="Backbone name, such as `udit-t`.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run: checkpoints, log, samples, loss curve.")],
+    model: Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="Backbone, such as `udit-t`.")],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for checkpoints, log, samples and loss curve.")
+    ],
     protocol: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="See `bench list --kind protocol`; or a TOML file.")
+        str,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Data, steps and settings of training; see `bench list --kind protocol`. Or a TOML file.",
+        ),
     ] = "micro",
     objective: Annotated[
         str | None,
         typer.Option(
             metavar="'NAME [KEY=VALUE …]'",
-            help="In place of the protocol's: `'ddpm beta_schedule=cosine'`; `bench list --kind objective`.",
+            help="Training objective, such as `'ddpm beta_schedule=cosine'`; see `bench list --kind "
+            "objective`. Default: the protocol's.",
         ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Dataset; by default the protocol's. `bench list --kind dataset`.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Dataset; see `bench list --kind dataset`. Default: the protocol's."
+        ),
     ] = None,
     data_options: DataOptions = [],  # noqa: B006
     overrides: Overrides = [],  # noqa: B006
-    seed: Annotated[int, typer.Option(min=0, help="Of the weights, the order, the noise.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the weights, the order of the data, and the noise.")
+    ] = 0,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")
+        bool, typer.Option("--resume", help="Resume from the newest checkpoint in --out.")
     ] = False,
     accumulation: Annotated[
-        int, typer.Option(min=1, help="Parts into which a batch is cut, for memory.")
+        int, typer.Option(min=1, help="Split each batch into this many parts, to save memory.")
     ] = 1,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Train what torch.compile makes of it.")
+        bool, typer.Option("--compile", help="Train the network through torch.compile.")
     ] = False,
     tracker: Annotated[
-        str | None, typer.Option(help="Also log to a tracker that accelerate knows, such as `tensorboard`.")
+        str | None,
+        typer.Option(metavar="NAME", help="Also log to a tracker of accelerate, such as `tensorboard`."),
     ] = None,
     plugins: Plugins = [],  # noqa: B006
 ) -> None:
-    """Train a backbone; kill it at any moment and go on with --resume.
+    """Train a backbone under a protocol.
 
-    Several processes: `accelerate launch --num_processes N -m bench.cli train …`; they share each batch.
+    You can stop it at any time; the same command with --resume continues. Several processes share each batch:
+    `accelerate launch --num_processes N -m bench.cli train …`.
+
+    Examples:
+        bench train --model udit-t --protocol smoke --out run
+        bench train --model udit-b --protocol paper --out run --resume
     """
     from bench.utils.load import load_note, other_load
 
@@ -63,10 +82,7 @@ def train(
     # Of several processes each would take the others for such; a thread alone waits for none.
     if distributed.count() == 1 and torch.get_num_threads() > 1 and (busy := load_note(others.cores)):
         console().print(busy)
-    described = ("[progress.description]{task.description}", "loss {task.fields[loss]:.4f}",
-                 "{task.fields[rate]:.0f} images/s")  # fmt: skip
-    with bar(*described) as shown, other_load() as others:
-        task = shown.add_task("training", total=None, loss=float("nan"), rate=float("nan"))
+    with bar() as shown, other_load() as others:
         result = train(
             model,
             chosen,
@@ -80,10 +96,7 @@ def train(
             accumulation=accumulation,
             compiled=compiled,
             tracker=tracker,
-            progress=lambda description, done, total: shown.update(
-                task, description=description, completed=done, total=total
-            ),
-            log=lambda entry: shown.update(task, loss=entry["loss"], rate=entry["images_per_second"]),
+            **of_training(shown),
         )
     if distributed.is_main():
         if result.taken:
@@ -94,9 +107,9 @@ def train(
                 f"stopped at step {result.step}{last}: the same command with --resume goes on", err=True
             )
         else:
-            console().print(f"{out} is trained to step {result.step}{last}", markup=False)
             if distributed.count() == 1 and (busy := load_note(others.cores)):
                 console().print(busy)
+            console().print(f"{out} is trained to step {result.step}{last}", markup=False)
     if result.interrupted:
         raise typer.Exit(128 + result.signal)
 

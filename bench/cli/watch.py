@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -17,7 +17,7 @@ from rich.text import Text
 from bench.utils.text import span
 
 if TYPE_CHECKING:
-    from bench.studies.watching import Activity, Usage, Watcher
+    from bench.studies.watching import Activity, Watcher
 
 EVERY = 30.0  # seconds from one plain line to the next
 
@@ -26,19 +26,17 @@ class View:
     """A table on stderr while it is entered; plain lines now and then where stderr is no terminal.
 
     Args:
-        total: how many jobs there are.
-        done: how many of them are done.
+        jobs: how much time each is expected to take beside the others, by title.
+        ended: jobs that have ended, and why they failed or None; it grows meanwhile.
         watcher: what is looked at.
-        usage: what was taken by those that are done.
     """
 
-    def __init__(
-        self, total: int, done: Callable[[], int], watcher: Watcher, usage: Callable[[], Usage]
-    ) -> None:
-        self.total, self.done, self.watcher, self.usage = total, done, watcher, usage
-        self._began, self._at_first = time.monotonic(), done()
-        self._parts: dict[str, float] = {}  # of the trainings seen, how far they are
-        self._parts_at_first: dict[str, float] = {}
+    def __init__(self, jobs: Mapping[str, float], ended: Mapping[str, str | None], watcher: Watcher) -> None:
+        self.jobs, self.ended, self.watcher = jobs, ended, watcher
+        self._begun: dict[str, float] = {}  # by title: when it was first seen under way
+        self._part: dict[str, float] = {}  # by title: what was left of it then
+        self._spent: dict[str, float] = {}  # by title: seconds that a measured job took
+        self._most = 1  # under way at once
         self._ended = threading.Event()
         self._live = Live(
             console=Console(stderr=True), get_renderable=self.table, refresh_per_second=2, transient=True
@@ -71,38 +69,66 @@ class View:
             table.add_row(*map(Text, cells(each)))
         return table
 
-    def summary(self, found: list[Activity]) -> str:
-        """How many are done, what that took, and when the rest may be.
+    def summary(self, found: Sequence[Activity]) -> str:
+        """How many jobs have ended, and when the rest will, by what those that are measured have taken.
 
-        Told by what was done since this began, with the trained part of what is under way; before the first
-        is done, by the present rate of training.
+        Before one is measured: how long the rest trains, at the present rate.
         """
-        done = self.done()
-        words = f"{done} of {self.total} measured, {len(found)} under way, {self.usage()} so far"
-        training = [each for each in found if each.description == "training" and each.seconds_left]
-        self._parts |= {each.run: each.done / each.total for each in training}
-        self._parts_at_first = self._parts | self._parts_at_first
-        if self._at_first < done < self.total:
-            under_way = sum(self._parts.get(each.run, 0.0) for each in found)
-            advance = done - self._at_first + under_way - sum(self._parts_at_first.values())
-            if advance > 0:  # it is not where a process died that was seen to train
-                left = (time.monotonic() - self._began) / advance * (self.total - done - under_way)
-                words += f", about {span(max(left, 0.0))} left"
-        elif done < self.total and training:
-            others = len(found) / len(training)  # as those that train, for they measure only in between
-            begun = sum(each.done / each.total for each in training) * others
-            speed = sum((1 - each.done / each.total) / (each.seconds_left or 1) for each in training) * others
-            words += f", about {span(max(self.total - done - begun, 0) / speed)} of training left"
+        self._notice(found)
+        done = sum(title in self.ended for title in self.jobs)
+        words = f"{done} of {len(self.jobs)} measured, {len(found)} under way"
+        measured = [title for title in self._spent if self.ended[title] is None]
+        training = [each for each in found if each.seconds_left is not None and each.title in self.jobs]
+        if done == len(self.jobs):
+            return words
+        if measured:
+            work = sum(self.jobs[title] * self._part[title] for title in measured)
+            left = self._left(sum(self._spent[title] for title in measured) / work, {})
+            return f"{words}, about {span(left)} left"
+        if training:
+            whole = [(each.seconds_left or 0.0) / (1 - each.done / each.total) for each in training]
+            unit = sum(whole) / sum(self.jobs[each.title] for each in training)
+            left = self._left(unit, {each.title: each.seconds_left or 0.0 for each in found})
+            return f"{words}, about {span(left)} of training left"
         return words
 
+    def _notice(self, found: Sequence[Activity]) -> None:
+        """Take the times at which jobs begin and end."""
+        now = time.monotonic()
+        for each in found:
+            self._begun.setdefault(each.title, now)
+            self._part.setdefault(each.title, 1 - each.done / each.total * (each.done < each.total))
+        self._most = max(self._most, len(found))
+        for title in self.jobs:
+            if title in self.ended and title in self._begun:
+                self._spent.setdefault(title, now - self._begun[title])
+
+    def _left(self, unit: float, known: Mapping[str, float]) -> float:
+        """Seconds until all has ended, as many at once as were seen.
+
+        Args:
+            unit: seconds for each unit of `jobs`.
+            known: seconds that are left of those under way; by default what they were expected to take, less
+                what they have taken.
+        """
+        now = time.monotonic()
+        left = {title: unit * size for title, size in self.jobs.items() if title not in self.ended}
+        for title in left.keys() & self._begun.keys():
+            spent = now - self._begun[title]
+            left[title] = known.get(title, max(left[title] * self._part[title] - spent, 0.0))
+        return max(sum(left.values()) / min(self._most, len(left)), max(known.values(), default=0.0))
+
     def _print(self) -> None:
-        while not self._ended.wait(EVERY):
+        printed = time.monotonic()
+        while not self._ended.wait(min(EVERY, 1.0)):
             found = self.watcher.look()
             lines = [self.summary(found)]
             for each in found:
                 title, where, *rest = cells(each)
                 lines.append(f"  {title} ({where}): {', '.join(filter(None, rest))}")
-            print("\n".join(lines), file=sys.stderr, flush=True)
+            if time.monotonic() - printed >= EVERY:
+                printed = time.monotonic()
+                print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 def cells(activity: Activity) -> list[str]:

@@ -12,15 +12,22 @@ from registry.errors import UsageError, suggest
 
 
 def weights(
-    action: Annotated[Literal["list", "fetch"], typer.Argument(help="What to do.")] = "list",
-    name: Annotated[str | None, typer.Argument(help="The extractor whose weights to fetch.")] = None,
+    action: Annotated[
+        Literal["list", "fetch"], typer.Argument(metavar="list|fetch", help="List all, or download one.")
+    ] = "list",
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Extractor whose weights to download.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the weights that extractors need, or download those of one and check them.
+    """List the weights that feature extractors need, or download those of one.
 
-    `bench weights fetch dinov2` shows how far it is, and compares the file with
-    its SHA-256. Where there is no network, copy the file to the place that is
-    named. Nothing is unpickled.
+    A download is checked against its SHA-256, and nothing is unpickled. Without a network, copy the file to
+    the path that is listed.
+
+    Examples:
+        bench weights
+        bench weights fetch dinov2
     """
     with working("loading torch"):
         from bench.metrics.extractors.weights import WEIGHTS
@@ -28,7 +35,7 @@ def weights(
         if name not in WEIGHTS:
             known = ", ".join(WEIGHTS)
             raise UsageError(
-                f"fetch takes the extractor whose weights to download, {known}."
+                f"`bench weights fetch` takes an extractor: {known}."
                 f"{suggest(name, list(WEIGHTS)) if name else ''}"
             )
         path = WEIGHTS[name].fetch()

@@ -2,8 +2,8 @@
 
     bench.cost.measure("udit-b").paper_gflops            # 22.22…
 
-One forward pass (batch 1, deployed form) is observed (`trace`); what its operators cost is in `conventions`.
-Two counts come of it:
+`trace` observes one forward pass (batch 1, deployed form), `conventions` says what each operator costs. The
+result has two counts:
 
 - **macs**: exact multiply-accumulates of convolutions, linear maps, matrix products and attention;
 - the **paper convention** of U-DiT's tables, which print as "FLOPs(G)" what torchprofile counts on
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
 
 def measure(model: str | nn.Module, *, input_size: Size | None = None, **overrides: Any) -> Cost:
-    """Cost of a backbone, by name (nothing is allocated for its weights) or as a module.
+    """Cost of a backbone, given by name (no memory is allocated for weights) or as a module.
 
     Args:
-        model: a registered name, or a network that honours the contract of `registry.Backbone`.
+        model: a registered name, or a network that fulfils the contract of `registry.Backbone`.
         input_size: side of the input grid or (H, W); by default the network's own.
-        **overrides: of the named backbone, as for `registry.create`.
+        **overrides: options of the named backbone, as for `registry.create`.
 
     Raises:
         UsageError: unknown name or override, or a network with a part that cannot be counted.
         CodeError: the network returns no tensor, or one of another shape than its contract says.
-        Exception: whatever the network itself raises.
+        Exception: any error of the network itself.
 
     Example:
         >>> measure("udit-b").paper_gflops
@@ -104,13 +104,13 @@ def measure(model: str | nn.Module, *, input_size: Size | None = None, **overrid
 def attention_tokens(network: nn.Module) -> dict[str, int]:
     """How many tokens one token of a stage can attend to, by stage, in PyTorch's fused attention.
 
-    Stages without it are left out; attention written as products and a softmax is not seen.
+    Stages without it are left out. Attention that is written as products and a softmax is not found.
 
-    With downsampled attention (U-DiT) these are the tokens of one group. With 1 there is nothing to attend
-    to, so that what a network does in its attention there cannot show.
+    With downsampled attention (U-DiT) these are the tokens of one group. With 1 the attention weights are
+    constant, so changes to the attention have no effect there.
 
     Args:
-        network: as of `measure`, built for the grids that it is trained on.
+        network: as for `measure`, built for the input size that it is trained on.
     """
     from bench.cost.trace import Analysis
 
@@ -118,9 +118,9 @@ def attention_tokens(network: nn.Module) -> dict[str, int]:
 
 
 def identity(network: nn.Module) -> tuple[str, dict[str, Any]]:
-    """What a request says of a network: its registered name and whole configuration.
+    """A network as requests name it: its registered name and all options.
 
-    Of a module that was built by hand, its class's name and no configuration.
+    For a module that was not made from the registry, the name of its class and no options.
     """
     name: str = getattr(network, "name", "")
     if not name:
@@ -136,7 +136,7 @@ def _counts(operations: dict[str, int]) -> dict[str, int]:
 
 
 def _weightless(name: str, overrides: dict[str, Any]) -> nn.Module:
-    """The backbone on the meta device; for real where its constructor looks at numbers."""
+    """The backbone on the meta device, or with real weights if its constructor reads values."""
     import torch
 
     from bench.cost.memory import Shapes, without_dynamo

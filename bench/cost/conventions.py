@@ -1,10 +1,10 @@
-"""The price of an operator: which multiply and accumulate, which cost by the paper's convention only, and
-which nothing. What is in no table here is told as uncounted. An operator in place (`mul_`) costs as much as
-the one that is not (`mul`).
+"""Costs of operators: which ones multiply and accumulate, which count in the paper's convention only, and
+which count nothing. An operator in none of these tables is reported as uncounted. An in-place operator
+(`mul_`) costs the same as the other form (`mul`).
 
-A handler takes what an operator was given and what it returned, tensors as `Spec`s, and returns operations by
-kind. Kinds in `MULTIPLY_ACCUMULATES` count one multiplication and one addition each, of complex numbers four;
-the others count in the paper's convention alone, one for each output element, complex or not.
+A handler is given the inputs and outputs of an operator, tensors as `Spec`s, and returns operations by kind.
+Kinds in `MULTIPLY_ACCUMULATES` count one multiplication and one addition each, of complex numbers four; the
+others count in the paper's convention alone, one for each output element, complex or not.
 
 Fused attention counts every key, masked or not; a module that computes more keys than a query sees, as local
 attention in tiles does, has an attribute `attended_keys`, and so many are counted.
@@ -18,12 +18,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-VERSION = 2  # raised when the same network is counted otherwise; part of each record
+VERSION = 2  # raise it when the counts of a network change; part of each record
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a handler sees of a tensor: the tensor itself may be freed by then.
+    """What a handler needs of a tensor, which may have been freed by then.
 
     Attributes:
         shape: of the tensor.

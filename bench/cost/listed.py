@@ -1,6 +1,6 @@
-"""What each built-in backbone costs as registered, known without torch: for lists.
+"""Cost of each built-in backbone with its default options, for lists; needs no torch.
 
-`listed.csv` is written by `python -m tests.listed`; a test holds that it is of the present code.
+`python -m tests.listed` writes `listed.csv`; a test checks that it matches the present code.
 """
 
 from __future__ import annotations

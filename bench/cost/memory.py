@@ -1,4 +1,4 @@
-"""The bytes of live tensors and their peak: one tracker, for `bench.cost` and `bench.speed`."""
+"""Bytes of tensors in use and their peak, for `bench.cost` and `bench.speed`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class LiveTensors:
         self.mark(stage)
 
     def mark(self, stage: str = "") -> None:
-        """Take what is live now into account for the peak of a stage."""
+        """Include the bytes in use now in the peak of a stage."""
         self.peaks[stage] = max(self.peaks[stage], self.live)
 
     def _freed(self, size: int) -> None:
@@ -103,47 +103,12 @@ def _is_shape(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_meta and value.layout is torch.strided
 
 
-class _Mode(TorchDispatchMode):
+class Mode(TorchDispatchMode):
     """A mode that imports no Dynamo, as PyTorch's own does, which takes as long as the import of PyTorch."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False
-
-
-class Follower(_Mode):
-    """Follows what operators make.
-
-    Args:
-        memory: what follows it.
-
-    Attributes:
-        stages: names of the stages that run now, the innermost last.
-    """
-
-    def __init__(self, memory: LiveTensors) -> None:
-        super().__init__()
-        self.memory = memory
-        self.stages = [""]
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return self.follow(args, call(func, args, kwargs or {}))
-
-    def follow(self, inputs: Any, out: Any) -> Any:
-        """Follow what an operator made of its inputs, and return it.
-
-        Tables of positions, which exist before the pass, are left out, and so are their copies on the meta
-        device, which are made in the first pass alone.
-        """
-        given = [value for value in inputs if isinstance(value, Tensor)]
-        for tensor in given:
-            self.memory.leave_out(tensor)
-        for tensor in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(tensor, Tensor):
-                if tensor.is_meta and given and not given[0].is_meta:
-                    self.memory.leave_out(tensor)
-                self.memory.add(tensor, self.stages[-1])
-        return out
 
 
 @contextlib.contextmanager
@@ -180,7 +145,7 @@ def without_dynamo() -> Iterator[None]:
             vars(function).pop("__dynamo_disable", None)
 
 
-class Shapes(_Mode):
+class Shapes(Mode):
     """Operators on the meta device run once for each kind of inputs, and weights are not drawn."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""Stages of a network and hooks around them: one helper, for `bench.cost` and for profiles."""
+"""Stages of a network and hooks around them, for `bench.cost` and for profiles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ BETWEEN = "(between)"  # name of what runs in no stage
 
 
 def stages(network: nn.Module) -> dict[str, nn.Module]:
-    """The parts in which cost and time are told, in order of execution: `Backbone.stages` of any module."""
+    """The parts by which cost and time are reported, in order of execution: `Backbone.stages`, or those of
+    any module."""
     own: Callable[[], dict[str, nn.Module]] | None = getattr(network, "stages", None)
     return own() if own else Backbone.stages(network)  # type: ignore[arg-type]
 

@@ -1,7 +1,8 @@
-"""One forward pass of a deployed network, observed on the meta device, whose tensors are shapes alone.
+"""One forward pass of a deployed network, observed on the meta device, whose tensors have shapes and no
+values.
 
-A network that does not run on shapes alone, as where it looks at values, is observed on real tensors: its
-weights (of a network by name, random ones), random inputs, and a time of `TIMES`, all of seed `SEED`.
+A network that reads values does not run there. It is observed on real tensors: its weights (random for a
+network given by name), random inputs, and a time of `TIMES`, with seed `SEED`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 import registry
 from bench.cost.conventions import COSTLESS, HANDLERS, Spec
-from bench.cost.memory import Follower, LiveTensors, Shapes, call, without_dynamo
+from bench.cost.memory import LiveTensors, Mode, Shapes, call, without_dynamo
 from bench.cost.stages import BETWEEN, around, stages
 from registry.backbone import check_output, deploy, is_denoiser
 from registry.errors import CodeError, UsageError, reason
@@ -43,21 +44,19 @@ _KNOWN = _COSTLESS | HANDLERS.keys()
 class Analysis(JitModelAnalysis):
     """fvcore's analysis of operator counts by module, fed by the dispatcher.
 
-    fvcore would trace with TorchScript, which is deprecated and cannot run without weights; what it
-    makes of the operators (handlers, owners of modules, what was not counted) stays as it is.
+    fvcore would trace with TorchScript, which is deprecated and cannot run without weights; the rest of its
+    analysis (handlers, owners of modules, uncounted operators) is used unchanged.
 
     Args:
-        network: honours the contract of `registry.Backbone`; left as it is.
+        network: fulfils the contract of `registry.Backbone`; not changed.
 
     Attributes:
         deployed: its form for inference, without memory for weights.
-        peaks: the most bytes of live tensors besides the weights, by stage.
-        notes: what a reader must know of the counts.
-
-    Raises:
+        peaks: largest sum of tensors in use at one time, without the weights, in bytes, by stage.
+        notes: limits of the counts, as sentences. Raises:
         UsageError: it has a part that cannot be counted.
         CodeError: its forward returns what cannot be an output of it.
-        Exception: whatever its forward raises.
+        Exception: any error of its forward.
     """
 
     _stats: Statistics | None
@@ -89,7 +88,8 @@ class Analysis(JitModelAnalysis):
         self.notes = [*([] if shapes else [on_values]), *observer.notes(), *self._masked()]
 
     def _observe_shapes(self) -> _Observer | None:
-        """The forward pass on the meta device; None if it fails there, as where it looks at values."""
+        """The forward pass on the meta device; None if it fails there, for example because it reads
+        values."""
         try:
             with without_dynamo(), torch.device("meta"):
                 return self._observe(self.deployed, _inputs(self.deployed))
@@ -190,7 +190,7 @@ class Analysis(JitModelAnalysis):
         return self._stats
 
 
-class _Observer(Follower):
+class _Observer(Mode):
     """Every operator of a forward pass, with the module and the stage it runs in.
 
     Args:
@@ -204,7 +204,8 @@ class _Observer(Follower):
     supports_higher_order_operators = True
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
-        super().__init__(LiveTensors(besides=weights))
+        super().__init__()
+        self.memory = LiveTensors(besides=weights)
         self.calls: list[tuple[str, str, list[Any], list[Any]]] = []
         self._masks: list[tuple[Any, ...]] = []  # of each flex_attention
         self.modules, self.stages = [""], [BETWEEN]
@@ -238,8 +239,22 @@ class _Observer(Follower):
         return self._run(f"higher_order::{func.name()}", func, args, kwargs)
 
     def _run(self, operator: str, func: Any, args: Any, kwargs: Any) -> Any:
-        out = self.follow(args, call(func, args, kwargs))
-        self.note(operator, args, out if isinstance(out, tuple | list) else [out])
+        """Run an operator, follow what it made of its inputs, and return it.
+
+        Tables of positions, which exist before the pass, are left out, and so are their copies on the meta
+        device, which are made in the first pass alone.
+        """
+        out = call(func, args, kwargs)
+        outputs = out if isinstance(out, tuple | list) else [out]
+        given = [value for value in args if isinstance(value, Tensor)]
+        for tensor in given:
+            self.memory.leave_out(tensor)
+        for tensor in outputs:
+            if isinstance(tensor, Tensor):
+                if tensor.is_meta and given and not given[0].is_meta:
+                    self.memory.leave_out(tensor)
+                self.memory.add(tensor, self.stages[-1])
+        self.note(operator, args, outputs)
         return out
 
     def note(self, operator: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:

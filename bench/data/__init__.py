@@ -1,4 +1,4 @@
-"""Datasets by name: what networks are trained on, as grids of the shape that they see.
+"""Datasets by name. A dataset gives grids, arrays of the shape that networks are trained on.
 
     import bench.data
 
@@ -45,12 +45,12 @@ def load(name: str, /, **options: Any) -> Dataset:
     """Open the dataset `name`.
 
     Args:
-        name: any registered name, case and separators forgiven.
+        name: any registered name, case-insensitive.
         **options: arguments of that dataset, such as `root`; `describe(name)` lists them.
 
     Raises:
         UsageError: unknown name or option, or files that are missing or damaged.
-        CodeError: what is registered under that name makes something else than a dataset.
+        CodeError: the registered class or function does not make a dataset.
     """
     from bench.data.dataset import Dataset
 
@@ -69,7 +69,7 @@ def held_out(name: str, /, **options: Any) -> Dataset:
 
     Args:
         name: any registered name.
-        **options: those that it is trained with, `split` being `train` among them or by default.
+        **options: options of the training data; `split` is `train` there, or by default.
 
     Raises:
         UsageError: the dataset has no such split, or all of it is trained on; and what `load` raises.

@@ -1,7 +1,7 @@
 """The autoencoder between images and latents: diffusers' AutoencoderKL, by default that of the papers.
 
-`edm2` stands for EDM2's: sd-vae-ft-mse, with latents brought to mean 0 and deviation 0.5 in each channel;
-`edm2:DIR` for the same with the weights of a folder.
+`edm2` is that of EDM2: sd-vae-ft-mse, with latents normalised to mean 0 and standard deviation 0.5 in each
+channel. `edm2:DIR` takes the weights from a folder.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What a dataset is: labelled grids by index. Subclass `Dataset`, `ImageDataset` or use `MemoryDataset`."""
+"""Base classes of datasets: labelled grids by index. Subclass `Dataset`, `ImageDataset` or use
+`MemoryDataset`."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from registry.errors import CodeError, UsageError
 
 
 class Dataset(ABC):
-    """Labelled grids, asked for by batches of indices; `dataset[i]` is one grid and its label.
+    """Labelled grids, read in batches of indices; `dataset[i]` is one grid and its label.
 
     Instances are pickled into worker processes, so they keep neither open files nor networks.
 
@@ -30,7 +31,7 @@ class Dataset(ABC):
         flip_note: why it cannot, for messages and records.
         posterior: whether an image has many grids, one for each `noise` given to `grids`; training then
             draws anew at every step.
-        workers: processes that read it while a network trains; 0 where it lies in memory.
+        workers: number of processes that read it in training; 0 for data in memory.
     """
 
     name: str = ""
@@ -77,7 +78,7 @@ class Dataset(ABC):
         return self.grids(at)[0], int(self.labels(at)[0])
 
     def check(self) -> None:
-        """Find before training begins what would end it midway: call it once, in one process.
+        """Find errors before training starts; call it once, in one process.
 
         Raises:
             UsageError: there are no images, or a file cannot be read.
@@ -143,7 +144,7 @@ class MemoryDataset(ImageDataset):
         images: (N, H, W, 1 or 3) uint8.
         labels: (N,) integers.
         class_names: of the classes 0, 1, …
-        flippable: whether a mirrored image is one of the dataset too.
+        flippable: whether images may be mirrored in training (digits may not).
         flip_note: why it is not.
         layout: of colour in grids; see `ImageDataset`.
         source: where they come from, for messages.

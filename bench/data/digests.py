@@ -1,4 +1,4 @@
-"""Digests of contents: what tells one dataset from another, cheap on a second look.
+"""Digests of contents, by which datasets are identified; cached.
 
 Files are read once. The digest is put into the user's cache under a key of their places, sizes and times, so
 that a second look asks the file system for those alone.

@@ -65,8 +65,8 @@ def encode(
 ) -> Index:
     """Write the latents of all images, so that `bench.data.load("latents", root=out)` opens them.
 
-    An interrupted call goes on after its finished shards. Several processes share the shards; whichever
-    finishes last completes the folder, and none waits for another.
+    An interrupted call resumes after its finished shards. Several processes share the shards. The one that
+    finishes last completes the folder; none waits for another.
 
     Args:
         images: of colour, as pixels.

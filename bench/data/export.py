@@ -16,7 +16,7 @@ from registry.errors import UsageError
 def export(dataset: Dataset, out: str | Path, progress: Progress = silent) -> None:
     """Write a dataset's images as an `.npz` in the ADM suite's form, `arr_0` images and `arr_1` labels.
 
-    An interrupted call goes on where it stopped.
+    An interrupted call resumes where it stopped.
 
     Raises:
         UsageError: the place cannot be written to, has not enough room or holds something, or an image

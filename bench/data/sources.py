@@ -1,4 +1,4 @@
-"""Where datasets that others publish are kept on this machine, and how they get there."""
+"""The cache of downloaded datasets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def downloaded(name: str, download: Callable[[Path], None], instead: str) -> Pat
     Args:
         name: of the dataset.
         download: fills the folder that it is given.
-        instead: what to do where there is no network, for the message.
+        instead: what to do without a network, for the message.
 
     Raises:
         UsageError: it cannot be downloaded or written.

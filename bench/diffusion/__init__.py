@@ -1,4 +1,4 @@
-"""What is done with a denoiser, whichever it is: objectives to train it by, samplers to sample from it.
+"""Diffusion processes, independent of the network: objectives to train it by, samplers to sample from it.
 
     import bench.diffusion
 
@@ -48,9 +48,9 @@ def objective(name: str, **options: Any) -> Objective:
     """The objective of that name.
 
     Args:
-        name: any registered name, case and separators forgiven, with options behind it or not:
+        name: any registered name, case-insensitive, with or without options behind it:
             `"ddpm beta_schedule=cosine"`; `objectives.names()` lists them.
-        **options: of its own, such as those of `bench.diffusion.ddpm.DDPM`.
+        **options: options of the objective, such as those of `bench.diffusion.ddpm.DDPM`.
 
     Raises:
         UsageError: unknown name, an option that the objective does not have, or a value that it cannot take.
@@ -65,9 +65,9 @@ def sampler(name: str, **options: Any) -> Sampler:
     """The sampler of that name.
 
     Args:
-        name: any registered name, with options behind it or not: `"ddim eta=0.5"`; `samplers.names()` lists
-            them.
-        **options: of its own, such as the tolerances of `bench.diffusion.ode.Dopri5`.
+        name: any registered name, with or without options behind it: `"ddim eta=0.5"`; `samplers.names()`
+            lists them.
+        **options: options of the sampler, such as the tolerances of `bench.diffusion.ode.Dopri5`.
 
     Raises:
         UsageError: unknown name, an option that the sampler does not have, or a value that it cannot take.

@@ -19,13 +19,13 @@ from bench.diffusion.respacing import respaced_timesteps
 class Ancestral(Sampler[DDPM]):
     """DDPM's own loop; `steps` is a number up to 1000, or ddimN.
 
-    A network without a learned variance is sampled with that of the posterior, β̃.
+    If the network has no learned variance, the posterior's variance β̃ is used.
 
     Args:
         clip: clamp each predicted x0 to [−1, 1], as is usual in pixel space.
 
     Attributes:
-        gradient: of a classifier, by which the mean of each step is shifted, times the variance (ADM, arXiv
+        gradient: gradient of a classifier; times the variance it shifts the mean of each step (ADM, arXiv
             2105.05233, Algorithm 1); see `bench.diffusion.guidance.classifier_gradient`.
     """
 

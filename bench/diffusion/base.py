@@ -1,4 +1,4 @@
-"""What every objective and every sampler can do."""
+"""Base classes of objectives and samplers."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ Noise = Callable[[int], Tensor]  # number of the step in the loop, from 0 -> sta
 
 
 class Objective(ABC):
-    """One way to train a denoiser: how data is noised, what is predicted, and how that is judged.
+    """A training objective: how data is noised, what the network predicts, and the loss.
 
-    A network's output may have twice the channels of its input; the first half is then the prediction,
-    the second what the objective makes of it.
+    A network's output may have twice the channels of its input. The first half is then the prediction; the
+    objective defines the second, such as the variance range of DDPM.
 
     Attributes:
         name: as registered; set by `bench.diffusion.objective`.
-        version: raised when the same settings give other numbers; part of each record.
-        preview: sampler and steps of the pictures beside each checkpoint; None: there are none.
+        version: raise it when the same settings give other numbers; part of each record.
+        preview: sampler and steps of the preview images at each checkpoint; None: no previews.
         stratified: whether the times of a training batch are spread evenly; see `stratify`.
-        variables: what a network is given and asked for. Where a class states it, networks of every natural
-            objective can be used under it (`bench.diffusion.translation`); it is not inherited.
+        variables: what a network is given and what it predicts. If the class itself sets it, networks of any
+            natural objective can be trained under this one (`bench.diffusion.translation`). It is not
+            inherited.
     """
 
     name: str = ""
@@ -60,13 +61,13 @@ class Objective(ABC):
     def training_losses(
         self, output: Tensor | TrainingOutput, x0: Tensor, noise: Tensor, x_t: Tensor, t: Tensor
     ) -> dict[str, Tensor]:
-        """`losses` of what a network returns in training mode, of any floating-point dtype.
+        """`losses` of a network's output in training mode, in any floating-point dtype.
 
-        With a learned log variance u the loss is loss / exp(u) + u, and `log_variance` is u. Losses of the
-        network's own are added, and stand beside it under their names.
+        With a learned log variance u the loss is loss / exp(u) + u, and `log_variance` is u. Losses that the
+        network returns itself are added, and are listed by their names.
 
         Raises:
-            UsageError: the network names a loss that the objective has.
+            UsageError: a loss of the network has the name of a loss of the objective.
         """
         if not isinstance(output, TrainingOutput):
             return self.losses(output.float(), x0, noise, x_t, t)
@@ -82,7 +83,7 @@ class Objective(ABC):
 
     @abstractmethod
     def to_epsilon(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """The noise that a prediction amounts to, so that objectives can be compared at equal SNR.
+        """The prediction converted to a noise prediction, so that objectives can be compared at equal SNR.
 
         Args:
             prediction: (N, C or 2C, H, W), of which the first C channels are read.
@@ -99,10 +100,10 @@ class Objective(ABC):
 
     @abstractmethod
     def timesteps_at_snr(self, snr: Tensor) -> Tensor:
-        """Times, as the network sees them, at which the signal-to-noise ratio is nearest: (N,) -> (N,)."""
+        """Times, as given to the network, whose signal-to-noise ratio is nearest: (N,) -> (N,)."""
 
     def snr_range(self) -> tuple[float, float]:
-        """The lowest and the highest signal-to-noise ratio that it trains at; here all, 0 to infinity."""
+        """Lowest and highest signal-to-noise ratio in training; by default 0 and infinity."""
         return 0.0, math.inf
 
 
@@ -115,7 +116,7 @@ def stratify(u: Tensor, places: Tensor, count: int) -> Tensor:
         count: samples of the batch.
 
     Returns:
-        (place + u) / count, (N,), rounded down to such multiples, for 1 is no number of [0, 1).
+        (place + u) / count, (N,), rounded down to multiples of 2⁻²⁴, so that all are below 1.
     """
     return ((places + u.double()) / count * 2**24).floor().float() * 2.0**-24
 
@@ -124,15 +125,15 @@ AnyObjective = TypeVar("AnyObjective", bound=Objective)  # the kind of objective
 
 
 class Sampler(ABC, Generic[AnyObjective]):
-    """One way from noise to samples.
+    """A sampler: the loop from noise to samples.
 
-    A sampler of one's own gives `objectives` and `loop`, and `evaluations` where a step takes more than one
-    evaluation of the network or `steps` is not a number.
+    A subclass sets `objectives` and defines `loop`. It also defines `evaluations` if a step takes more than
+    one evaluation of the network or `steps` is not a number.
 
     Attributes:
         name: as registered; set by `bench.diffusion.sampler`.
-        objectives: names of the objectives that it works for.
-        version: raised when the same settings give other images; part of each record.
+        objectives: names of the objectives that it can sample.
+        version: raise it when the same settings give other images; part of each record.
     """
 
     name: str = ""
@@ -140,10 +141,10 @@ class Sampler(ABC, Generic[AnyObjective]):
     objectives: ClassVar[tuple[str, ...]]
 
     def check(self, objective_name: str, steps: str) -> int:
-        """Network evaluations that a loop takes (for an adaptive sampler at most).
+        """Number of network evaluations of a loop; for an adaptive sampler the largest possible.
 
         Raises:
-            UsageError: the sampler is for other objectives, or cannot take these steps.
+            UsageError: the sampler does not support the objective or the steps.
         """
         if objective_name not in self.objectives:
             raise UsageError(
@@ -177,11 +178,11 @@ class Sampler(ABC, Generic[AnyObjective]):
         """From noise to samples, (N, C, H, W) -> (N, C, H, W), without clipping.
 
         Args:
-            objective: that the network was trained by.
+            objective: objective that the network was trained with.
             denoiser: the network with its labels and guidance, see `bench.diffusion.guidance`.
-            x: standard normal noise to begin with.
-            noise: that of each step; called by stochastic samplers alone.
-            steps: how many, or how they are spaced.
+            x: standard normal noise, (N, C, H, W).
+            noise: gives the noise of each step, (N, C, H, W); only stochastic samplers call it.
+            steps: number of steps, or a respacing such as `ddim50`.
 
         Raises:
             UsageError: see `check`.

@@ -24,8 +24,8 @@ class DDIM(Sampler[DDPM]):
         clip: clamp each predicted x0 to [−1, 1], as is usual in pixel space.
 
     Attributes:
-        gradient: of a classifier, by which the noise of each step is changed (ADM, arXiv 2105.05233,
-            Algorithm 2); see `bench.diffusion.guidance.classifier_gradient`.
+        gradient: gradient of a classifier, which changes the predicted noise of each step (ADM, arXiv
+            2105.05233, Algorithm 2); see `bench.diffusion.guidance.classifier_gradient`.
 
     Raises:
         UsageError: eta is not between 0 and 1.

@@ -103,13 +103,13 @@ class GaussianDiffusion:
         return self.sqrt_alphas_cumprod[i] * noise - self.sqrt_one_minus_alphas_cumprod[i] * x0
 
     def to_x0(self, prediction: Tensor, x_t: Tensor, i: int | Tensor) -> Tensor:
-        """The data that a prediction amounts to."""
+        """The prediction converted to x0."""
         if self.prediction_type == "v_prediction":
             return self.sqrt_alphas_cumprod[i] * x_t - self.sqrt_one_minus_alphas_cumprod[i] * prediction
         return self.sqrt_recip_alphas_cumprod[i] * x_t - self.sqrt_recipm1_alphas_cumprod[i] * prediction
 
     def to_epsilon(self, prediction: Tensor, x_t: Tensor, i: int | Tensor) -> Tensor:
-        """The noise that a prediction amounts to."""
+        """The prediction converted to noise."""
         if self.prediction_type == "v_prediction":
             return self.sqrt_one_minus_alphas_cumprod[i] * x_t + self.sqrt_alphas_cumprod[i] * prediction
         return prediction
@@ -139,8 +139,8 @@ class DDPM(Objective):
     Args:
         beta_schedule: see `registry.schedules`.
         prediction_type: `epsilon`, the noise, or `v_prediction`, √ᾱ·noise − √(1−ᾱ)·x0.
-        min_snr_gamma: γ of min-SNR weights (Hang et al. 2023, arXiv 2303.09556), 5 in the paper; None weighs
-            all steps alike. With zero terminal SNR the last step has weight 0.
+        min_snr_gamma: γ of min-SNR weights (Hang et al. 2023, arXiv 2303.09556), 5 in the paper; None: all
+            steps have equal weight. With zero terminal SNR the last step has weight 0.
         zero_terminal_snr: rescale β so that the last step is noise alone; for v-prediction only. Sample with
             a number of steps: `ddimN` does not visit the last.
 

@@ -23,17 +23,17 @@ class EDM(Objective):
     """Denoising of x = x0 + σ·noise (EDM, EDM2, HDiT).
 
     Args:
-        p_mean, p_std: mean and standard deviation of ln σ; EDM2's for latents of 512×512 images. Its own for
-            64×64 pixels are −0.8 and 1.6, EDM's −1.2 and 1.2.
+        p_mean, p_std: mean and standard deviation of ln σ. Defaults: EDM2, latents of 512×512 images. EDM2
+            for 64×64 pixels has −0.8 and 1.6, EDM −1.2 and 1.2.
         sigma_data: standard deviation of the data, from which the weight of each σ follows.
         density: how σ is distributed in training: "log-normal"; "v", as by the cosine schedule, whose angle
             atan(σ / sigma_data) is uniform; or "cosine-interpolated", between the cosine schedules that suit
             images of side `low_side` and of side `image_side` (HDiT).
-        sigma_min, sigma_max: limits of σ, of "v" and "cosine-interpolated".
-        image_side, low_side: of "cosine-interpolated", in pixels.
+        sigma_min, sigma_max: limits of σ for "v" and "cosine-interpolated".
+        image_side, low_side: sides in pixels for "cosine-interpolated".
         stratified: spread the σ of a batch evenly over their distribution.
-        weighting: of the squared errors of what the network predicts inside its preconditioning: "karras", 1,
-            as EDM; "snr", σ_data² / (σ² + σ_data²); or "soft-min-snr", σ² / (σ² + σ_data²) times that (HDiT).
+        weighting: weight of the squared error of the raw output F inside the preconditioning: "karras", 1, as
+            EDM; "snr", σ_data² / (σ² + σ_data²); or "soft-min-snr", σ² / (σ² + σ_data²) times that (HDiT).
 
     Raises:
         UsageError: a deviation that is not above 0, limits or sides that do not rise.
@@ -132,14 +132,15 @@ class EDM(Objective):
 
 @samplers.register("edm-heun")
 class EDMHeun(Sampler[EDM]):
-    """EDM's sampler (Algorithm 2): Heun's method from σ_max to 0, the last of `steps` steps Euler's.
+    """EDM's sampler (Algorithm 2): Heun's method from σ_max to 0; the last of `steps` steps is an Euler step.
 
     Args:
-        sigma_min, sigma_max: the last σ above 0, and the first.
-        rho: how the steps are spread: evenly in σ^(1/ρ).
-        churn: S_churn; each step first adds noise, √2 − 1 times its σ at most; 0 is deterministic.
-        s_min, s_max: the σ between which noise is added.
-        s_noise: factor of its standard deviation.
+        sigma_min, sigma_max: lowest σ above 0, and the highest, where sampling starts.
+        rho: ρ of the step spacing: even in σ^(1/ρ).
+        churn: S_churn: amount of noise that is added before each step, at most √2 − 1 times its σ; 0:
+            deterministic.
+        s_min, s_max: σ between which noise is added.
+        s_noise: factor of the added noise's standard deviation.
 
     Raises:
         UsageError: σ that do not fall from sigma_max to sigma_min above 0, or a ρ that is not above 0.

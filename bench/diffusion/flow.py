@@ -27,8 +27,9 @@ class Flow(Objective):
     x_t = t·x0 + (1 − t)·noise; the network predicts dx/dt = x0 − noise.
 
     Args:
-        times: to train at: `uniform` (SiT), or `logit-normal`, the sigmoid of a standard normal number
-            (Stable Diffusion 3, arXiv 2403.03206; DDT; LightningDiT, which calls it log-normal).
+        times: distribution of training times: `uniform` (SiT), or `logit-normal`, the sigmoid of a standard
+            normal number (Stable Diffusion 3, arXiv 2403.03206; DDT; LightningDiT, which calls it
+            log-normal).
         cosine_loss: weight of 1 − cos(prediction, velocity), the cosine over the channels of each cell, the
             mean over cells; 1 for LightningDiT (arXiv 2501.01423).
 

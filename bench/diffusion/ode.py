@@ -5,7 +5,7 @@
 
 `steps` counts steps, as `num_steps` of DDT and FlowDCN does. `num_steps` of SiT's and LightningDiT's released
 programs counts the times of their ODE, both ends included, so that they take one step fewer: N steps here are
-their `num_steps` N + 1. For SiT's SDE both count alike.
+their `num_steps` N + 1. For SiT's SDE both counts are equal.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from registry.errors import UsageError
 
 
 class FixedTimes(Sampler[Objective]):
-    """Deterministic, with times that depend on the number of steps alone; even steps by default.
+    """A deterministic sampler whose times depend on the number of steps only; evenly spaced by default.
 
     Args:
         shift: s > 0; a step that would begin at t begins at t / (t + s·(1 − t)): above 1 steps are smaller
             near the noise. It is Stable Diffusion 3's shift, the `timeshift` of DDT and FlowDCN, and
             LightningDiT's 1 / s: its 0.3 is `shift=3.3333`.
-        last_step: size of the last step before the shift, the others being even; by default as large as
-            they are. DDT's and FlowDCN's published samples have 0.04.
+        last_step: size of the last step before the shift, the others being even; None: all are even. DDT's
+            and FlowDCN's published samples have 0.04.
 
     Raises:
         UsageError: a shift that is not above 0, or a last step that is not between 0 and 1.
@@ -111,9 +111,9 @@ _E = (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 
 @samplers.register("dopri5")
 class Dopri5(Sampler[Objective]):
-    """Dormand and Prince's adaptive method; `steps` is the most it may take, of six evaluations each.
+    """Dormand and Prince's adaptive method; `steps` is the largest number of steps, of six evaluations each.
 
-    Every sample has steps of its own, so that an image does not depend on those beside it.
+    Each sample of a batch has its own step sizes, so an image does not depend on the rest of the batch.
 
     Args:
         atol, rtol: tolerated error of a step, absolute and relative; SiT's released settings.
@@ -130,7 +130,7 @@ class Dopri5(Sampler[Objective]):
         self.atol, self.rtol = atol, rtol
 
     def evaluations(self, steps: str) -> int:
-        """At most six a step, and two for the size of the first."""
+        """At most six for each step, and two to choose the size of the first."""
         return 6 * self.number(steps) + 2
 
     def loop(self, objective: Objective, denoiser: Denoiser, x: Tensor, noise: Noise, steps: str) -> Tensor:

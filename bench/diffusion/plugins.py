@@ -1,4 +1,4 @@
-"""Objectives and samplers by name, and one form of a name with options behind it. Imports no torch."""
+"""Registries of objectives and samplers, and the canonical form of a name with options. Needs no torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def samplers_for(objective: str) -> list[str]:
 
 
 def canonical(plugins: Registry, text: str) -> str:
-    """One form of a name and its options, however they are written: `DDIM eta=.50` -> `ddim eta=0.5`.
+    """The canonical form of a name and its options: `DDIM eta=.50` -> `ddim eta=0.5`.
 
     Options that have their defaults are left out. A name that is not registered, and options that it does
     not take, stay as they are written.

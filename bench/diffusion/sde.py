@@ -24,9 +24,9 @@ class EulerMaruyama(Sampler[Objective]):
     """SiT's SDE sampler, stochastic; `steps`, 2 or more, counts the last step without noise.
 
     Args:
-        last_step: its size; SiT's headline figures have 0.04.
-        last: its direction, "mean" that of the equation without noise, as SiT, or "euler" the velocity alone,
-            as FlowDCN.
+        last_step: size of the last step; 0.04 in SiT's published figures.
+        last: direction of the last step: `mean`, the equation without noise (SiT), or `euler`, the velocity
+            (FlowDCN).
 
     Raises:
         UsageError: a last step that is not between 0 and 1.

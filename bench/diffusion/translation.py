@@ -1,8 +1,8 @@
-"""A network under an objective that is not its natural one: the change of variables at equal SNR.
+"""Training a network under another than its natural objective: a change of variables at equal SNR.
 
 Networks differ in what they are given and in what they predict (`registry.Backbone.objective`). Under another
-objective a network is still called in its own variables; what it predicts is turned into what the objective
-asks for. The held-out loss of a function is therefore the same in whatever form it comes.
+objective the network is still called in its own variables, and its prediction is converted to what the
+objective needs. So the held-out loss does not depend on the parametrisation.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from registry.wrapping import Wrapped
 
 
 class Translated:
-    """A network as an objective calls it; everything else of the network is as it was.
+    """A network as an objective calls it; all other attributes are those of the network.
 
     Args:
         network: whose attributes these are.
@@ -54,9 +54,9 @@ class Translated:
 def translated(network: Any, objective: Objective, called: Any = None) -> Any:
     """A network as an objective calls it: itself, or where its natural objective is another one `Translated`.
 
-    A network that is written for this program learns whatever is asked of it at its own kind of time:
-    v-prediction, another β schedule. One of `registry.wrap` says what it predicts, and is taken at its word.
-    An objective of a user's own calls every network as it is, unless its class states its `variables`.
+    A network of this package can be trained for any prediction at its own kind of time, such as v-prediction
+    or another β schedule. A network of `registry.wrap` keeps the prediction that it declares. A user's own
+    objective calls every network unchanged, unless its class sets `variables`.
 
     Args:
         network: with the contract's attributes; anything else is returned as it is.
@@ -73,7 +73,7 @@ def translated(network: Any, objective: Objective, called: Any = None) -> Any:
     own = natural(declared, network.beta_schedule)
     if own is None:
         raise UsageError(
-            f"{network.name} is made for objective {declared!r}, which says not what networks are given: it "
+            f"{network.name} is made for objective {declared!r}, which does not state its variables: it "
             f"cannot be used under {objective.name!r}"
         )
     return called if given == own else Translated(network, called, given, own)

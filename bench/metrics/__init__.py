@@ -1,4 +1,4 @@
-"""How good generated images are: feature extractors, and the scores of one set of images beside another.
+"""Quality of generated images: feature extractors, and scores of one set of images against another.
 
     from bench.metrics import Features, evaluate
 

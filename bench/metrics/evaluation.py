@@ -1,12 +1,13 @@
-"""From two paths to the scores, and what has to be said beside them: all that `bench eval` does."""
+"""From two paths to scores and notes on how they were computed; used by `bench eval`."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bench.metrics.beside import Beside
 from bench.metrics.extractors import Extractor, create, extractors
 from bench.metrics.features import (
     check_fits,
@@ -16,11 +17,13 @@ from bench.metrics.features import (
     given_features,
     own_device,
 )
-from bench.metrics.images import FeatureSet, ImageSet, open_set, size_text
+from bench.metrics.images import FeatureSet, ImageSet, content_digest, open_set, size_text
 from bench.metrics.resampling import check_groups
 from bench.metrics.scores import SCORES, Features, Inputs, Score, scored_alone, select
 from bench.metrics.scores.inception_score import SPLIT
+from bench.records.schema import Balance, ScoredSet
 from bench.utils import distributed
+from bench.utils.frames import Framed, Row
 from bench.utils.precision import tf32
 from bench.utils.progress import Progress, silent
 from bench.utils.text import texts
@@ -32,12 +35,12 @@ PUBLISHED = 50_000  # samples in the papers' FID
 
 @dataclass(frozen=True)
 class FeatureScores:
-    """Scores of features, each by its name in the order of the table.
+    """Scores of features, by name in the order of the table.
 
     Attributes:
-        values: those that can be computed.
+        values: value of each score that could be computed.
         intervals: 95% confidence intervals; see `bench.metrics.resampling`.
-        missing: why one cannot be computed.
+        missing: reason for each score that could not be computed.
     """
 
     values: dict[str, float]
@@ -61,7 +64,7 @@ def evaluate(
     Args:
         samples: of generated images.
         reference: of real ones, by the same extractor.
-        scores: names, see `bench.metrics.scores`; by default those that are marked so.
+        scores: names, see `bench.metrics.scores`; by default those with `default`.
         extractor: whose features they are, if it has scores of its own, such as `dinov2`.
         half_distances: neighbours by float16 distances, as the ADM suite computes them.
         intervals: 95% confidence intervals from so many groups of samples (20 is usual); 0 for none.
@@ -100,7 +103,7 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Framed):
     """Scores with the way they were obtained.
 
     Attributes:
@@ -117,7 +120,11 @@ class Comparison:
         statistics: which of the reference's entered FID and sFID, in words.
         half_distances: whether neighbours are by float16 distances.
         left_out: how many files of which kind were left out of the folders of `samples` and `reference`.
-        notes: all of that and what else a reader should know, a sentence or two each.
+        notes: how the scores were computed, and limits, as sentences.
+        sample_set: the samples, with the digest of their content.
+        reference_sets: what each extractor compared them with, likewise.
+        balance: of the samples' classes, where their file has labels.
+        published: rows that the scores are set beside; see `bench.studies.scored`.
     """
 
     scores: dict[str, float | None]
@@ -134,10 +141,25 @@ class Comparison:
     half_distances: bool
     left_out: dict[str, dict[str, int]]
     notes: list[str]
+    sample_set: ScoredSet
+    reference_sets: dict[str, ScoredSet]
+    balance: Balance = "unknown"
+    published: list[Beside] = field(default_factory=list)
+
+    def rows(self) -> list[Row]:
+        """A row for each score."""
+        named = [(SCORES[name].full_name, name, value) for name, value in self.scores.items()]
+        ends = {
+            name: dict(zip(("95% low", "95% high"), pair, strict=True))
+            for name, pair in self.intervals.items()
+        }
+        return [{"Score": full, "Value": value, **ends.get(name, {})} for full, name, value in named]
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        references = {name: each.model_dump(mode="json") for name, each in self.reference_sets.items()}
+        samples = self.sample_set.model_dump(mode="json", exclude={"statistics"})
+        return asdict(self) | {"sample_set": samples, "reference_sets": references}
 
 
 @dataclass
@@ -165,10 +187,10 @@ def compare(
     cache: Path | None = None,
     progress: Progress = silent,
 ) -> Comparison | None:
-    """The scores of the samples at one path beside the reference at another; see `open_set` for both.
+    """Scores of the samples at one path against the reference at another; see `open_set` for both.
 
-    FID and sFID use the statistics stored in the reference's file, where there are any, as the ADM
-    suite does, and always the samples' features themselves.
+    FID and sFID use the statistics stored in the reference's file if there are any, as in the ADM suite. For
+    samples they always use the features.
 
     Args:
         samples: images or features.
@@ -269,6 +291,23 @@ def compare(
             ),
             *(cache_notes if any(side.network for side in sides) else ()),
         ],
+        sample_set=_told(ours),
+        reference_sets={
+            side.name: _told(side.reference, _statistics(side.reference, of))
+            for side, (_, of) in zip(sides, made, strict=True)
+        },
+        balance=ours.balance if isinstance(ours, ImageSet) else "unknown",
+    )
+
+
+def _told(images: ImageSet | FeatureSet, statistics: str | None = None) -> ScoredSet:
+    """A set as a record tells of it."""
+    return ScoredSet(
+        file=images.path.resolve().name,
+        digest=content_digest(images)[:12],
+        count=images.count,
+        size=images.size,
+        statistics=statistics,
     )
 
 
@@ -311,7 +350,7 @@ def _sides(
         needed.setdefault(score.extractor or extractor, []).append(score)
     for name in weights:
         if name not in needed:
-            raise UsageError(f"weights are given for {name}, which no score needs that is asked for")
+            raise UsageError(f"weights are given for {name}, which no requested score uses")
     sides: list[_Side] = []
     missing: dict[str, str] = {}
     failure = None

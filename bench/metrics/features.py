@@ -1,8 +1,7 @@
 """Features of image sets: made once, stored on disk under the digest of the content, written for others.
 
 The cache holds a folder for each set and extractor, its weights and its code. It is filled batch by batch,
-so an interrupted run goes on where it stopped, and several processes fill it together. Its folders may be
-deleted at any time.
+so an interrupted run resumes, and several processes fill it together. Its folders may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -170,7 +169,7 @@ def make_file(
     cache: Path | None = None,
     progress: Progress = silent,
 ) -> list[str] | None:
-    """All that `bench features` does: the set at `path`, its features, the file `out`.
+    """Write the features of the images at `path` to the file `out`; used by `bench features`.
 
     Args:
         path: images; see `open_set`.
@@ -188,7 +187,7 @@ def make_file(
     own_device(device)
     images = open_set(path, progress)
     if isinstance(images, FeatureSet):
-        raise UsageError(f"{path} holds no images but what was made of some")
+        raise UsageError(f"{path} holds features or statistics, not images")
     name, why = (extractor, "as requested") if extractor else fitting_extractor(images)
     network = create(name, weights)
     with feature_folder(cache) as (folder, cache_notes):

@@ -5,12 +5,11 @@ DDPM's linear schedule that lie in each band. Levels beyond the objective's own 
 its networks have no time for them: `scaled_linear` reaches 33 of the 38 levels of the first band and 98 of
 the 371 of the last. The bands of the result say where the schedule ends.
 
-Whatever a network predicts is turned into the noise at that SNR, so that noise, velocity and v-prediction
-have one unit. Rows of a table share images, noise and levels, so that their differences have a paired
-standard error over images.
+Every prediction is converted to the noise at that SNR, so noise, velocity and v-prediction have one unit.
+Rows of a table share images, noise and levels, so their differences have a paired standard error over images.
 
-No network reaches 0: the least possible loss is the variance of the noise given the noised image, which
-belongs to the data and to the band. It is the same for all rows, so that differences are free of it.
+Its floor is above 0: the variance of the noise given the noised image, which is set by the data and the band.
+It is equal for all networks, so it cancels in differences.
 """
 
 from __future__ import annotations
@@ -93,7 +92,7 @@ def bands(objective: Objective) -> list[Band]:
 
 
 def check_images(dataset: Dataset, settings: HeldOutSettings) -> None:
-    """Nothing, if a dataset has as many images as are measured on.
+    """Check that a dataset has enough images.
 
     Raises:
         UsageError: it has fewer.

@@ -1,8 +1,8 @@
-"""Sets of images, of features, or of statistics alone, as `bench eval` takes them.
+"""Sets of images, features or statistics: the inputs of `bench eval`.
 
-A set is looked through once when it is opened: what cannot be scored is refused before a network runs,
-and its content gets the digest under which features are cached. Images are then read in batches, decoded
-ahead by worker processes, and never held all at once.
+A set is read through once when it is opened: errors are found before a network runs, and the digest of the
+content, by which features are cached, is computed. Images are then read in batches, decoded ahead by worker
+processes, and never held all at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from bench.data.images import FORMATS, image_files, left_out_note, orientation, to_rgb
 from bench.metrics.npz import Member, Npz
 from bench.metrics.statistics import Statistics, check
+from bench.records.schema import Balance
 from bench.utils import distributed
 from bench.utils.arrays import batches
 from bench.utils.device import usable_cores
@@ -55,6 +56,7 @@ class ImageSet:
         statistics: those that lie in the file beside the images, by "pool" and "spatial".
         notes: what a user should know of it, a sentence each.
         left_out: how many files, or folders, of which kind were left out of the folder.
+        balance: of the classes, where the file holds labels that tell: balanced or drawn; else unknown.
     """
 
     path: Path
@@ -65,6 +67,7 @@ class ImageSet:
     notes: tuple[str, ...]
     _decoder: Callable[[Sequence[range]], Any]
     left_out: dict[str, int] = field(default_factory=dict)
+    balance: Balance = "unknown"
 
     def batches(self, size: int) -> list[range]:
         """All images cut into parts of `size`, or of fewer where so many are very large."""
@@ -150,13 +153,35 @@ def open_set(path: str | Path, progress: Progress = silent) -> ImageSet | Featur
         return _features(npz)
     statistics = _statistics(npz)
     if "arr_0" in npz.names:
-        return _adm(npz.member("arr_0"), statistics, progress)
+        made = _adm(npz.member("arr_0"), statistics, progress)
+        return (
+            replace(made, balance=_balance(npz.member("arr_1"), made.count)) if "arr_1" in npz.names else made
+        )
     if statistics:
         return FeatureSet(path, None, "inception", None, {}, statistics)
     raise UsageError(
         f"{path} has neither images (arr_0) nor statistics (mu, sigma); it has: "
         f"{', '.join(npz.names[:8]) or 'nothing'}"
     )
+
+
+def content_digest(images: ImageSet | FeatureSet) -> str:
+    """SHA-256 of all that scores can be computed from, statistics included, as hexadecimal text."""
+    sha = hashlib.sha256()
+    if isinstance(images, ImageSet):
+        if not images.statistics:
+            return images.digest
+        sha.update(images.digest.encode())
+    else:
+        sha.update(f"{images.extractor} {images.digest}".encode())
+        for kind, features in images.features.items():
+            sha.update(f"{kind} {features.shape}".encode())
+            sha.update(np.ascontiguousarray(features).data)
+    for kind, statistics in images.statistics.items():
+        sha.update(f"{kind} {statistics.mean.shape}".encode())
+        sha.update(np.ascontiguousarray(statistics.mean).data)
+        sha.update(np.ascontiguousarray(statistics.covariance).data)
+    return sha.hexdigest()
 
 
 # ---- an .npz ----
@@ -178,7 +203,9 @@ def _adm(member: Member, statistics: dict[str, Statistics], progress: Progress) 
     if not count * height * width:
         raise UsageError(f"{member.path}: arr_0 is empty ({shape})")
     if height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
-        raise UsageError(f"{member.path}: images of {size_text((height, width))} are too large to be honest")
+        raise UsageError(
+            f"{member.path}: images of {size_text((height, width))} are too large: the file is damaged"
+        )
     # Read to the end now: a checksum that is wrong comes out before features are made of it.
     sha = hashlib.sha256(shape.encode())
     parts = batches(count, max(1, BLOCK_BYTES // (height * width * 3)))
@@ -187,6 +214,19 @@ def _adm(member: Member, statistics: dict[str, Statistics], progress: Progress) 
         progress(f"looking through {member.path.name}", part.stop, count)
     decoder = functools.partial(_StoredParts if member.stored else _ArrayParts, member)
     return ImageSet(member.path, count, (height, width), sha.hexdigest(), statistics, (), decoder)
+
+
+def _balance(labels: Member, count: int) -> Balance:
+    """Of the labels beside images: balanced where each class occurs as often as others, or once more.
+
+    One class alone tells nothing, nor do classes that occur once or twice: drawn labels may look the same.
+    """
+    if labels.dtype.kind not in "iu" or labels.shape != (count,):
+        return "unknown"
+    _, times = np.unique(labels.array(), return_counts=True)
+    if len(times) == 1 or (times.min() < 2 and times.max() < 3):
+        return "unknown"
+    return "balanced" if times.max() - times.min() <= 1 else "drawn"
 
 
 def _statistics(npz: Npz) -> dict[str, Statistics]:

@@ -1,7 +1,7 @@
 """Records: one measurement, one JSON file that holds its request, its result, and where it came from.
 
     bench.records.write(bench.flops("udit-b"), "results")
-    bench.records.load("results")                       # a DataFrame, one row a record
+    bench.records.load("results")                       # a DataFrame with a row for each record
 
 A file is named by the kind, the model and a hash of the request, so the same request has the same file; it
 ends with a digest of its content, so that a digit that was changed since does not pass for a measurement.
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 DIGEST = "digest"  # key of a record for that of all its other content
 LARGEST = 2**22  # bytes of a record's file; ours have some thousand
+NOT_IN_THE_PACKAGE = "this project's own records are in its repository, not in the package"
 
 
 def write(
@@ -99,6 +100,9 @@ def collection_later() -> Iterator[None]:
 def read(folder: str | Path = "results") -> list[Record]:
     """All records of a folder, sorted by file.
 
+    Of held-out losses the means over groups of images, which are nine tenths of all numbers and which nothing
+    here reads, are left out; `read_file` has them.
+
     Raises:
         UsageError: there is no such folder.
 
@@ -113,10 +117,10 @@ def _all(folder: str | Path) -> Iterator[tuple[Record, dict[str, Any]]]:
     """Each record of a folder, and the table that its file holds; see `read`."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise UsageError(f"no folder of records at {folder}")
+        raise UsageError(f"no folder of records at {folder}; {NOT_IN_THE_PACKAGE}")
     for path in _files(folder):
         try:
-            yield _parsed(path)
+            yield _parsed(path, light=True)
         except UsageError as error:
             warnings.warn(f"skipped {error}", stacklevel=5)
 
@@ -161,8 +165,11 @@ def read_file(path: Path) -> Record:
     return record
 
 
-def _parsed(path: Path) -> tuple[Record, dict[str, Any]]:
+def _parsed(path: Path, *, light: bool = False) -> tuple[Record, dict[str, Any]]:
     """One record and the table that its file holds, checked; see `read_file`.
+
+    Args:
+        light: leave the means over groups of held-out images out of both.
 
     orjson refuses integers beyond 64 bits, what is not finite, half characters and lists nested a thousand
     deep; the models refuse other numbers too large, what they do not know, and options nested deeply.
@@ -179,6 +186,9 @@ def _parsed(path: Path) -> tuple[Record, dict[str, Any]]:
         if may_hide and (character := hidden_character(table)):
             raise UsageError(f"{damaged}: it holds the control character {character} in a text")
         digest = table.pop(DIGEST, None) if isinstance(table, dict) else None
+        as_written = _has_digest(table, digest)
+        if light and as_written:
+            _lighten(table)
         record = Record.model_validate(table)
         name = record.file
     except ValidationError as error:
@@ -193,12 +203,27 @@ def _parsed(path: Path) -> tuple[Record, dict[str, Any]]:
         raise UsageError(f"{damaged}: {str(error) or type(error).__name__}") from None
     if name != path.name:
         raise UsageError(f"{damaged}: its request does not fit its name")
-    # orjson writes the text of the digest ten times as fast, but for tiny numbers and what is not ASCII.
-    often = hashlib.sha256(orjson.dumps(table, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]
-    if digest != often and digest != short_digest(table):
+    if not as_written:
         raise UsageError(f"{damaged}: its content is not what was written, by its {DIGEST}")
     vars(record)["digest"] = digest
     return record, table
+
+
+def _has_digest(table: Any, digest: Any) -> bool:
+    """Whether a table is what was written, by its digest."""
+    try:
+        # orjson writes its text ten times as fast, but for tiny numbers and what is not ASCII.
+        often = hashlib.sha256(orjson.dumps(table, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]
+    except orjson.JSONEncodeError:  # nested too deeply, as the model tells
+        return False
+    return digest == often or digest == short_digest(table)
+
+
+def _lighten(table: dict[str, Any]) -> None:
+    """Take the means over groups of held-out images out of the table of a record."""
+    for loss in table["result"].get("held_out", ()):
+        for band in loss["bands"]:
+            band.pop("groups", None)
 
 
 def file_digest(path: Path) -> str | None:
@@ -210,24 +235,27 @@ def file_digest(path: Path) -> str | None:
 
 
 @collection_later()
-def load(folder: str | Path = "results") -> pd.DataFrame:
+def load(folder: str | Path = "results", *, full: bool = False) -> pd.DataFrame:
     """All records of a folder (see `read`), one row each.
 
+    Args:
+        folder: of records.
+        full: all that records hold, in columns `request.model`, `result.scores.fid`, …, with a dot for each
+            level.
+
     Returns:
-        Columns `file`, and `request.model`, `result.scores.fid`, …, with a dot for each level. Of held-out
-        losses the means over groups of images, which are nine tenths of all numbers, are left out.
+        What was measured, the numbers that people look for first, with units in the names of their columns
+        (scores by the names that `--score` takes), and the file; columns that no record has are left out.
     """
     import pandas as pd
 
-    return pd.DataFrame([{"file": record.file, **_flat(_light(table))} for record, table in _all(folder)])
-
-
-def _light(table: dict[str, Any]) -> dict[str, Any]:
-    """The table of a record without the means over groups of held-out images."""
-    for loss in table["result"].get("held_out", ()):
-        for band in loss["bands"]:
-            del band["groups"]
-    return table
+    if not full:
+        rows = pd.DataFrame([record.row() for record, _ in _all(folder)])
+        last = [name for name in ("Device", "Date", "File") if name in rows]
+        rows = rows[[name for name in rows if name not in last] + last]
+        whole = {name: "Int64" for name in ("Step", "Seed", "Batch") if name in rows}
+        return rows.astype(whole).dropna(axis="columns", how="all")
+    return pd.DataFrame([{"file": record.file, **_flat(table)} for record, table in _all(folder)])
 
 
 def _flat(table: dict[str, Any], path: str = "") -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from bench import studies
 from bench.metrics.scores import MEASURED
+from bench.records import NOT_IN_THE_PACKAGE
 from bench.records.schema import Quality
 from bench.reports import tables
 from bench.reports.findings import phrase
@@ -61,20 +61,25 @@ def reused(plan: Plan) -> str:
     if shown:
         parts.append(f"some that are stale are shown: {', '.join(sorted(shown))}")
     text = "; ".join(parts) or "nothing is measured under this protocol"
-    return f"{text}. Stop at any moment: the same command goes on where it was." if plan.todo else f"{text}."
+    stop = ["Stop at any moment: the same command resumes."] if plan.todo else []
+    return " ".join([f"{text}.", *_not_here(plan), *stop])
+
+
+def _not_here(plan: Plan) -> list[str]:
+    """Where the records of a built-in study are, if there is no folder of records."""
+    missing = plan.study.name in studies.names() and not plan.results.is_dir()
+    return [f"There is no folder {plan.results}: {NOT_IN_THE_PACKAGE}."] if missing else []
 
 
 def plan_table(plan: Plan, executor: Executor) -> Table:
-    """Each cell of a plan: whether it is measured, how long it is likely to take, and what it needs.
+    """Each cell of a plan: whether it is measured, and how long it is likely to take.
 
     Args:
         executor: by which it would be measured.
     """
-    headings = ["Row", "Seed", "State", "Expected", "Memory (GiB)"]
+    headings = ["Row", "Seed", "State", "Expected"]
     rows = [list(map(Entry, _row(plan, cell))) for cell in plan.wanted]
-    groups = plan.groups()
-    at_once, times = executor.at_once(len(groups)), list(plan.seconds.values())
-    large = [job.title for group in groups if executor.lacks_memory(group) for job in group.jobs]
+    at_once, times = executor.at_once(len(plan.groups())), list(plan.seconds.values())
     if None in times:
         total = "for some of them there is no record to expect a time from"
     else:
@@ -86,7 +91,7 @@ def plan_table(plan: Plan, executor: Executor) -> Table:
         f"{plan.study.title}: cells under {plan.protocol.name}",
         remarks=[
             f"{len(plan.todo)} of {len(plan.wanted)} cells are to be measured, {total}.",
-            *_memory(plan, large),
+            *_not_here(plan),
             *_attention(plan.tokens),
             *_power(plan),
             *_left_out(plan),
@@ -95,34 +100,16 @@ def plan_table(plan: Plan, executor: Executor) -> Table:
 
 
 def _row(plan: Plan, cell: Cell) -> list[str]:
-    to_do = cell.file in plan.seconds
-    state = "to do" if to_do else "measured"
+    state = "to do" if cell.file in plan.seconds else "measured"
     if cell.file in plan.outdated:
         state += f", {plan.outdated[cell.file]}"
-    need = ""
-    if to_do:
-        processes, memory = cell.protocol.training.processes, plan.memory.get(cell.run)
-        need = f"{processes} × " if processes > 1 and memory else ""
-        need += f"{memory / 2**30:.1f}" if memory else "unknown"
-    return [cell.row.label, str(cell.seed), state, _time(plan.seconds.get(cell.file, 0)), need]
+    return [cell.row.label, str(cell.seed), state, _time(plan.seconds.get(cell.file, 0))]
 
 
 def _time(seconds: float | None) -> str:
     if seconds is None:
         return "unknown"
     return span(seconds) if seconds else ""
-
-
-def _memory(plan: Plan, large: Sequence[str]) -> list[str]:
-    if not plan.memory:
-        return []
-    notes = [
-        "Memory, estimated: a process, weights, gradients, AdamW's moments, averages of the weights, and the "
-        "activations of a training step."
-    ]
-    if large:
-        notes.append(f"More memory than there is here is needed by: {'; '.join(large)}.")
-    return notes
 
 
 def _attention(tokens: dict[str, dict[str, int]]) -> list[str]:

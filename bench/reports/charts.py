@@ -20,7 +20,6 @@ from typing import Any, Literal, NamedTuple
 
 import altair as alt
 
-import registry
 from bench.metrics.scores import MEASURED, SCORES
 from bench.records.quantities import BANDS, COSTS, HELD_OUT
 from bench.records.schema import Cost, Quality, Record, Speed, SpeedRequest
@@ -42,7 +41,7 @@ _BAR = 26  # pixels of a row
 _AXIS = {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelLimit": 260}
 _TICKS = [digit * 10.0**power for power in range(-3, 7) for digit in (1, 2, 5)]  # of logarithmic axes
 # Of pictures; the site's script has the colours and sizes of its pages.
-_CONFIG = {
+_CONFIG: Json = {
     "font": "Liberation Sans, Arial, sans-serif",
     "background": "white",
     "view": {"stroke": None},
@@ -223,7 +222,7 @@ def _parts(labels: Sequence[str]) -> tuple[dict[str, str], dict[str, list[Option
     Returns:
         label -> its part; and what is to be chosen, nothing where all labels are one part.
     """
-    parts = {}
+    parts: dict[str, str] = {}
     for start in range(0, len(labels), MOST):
         end = min(start + MOST, len(labels))
         parts |= dict.fromkeys(labels[start:end], f"{start + 1} to {end}")
@@ -610,7 +609,7 @@ def held_out_by_noise(rows: Sequence[Line], setting: Setting) -> Chart | None:
         return None
     middle = [sum(column) / len(column) for column in zip(*known.values(), strict=True)]
     order = [HELD_OUT[name].heading.rstrip("↓") for name in names]
-    values = [
+    values: list[Json] = [
         {"row": label, "band": band, "value": _number(100 * (value / mean - 1)), "loss": _number(value)}
         for label, found in known.items()
         for band, value, mean in zip(order, found, middle, strict=True)
@@ -827,7 +826,7 @@ def roofline(records: Sequence[Record], root: str) -> Chart | None:
         values += [
             {
                 "way": words,
-                "network": record_label(record),
+                "network": record.request.label,
                 "intensity": _number(result.intensity),
                 "gflops": _number(result.flops_per_second / 1e9),
                 "gmacs": _number(result.macs / 1e9),
@@ -858,11 +857,6 @@ def roofline(records: Sequence[Record], root: str) -> Chart | None:
         "Line: upper bound of the device, set by its memory bandwidth on the left and by its arithmetic on "
         "the right.",
     )
-
-
-def record_label(record: Record) -> str:
-    """A record's network, with what differs from its defaults."""
-    return registry.label(record.request.model, record.request.config)
 
 
 # ---- pages ----

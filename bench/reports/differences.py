@@ -3,8 +3,9 @@
 A claim is made of what can be claimed: chance makes one anywhere in the whole comparison with probability
 0.05, however many records there are. Scores are compared over the seeds that both folders have, and their
 errors estimated as `bench.reports.statistics.standard_errors` says; a speed by the spread of the rounds of
-both runs, which stands for that between runs. Each interval holds at 1 − 0.05 / (number of intervals), so
-that all hold together with probability 0.95 (Bonferroni). Costs are exact.
+both runs, which stands for that between runs; scores of anybody's samples by their intervals, where both
+records have them. Each interval holds at 1 − 0.05 / (number of intervals), so that all hold together with
+probability 0.95 (Bonferroni). Costs are exact.
 """
 
 from __future__ import annotations
@@ -16,11 +17,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Literal
 
-import registry
 from bench import records
 from bench.metrics.scores import SCORES
 from bench.records.quantities import COSTS, HELD_OUT, SPEEDS, Quantities, Quantity
-from bench.records.schema import Quality, Record, Speed
+from bench.records.schema import Quality, Record, Scored, Speed
 from bench.reports.page import Column, Entry, Page, Section, Table
 from bench.reports.statistics import LEVEL, standard_errors
 from registry.errors import UsageError
@@ -30,8 +30,11 @@ COMPARED: dict[str, Mapping[str, Quantity]] = {
     "cost": COSTS,
     "speed": SPEEDS,
     "quality": Quantities(lambda: {**dict(SCORES.items()), **HELD_OUT}),
+    "scored": SCORES,
 }
 QUARTILES = 1.349  # distance of a normal distribution's quartiles, in standard deviations
+HALF_INTERVAL = 1.96  # of one of 95%, likewise
+FREEDOM = 38  # of intervals from 20 groups of samples before and after
 
 Verdict = Literal["worse", "better", "within the tolerance", "not significant", "one seed"]
 
@@ -187,6 +190,12 @@ def _errors(every: Sequence[_Pairs]) -> dict[int, tuple[float, float]]:
             spreads = [(run.quartiles[1] - run.quartiles[0]) / QUARTILES for run in (old, new)]
             rounds = len(old.seconds_per_image) + len(new.seconds_per_image)
             found[i] = math.hypot(*spreads) / old.images_per_second, rounds - 2
+        elif isinstance(old, Scored) and isinstance(new, Scored) and each.whole:
+            intervals = [of.intervals.get(each.quantity.name) for of in (old, new)]
+            if all(intervals):
+                halves = [(high - low) / 2 for low, high in filter(None, intervals)]
+                scale = abs(each.means[0] or 0.0) or abs(each.means[1] or 0.0) or 1.0
+                found[i] = math.hypot(*halves) / HALF_INTERVAL / scale, FREEDOM
     for places in tables.values():
         estimated = standard_errors([every[i].changes for i in places])
         found |= {i: error for i, error in zip(places, estimated, strict=True) if error[1]}
@@ -195,14 +204,14 @@ def _errors(every: Sequence[_Pairs]) -> dict[int, tuple[float, float]]:
 
 def _judge(pairs: _Pairs, error: tuple[float, float] | None, level: float, tolerance: float) -> Judgement:
     before, after = pairs.means
-    quality = isinstance(pairs.records[0].result, Quality)
-    seeds = len(pairs.values) if quality else 0
+    result = pairs.records[0].result
+    seeds = len(pairs.values) if isinstance(result, Quality) else 0
     found = Judgement(pairs.subject, pairs.quantity, before, after, seeds, None, None, "one seed")
     if before is None or after is None:
         return replace(found, verdict="worse" if after is None else "better")
     change = mean(pairs.changes)
     found = replace(found, change=change)
-    if error is None and quality:
+    if error is None and isinstance(result, Quality | Scored):
         return found
     interval = (change, change)
     if error is not None:
@@ -222,7 +231,7 @@ def _judge(pairs: _Pairs, error: tuple[float, float] | None, level: float, toler
 
 def _number(record: Record, quantity: Quantity) -> float | None:
     result = record.result
-    if isinstance(result, Quality):
+    if isinstance(result, Quality | Scored):
         value = result.value(quantity.name)
     else:
         value = getattr(result, quantity.field or quantity.name)
@@ -230,12 +239,14 @@ def _number(record: Record, quantity: Quantity) -> float | None:
 
 
 def _title(record: Record) -> str:
-    request = record.request
-    words = [registry.label(request.model, request.config)]
+    words = [record.request.label]
     if record.context.protocol:
         words.append(f"protocol {record.context.protocol}")
     if isinstance(record.result, Quality):
         words.append(f"step {record.result.request.step}")
+    if isinstance(record.result, Scored):
+        request = record.result.request
+        words.append(f"({request.extractor}, reference {request.reference})")
     return " ".join(words)
 
 

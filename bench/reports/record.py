@@ -9,7 +9,15 @@ from typing import Any, NamedTuple
 import registry
 from bench.metrics.scores import SCORES
 from bench.records.quantities import COSTS, HELD_OUT, LOSS, SPEEDS, Quantity
-from bench.records.schema import HeldOutLoss, Quality, QualityRequest, Record, SpeedRequest
+from bench.records.schema import (
+    HeldOutLoss,
+    Quality,
+    QualityRequest,
+    Record,
+    Scored,
+    ScoredRequest,
+    SpeedRequest,
+)
 from bench.reports.page import Column, Entry, Table
 from registry.values import format_value
 
@@ -77,7 +85,7 @@ def tables(record: Record, outdated: str | None = None) -> list[Table]:
     parts = {name: value for name, value in result.items() if _is_breakdown(value)}
     values = {name: value for name, value in result.items() if name not in parts}
     origin = {name: whole[name] for name in ("context", "fingerprints")} | whole["environment"]
-    title = f"{registry.label(record.request.model, record.request.config)}: {record.request.kind}"
+    title = f"{record.request.label}: {record.request.kind}"
     return [
         _pairs(title, "Measured", values, [f"Stale: {outdated} since."] if outdated else []),
         *curve,
@@ -94,7 +102,19 @@ def command(record: Record, place: tuple[str, str] | None = None) -> str:
         record: any.
         place: study and label of the row that quality belongs to.
     """
-    request, context = record.request, record.context
+    request, context, result = record.request, record.context, record.result
+    if isinstance(request, ScoredRequest):
+        assert isinstance(result, Scored)
+        words = ["bench", "eval", "--samples", result.samples.file, "--reference", result.reference.file]
+        words += ["--extractor", request.extractor, "--half-distances"][: 3 if request.half_distances else 2]
+        for name in result.scores:
+            words += ["--score", name]
+        words += ["--intervals"] * bool(result.intervals) + ["--label", request.label]
+        words += ["--labels", result.labels] if result.labels_from == "declaration" else []
+        for option in ("model", "provenance", "published"):
+            if text := getattr(result, option):
+                words += [f"--{option}", text]
+        return shlex.join([*words, "--record"])
     network = registry.label(request.model, request.config)
     if isinstance(request, QualityRequest):
         if place is None:

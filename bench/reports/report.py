@@ -13,7 +13,7 @@ from pathlib import Path
 
 import bench.studies
 from bench.records import collection_later
-from bench.reports import board, charts, leaderboard, proxy, samples, tables
+from bench.reports import board, charts, leaderboard, proxy, samples, scored, tables
 from bench.reports.findings import by_soundness
 from bench.reports.page import Page
 from bench.reports.render import csv, latex, markdown
@@ -59,7 +59,7 @@ def files(
     made, shown = _pictures(found, selection)
     if not studies:
         made[LEDGER] = _ledger(selection)
-        made |= _proxy(found, formats)
+        made |= _proxy(found, formats) | _scored(selection, formats)
     for name, study in chosen.items():
         page = tables.page(study, found[name], selection, shown.get(name, {}))
         for ending, render in (RENDERERS[f] for f in formats if f in RENDERERS):
@@ -102,6 +102,18 @@ def _proxy(found: Mapping[str, Sequence[Line]], formats: Sequence[str]) -> dict[
     return made
 
 
+def _scored(selection: Selection, formats: Sequence[str]) -> dict[str, str]:
+    """The page of anybody's samples; nothing where no record is of such."""
+    page = scored.page(selection.records)
+    if page is None:
+        return {}
+    wanted = (RENDERERS[name] for name in formats if name in RENDERERS)
+    made = {f"{page.file}.{ending}": render(page) for ending, render in wanted}
+    if "csv" in formats:
+        made[f"{page.file}.csv"] = csv.frame(scored.values(selection.records))
+    return made
+
+
 def _ledger(selection: Selection) -> str:
     """Every record with the digest of its content: a report is current while these are the same."""
     rows = [
@@ -109,7 +121,7 @@ def _ledger(selection: Selection) -> str:
             "file": record.file,
             "digest": record.digest,
             "kind": record.request.kind,
-            "model": record.request.model,
+            "model": record.request.subject,
             "protocol": record.context.protocol,
             "seed": str(getattr(record.request, "seed", "")),
             "device": record.environment.device,

@@ -29,6 +29,7 @@ BOLD = (
     "Bold: the best score of a column and those not significantly worse (Tukey's range test at 5%). A column "
     "without a significant difference has no bold scores."
 )
+RUNS_ONLY = "smoke"  # the protocol that only tests that everything runs
 # What a published table prints besides scores.
 _PRINTED = {"training_steps": "Steps", "cfg_scale": "CFG", "gflops": "GFLOPs"}
 
@@ -236,14 +237,18 @@ def summary_table(
     """What `bench ablate` prints: each column of the study, published and measured, side by side.
 
     Beside scores stands the cost of the networks that have them, and above them a caution where the protocol
-    is not the published one.
+    is not the published one. Nothing published stands beside scores of `smoke`, which say nothing.
 
     Args:
         study, rows: its lines.
         setting: of the scores; None where nothing is measured.
         remarks: how the scores were measured.
     """
-    from_paper = published_columns(rows)
+    if setting and setting.protocol == RUNS_ONLY:
+        rows = [line for line in rows if line.row.model]
+        from_paper = {}
+    else:
+        from_paper = published_columns(rows)
     here = cost_columns(study, rows, setting)
     here |= score_columns(study, rows, setting, "measured") if setting else {}
     columns: list[Filled] = []
@@ -413,6 +418,8 @@ def reduced(protocol: str) -> str:
     """What must be said of the scores of a protocol that is not the published one."""
     if protocol == "paper":
         return ""
+    if protocol == RUNS_ONLY:
+        return "Scores of this protocol say nothing about quality: it only tests that everything runs."
     return "Scores of this reduced protocol are comparable with each other, not with published scores."
 
 
@@ -428,13 +435,13 @@ def page(
         pictures: file -> description; the first is shown below the first table, the others behind folds.
     """
     every = by_soundness(rows, settings(rows))
-    first, *others = pictures.items() or [None]
+    shown = [*pictures.items()]
     text = [*filter(None, [verdict(rows, every)])]
-    sections = [Section("", text, overview(study, rows, selection), picture=first)]
+    sections = [Section("", text, overview(study, rows, selection), picture=shown[0] if shown else None)]
     sections += [quality(study, rows, setting) for setting in every]
     if len(sections) == 1:
         sections.append(Section("Quality", ["Not measured here: no row has a record of quality."]))
-    sections += [Section(text, picture=(file, text), folded=True) for file, text in others]
+    sections += [Section(text, picture=(file, text), folded=True) for file, text in shown[1:]]
     return Page(page_file(study), page_title(study), sections)
 
 

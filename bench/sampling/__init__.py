@@ -1,4 +1,4 @@
-"""From a trained network to image files: the same bytes however many processes make them.
+"""From a trained network to image files, which do not depend on the number of processes.
 
     source = bench.training.trained.open_run("run")
     plan = Plan(source.objective, source.defaults, seed=1)

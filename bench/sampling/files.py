@@ -14,7 +14,7 @@ def write_images(out: Path, images: np.ndarray, labels: np.ndarray, progress: Pr
     """Write images, whole or not at all: `arr_0` and `arr_1` of an `.npz`, or PNGs of a folder.
 
     Args:
-        out: which of both is told by the ending.
+        out: a path that ends in `.npz`, or a folder.
         images: (N, H, W, 3) uint8.
         labels: (N,) int64; a folder has none.
 

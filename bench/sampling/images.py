@@ -31,16 +31,16 @@ def sample(
     compiled: bool = False,
     progress: Progress = silent,
 ) -> Path:
-    """Make the images of a plan; an interrupted call goes on where it stopped, processes share the work.
+    """Make the images of a plan. An interrupted call resumes, and several processes share the work.
 
     Args:
         network: a backbone; what runs is its deployed copy.
         to_images: from grids to pictures, as of a dataset.
         out: an `.npz` in the form of the ADM suite (`arr_0` images, `arr_1` labels), or a folder that gets
             a PNG for each image. A sheet of the first of them is put beside it.
-        identity: what tells these weights and their objective from others, as JSON can hold it: an
-            interrupted call is never continued with another network.
-        compiled: run what torch.compile makes of the network, on CUDA as graphs.
+        identity: identifies the weights and their objective, as JSON: an interrupted call resumes only with
+            the same network.
+        compiled: compile the network by torch.compile, on CUDA with graphs.
 
     Returns:
         The sheet.

@@ -22,19 +22,19 @@ from registry.backbone import height_width
 from registry.errors import UsageError
 from registry.variables import through
 
-VERSION = 1  # of noise, labels and guidance: raised when they give other images; part of each record
+VERSION = 1  # raise it when noise, labels or guidance give other images; part of each record
 ToImages = Callable[[Tensor], np.ndarray]  # grids (N, C, H, W) -> (N, H', W', 3) uint8
 
 
 @dataclass(frozen=True)
 class Guide:
-    """Another network, by which the one that makes the images is guided; see `guidance.guided_by`.
+    """Another network that guides the sampled one; see `guidance.guided_by`.
 
     Attributes:
         network: for the same grids, with the same classes or none.
         objective: that it was trained with.
         scale: at 1 it has no effect.
-        identity: what tells its weights from others, as JSON can hold it.
+        identity: identifies its weights, as JSON.
     """
 
     network: Any
@@ -43,7 +43,7 @@ class Guide:
     identity: dict[str, Any]
 
     def check(self, network: Any, objective: Objective) -> None:
-        """Find whether it can guide a network that is sampled by an objective.
+        """Check that it can guide a network that is sampled with an objective.
 
         Raises:
             UsageError: other grids or classes, or another objective of which one does not say what networks
@@ -96,7 +96,7 @@ class Plan:
     guide: Guide | None = None
 
     def check(self, network: Any, device: torch.device | str = "cpu") -> None:
-        """Find what would go wrong before anything runs.
+        """Find errors before anything runs.
 
         Raises:
             UsageError: sampler and steps that do not fit, classes that the network does not have, guidance
@@ -134,7 +134,7 @@ class Plan:
         )
 
     def deployed(self, network: Any, device: torch.device | str = "cpu") -> Any:
-        """The copy of a network that `grids` is best given: merged, on the device, in the plan's precision.
+        """The copy of a network for `grids`: merged, on the device, in the plan's precision.
 
         What autocast casts at every call, weights of linear layers and convolutions, is cast once instead if
         the output then has the same bits.

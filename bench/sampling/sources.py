@@ -30,7 +30,7 @@ class Source:
         to_images: from its grids to pictures.
         objective: that it was trained with.
         defaults: how images are made where nothing else is asked for.
-        identity: what tells these weights from others, as JSON can hold it.
+        identity: identifies the weights, as JSON.
     """
 
     network: Any
@@ -53,8 +53,8 @@ def open_weights(
 ) -> Source:
     """A file of weights in the authors' layout; see `registry.load_checkpoint`.
 
-    They are sampled by the objective and the β schedule that the backbone declares; of pixels, x0 is clamped
-    in each step.
+    They are sampled with the objective and the β schedule that the backbone declares. In pixel space x0 is
+    clamped in each step.
 
     Args:
         model, overrides: the backbone that the weights are of.
@@ -64,13 +64,13 @@ def open_weights(
         vae: the decoder of latents; by default that which the backbone declares, else that of the papers.
         vae_precision: of the decoder's arithmetic; see `bench.data.autoencoder`.
         key: entry of the file that holds the weights; by default the averaged ones.
-        pixels: whether samples are images themselves and no latents; by default where the backbone has 1 or 3
-            input channels and no `vae` is given.
+        pixels: whether samples are images and not latents; by default if the backbone has 1 or 3 input
+            channels and no `vae` is given.
         normalise: what latents are normalised by, channel by channel, instead of by one scale; see
             `bench.data.normalisation.load`.
 
     Raises:
-        UsageError: no such file, weights of another network, a decoder that is not to be had, or one for
+        UsageError: no such file, weights of another network, a decoder that cannot be loaded, or one for
             pixels.
     """
     if pixels and (vae or normalise):

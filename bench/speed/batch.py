@@ -1,4 +1,5 @@
-"""How many images fit in a call: tried on a GPU, predicted on a CPU, where trying would end the process."""
+"""How many images fit in a call: tried on a GPU, and predicted on a CPU, where running out of memory would
+kill the process."""
 
 from __future__ import annotations
 
@@ -17,11 +18,11 @@ NO_ROOM = "does not fit in memory"
 
 
 def choose_batch(runner: Runner) -> tuple[int, str]:
-    """The batch that was requested, or the largest that fits, and why it is that.
+    """The requested batch size, or the largest that fits, and the reason.
 
     Raises:
         UsageError: it does not fit, or not even one image does.
-        Exception: whatever the network raises, but for what a larger batch than one image brings about.
+        Exception: any error of the network that is not caused by the size of the batch.
     """
     requested, cuda = runner.request.batch_size, on_cuda(runner.device)
     widest = 0.0  # numbers of the largest tensor for each image

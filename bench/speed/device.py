@@ -1,4 +1,4 @@
-"""The machine under a measurement of speed: clock, memory, arithmetic, a stopwatch, what it does at most."""
+"""The machine during a measurement of speed: clock, memory, arithmetic, timing, peak rates."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LIMIT_CALLS = {"cpu": 1, "cuda": 20}
 
 
 def check_dtype(dtype: str, device: torch.device) -> None:
-    """Make sure that there is such an arithmetic, and that the device has it.
+    """Check that the arithmetic is known and that the device supports it.
 
     Raises:
         UsageError: it is none of `Dtype`, or the device lacks it.
@@ -62,7 +62,7 @@ def out_of_memory(message: str) -> Iterator[None]:
 
 
 def of_memory(error: RuntimeError) -> bool:
-    """Whether memory ran out: PyTorch's own, or what cuBLAS and cuDNN take besides."""
+    """Whether an error means that memory ran out, in PyTorch, cuBLAS or cuDNN."""
     return isinstance(error, torch.OutOfMemoryError) or "_STATUS_ALLOC_FAILED" in str(error)
 
 
@@ -73,7 +73,7 @@ def no_room(name: str, batch_size: int, device: torch.device) -> str:
 
 
 def mark(device: torch.device) -> Any:
-    """A point in time: on CUDA an event in the stream, which nothing waits for until all is done."""
+    """A point in time. On CUDA it is an event in the stream, and nothing waits for it before the end."""
     if not on_cuda(device):
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
@@ -100,7 +100,7 @@ def seconds(call: Callable[[], Any], times: int, device: torch.device) -> float:
 
 
 def enqueue_seconds(call: Callable[[], Any], device: torch.device) -> float:
-    """Seconds until a GPU has been told of all that it has to do in a call, which it may not have begun."""
+    """Seconds until all operators of a call are launched on a GPU, which may not have started them."""
     torch.cuda.synchronize(device)
     start = time.perf_counter()
     call()
@@ -109,11 +109,11 @@ def enqueue_seconds(call: Callable[[], Any], device: torch.device) -> float:
 
 @dataclass(frozen=True)
 class Rate:
-    """What a device does in a second.
+    """What a device computes or moves in a second.
 
     Attributes:
         burst: in the fastest calls.
-        sustained: in the median of the later half, when a GPU has lowered its clock to the power it may take.
+        sustained: median of the later half, when a GPU has lowered its clock to its power limit.
     """
 
     burst: float
@@ -159,7 +159,7 @@ def _rate(work: float, call: Callable[[], Any], device: torch.device) -> Rate:
 
 
 def clock_mhz(device: torch.device) -> float | None:
-    """The clock right now; None where the system does not tell."""
+    """The clock in MHz now; None where the system does not report it."""
     if on_cuda(device):
         try:
             return float(torch.cuda.clock_rate(device))

@@ -1,4 +1,4 @@
-"""Peaks that makers print of their GPUs, beside which papers put what they reach.
+"""Nominal peaks of GPUs from their makers, to which papers compare.
 
 Dense products (without sparsity) at the boost clock, from NVIDIA's data sheets; tf32, bf16 and fp16 on tensor
 cores with sums in float32. A slice of a GPU (MIG) has another name, and no peak here.
@@ -25,6 +25,6 @@ _DTYPES = ("fp32", "tf32", "bf16", "fp16")
 
 
 def nominal_flops(name: str, dtype: str) -> float | None:
-    """FLOP/s of a GPU by its name, as PyTorch tells it; None where it is not known."""
+    """FLOP/s of a GPU by PyTorch's name for it; None where unknown."""
     teraflops = dict(zip(_DTYPES, _TERAFLOPS.get(name, ()), strict=False)).get(dtype)
     return None if teraflops is None else teraflops * 1e12

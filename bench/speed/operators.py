@@ -1,4 +1,4 @@
-"""Classes of operators: in which a profile tells time, beside the classes in which `bench.cost` counts."""
+"""Classes of operators by which a profile reports time, matched to those that `bench.cost` counts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ def convolution_class(channels: int, weight: list[int]) -> str:
 def operator_macs(
     cost: Cost, deployed: nn.Module, seconds: dict[str, float]
 ) -> tuple[dict[str, int], dict[str, float]]:
-    """Multiply-accumulates and seconds by operator; convolutions are told apart where both can be."""
+    """Multiply-accumulates and seconds by operator; kinds of convolutions are separated where both are
+    known."""
     macs = Counter({part.name: part.macs for part in cost.operators if part.macs})
     kinds: Counter[str] = Counter()
     for part in cost.modules:

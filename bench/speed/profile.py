@@ -2,9 +2,8 @@
 
 The deployed network runs in inference mode. By stage, time is taken when a stage is entered and left; by
 operator, from torch.profiler, in the classes in which `bench.cost` counts (`bench.speed.operators`). A part
-with a larger share of the time than of the multiply-accumulates is slower than its FLOPs promise. Depthwise
-convolutions, which do little work for each byte they move, are also timed alone: what is left if all around
-them is made free.
+with a larger share of the time than of the multiply-accumulates is slower than its FLOPs suggest. Depthwise
+convolutions, which do little work per byte, are also timed alone: a lower bound if all else were free.
 """
 
 from __future__ import annotations
@@ -62,17 +61,17 @@ def measure(
     """Profile the forward pass of a network's deployed form.
 
     Args:
-        network: a network that honours the contract of `registry.Backbone`; left as it is.
+        network: a network that fulfils the contract of `registry.Backbone`; not changed.
         device: `cpu`, `cuda`, `cuda:1`.
-        dtype: to which weights and inputs are cast; tf32 is float32 with products in TF32, on CUDA.
+        dtype: type that weights and inputs are cast to; tf32 is float32 with products in TF32, on CUDA.
         batch_size: samples in one forward pass.
         repeats: how often each of three ways of running is timed: plain, by stage, by operator.
         trace: also write a Chrome trace of the last profiled pass here (`.json`, `.json.gz`).
-        progress: is told of each round.
+        progress: see `bench.utils.progress`.
 
     Raises:
         UsageError: no such device, a dtype it lacks, a batch that does not fit, or an unwritable trace.
-        Exception: whatever the network raises.
+        Exception: any error of the network.
     """
     if batch_size < 1 or repeats < 1:
         raise UsageError(f"needs batch_size >= 1 and repeats >= 1, not {batch_size}, {repeats}")
@@ -93,7 +92,7 @@ def measure(
         for _ in range(WARM_UP):
             passes.plain()
         passes.by_operator(parts)  # the first profiled pass waits for the profiler
-        # Taking turns, so that a change of the machine's pace meets all alike.
+        # Interleaved, so that background load affects all three equally.
         turns = []
         with other_load() as found:
             for i in range(repeats):

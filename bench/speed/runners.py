@@ -3,8 +3,8 @@ the step that `bench train` takes.
 
 The step is forward pass, mean-square loss, backward pass and `bench.training.step.Update` (gradient norm,
 fused AdamW, average of the weights) as under the papers' protocol, in train mode with the label dropout that
-the network has. The objective's own arithmetic on its inputs is left out: it is that of the data. `Update`
-is all that this room takes from `bench.training`. Whole denoising loops are those of `bench sample`.
+the network has. The objective's arithmetic is left out, because it does not depend on the network. Of
+`bench.training` only `Update` is used. Whole denoising loops are those of `bench sample`.
 """
 
 from __future__ import annotations
@@ -50,20 +50,20 @@ class Runner(ABC):
     """One backbone on the device: `prepare` once, then `turn` in every round.
 
     Args:
-        network: honours the contract of `registry.Backbone`; it is changed.
+        network: fulfils the contract of `registry.Backbone`; it is changed.
         request: what is measured of it.
         device: on which.
 
     Attributes:
         macs: multiply-accumulates of one deployed forward pass at batch 1.
-        batch_size, batch_reason: images a call, and why so many.
-        few: images of a call that tells how long a GPU is being told what to do; see `turn`.
+        batch_size, batch_reason: images per call, and the reason.
+        few: images of the call by which the launch time on a GPU is measured; see `turn`.
         calls: in one turn.
         moved: bytes that one eager call moves.
-        peak_bytes: most memory in use during a call.
-        compiled: `no`, `yes`, or why it is timed eager.
+        peak_bytes: largest memory in use during a call, in bytes.
+        compiled: `no`, `yes`, or why it is not compiled.
         compile_seconds: of the first compiled call; None if eager.
-        enqueue_seconds: for each round, in which a GPU was told of all of a call; none on a CPU.
+        enqueue_seconds: launch time of a call, for each round; empty on a CPU.
 
     Raises:
         UsageError: the weights do not fit.
@@ -111,9 +111,9 @@ class Runner(ABC):
 
     @property
     def few(self) -> int:
-        """One image: so many operators, and so little work, that a GPU is never behind.
+        """One image: as many operators with so little work that a GPU never falls behind.
 
-        If it is, what is queued fills its queue, and telling it of more takes as long as its work.
+        If a GPU falls behind, its queue fills up, and launching takes as long as the work.
         """
         return 1
 
@@ -132,7 +132,7 @@ class Runner(ABC):
 
         Raises:
             UsageError: the batch does not fit.
-            Exception: whatever the network raises.
+            Exception: any error of the network.
         """
         self.batch_size, self.batch_reason = batch_size, batch_reason
         with self._room():

@@ -16,7 +16,7 @@ LEAST_ROUNDS = 6  # with fewer no interval of a median holds with 95%
 
 
 def interleave(turns: Sequence[Callable[[], T]], rounds: int, progress: Progress = silent) -> list[list[T]]:
-    """What every turn returns in every round; each round begins one turn further than the last."""
+    """The results of every turn in every round. Each round starts with the next turn."""
     results: list[list[T]] = [[] for _ in turns]
     for round_ in range(rounds):
         progress("timing", round_, rounds)
@@ -29,12 +29,12 @@ def interleave(turns: Sequence[Callable[[], T]], rounds: int, progress: Progress
 def paired_ratio(
     first: Sequence[float], other: Sequence[float], turn: int
 ) -> tuple[float, tuple[float, float]]:
-    """How many times as fast `other` is as `first`, with an interval that holds with 95%.
+    """How many times as fast `other` is as `first`, with a 95% confidence interval.
 
     Rounds are paired, and the geometric mean is taken over blocks of `turn` rounds, in which each network
-    stood in each place. The ratio is the median over the blocks. Its interval spans the bootstrap's, and
-    the sign test's, which assumes nothing of the distribution; and, because neighbouring rounds of a
-    busy machine are alike, the sign test's over blocks twice as long, four times, and so on.
+    stood in each place. The ratio is the median over the blocks. Its interval contains that of the bootstrap
+    and that of the sign test, which makes no assumption on the distribution. Neighbouring rounds of a busy
+    machine are correlated, so it also contains the sign test's over blocks of 2, 4, 8, … times the length.
 
     Args:
         first, other: seconds of the same number of rounds, at least 6.
@@ -58,7 +58,8 @@ def _means(values: Any, length: int) -> Any:
 
 
 def sign_interval(values: Any) -> tuple[float, float]:
-    """The k-th smallest and k-th largest, with the largest k that holds the median with 95%.
+    """The k-th smallest and k-th largest value, with the largest k for which they contain the median with 95%
+    confidence.
 
     Args:
         values: at least 6.

@@ -3,14 +3,14 @@
     slow, fast = measure(["dit-s-2", "udit-t"], Settings(batch_size=8), repeats=30)
     fast.images_per_second, fast.ratio, fast.interval
 
-Networks are timed in turns, round by round, so that whatever the machine does besides meets all of
-them alike; only ratios within a round are compared. What is timed stands in `bench.speed.runners`.
+Rounds are interleaved, so background load affects all networks equally; only ratios within a round are
+compared. `bench.speed.runners` has what is timed.
 
 Roofline: the arithmetic intensity is 2·MACs over the bytes that operators move (`bench.speed.traffic`),
 counted on one eager call at the batch that is timed, so a compiled network moves less. Training counts three
 times the multiply-accumulates of the deployed forward pass. The ridge is the peak (a matrix product) over
 the bandwidth (a copy), both measured in the same run; below it a network is bound by memory. On a GPU small
-batches are bound by neither: the GPU has done an operator before the processor has launched the next.
+batches are bound by neither: the GPU finishes an operator before the CPU has launched the next.
 """
 
 from __future__ import annotations
@@ -73,11 +73,11 @@ class Settings(SpeedSettings):
 def measure(
     models: Sequence[Model], settings: Settings, *, repeats: int, progress: Progress = silent
 ) -> list[Speed]:
-    """Time backbones against each other; all of them are on the device at once.
+    """Time backbones against each other. All are on the device at the same time.
 
     Args:
-        models: registered names, names with overrides, or networks, which are left as they are. The first
-            is what the others are compared with; the same one twice shows how far apart equals come out.
+        models: registered names, names with overrides, or networks, which are not changed. The others are
+            compared with the first. To see the noise floor, name one network twice.
         settings: how.
         repeats: rounds, at least 6; each times every network.
 
@@ -85,8 +85,8 @@ def measure(
         One result for each model, in order.
 
     Raises:
-        UsageError: unknown names or overrides, or a device, dtype or batch that cannot be had.
-        Exception: whatever a network raises.
+        UsageError: unknown names or overrides, or a device, dtype or batch that is not available.
+        Exception: any error of a network.
     """
     if not models:
         raise UsageError("name at least one model")
@@ -168,7 +168,7 @@ def _speed(
     sampling: SamplingSpeed | None,
     device: Device,
 ) -> Speed:
-    """What the rounds of one backbone say."""
+    """The result of one backbone from its rounds."""
     runner.finish()
     low, middle, high = np.quantile(1 / np.asarray(seconds_per_image), (0.25, 0.5, 0.75)).tolist()
     flops = runner.flops_per_mac * runner.macs  # of one image

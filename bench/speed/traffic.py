@@ -1,4 +1,4 @@
-"""Bytes that operators move, and the peak of live bytes, of calls on real tensors."""
+"""Bytes that operators move, and the peak of memory, in calls on real tensors."""
 
 from __future__ import annotations
 

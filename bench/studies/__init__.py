@@ -44,19 +44,20 @@ class StudyRow:
     """One row of a study: a backbone and how it is measured.
 
     Attributes:
-        label: what the row is called; no two rows of a study share it.
-        model: the registered backbone; None of a published row whose network is not here, of which nothing
-            is measured.
-        overrides: of the network, over those of the protocol's `scale`.
-        published: the published row that this one stands for.
-        cfg_scale: of sampling, in place of the protocol's.
-        step: of the training run, the checkpoint that is measured; None is the protocol's last.
-        known: scores that are known of it from elsewhere, by name; see `bench proxy`.
-        extra: whether it is added to a published table without standing for one of its rows.
-        protocols: those it is measured under; all where it is empty.
-        scale: overrides more, by the name of the protocol that they belong to.
-        training, sampling: what the row, or the study for all of its rows, changes in those tables of the
-            protocol.
+        label: name of the row in tables; unique within the study.
+        model: registered name of the network; None for a published row whose network is not in this package,
+            which is shown and not measured.
+        overrides: options of the network; they take precedence over the protocol's `scale`.
+        published: table and row of a published figure that is shown beside this row, as in `6/U-DiT-T
+            (+Re-param.)`.
+        cfg_scale: guidance scale, in place of the protocol's.
+        step: training step of the checkpoint that is measured; None: the last.
+        known: scores known from elsewhere, by name; see `bench proxy`.
+        extra: whether the row is added to a published table without a figure there.
+        protocols: names of the protocols under which the row is measured; empty: all.
+        scale: further options of the network by name of the protocol.
+        training: changes to the protocol's `[training]`, for this row.
+        sampling: changes to the protocol's `[sampling]`, for this row.
     """
 
     label: str
@@ -79,16 +80,16 @@ class StudyRow:
 
 @dataclass(frozen=True)
 class Study:
-    """A whole study.
+    """A study: the rows and columns of a table that is to be measured.
 
     Attributes:
-        name: of the file, without its ending.
-        title: in words.
-        protocol: the default one, by name or path.
-        seeds: the default ones.
-        columns: figures to show, some of `COLUMNS`.
-        rows: at least one.
-        folder: of its file, where protocols that it names are looked for; None of a built-in one.
+        name: name of the file, without its ending.
+        title: title of the table.
+        protocol: default protocol, by name or path.
+        seeds: default seeds of training.
+        columns: names of the columns; see Scores, costs and losses.
+        rows: the rows, at least one.
+        folder: folder of the file, in which protocols are looked up; None for a built-in study.
     """
 
     name: str
@@ -119,7 +120,11 @@ class _Table(BaseModel):
 
 
 class _WrittenRow(_Table):
-    """A row as it is written."""
+    """A row as it is written.
+
+    Attributes:
+        backbone: name of the network; not needed with `published`, whose network it is then.
+    """
 
     label: str | None = Field(default=None, min_length=1)
     backbone: str | None = None
@@ -136,7 +141,13 @@ class _WrittenRow(_Table):
 
 
 class _WrittenStudy(_Table):
-    """A study as it is written."""
+    """A study as it is written.
+
+    Attributes:
+        protocols: names of the protocols under which rows are measured; empty: any.
+        training: changes to the protocol's `[training]` for all rows.
+        sampling: changes to the protocol's `[sampling]` for all rows.
+    """
 
     title: str
     protocol: str = "micro"

@@ -16,8 +16,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from pydantic import Field
-
 import registry
 from bench import data, records
 from bench.data import digests
@@ -25,7 +23,6 @@ from bench.diffusion import canonical, samplers
 from bench.metrics.scores import SCORES
 from bench.records.schema import (
     CostRequest,
-    Model,
     Quality,
     QualityRequest,
     Record,
@@ -114,36 +111,6 @@ class Cell:
         }
         text = json.dumps(deciding, sort_keys=True, separators=(",", ":"))
         return f"{self.model}-{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-
-
-class Task(Model):
-    """What a process is told that measures a cell; JSON holds it.
-
-    Attributes:
-        request: what is measured.
-        overrides: of the network, as the run is begun with.
-        protocol: that of the cell.
-        run: folder of its training run.
-        results: folder of records.
-        replaces: digest of the record's file that is measured anew; None: there is none.
-        data_options: of the dataset.
-        reference: file that samples are compared with; None: the dataset trained on.
-        add: only score samples of the trained network, by the protocol's scores, and add these to the record.
-        fresh: delete what the run's folder holds before.
-        last: no cell needs the run's folder any more: only its newest checkpoint and its pictures are left.
-    """
-
-    request: QualityRequest
-    overrides: dict[str, Any]
-    protocol: Protocol
-    run: Path
-    results: Path
-    replaces: str | None = None
-    data_options: dict[str, Any] = Field(default={})
-    reference: Path | None = None
-    add: bool = False
-    fresh: bool = False
-    last: bool = True
 
 
 def cells(study: Study, protocol: Protocol, seeds: Sequence[int], reference: str | None = None) -> list[Cell]:

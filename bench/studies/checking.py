@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import torch
 import registry
 from bench import cost
 from bench import data as datasets
-from bench.cost.training import training_bytes
 from bench.data import Dataset
 from bench.diffusion import check_sampler
 from bench.metrics.extractors import create
@@ -24,10 +22,7 @@ from bench.studies import Study
 from bench.studies.cells import Cell
 from bench.training.protocols import Protocol
 from bench.training.run import build, check_trainable, objective_with
-from bench.utils.files import bytes_below
 from registry.errors import UsageError
-
-PROCESS = 800 * 2**20  # bytes of a process that has imported PyTorch and loaded a small dataset
 
 
 class Checker:
@@ -79,43 +74,6 @@ class Checker:
             except UsageError as error:
                 raise UsageError(f"row {cell.row.label!r}: {error}") from None
 
-    def check_disk(self, cells: Iterable[Cell], work: Path) -> None:
-        """See that a disk has room for the training runs of cells.
-
-        A finished run keeps its newest checkpoint and its power-function averages; one that is under way has
-        a checkpoint more than the protocol keeps, and the images of a cell.
-
-        Args:
-            cells: to be measured.
-            work: folder of training runs.
-
-        Raises:
-            UsageError: it has not.
-        """
-        kept, most, there = 0, 0, 0
-        sizes: dict[str, tuple[int, int]] = {}  # by network: of all of its tensors, and of those that learn
-        for cell in {cell.run: cell for cell in cells}.values():
-            key = f"{cell.request.model} {cell.request.config} {cell.protocol.data}"
-            if key not in sizes:
-                network = self._network(cell)
-                learn = (parameter for parameter in network.parameters() if parameter.requires_grad)
-                sizes[key] = _bytes(network.state_dict().values()), _bytes(learn)
-            (whole, learned), training = sizes[key], cell.protocol.training
-            checkpoint = 2 * (whole + learned)  # weights and their average, AdamW's two moments
-            saved = -(-training.steps // training.checkpoint_every)
-            averages = saved * len(training.posthoc_ema) * learned
-            images = cell.protocol.sampling.num * self._image_bytes(cell.protocol)
-            kept += checkpoint + averages
-            most = max(most, checkpoint * (min(saved, training.keep) if training.keep else saved) + images)
-            there += bytes_below(work / cell.run)
-        place = next(folder for folder in (work.absolute(), *work.absolute().parents) if folder.exists())
-        needed, free = kept + most - there, shutil.disk_usage(place).free
-        if needed > free:
-            raise UsageError(
-                f"the training runs need about {needed / 2**30:,.1f} GiB more in {work}, whose disk has "
-                f"{free / 2**30:,.1f} GiB free: choose another with --work, or keep fewer checkpoints"
-            )
-
     def attention_tokens(self, cells: Iterable[Cell]) -> dict[str, dict[str, int]]:
         """Tokens that a token can attend to, by the label of a row and by stage, on the protocol's grids.
 
@@ -131,37 +89,8 @@ class Checker:
         except Exception:  # whatever a network raises where its values are not known
             return None
 
-    def memory(self, cells: Iterable[Cell]) -> dict[str, int]:
-        """Bytes that each process needs that trains one of the cells, by training run; see `training_bytes`.
-
-        Networks that look at values are left out. Sampling and scoring take less, but where many thousand
-        images are scored.
-        """
-        found: dict[str, int | None] = {}  # by what decides it
-        needs = {}
-        for cell in cells:
-            training = cell.protocol.training
-            deciding = (training.batch_size, training.processes, len(training.posthoc_ema))
-            key = f"{cell.request.model} {cell.request.config} {cell.protocol.data} {deciding}"
-            if key not in found:
-                network = self._network(cell)
-                need = training_bytes(
-                    network, training.batch_size // training.processes, averages=1 + len(training.posthoc_ema)
-                )
-                # Several processes have a second copy of the gradients.
-                found[key] = need + _bytes(network.parameters()) * (training.processes > 1) if need else None
-            if need := found[key]:
-                needs[cell.run] = need + PROCESS
-        return needs
-
     def _network(self, cell: Cell) -> Any:
         return _network(cell, self._dataset(cell.protocol))
-
-    def _image_bytes(self, protocol: Protocol) -> int:
-        """Of one sample; 0 where none is made."""
-        if not protocol.evaluation.samples:
-            return 0
-        return _image(self._dataset(protocol)).nbytes
 
     def _dataset(self, protocol: Protocol) -> Dataset:
         if protocol.data not in self._datasets:
@@ -174,10 +103,6 @@ def _check_held_out(protocol: Protocol, options: Mapping[str, Any]) -> None:
     """See that the dataset holds out as many images as the protocol measures on."""
     if (settings := protocol.evaluation.held_out) is not None:
         check_images(datasets.held_out(protocol.data, **options), settings)
-
-
-def _bytes(tensors: Iterable[torch.Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in tensors)
 
 
 def _image(dataset: Dataset) -> np.ndarray:

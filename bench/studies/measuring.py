@@ -33,7 +33,6 @@ from bench.metrics.scores import SCORES
 from bench.records.schema import (
     Context,
     Cost,
-    CostRequest,
     Fingerprints,
     HeldOutLoss,
     Network,
@@ -42,7 +41,8 @@ from bench.records.schema import (
     Seconds,
 )
 from bench.studies import StudyRow, processes
-from bench.studies.cells import Task, cost_request
+from bench.studies.cells import cost_request
+from bench.studies.jobs import Job, Task
 from bench.studies.staleness import fingerprints
 from bench.training.loop import versions
 from bench.training.run import Run
@@ -54,9 +54,11 @@ from bench.utils.progress import Progress, silent
 from registry.errors import UsageError, reason
 
 
-def measure_cost(request: CostRequest, results: Path) -> None:
+def measure_cost(job: Job) -> None:
     """Measure what a backbone costs and write the record."""
-    records.write(cost.measure(request.model, **request.config), results, fingerprints=fingerprints(request))
+    request = job.request
+    made = cost.measure(request.model, **request.config)
+    records.write(made, job.results, fingerprints=fingerprints(request))
 
 
 def count_costs(rows: Iterable[StudyRow], progress: Progress = silent) -> dict[str, Cost]:
@@ -85,7 +87,7 @@ def record_costs(results: Path, progress: Progress = silent) -> None:
     requests = {request.file: (row.label, request) for row in rows if (request := cost_request(row))}
     for i, (label, request) in enumerate(requests.values()):
         progress(label, i, len(requests))
-        measure_cost(request, results)
+        measure_cost(Job(title=label, request=request, results=results))
 
 
 def measure_quality(task: Task, plugins: Sequence[str] = ()) -> None:
@@ -100,7 +102,7 @@ def measure_quality(task: Task, plugins: Sequence[str] = ()) -> None:
         Stopped: a signal came; training goes on from its checkpoint.
     """
     run = task.run
-    if records.file_digest(task.results / task.request.file) == task.replaces:
+    if not task.done:
         if task.fresh:
             delete_folder(run)
         measurement = _Measurement(task, plugins)
@@ -161,7 +163,7 @@ class _Measurement:
             keep_samples(
                 self.images.with_name(f"{self.images.stem}.grid.png"),
                 sampling.columns(network.num_classes),
-                self.task.results / self.request.file,
+                self.task.record,
             )
         records.write(
             result,
@@ -202,8 +204,7 @@ class _Measurement:
             Run(self.run).checkpoint(self.request.step)  # which tells where there is none
             self.sample()
         found = self.score(dataset)
-        path = self.task.results / self.request.file
-        record = records.read_file(path)
+        record = records.read_file(self.task.record)
         assert isinstance(record.result, Quality)
         scores = {**record.result.scores, **found.scores}
         ordered = {name: scores[name] for name in (*SCORES, *scores) if name in scores}
@@ -221,7 +222,7 @@ class _Measurement:
                 ),
             }
         )
-        write_text(path, records.dumps(added))
+        write_text(self.task.record, records.dumps(added))
         self.tidy()
 
     def tidy(self) -> None:

@@ -6,8 +6,8 @@
     made.seconds                        # how long each cell is likely to take
     executor("ray").measure(made)       # see bench.studies.executors
 
-Making a plan imports no torch and writes nothing. Looking at networks does import it (`check`, `memory`,
-`seconds`, `tokens`, `groups`), where something is to be measured.
+Making a plan imports no torch and writes nothing. Looking at networks does import it (`check`, `seconds`,
+`tokens`, `groups`), where something is to be measured.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bench import records, studies
 from bench.metrics.scores import select
-from bench.records.schema import CostRequest, Quality, Record
+from bench.records.schema import CostRequest, Quality, QualityRequest, Record
 from bench.studies import Study
 from bench.studies.cells import (
     Cell,
     Records,
-    Task,
     by_run,
     cells,
     cost_request,
@@ -38,6 +37,7 @@ from bench.studies.cells import (
     reference_digest,
 )
 from bench.studies.cells import shard as shard_of
+from bench.studies.jobs import Group, Job, Task
 from bench.studies.staleness import of_another_time
 from bench.training import protocols
 from bench.training.protocols import Protocol
@@ -46,64 +46,6 @@ from registry.errors import UsageError
 
 if TYPE_CHECKING:
     from bench.studies.checking import Checker
-
-
-@dataclass(frozen=True)
-class Job:
-    """One thing to measure.
-
-    Attributes:
-        title: for people.
-        record: file of its record.
-        replaces: digest of that file as it was planned with; see `bench.records.file_digest`.
-        message: for the process that does it, as JSON can hold it.
-    """
-
-    title: str
-    record: Path
-    replaces: str | None
-    message: dict[str, Any]
-
-    @property
-    def done(self) -> bool:
-        """Whether it was measured since it was planned, by whomever."""
-        return records.file_digest(self.record) != self.replaces
-
-
-@dataclass(frozen=True)
-class Group:
-    """Jobs that one process does one after the other: no two groups share a training run.
-
-    Attributes:
-        run: folder of the training run, whose lock the process holds that does them; None of costs.
-        jobs: at least one.
-        memory: bytes that each of its processes is estimated to need; 0 where that is not known.
-    """
-
-    run: Path | None
-    jobs: tuple[Job, ...]
-    memory: int = 0
-
-    @property
-    def message(self) -> dict[str, Any]:
-        """For the process that does it, as JSON can hold it; see `bench.studies.worker.work`."""
-        jobs = [{"title": job.title, **job.message} for job in self.jobs]
-        return {"run": str(self.run) if self.run else None, "jobs": jobs}
-
-    @property
-    def processes(self) -> int:
-        """How many train and sample one of its cells together, at most; see `Training` of a protocol."""
-        protocols = [job.message["quality"]["protocol"] for job in self.jobs if "quality" in job.message]
-        return max((protocol["training"]["processes"] for protocol in protocols), default=1)
-
-    def after(self, count: int) -> Group | None:
-        """All jobs of it but the first so many; None where those were all."""
-        return replace(self, jobs=self.jobs[count:]) if self.jobs[count:] else None
-
-    def only(self, titles: Collection[str]) -> Group | None:
-        """The jobs of it that have these titles; None where none has."""
-        jobs = tuple(job for job in self.jobs if job.title in titles)
-        return replace(self, jobs=jobs) if jobs else None
 
 
 @dataclass(frozen=True)
@@ -158,11 +100,6 @@ class Plan:
             _ = self._checker
 
     @cached_property
-    def memory(self) -> dict[str, int]:
-        """Bytes that each process needs, by training run; see `Checker.memory`."""
-        return self._checker.memory(self.todo) if self.todo else {}
-
-    @cached_property
     def seconds(self) -> dict[str, float | None]:
         """How long each cell to be measured is likely to take, by file; see `expected_seconds`."""
         if not self.todo:
@@ -174,44 +111,38 @@ class Plan:
         """Tokens that a token can attend to, by row and stage; see `Checker.attention_tokens`."""
         return self._checker.attention_tokens(self.wanted) if self.todo else {}
 
-    def groups(self, *, estimate: bool = True) -> list[Group]:
+    def groups(self) -> list[Group]:
         """What is to be done, a group for each training run; what has a record is measured anew.
 
         Raises as `check`.
-
-        Args:
-            estimate: what memory each needs.
         """
         self.check()
-        memory = self.memory if estimate else {}
         results, work = self.results.resolve(), self.work.resolve()
+        reference = self.reference.resolve() if self.reference else None
 
-        def job(title: str, file: str, **message: Any) -> Job:
-            return Job(title, results / file, records.file_digest(results / file), message)
+        def common(title: str, request: CostRequest | QualityRequest) -> dict[str, Any]:
+            replaces = records.file_digest(results / request.file)
+            return {"title": title, "request": request, "results": results, "replaces": replaces}
 
-        counting = [
-            job(f"cost of {label}", asked.file, cost=asked.model_dump(mode="json"), results=str(results))
-            for label, asked in self.costs.items()
-        ]
-        found = [Group(None, tuple(counting))] if counting else []
+        counting = [Job(**common(f"cost of {label}", asked)) for label, asked in self.costs.items()]
+        found = [Group(run=None, jobs=tuple(counting))] if counting else []
         for group in by_run(self.todo):
-            run, measuring = work / group[0].run, []
-            for cell in group:
-                task = Task(
-                    request=cell.request,
+            run = work / group[0].run
+            tasks = [
+                Task(
+                    **common(cell.title, cell.request),
                     overrides=cell.overrides,
                     protocol=cell.protocol,
                     run=run,
-                    results=results,
-                    replaces=records.file_digest(results / cell.file),
                     data_options=self.data_options,
-                    reference=self.reference.resolve() if self.reference else None,
+                    reference=reference,
                     add=self.adding,
                     fresh=self.fresh and cell is group[0],
                     last=cell is group[-1],
                 )
-                measuring.append(job(cell.title, cell.file, quality=task.model_dump(mode="json")))
-            found.append(Group(run, tuple(measuring), memory.get(group[0].run, 0)))
+                for cell in group
+            ]
+            found.append(Group(run=run, jobs=tuple(tasks)))
         return found
 
     @cached_property
@@ -220,7 +151,6 @@ class Plan:
 
         found = Checker(self.data_options)
         found.check(self.study, self.todo, self.reference)
-        found.check_disk(self.todo, self.work)
         return found
 
 

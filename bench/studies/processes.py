@@ -23,13 +23,13 @@ from typing import Any
 import torch
 
 from bench import sampling
-from bench.studies.cells import Task
 from bench.studies.failures import failure
+from bench.studies.jobs import Task
 from bench.training.loop import train
 from bench.training.run import Run
 from bench.training.trained import open_run
 from bench.utils import distributed
-from bench.utils.process import end_with_input, ending
+from bench.utils.process import answering, end_with_input, ending
 from bench.utils.progress import Progress, Stopped, silent
 from bench.utils.signals import caught_signals
 from registry.errors import UsageError
@@ -176,11 +176,7 @@ def _each(processes: Sequence[subprocess.Popen[bytes]], action: str) -> None:
 def main(message: str) -> None:
     """Do one process's part of a call; ends with status 1 where it fails."""
     end_with_input()
-    out = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-
-    def tell(**what: Any) -> None:
-        out.write(json.dumps(what) + "\n")
+    tell = answering()
 
     def progress(*told: Any) -> None:
         if distributed.is_main():

@@ -22,7 +22,14 @@ from bench import data as datasets
 from bench.diffusion import objectives, samplers
 from bench.metrics.extractors import extractors, shipped_weights
 from bench.metrics.scores import SCORES, scores
-from bench.records.schema import Fingerprints, QualityRequest, Record, Request
+from bench.records.schema import (
+    Fingerprints,
+    NetworkRequest,
+    QualityRequest,
+    Record,
+    Request,
+    ScoredRequest,
+)
 from bench.studies import Study
 from bench.studies.cells import Cell, cost_request
 from registry import source
@@ -47,9 +54,17 @@ def fingerprints(
 
     Args:
         request: of a measurement.
-        scores: names of those that samples get; by default those that are marked as recorded.
+        scores: names of those that samples get; by default those that are marked as recorded, and of samples
+            of no cell all.
         data_options: of its dataset; None where they are not known, as in a report.
     """
+    if isinstance(request, ScoredRequest):
+        return Fingerprints(
+            scorer=_code("extractor", request.extractor),
+            extractor=shipped_weights(request.extractor),
+            versions=score_versions(SCORES if scores is None else scores),
+        )
+    assert isinstance(request, NetworkRequest)
     code = _code("backbone", request.model)
     if not isinstance(request, QualityRequest):
         return Fingerprints(code=code, versions=_versions(request))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from pathlib import Path
-from typing import Any
 
 from bench.studies.failures import failure
+from bench.studies.jobs import Group, Job, Task
 from bench.utils import locks
-from bench.utils.process import end_with_input, keep_memory
+from bench.utils.process import answering, end_with_input, keep_memory
 from bench.utils.progress import Stopped
 from registry.errors import UsageError
 from registry.plugins import load_file
@@ -33,13 +31,8 @@ def serve(plugins: Sequence[str]) -> None:
     keep_memory()
     for plugin in plugins:
         load_file(plugin)
-    out = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-
-    def tell(**what: Any) -> None:
-        out.write(json.dumps(what) + "\n")
-
-    group = json.loads(sys.stdin.readline())
+    tell = answering()
+    group = Group.model_validate_json(sys.stdin.readline())
     end_with_input()
     try:
         held = work(group, plugins, lambda title, failure: tell(title=title, failure=failure))
@@ -49,12 +42,12 @@ def serve(plugins: Sequence[str]) -> None:
 
 
 def work_remotely(
-    group: dict[str, Any], folder: str, plugins: Sequence[str]
+    group: str, folder: str, plugins: Sequence[str]
 ) -> tuple[list[tuple[str, str | None]], bool]:
     """Do a group in a process of a cluster.
 
     Args:
-        group: see `work`.
+        group: as JSON.
         folder: in which the command was given.
         plugins: files and modules to import.
 
@@ -74,15 +67,16 @@ def work_remotely(
     except OSError as error:
         raise UsageError(f"cannot work in {folder} on {os.uname().nodename}: {error.strerror}") from None
     ended: list[tuple[str, str | None]] = []
-    held = work(group, plugins, lambda title, failure: ended.append((title, failure)))
+    jobs = Group.model_validate_json(group)
+    held = work(jobs, plugins, lambda title, failure: ended.append((title, failure)))
     return ended, held
 
 
-def work(group: dict[str, Any], plugins: Sequence[str], ended: Callable[[str, str | None], None]) -> bool:
+def work(group: Group, plugins: Sequence[str], ended: Callable[[str, str | None], None]) -> bool:
     """Do the jobs of a group.
 
     Args:
-        group: the message of a `bench.studies.executors.Group`.
+        group: what is done.
         plugins: files and modules that this process has imported.
         ended: called at the end of each job with its title, and why it failed or None.
 
@@ -94,25 +88,23 @@ def work(group: dict[str, Any], plugins: Sequence[str], ended: Callable[[str, st
     """
     try:
         # Who only looks whether the lock is free holds it for an instant.
-        with locks.held(Path(group["run"]), seconds=1) if group["run"] else nullcontext():
-            for job in group["jobs"]:
-                ended(job["title"], _do(job, plugins))
+        with locks.held(group.run, seconds=1) if group.run else nullcontext():
+            for job in group.jobs:
+                ended(job.title, _do(job, plugins))
     except locks.InUseError:
         return True
     return False
 
 
-def _do(job: dict[str, Any], plugins: Sequence[str]) -> str | None:
+def _do(job: Job, plugins: Sequence[str]) -> str | None:
     """Do a job; why it failed, None where it did not."""
-    from bench.records.schema import CostRequest
-    from bench.studies.cells import Task
     from bench.studies.measuring import measure_cost, measure_quality
 
     try:
-        if "cost" in job:
-            measure_cost(CostRequest.model_validate(job["cost"]), Path(job["results"]))
+        if isinstance(job, Task):
+            measure_quality(job, plugins)
         else:
-            measure_quality(Task.model_validate(job["quality"]), plugins)
+            measure_cost(job)
     except Stopped:
         raise
     except Exception as error:

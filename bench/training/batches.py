@@ -1,4 +1,5 @@
-"""The batches of a run, read ahead by worker processes: which images a step sees follows from its number."""
+"""The batches of a run, read ahead by worker processes. The images of a step depend on its number and the
+seed."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from bench.utils import distributed, randomness
 
 
 def places(settings: TrainingSettings, accumulation: int, part: int) -> np.ndarray:
-    """Which samples of the whole batch are this process's in one part of it: (n,) integers."""
+    """Indices in the whole batch of the samples of this process in one part: (n,) integers."""
     size = settings.batch_size // (distributed.count() * accumulation)
     first = (part * distributed.count() + distributed.index()) * size
     return np.arange(first, first + size)

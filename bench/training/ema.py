@@ -1,8 +1,8 @@
 """Averages of the weights at any width after training (EDM2, arXiv 2312.02696, Section 3).
 
 While a network trains, averages under power functions of time of two widths are kept and stored now and then.
-The average of any other width is the combination of the stored ones whose weighting of the steps comes
-nearest to the one wanted, by least squares.
+The average of any other width is approximated by the linear combination of stored averages whose weighting of
+the steps is nearest, by least squares.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class PosthocAverages:
             torch._foreach_lerp_(list(self.averages[name].values()), list(self._weights.values()), moves)
 
     def load(self, averages: dict[str, dict[str, Tensor]]) -> None:
-        """Go on from `averages` of before."""
+        """Restore `averages`."""
         for width, tensors in averages.items():
             for name, value in tensors.items():
                 self.averages[width][name].copy_(value)

@@ -1,8 +1,8 @@
 """Training a backbone under a protocol: one process or many, killed at any moment and resumed.
 
 Order of the data, flips, times, noise and dropped labels of step s are functions of the seed and s
-(`bench.utils.randomness`), so a checkpoint holds no random state, a resumed run equals one never stopped, and
-several processes see together what one process would see alone.
+(`bench.utils.randomness`), so a checkpoint holds no random state, a resumed run equals one that was never
+stopped, and several processes see the same data as one.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ from bench.training.schedule import learning_rate
 from bench.training.step import Update
 from bench.utils import distributed, randomness
 from bench.utils.compilation import compile_network
+from bench.utils.frames import Framed, Row
 from bench.utils.precision import autocast, check_precision, deterministic, tf32
 from bench.utils.process import threads
 from bench.utils.progress import Progress, silent
@@ -63,12 +64,12 @@ from registry.values import split_options
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-VERSION = 1  # of training: raised when the same request ends in other weights; part of each record
+VERSION = 1  # raise it when the same request gives other weights; part of each record
 Entry = dict[str, Any]  # a line of the log: step, means of the loss's terms, learning_rate, …
 
 
 @dataclass(frozen=True)
-class TrainingResult:
+class TrainingResult(Framed):
     """How a call of `train` ended.
 
     Attributes:
@@ -88,6 +89,18 @@ class TrainingResult:
     signal: int
     loss: float
     images_per_second: float
+
+    def rows(self) -> list[Row]:
+        """One row."""
+        return [
+            {
+                "Folder": str(self.folder),
+                "Step": self.step,
+                "Of": self.end,
+                "Loss": self.loss,
+                "Images/s": self.images_per_second,
+            }
+        ]
 
     @property
     def interrupted(self) -> bool:
@@ -114,18 +127,18 @@ def train(
     progress: Progress = silent,
     log: Callable[[Entry], None] = lambda _: None,
 ) -> TrainingResult:
-    """Train a backbone as the protocol says; see `bench.training.run` for what comes to lie in `out`.
+    """Train a backbone under a protocol; see `bench.training.run` for the files in `out`.
 
     Args:
         model: registered name.
         overrides: of the network, over those of the protocol's `scale`.
-        objective: in place of the protocol's, options of its own behind the name or not.
+        objective: objective in place of the protocol's, with or without options behind the name.
         data: dataset, by default the protocol's; `data_options` are its own.
         until: stop after this step, with a checkpoint; by default after the protocol's last.
-        resume: go on from the newest checkpoint in `out`, if there is one.
-        locked: whether the caller holds the lock of `out`; else it is held while this trains.
+        resume: resume from the newest checkpoint in `out`, if there is one.
+        locked: whether the caller already holds the lock of `out`.
         accumulation: parts into which the batch of each process is cut, for memory.
-        compiled: run what torch.compile makes of the network.
+        compiled: compile the network by torch.compile.
         tracker: an experiment tracker that accelerate knows, such as `tensorboard`.
         log: is given each line of the log.
 
@@ -257,12 +270,12 @@ def _leaves(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any
 
 
 class Trainer:
-    """A run while it goes on.
+    """A run in progress.
 
     Args:
         run: whose folder is begun; its newest checkpoint is continued.
         network: randomly initialised.
-        request: what the run answers; the protocol says besides when to log and to save.
+        request: request of the run; the protocol adds when to log and to save.
         accumulation, compiled, tracker: see `train`.
     """
 
@@ -455,7 +468,7 @@ class Trainer:
         try:
             indices = torch.arange(settings.num, device=self.device)
             images = plan.images(averaged.deploy(), indices, self.dataset.to_images)
-        except UsageError:  # no decoder of latents, or samples that are not finite: training goes on
+        except UsageError:  # no decoder of latents, or samples that are not finite: training continues
             return
         write_sheet(self.run.folder / "samples" / f"{self.step:08d}.png", images, columns)
 

@@ -6,7 +6,7 @@
     posthoc/00000500/                 power-function averages, where the protocol asks for them; all are kept
     samples/00000500.png              the same noise at every checkpoint, if the protocol makes samples
 
-Who works in it holds its lock (`bench.utils.locks`).
+A process that trains in it holds its lock (`bench.utils.locks`).
 
 A checkpoint is a folder that appears whole or not at all, so the newest one is always good.
 """
@@ -43,19 +43,19 @@ Tensors = dict[str, Tensor]
 
 
 class RunRequest(Model):
-    """What makes the weights of a run.
+    """Everything that determines the weights of a run.
 
     Attributes:
         model: the registered backbone.
         config: all of its options, with those that the data decide, in canonical form.
         fingerprint: of the code that the backbone is made of.
         plugins: fingerprints of the objective's and the dataset's code, where they are a user's own.
-        versions: of the trainer and of the objective, which other numbers raise.
+        versions: versions of the trainer and of the objective.
         data, data_digest: the dataset by name and by content.
         shape: (C, H, W) of its grids.
         num_classes: of its labels.
         training: settings, with the backbone's objective.
-        seed: of the weights, the order, the noise.
+        seed: seed of the initial weights, the order of the data, and the noise.
     """
 
     model: str
@@ -84,8 +84,8 @@ class Manifest(Model):
     """What `run.json` holds.
 
     Attributes:
-        request: what makes the weights; a run is continued only with the same.
-        protocol: as it was last trained with: how it is sampled, where nothing else is asked for.
+        request: what determines the weights; a run resumes only with the same request.
+        protocol: the protocol of the last call; samples are made by it unless others are requested.
         data_options: of the dataset, such as where its files lie.
         threads: of one operator on the CPU, when the run was begun; None where it was not recorded.
     """
@@ -147,7 +147,8 @@ class Run:
         write_text(self.folder / "run.json", manifest.model_dump_json(indent=2) + "\n")
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
-        """Alone with the folder, among all that train; of several processes at one job the first locks it.
+        """Hold the lock of the folder, so that no other job trains in it. Of several processes of one job the
+        first holds it.
 
         Raises:
             InUseError: another job trains in it, named.
@@ -309,7 +310,7 @@ def read(folder: Path, parts: Iterable[str]) -> tuple[dict[str, Tensors], dict[s
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         why = error if type(error) is ValueError else reason(error)
         raise UsageError(
-            f"the checkpoint {path} is damaged ({why}): delete {folder} to go on from the one before it"
+            f"the checkpoint {path} is damaged ({why}): delete {folder} to resume from the one before it"
         ) from None
     return tensors, state
 

@@ -1,4 +1,5 @@
-"""What follows the gradients of a training step: their norm, clipping, AdamW, and averages of the weights."""
+"""The part of a training step after the gradients: their norm, clipping, AdamW, and the average of the
+weights."""
 
 from __future__ import annotations
 
@@ -21,12 +22,12 @@ class Update:
         learning_rate: of AdamW; `step` takes another.
         weight_decay, betas: of AdamW.
         ema_decay: see below.
-        finite_gradients: put 0 in the place of what is not finite in the gradients.
+        finite_gradients: replace NaN and infinity in the gradients by 0.
         clip: largest gradient norm; None: any.
         scaler: of the loss, for float16; None where the loss is not scaled.
 
     Attributes:
-        ema_decay: how much of the average of the weights stays at the next step.
+        ema_decay: decay of the average at the next step.
         optimizer: AdamW, fused where no parameter is complex.
         ema: averaged weights by name; buffers of integers are as they were at the beginning.
     """
@@ -95,7 +96,7 @@ class Update:
         return {f"{i}.{key}": value for i, values in state.items() for key, value in values.items()}
 
     def load(self, optimizer: dict[str, Tensor], ema: dict[str, Tensor]) -> None:
-        """Go on from `state()` and `ema` of before.
+        """Restore `state()` and `ema`.
 
         Raises:
             RuntimeError, LookupError, ValueError: they are not of this network.

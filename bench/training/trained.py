@@ -1,4 +1,4 @@
-"""A trained network from the folder of its run, with the weights that are asked for."""
+"""A trained network from the folder of its run, with the requested weights."""
 
 from __future__ import annotations
 
@@ -55,8 +55,9 @@ def open_guide(path: str | Path, scale: float, weights: str = "ema", model: str 
     Args:
         path: of a training run or one of its checkpoints, or a file of weights.
         scale: see `Guide`.
-        weights: as of `open_run`; of a file, the entry that holds them, by default the averaged ones.
-        model: of a file, the backbone, options of its own behind the name or not.
+        weights: as for `open_run`; for a file, the name of the entry that holds them, by default the averaged
+            weights.
+        model: for a file, the backbone, with or without options behind the name.
 
     Raises:
         UsageError: as of `open_run` and `bench.sampling.open_weights`, or a file without a model.

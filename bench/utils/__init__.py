@@ -1,1 +1,1 @@
-"""What belongs to no room: files, arrays on disk, random numbers by place, processes."""
+"""Shared helpers: files, arrays on disk, random numbers, processes."""

@@ -25,11 +25,11 @@ DONE = "done"
 
 
 class ResumableArrays:
-    """Memory-mapped arrays of `count` rows each, begun or continued.
+    """Memory-mapped arrays of `count` rows each, new or resumed.
 
     Args:
         folder: where they live; made whole or not at all, and safe to open by several processes at once.
-        request: what the rows answer, as JSON can hold it.
+        request: identifies the content, as JSON; arrays of another request are not resumed.
         count: N.
         arrays: name -> (shape of one row, dtype).
 

@@ -1,4 +1,4 @@
-"""The folder of this user for what can be made again."""
+"""The user's cache folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def cache_folder(part: str) -> Path | None:
     """The folder `denoiser-bench/PART` in `$XDG_CACHE_HOME` or `~/.cache`, made where it is not there yet.
 
     Returns:
-        None where there is no home, or none that can be written to: callers go on without a cache.
+        None if there is no home that can be written to: callers work without a cache.
     """
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
     if base.startswith("~"):  # Path.expanduser would raise

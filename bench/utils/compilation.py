@@ -1,4 +1,5 @@
-"""torch.compile of networks: what Inductor has no code for is traced in another form, eager is as it was.
+"""torch.compile of networks, with real arithmetic in place of complex numbers, for which Inductor has no
+code.
 
 Inductor calls PyTorch's own kernels for complex numbers, one by one, and fuses nothing with them. A compiled
 network therefore turns channel pairs in real arithmetic, which differs from the complex product of an eager

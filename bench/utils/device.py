@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import platform
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,38 +67,7 @@ def usable_cores() -> int:
 
 
 def available_memory() -> int:
-    """Bytes of main memory that a new tensor could take, in a container or under Slurm too."""
-    return min([_free_memory(), *_left_to_groups()])
+    """Bytes of main memory that a new tensor could take."""
+    import psutil
 
-
-def _free_memory() -> int:
-    """Bytes that the machine has left."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _left_to_groups(
-    told: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")
-) -> Iterator[int]:
-    """Bytes that each control group of this process that has a limit leaves it, of version 1 and 2."""
-    for line in told.read_text().splitlines() if told.exists() else ():
-        _, controllers, group = line.split(":", 2)
-        if controllers == "memory":
-            root, names = mounted / "memory", ("limit_in_bytes", "usage_in_bytes", "total_inactive_file")
-        elif not controllers:
-            root, names = mounted, ("max", "current", "inactive_file")
-        else:
-            continue
-        limit, usage, cache = names
-        folder = root / group.lstrip("/")
-        for place in (folder, *folder.parents):  # a limit holds for the groups within
-            if not place.is_relative_to(root):
-                break
-            with contextlib.suppress(OSError, ValueError, KeyError):  # no such group, or "max": no limit
-                statistics = dict(each.split() for each in (place / "memory.stat").read_text().splitlines())
-                used = int((place / f"memory.{usage}").read_text()) - int(statistics[cache])
-                yield int((place / f"memory.{limit}").read_text()) - used
+    return psutil.virtual_memory().available

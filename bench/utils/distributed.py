@@ -1,4 +1,4 @@
-"""Several processes at one job (`accelerate launch`, `torchrun`): which one this is, and waiting for all.
+"""Several processes of one job (`accelerate launch`, `torchrun`): their number, index and barrier.
 
 A process alone needs nothing here to be set up.
 """
@@ -30,7 +30,7 @@ def share(items: list[Any]) -> list[Any]:
 
 
 def wait() -> None:
-    """Return when every process has come here."""
+    """Wait until every process has reached this call."""
     if count() > 1:
         _state().wait_for_everyone()
 

@@ -63,11 +63,6 @@ def make_folders(*folders: Path) -> None:
             raise UsageError(f"cannot work in {folder}: {error.strerror or error}") from None
 
 
-def bytes_below(folder: Path) -> int:
-    """Bytes of all files in a folder, at any depth; 0 where there is none."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
 def delete_folder(folder: Path) -> None:
     """Remove a folder so that it is whole or gone whenever this is killed."""
     gone = folder.with_name(f".{folder.name}.deleted")

@@ -7,19 +7,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-STAT = Path("/proc/stat")
+import psutil
+
 NOTABLE = 0.05  # of all cores; an idle machine keeps below
 LEAST_SECONDS = 0.5  # the counters go in hundredths
 
 
 @dataclass
 class OtherLoad:
-    """What is known at the end of `other_load`.
+    """The result of `other_load`.
 
     Attributes:
-        cores: that others kept busy, mean; None where the system does not tell, or it was too short.
+        cores: mean number of cores that other processes used; None if the time was too short.
     """
 
     cores: float | None = None
@@ -35,7 +35,7 @@ def other_load() -> Iterator[OtherLoad]:
     busy, own, began = _busy(), _own(), time.perf_counter()
     yield found
     after, spent = _busy(), time.perf_counter() - began
-    if busy is not None and after is not None and spent >= LEAST_SECONDS:
+    if spent >= LEAST_SECONDS:
         found.cores = max(after - busy - (_own() - own), 0.0) / spent
 
 
@@ -45,18 +45,16 @@ def load_note(cores: float | None) -> str | None:
     if cores is None or cores < NOTABLE * total:
         return None
     return (
-        f"Other processes kept {cores:.1f} of {total} cores busy meanwhile: an idle machine is faster, and "
-        "threads that wait for each other suffer most (OMP_NUM_THREADS=1)."
+        f"Other processes used {cores:.1f} of {total} cores meanwhile and slowed this one down, less so with "
+        "one thread (OMP_NUM_THREADS=1)."
     )
 
 
-def _busy() -> float | None:
-    """Seconds that all cores have worked since the system was started."""
-    try:
-        user, nice, system, _idle, _wait, *interrupts = STAT.read_text().split("\n", 1)[0].split()[1:9]
-    except (OSError, ValueError):
-        return None
-    return sum(map(int, (user, nice, system, *interrupts))) / os.sysconf("SC_CLK_TCK")
+def _busy() -> float:
+    """Seconds that all cores have worked since the system was started, and that a hypervisor took."""
+    times = psutil.cpu_times()
+    kinds = ("user", "nice", "system", "irq", "softirq", "steal")  # not every system tells all
+    return sum(getattr(times, kind, 0.0) for kind in kinds)
 
 
 def _own() -> float:

@@ -1,4 +1,4 @@
-"""Locks of folders: one process at a time works in a folder, on any machine that sees it.
+"""Locks of folders: one process at a time works in a folder, on all machines with access to it.
 
     with locks.held(runs / "NAME"):                    # InUseError where another process holds it
         ...

@@ -1,4 +1,4 @@
-"""What a process is told: to keep its memory, how many threads an operator has, with whom it ends.
+"""Settings of a process: memory that it keeps, threads of an operator, end together with its parent.
 
 glibc gives the memory of large tensors back to the system when they are freed, and the pages of every new one
 are got and cleared one by one. How much that costs depends on the network and on what was freed before
@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 # Parameters of mallopt (malloc.h): blocks up to the one are reused, and the other may lie unused.
 MMAP_THRESHOLD, TRIM_THRESHOLD = (-3, 2**25), (-1, 2**30)  # 32 MiB is the most that every glibc takes
@@ -55,6 +57,20 @@ def end_with_input() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def answering() -> Callable[..., None]:
+    """A function that writes its keywords as a line of JSON to the standard output.
+
+    What libraries print from now on goes to the error output.
+    """
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    def tell(**what: Any) -> None:
+        out.write(json.dumps(what) + "\n")
+
+    return tell
 
 
 def ending(status: int) -> str:

@@ -1,4 +1,4 @@
-"""How long work tells how far it is, and that it was stopped: one kind of callback, everywhere."""
+"""Progress callbacks of long operations, and the exception when one was stopped."""
 
 from __future__ import annotations
 

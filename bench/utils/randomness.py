@@ -1,9 +1,9 @@
-"""Random numbers that are a function of where they are used: the seed, a purpose, and two indices.
+"""Random numbers as a function of the seed, a purpose, and two indices.
 
-Nothing is drawn in sequence, so there is no state to keep: image i of a run gets the same noise in
-whichever process, batch or resumption it is made. The generator is Philox-4x32-10 (Salmon et al. 2011,
-"Parallel random numbers: as easy as 1, 2, 3"), in integers, hence the same on every device; on a GPU as one
-kernel, for there launches are what takes the time.
+There is no sequence and no state: image i of a run gets the same noise in any process or batch, and after
+resuming. The generator is Philox-4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"),
+in integers, hence the same on every device; on a GPU as one kernel, for there launches are what takes the
+time.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def uniform(seed: int, purpose: str, indices: Tensor, count: int, step: int = 0)
 
     Args:
         seed: of the run.
-        purpose: keeps apart what numbers are used for, such as `"noise"` and `"label"`.
+        purpose: name of the use, such as `"noise"` or `"label"`; different purposes have independent numbers.
         indices: of images or samples, 0 … 2³² − 1.
         count: numbers for each.
         step: of training or of a sampling loop.

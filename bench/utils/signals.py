@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as something that long work looks at, so that it can end with a checkpoint."""
+"""Ctrl-C and SIGTERM as a list that long operations look at, so that they can end with a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text: what strangers may hide in it, times in words, one where several are asked for."""
+"""Text helpers: control characters in foreign text, times in words, one text or several."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\
 
 
 def texts(value: str | Iterable[str]) -> list[str]:
-    """Several texts, or the one that was given in place of them, whose letters nobody means."""
+    """Several texts, or a single one as a list of one."""
     return [value] if isinstance(value, str) else list(value)
 
 

@@ -1,4 +1,4 @@
-"""TOML files by built-in name or by path, as protocols and studies are; what they mean is not known here."""
+"""TOML files by built-in name or by path, for protocols and studies."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import records
+from bench import records, studies
 from bench.records.schema import (
     Context,
     Cost,
@@ -33,7 +33,10 @@ from bench.records.schema import (
 )
 from bench.studies import Study
 from bench.studies.cells import Cell
-from bench.studies.plan import Group, Plan
+from bench.studies.cells import cells as cells_of
+from bench.studies.jobs import Group, Job
+from bench.studies.plan import Plan
+from bench.training import protocols
 
 ENVIRONMENT = Environment(
     device="Some CPU",
@@ -161,6 +164,20 @@ def alter(path: Path, *place: str, value: Any) -> None:
     path.write_text(json.dumps(table), encoding="utf-8")
 
 
+def job(title: str, folder: Path) -> Job:
+    """One whose record nobody writes."""
+    return Job(title=title, request=COST_REQUEST, results=folder)
+
+
+def pair(folder: Path) -> Group:
+    """A group whose only cell is trained by two processes."""
+    smoke = protocols.load("smoke")
+    training = smoke.training.model_copy(update={"processes": 2})
+    cell = cells_of(studies.load("toy"), smoke.model_copy(update={"training": training}), [0])[0]
+    (found,) = groups([cell], {}, results=folder, work=folder)
+    return found
+
+
 def groups(
     cells: Sequence[Cell], costs: Mapping[str, CostRequest], *, results: Path, work: Path
 ) -> list[Group]:
@@ -170,4 +187,4 @@ def groups(
     places = {"results": results, "work": work, "data_options": {}, "reference": None, "fresh": False}
     plan = Plan(study=study, protocol=cells[0].protocol, **whole, **places)
     vars(plan)["_checker"] = None
-    return plan.groups(estimate=False)
+    return plan.groups()

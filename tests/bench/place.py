@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from bench import studies
 from bench.cli import app
+from bench.records import read_file
 from bench.records.schema import Quality
 from bench.studies.cells import cells, known
 from bench.training import protocols
@@ -80,7 +81,7 @@ class Place:
 
     def scores(self) -> dict[str, dict[str, Any]]:
         """By record, what does not depend on the clock."""
-        found = {file: record.result for file, record in known(self.results).items()}
+        found = {file: read_file(self.results / file).result for file in known(self.results)}
         return {
             file: {
                 **r.scores,

@@ -1,7 +1,10 @@
 """`import bench` as a notebook user meets it: names or objects in, results out, nothing heavy on import."""
 
+import io
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +12,9 @@ import pytest
 import bench
 import registry
 from bench import reports
+from bench.records.schema.record import RESULTS
+from bench.utils import bars
+from bench.utils.frames import Results
 from tests.bench import made
 from tests.conftest import ROOT
 
@@ -72,3 +78,131 @@ def test_train_sample_and_evaluate(tmp_path):
 def test_what_is_not_there_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'flop'"):
         bench.flop  # noqa: B018
+
+
+def test_dir_lists_what_there_is():
+    listed = dir(bench)
+    assert {"ablate", "flops", "records", "throughput", "silent"} <= {*listed}
+    assert all(hasattr(bench, name) for name in listed)
+
+
+# ---- results as tables ----
+
+
+def test_a_cost_is_a_frame_with_units():
+    cost = made.cost()
+    (row,) = cost.to_frame().to_dict("records")
+    assert row["Model"] == registry.label("udit-t", {"ffn": "mlp", "depth": [1, 1]})
+    assert row["Params (M)"] == cost.parameters / 1e6 and row["GMACs"] == cost.macs / 1e9
+    assert row["GFLOPs (paper)"] == cost.paper_gflops and row["Memory (MiB)"] == cost.activation_bytes / 2**20
+
+
+def test_several_speeds_are_a_list_and_one_table():
+    first = made.speed(ratio=None, interval=None)
+    found = Results([first, made.speed(ratio=2.0, interval=(1.5, 2.5))])
+    frame = found.to_frame()
+    assert frame["Times as fast"].isna().tolist() == [True, False] and len(found) == 2
+    assert frame["95% high"].tolist()[1] == 2.5
+    shown = found._repr_html_()
+    assert shown.count("<tr>") == 2 and ">1.5<" in shown and "NaN" not in shown
+    # What no row has is no column.
+    assert "95% low" not in first._repr_html_()
+
+
+def test_a_table_in_a_notebook_is_escaped():
+    request = made.COST_REQUEST.model_copy(update={"model": "<script>alert(1)</script>", "config": {}})
+    shown = made.cost(request)._repr_html_()
+    assert "<script>" not in shown and "&lt;script&gt;" in shown
+
+
+def test_a_profile_has_a_row_for_each_part():
+    profile = made.profile()
+    frame = profile.to_frame()
+    assert frame["Name"].tolist() == [share.name for share in (*profile.stages, *profile.operators)]
+    assert frame["Time (ms)"].tolist()[0] == 1e3 * profile.stages[0].seconds
+
+
+def test_scores_are_rows():
+    images = np.random.default_rng(0).integers(0, 256, (2, 40, 8, 8, 3), dtype=np.uint8)
+    found = bench.evaluate(images[0], images[1], scores=["fid", "precision"], progress=bench.silent)
+    assert found.to_frame()["Value"].tolist() == list(found.scores.values())
+    assert "Precision" in found._repr_html_()
+
+
+def test_every_kind_of_result_has_columns():
+    for kind in RESULTS.values():
+        assert "columns" in vars(kind), kind
+
+
+def test_load_has_the_columns_that_people_look_for_first(tmp_path):
+    made.put(tmp_path, made.quality(fid=12.5), "micro")
+    made.put(tmp_path, made.cost())
+    frame = bench.records.load(tmp_path)
+    assert frame.columns.tolist()[:3] == ["Kind", "Model", "Protocol"]
+    assert frame.columns.tolist()[-1] == "File" and not [name for name in frame if "." in name]
+    quality = frame.set_index("Kind").loc["quality"]
+    assert quality["fid"] == 12.5 and quality["Protocol"] == "micro" and quality["Seed"] == 0
+    assert quality["File"] == made.QUALITY_REQUEST.file
+    assert len(bench.records.load(tmp_path, full=True).columns) > 2 * len(frame.columns)
+
+
+# ---- progress ----
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_bar_is_shown_where_somebody_looks(monkeypatch):
+    def shown(stream, **options):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with bars.interactive(options.get("progress")) as tell:
+            for done in range(4):
+                tell("timing", done, 3)
+        return stream.getvalue()
+
+    monkeypatch.setenv("TERM", "xterm")
+    assert "timing" in shown(Terminal())
+    assert shown(io.StringIO()) == "" and shown(Terminal(), progress=bench.silent) == ""
+
+
+def test_many_stages_are_one_bar(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", stream := Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    with bars.bar() as tell:
+        for stage in ("looking", "features [red]", "distances"):
+            tell(stage, 0, 0)
+            tell(stage, 2, 2)
+    text = stream.getvalue()
+    assert "distances" in text
+    assert not re.search("looking.*\n.*features", text)  # no second line
+
+
+def test_a_notebook_needs_no_widgets(monkeypatch):
+    told = []
+
+    class Handle:
+        def update(self, html):
+            told.append(html)
+
+    module = SimpleNamespace(HTML=str, display=lambda html, display_id: Handle())
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=module))
+    monkeypatch.setitem(sys.modules, "IPython.display", module)
+    monkeypatch.setattr(bars, "Console", lambda **_: SimpleNamespace(is_jupyter=True))
+    with bars.interactive(None) as tell:
+        tell("<i>timing</i>", 3, 3)
+    assert told[0].startswith("&lt;i&gt;timing") and 'value="3" max="3"' in told[0] and told[-1] == ""
+
+
+def test_every_function_that_takes_long_tells_how_far_it_is(tmp_path):
+    told = []
+
+    def progress(description, done, total):
+        told.append(description)
+
+    bench.throughput("tiny-unet", batch_size=1, repeats=6, progress=progress)
+    bench.train("tiny-unet", tmp_path / "run", protocol="smoke", progress=progress)
+    bench.sample(tmp_path / "run", tmp_path / "a.npz", num=8, progress=progress)
+    bench.evaluate(tmp_path / "a.npz", tmp_path / "a.npz", scores=["fid"], progress=progress)
+    assert {"timing", "training", "sampling"} <= {*told} and any("a.npz" in each for each in told)

@@ -1,8 +1,8 @@
 """What training keeps of its speed beside other processes: `python -m tests.benchmarks.busy`.
 
-Steps of `bench train` under `micro`, alone and beside one and two processes that compute, by how threads wait
-for each other. There is a process for each way, and they take turns, so that whatever else the machine does
-meets all of them alike. `--write` renews its section of docs/benchmarks.md.
+Steps of `bench train` under `micro`, alone and beside one and two processes that compute, by how idle threads
+wait. Each way has a process, and the processes are timed in turns, so background load affects
+all equally. `--write` renews its section of docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ KEEPING = {
 }
 # Variables of a process, by what the table calls them.
 WAYS: dict[str, dict[str, str]] = {
-    "they spin long, as libgomp has them": {},
-    "they spin briefly: GOMP_SPINCOUNT=10000": {"GOMP_SPINCOUNT": "10000"},
-    "they sleep: OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
-    "there is one: OMP_NUM_THREADS=1": {"OMP_NUM_THREADS": "1"},
+    "spin long (libgomp's default)": {},
+    "spin briefly: GOMP_SPINCOUNT=10000": {"GOMP_SPINCOUNT": "10000"},
+    "sleep: OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "one thread: OMP_NUM_THREADS=1": {"OMP_NUM_THREADS": "1"},
 }
 DECIDED = {name for variables in WAYS.values() for name in variables}
 
@@ -141,7 +141,7 @@ def main() -> None:
         serve(*args.serve)
         return
     lines = [
-        "| images/s of `bench train` | how threads wait | alone | one neighbour | two |",
+        "| images/s of `bench train` | how idle threads wait | alone | one neighbour | two |",
         "|:--|:--|--:|--:|--:|",
     ]
     for model in MODELS:

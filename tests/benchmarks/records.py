@@ -47,7 +47,9 @@ print(used.ru_utime + used.ru_stime, used.ru_maxrss)
 def make(folder: Path, count: int) -> None:
     """So many made records of quality in a folder that has the committed ones."""
     shutil.copytree(ROOT / "results", folder)
-    found = [record for record in records.read(folder) if isinstance(record.result, Quality)]
+    found = [
+        records.read_file(folder / r.file) for r in records.read(folder) if isinstance(r.result, Quality)
+    ]
     for i in range(count):
         table = found[i % len(found)].dump()
         table["request"]["training"]["learning_rate"] *= 1 + 1e-9 * (i + 1)

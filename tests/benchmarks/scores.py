@@ -1,8 +1,8 @@
 """Our scores beside torch-fidelity's and prdc's, if installed: `python -m tests.benchmarks.scores`.
 
-All score the same feature arrays, one after the other, each in a process of its own whose peak memory
-is taken. `--width 1024` measures the scores of DINOv2's features. `--write` commits what is found for
-Inception's to docs/benchmarks.md. Nothing here is a test.
+All score the same feature arrays, of the widths of Inception's and DINOv2's features. Each score of each
+program runs in a process of its own, whose peak memory is taken, and programs take turns score by score.
+`--write` commits what is found to docs/benchmarks.md. Nothing here is a test.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,7 @@ from tests.benchmarks.speed import ROOT, write_section
 MARKS = ("<!-- scores benchmark -->", "<!-- end of scores benchmark -->")
 
 
-INCEPTION = 2048  # features of an image
+INCEPTION, DINOV2 = 2048, 1024  # features of an image
 
 
 def make(folder: Path, samples: int, reference: int, width: int) -> None:
@@ -49,6 +50,7 @@ def bench(folder: Path) -> dict[str, Callable[[], Any]]:
     from bench.metrics.scores.fid import fid
     from bench.metrics.scores.inception_score import inception_score
     from bench.metrics.scores.kid import kid
+    from bench.metrics.scores.mind import mind
 
     arrays = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
     pools = arrays["samples-pool"], arrays["reference-pool"]
@@ -59,6 +61,7 @@ def bench(folder: Path) -> dict[str, Callable[[], Any]]:
     calls["precision, recall"] = lambda: precision_recall(*pools)
     calls["KID"] = lambda: kid(*pools, size=min(1000, *map(len, pools)))[0]
     calls["density, coverage"] = lambda: density_coverage(*pools)
+    calls["MIND"] = lambda: mind(*pools)
     return calls
 
 
@@ -107,79 +110,94 @@ if importlib.util.find_spec("prdc"):
     SIDES["prdc"] = prdc
 
 
-def score(side: str, folder: Path) -> None:
-    """Time each score of one side, in this process, and write what came out into the folder."""
-    found = {}
-    for name, call in SIDES[side](folder).items():
-        start = time.perf_counter()
-        value = call()
-        found[name] = {"seconds": time.perf_counter() - start, "value": value}
-    (folder / f"{side}.json").write_text(json.dumps(found), encoding="utf-8")
+def score(side: str, name: str, folder: Path) -> None:
+    """Time a score of one side in this process, and print what came out."""
+    call = SIDES[side](folder)[name]
+    start, cpu = time.perf_counter(), time.process_time()
+    value = call()
+    found = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu, "value": value}
+    found["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
+    if (side, name) == ("bench", "precision, recall"):
+        found["share"] = _product_seconds(folder) / found["cpu_seconds"]
+    print(json.dumps(found))
+
+
+def _product_seconds(folder: Path) -> float:
+    """CPU seconds of plain matrix products as large as all distances of precision and recall."""
+    import torch
+
+    counts = [len(np.load(folder / f"{name}-pool.npy", mmap_mode="r")) for name in ("samples", "reference")]
+    width = np.load(folder / "samples-pool.npy", mmap_mode="r").shape[1]
+    pairs = sum(count**2 / 2 for count in counts) + counts[0] * counts[1]
+    rows = torch.randn(4096, width)
+    rows @ rows.T
+    start, repeats = time.process_time(), 5
+    for _ in range(repeats):
+        rows @ rows.T
+    return (time.process_time() - start) / repeats * pairs / 4096**2
 
 
 def measure(samples: int, reference: int, width: int) -> dict[str, Any]:
-    """All sides on new arrays."""
-    from bench.records.environment import environment
-    from tests.benchmarks.speed import _LAUNCHER
-
-    found: dict[str, Any] = {
-        "environment": environment().model_dump(mode="json", by_alias=True),
-        "samples": samples,
-        "reference": reference,
-        "width": width,
-    }
+    """All sides on new arrays, in turns score by score."""
+    found: dict[str, Any] = {side: {} for side in SIDES}
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         make(folder, samples, reference, width)
-        for side in SIDES:
-            command = [sys.executable, "-m", "tests.benchmarks.scores", "--side", side, str(folder)]
-            launched = subprocess.run(
-                [sys.executable, "-c", _LAUNCHER, *command],
-                check=True,
-                capture_output=True,
-                text=True,
-                cwd=ROOT,
-            )
-            scores = json.loads((folder / f"{side}.json").read_text("utf-8"))
-            found[side] = {
-                "scores": scores,
-                "seconds": sum(each["seconds"] for each in scores.values()),
-                "peak_mib": float(launched.stdout.split()[1]) / 1024,  # Linux counts in KiB
-            }
+        for name in bench(folder):
+            for side in SIDES:
+                if name not in SIDES[side](folder):
+                    continue
+                command = [sys.executable, "-m", "tests.benchmarks.scores", "--side", side, name, made]
+                ended = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+                found[side][name] = json.loads(ended.stdout.splitlines()[-1])
     return found
 
 
 def page(found: dict[str, Any]) -> str:
-    """The measurement as Markdown."""
-    here, there, where = found["bench"], found["torch_fidelity"], found["environment"]
-    rows = []
-    both = [name for name in here["scores"] if name in there["scores"]]
-    times = [sum(side["scores"][name]["seconds"] for name in both) for side in (here, there)]
-    for name, side in (("denoiser-bench", here), ("torch-fidelity", there), ("prdc", found.get("prdc"))):
-        if side is None:
-            continue
-        seconds = [side["scores"].get(score) for score in here["scores"]]
-        cells = ["" if each is None else f"{each['seconds']:.1f}" for each in seconds]
-        rows.append(f"| {' | '.join([name, *cells])} | {side['seconds']:.1f} | {side['peak_mib']:.0f} |")
-    fids, shares = (
-        [side["scores"][name]["value"] for side in (here, there)] for name in ("FID", "precision, recall")
-    )
-    difference = abs(fids[0] / fids[1] - 1)
-    return "\n".join(
-        [
-            f"| seconds | {' | '.join(here['scores'])} | together | peak memory (MiB) |",
-            f"|:--|{'--:|' * (len(here['scores']) + 2)}",
-            *rows,
-            "",
-            f"{found['samples']:,} samples, {found['reference']:,} references, width {found['width']}: "
-            f"{'; '.join(both)} take {times[1] / times[0]:.1f} times less than torch-fidelity's. "
-            f"FID {fids[0]:.6f} and {fids[1]:.6f} ({difference:.0e} apart), precision "
-            f"{shares[0][0]:.5f} and {shares[1][0]:.5f}, recall {shares[0][1]:.5f} and {shares[1][1]:.5f}.",
-            "",
-            f"Measured {where['date'][:10]} on {where['cores']} cores of {where['cpu']}, {where['threads']} "
-            f"threads, Python {where['python']}, torch {where['torch']}; once, one side after the other.",
+    """The measurements as Markdown."""
+    parts, where = [], found["environment"]
+    names = {"bench": "denoiser-bench", "torch_fidelity": "torch-fidelity", "prdc": "prdc"}
+    for width, sides in found["widths"].items():
+        here = sides["bench"]
+        rows = []
+        for side, scores in sides.items():
+            cells = [f"{scores[name]['cpu_seconds']:.1f}" if name in scores else "" for name in here]
+            peak = max(each["peak_mib"] for each in scores.values())
+            rows.append(f"| {' | '.join([names[side], *cells, f'{peak:.0f}'])} |")
+        told = []
+        for side, scores in sides.items():
+            both = [name for name in scores if side != "bench"]
+            if both:
+                times = [sum(each[name]["cpu_seconds"] for name in both) for each in (here, scores)]
+                told.append(
+                    f"{', '.join(both)} together: {times[1] / times[0]:.1f} times as fast as {names[side]}"
+                )
+        told += [
+            f"{name}: {here[name]['value']} and {scores[name]['value']}"
+            for scores in [sides["torch_fidelity"]]
+            for name in scores
         ]
+        told.append(
+            "a plain matrix product of as many multiply-accumulates would take "
+            f"{here['precision, recall']['share']:.0%} of the time of precision and recall"
+        )
+        parts += [
+            f"{found['samples']:,} samples, {found['reference']:,} references, {int(width):,} features each:",
+            "\n".join(
+                [
+                    f"| CPU seconds | {' | '.join(here)} | peak memory (MiB) |",
+                    f"|:--|{'--:|' * (len(here) + 1)}",
+                    *rows,
+                ]
+            ),
+            f"{'; '.join(told)}.",
+        ]
+    parts.append(
+        f"Measured {where['date'][:10]} on {where['cores']} cores of {where['cpu']}, {where['threads']} "
+        f"threads, Python {where['python']}, torch {where['torch']}; each score in a process of its own, "
+        "programs in turns."
     )
+    return "\n\n".join(parts)
 
 
 def main() -> None:
@@ -187,19 +205,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.scores", description=__doc__)
     parser.add_argument("--samples", type=int, default=50_000)
     parser.add_argument("--reference", type=int, default=10_000)
-    parser.add_argument("--width", type=int, default=INCEPTION, help="1024 for DINOv2's features")
+    parser.add_argument("--width", type=int, nargs="+", default=[INCEPTION, DINOV2])
     parser.add_argument(
         "--write", action="store_true", help="write results/benchmark-scores.json and docs/benchmarks.md"
     )
-    parser.add_argument("--side", nargs=2, metavar=("SIDE", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--side", nargs=3, metavar=("SIDE", "SCORE", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args()
 
     if args.side:
-        score(args.side[0], Path(args.side[1]))
+        score(args.side[0], args.side[1], Path(args.side[2]))
         return
-    found = measure(args.samples, args.reference, args.width)
+    from bench.records.environment import environment
+
+    found: dict[str, Any] = {
+        "environment": environment().model_dump(mode="json", by_alias=True),
+        "samples": args.samples,
+        "reference": args.reference,
+        "widths": {str(width): measure(args.samples, args.reference, width) for width in args.width},
+    }
     print(page(found))
-    if args.write and args.width == INCEPTION:
+    if args.write:
         write_text(ROOT / "results/benchmark-scores.json", json.dumps(found, indent=2) + "\n")
         write_section(MARKS, page(found))
 

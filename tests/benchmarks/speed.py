@@ -102,7 +102,7 @@ def forward(name: str, batch_size: int, repeats: int) -> dict[str, Any]:
 
     difference = (ours(*inputs) - straightforward()).abs().max().item()
     seconds = interleaved({"ours": lambda: ours(*inputs), "other": straightforward}, repeats)
-    against = "plain transcription" if name in PLAIN else "same network, separate products"
+    against = "independent implementation" if name in PLAIN else "same network, separate products"
     return _compared(name, against, seconds) | {"largest_difference": difference}
 
 
@@ -154,7 +154,7 @@ def training(name: str, batch_size: int, repeats: int) -> dict[str, Any]:
     ours = step(network, [p for p in network.parameters() if p.requires_grad])
     other = step(lambda *args: PLAIN[name](state, *args), trained)
     seconds = interleaved({"ours": ours, "other": other}, repeats)
-    return _compared(name, "plain transcription", seconds)
+    return _compared(name, "independent implementation", seconds)
 
 
 def _compared(name: str, against: str, seconds: dict[str, list[float]]) -> dict[str, Any]:
@@ -207,7 +207,7 @@ def commands(repeats: int) -> list[dict[str, Any]]:
 
 def _rows(compared: list[dict[str, Any]]) -> list[str]:
     return [
-        "| network | ms | straightforward, ms | times as fast | compared with |",
+        "| network | ms | other, ms | times as fast | compared with |",
         "|:--|--:|--:|--:|:--|",
         *(
             f"| {f['model']} | {f['milliseconds']:.0f} | {f['milliseconds_other']:.0f} | {f['ratio']:.2f} | "
@@ -228,13 +228,13 @@ def page(found: dict[str, Any]) -> str:
             for c in found["commands"]
         ),
         "",
-        f"One forward pass, batch {found['batch_size']}, float32, against a straightforward implementation "
-        "with separate matmul, softmax, matmul, or against the library whose network it is:",
+        f"One forward pass, batch {found['batch_size']}, float32, against an implementation "
+        "with separate matmul, softmax, matmul, or against the library that the network comes from:",
         "",
         *_rows(found["forward"]),
         "",
         f"One training step (forward, backward, AdamW), batch {found['batch_size']}, float32, against the "
-        "plain transcription:",
+        "independent implementation of the tests:",
         "",
         *_rows(found["training"]),
         "",

@@ -18,7 +18,8 @@ from bench.records.schema import Context, Speed
 from bench.speed import profile as profiles
 from bench.speed import throughput
 from bench.studies import published
-from bench.studies.cells import Cell, Task, cells
+from bench.studies.cells import Cell, cells
+from bench.studies.jobs import Task
 from bench.studies.measuring import measure_quality
 from bench.studies.staleness import fingerprints
 from bench.training import protocols
@@ -109,6 +110,7 @@ def quality(device: torch.device, out: Path, tiny: bool, data: Path | None) -> I
 
     def measure(cell: Cell) -> Found:
         task = Task(
+            title=cell.title,
             request=cell.request,
             overrides=cell.overrides,
             protocol=cell.protocol,

@@ -165,7 +165,7 @@ def test_a_network_that_was_not_wrapped_is_caught_too(monkeypatch: pytest.Monkey
     assert result.status == "fail" and time.process_time() - began < 30
     assert result.reason.startswith(
         'it does not behave as predicts="epsilon", time="step", space="vp", but as predicts="x0", '
-        'time="sigma", space="ve": say so by registry.wrap; its error is '
+        'time="sigma", space="ve": declare that by registry.wrap; its error is '
     )
 
 

@@ -1,10 +1,10 @@
-"""Weights that extractors download: which files they are, where they come from, how they are read.
+"""Weights of extractors that are downloaded: files, addresses, checksums and reading.
 
     bench weights                 # which are here
     bench weights fetch dinov2    # download one, and check it
 
-They lie in torch's hub cache, where other programs look for the same files. Nothing is unpickled: weights are
-read as safetensors or with `weights_only`.
+They are in torch's hub cache, which other programs use for the same files. Weights are read as safetensors or
+with `weights_only`, so no pickled code runs.
 """
 
 from __future__ import annotations

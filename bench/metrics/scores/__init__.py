@@ -1,4 +1,4 @@
-"""Scores by name: plugins, each with what it needs, how it is headed and which way is better.
+"""Scores by name: plugins, each with the features it needs, its heading, and which direction is better.
 
     from bench.metrics.scores import SCORES, BOTH_POOLS, Score, scores
 
@@ -49,6 +49,12 @@ _PLACES = {name: i for i, name in enumerate("fid sfid inception_score precision 
 
 
 def _table() -> dict[str, Score]:
+    scores.names()  # which looks for them
+    return _table_of(scores.version)
+
+
+@functools.lru_cache(maxsize=1)
+def _table_of(version: int) -> dict[str, Score]:
     names = sorted(scores.names(), key=lambda name: _PLACES.get(name, len(_PLACES)))
     return {name: _made(name, scores.factory(name)) for name in names}
 
@@ -79,7 +85,7 @@ MEASURED: Quantities[Quantity] = Quantities(_measured)  # what records of qualit
 
 
 def select(names: Sequence[str], extractor: str | None = None) -> list[Score]:
-    """Scores by name or wildcard, the default ones where none are named.
+    """Scores by name or wildcard; without names the default ones.
 
     Args:
         names: of scores.

@@ -1,4 +1,4 @@
-"""What a score is, and what it is computed from."""
+"""Base class of scores, and their inputs."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Kind = Literal["pool", "spatial", "logits"]
 
 @dataclass(frozen=True)
 class Features:
-    """What an extractor made of a set of images, each array float32 and in the same order of images.
+    """Features of a set of images by one extractor; float32 arrays in the same order of images.
 
     Attributes:
         pool: (N, D), for FID, precision, recall and KID. None: only statistics are known.
         spatial: (N, S), for sFID.
         logits: (N, K) logits of classes, for the Inception score.
-        statistics: take the place of pool's, where a file brings those of a larger set.
+        statistics: used instead of those of `pool`, if the file holds statistics of a larger set.
         spatial_statistics: likewise for spatial.
     """
 
@@ -60,12 +60,12 @@ class Features:
 
 
 class Need(NamedTuple):
-    """Something that a score is computed from.
+    """A kind of features that a score needs.
 
     Attributes:
         side: whose.
         kind: of features.
-        statistics: whether their mean and covariance are enough.
+        statistics: whether mean and covariance are sufficient.
     """
 
     side: Side
@@ -74,7 +74,7 @@ class Need(NamedTuple):
 
 
 class Inputs:
-    """What the scores of one evaluation are computed from; expensive parts are shared.
+    """Inputs of the scores of one evaluation; expensive intermediate results are shared.
 
     Args:
         samples: of generated images.
@@ -101,13 +101,13 @@ class Inputs:
         self._results: dict[Any, Any] = {}
 
     def once(self, function: Callable[[Inputs], T]) -> T:
-        """What a function makes of these inputs, computed at the first call only."""
+        """The result of a function of these inputs, computed once."""
         if function not in self._results:
             self._results[function] = function(self)
         return self._results[function]
 
     def features(self, kind: Kind) -> tuple[np.ndarray, np.ndarray]:
-        """Features of both sides, which a score has declared as needs: (N, D), (M, D)."""
+        """Features of samples (N, D) and reference (M, D), which the score must declare in `needs`."""
         ours, others = self.samples.array(kind), self.reference.array(kind)
         assert ours is not None and others is not None
         return ours, others
@@ -128,7 +128,7 @@ class Inputs:
         return self._results[key]
 
     def lacking(self, needs: tuple[Need, ...]) -> str | None:
-        """The first of some needs that is not there, in words; None where all are."""
+        """Description of the first need that is missing; None if none is."""
         for side, kind, statistics_are_enough in needs:
             features: Features = getattr(self, side)
             given = features.given_statistics(kind)
@@ -148,11 +148,11 @@ class Score(Quantity, ABC):
         heading, higher_is_better, digits, scale: see `Quantity`.
         full_name: for `bench eval`.
         needs: what it is computed from.
-        extractor: whose features it takes, in its name too: other extractors' scores never share a column.
-            None: Inception's, or those of the extractor that is asked for in its place.
-        default: whether it is computed unless scores are named.
-        recorded: whether every cell of a study is scored by it, unless its protocol lists its scores.
-        version: raised when the same features give another value; part of each record.
+        extractor: extractor of its features, which is also in its name; None: Inception, or the extractor
+            that is requested instead. Scores of different extractors never share a column.
+        default: whether it is computed by default.
+        recorded: whether cells of a study get it by default.
+        version: raise it when the same features give another value; part of each record.
     """
 
     full_name: str
@@ -167,7 +167,7 @@ class Score(Quantity, ABC):
 
     @abstractmethod
     def compute(self, inputs: Inputs) -> float:
-        """The score of what its needs say is there."""
+        """Compute the score; the features in `needs` are present."""
 
     def interval(self, inputs: Inputs) -> tuple[float, float] | None:
         """Its 95% confidence interval, from `Inputs.groups` groups of samples; None: it has none."""

@@ -16,6 +16,7 @@ from bench.records.schema.base import (
     Dtype,
     Finite,
     Model,
+    NetworkRequest,
     Request,
     Result,
     Size,
@@ -51,6 +52,14 @@ from bench.records.schema.record import (
     Fingerprints,
     Gpu,
     Record,
+)
+from bench.records.schema.scored import (
+    LABEL_LENGTH,
+    WORDS_LENGTH,
+    Balance,
+    Scored,
+    ScoredRequest,
+    ScoredSet,
 )
 from bench.records.schema.speed import (
     DEPTHWISE,

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from bench.records.schema.base import Finite, Model, Request, Result
+from bench.records.schema.base import Finite, Model, NetworkRequest, Result
+from bench.utils.frames import Row
 from registry.values import join_options, split_options
 
 # Options of objectives that have fields: names of records hang on them. Others stand behind the name.
@@ -19,32 +20,37 @@ class TrainingSettings(Model):
     """How a network is trained: AdamW, a linear warm-up, a schedule of the rate, and averages of the weights.
 
     Attributes:
-        objective: see `bench.diffusion`, options of its own behind the name or not: `my-flow shift=3`; None:
-            the one that the backbone declares.
-        beta_schedule, prediction_type, min_snr_gamma, zero_terminal_snr: options with a field of their own,
-            of objectives that have them; see `bench.diffusion.ddpm.DDPM`. `ddpm beta_schedule=cosine` sets
-            the field.
-        steps: optimizer steps.
-        batch_size: images a step, over all processes and accumulated parts together.
-        learning_rate, weight_decay, betas: of AdamW; without weight decay it is Adam.
-        warmup: steps over which the rate rises from zero.
-        learning_rate_schedule: what the rate is multiplied by at step s, besides the warm-up: 1 (constant);
-            (1 + cos(π·s/steps))/2 (cosine); 1 − s/steps (linear); 1/√max(s/decay_steps, 1) (inverse-sqrt;
-            EDM2, arXiv 2312.02696).
-        decay_steps: of inverse-sqrt, and needed there: the steps after which the rate falls.
-        clip: largest gradient norm; none where it is left out.
-        ema_decay: of the exponential moving average of the weights; not with `ema_width`.
-        ema_width: relative width (σ_rel) of a power-function average in its place (EDM2, Eq. 4): how far the
-            steps that it weighs are spread, over the length of the training.
-        finite_gradients: put 0 in the place of numbers of the gradient that are not finite, as EDM2 does.
-        posthoc_ema: relative widths (σ_rel) of power-function averages that are stored beside it, from which
-            an average of any width is reconstructed after training; EDM2 stores (0.05, 0.1).
+        objective: name of the objective, with its options behind it where it has no key for them here, as in
+            `my-flow shift=3`; None: the backbone's own. See `bench list --kind objective`.
+        beta_schedule: β schedule of the objective `ddpm`.
+        prediction_type: what the objective `ddpm` has the network predict.
+        min_snr_gamma: γ of the Min-SNR weighting of the objective `ddpm` (arXiv 2303.09556); None: no
+            weighting.
+        zero_terminal_snr: whether `ddpm` rescales the β schedule so that the last step is pure noise (arXiv
+            2305.08891).
+        steps: number of optimizer steps.
+        batch_size: images per step, the sum over all processes and accumulated parts.
+        learning_rate: learning rate of AdamW after the warm-up.
+        weight_decay: weight decay of AdamW; with 0 it is Adam.
+        betas: β₁ and β₂ of AdamW.
+        warmup: number of steps over which the learning rate rises linearly from 0.
+        learning_rate_schedule: factor of the learning rate at step s: 1 (constant); (1 + cos(π·s/steps))/2
+            (cosine); 1 − s/steps (linear); 1/√max(s/decay_steps, 1) (inverse-sqrt; EDM2, arXiv 2312.02696).
+        decay_steps: number of steps after which the inverse-sqrt schedule falls; required by it.
+        clip: largest gradient norm; None: gradients are not clipped.
+        ema_decay: decay of the exponential moving average (EMA) of the weights. Either this or `ema_width` is
+            required.
+        ema_width: relative width σ_rel of a power-function EMA instead (EDM2, Eq. 4): the spread of the steps
+            that are averaged, as a fraction of the training.
+        finite_gradients: whether NaN and infinity in gradients are replaced by 0, as in EDM2.
+        posthoc_ema: relative widths σ_rel of further power-function EMAs that are stored, from which an EMA
+            of any width can be reconstructed after training; EDM2 stores (0.05, 0.1).
         flip: whether half of the images are mirrored.
-        precision: bf16 and fp16 run the network under autocast, weights stay float32; fp16, for CUDA alone,
-            scales the loss (PyTorch's GradScaler).
-        tf32: on CUDA, TF32 in matrix products and cuDNN, as the released programs train.
-        deterministic: on CUDA, kernels that add up in one order, so that a resumed run equals one never
-            stopped bit for bit; slower.
+        precision: arithmetic of the network. In bf16 and fp16 it runs under autocast and the weights stay
+            float32. fp16 needs CUDA and scales the loss (PyTorch's GradScaler).
+        tf32: whether matrix products and cuDNN use TF32 on CUDA, as the authors' programs do in training.
+        deterministic: whether CUDA kernels sum in a fixed order, so that a resumed run equals one that was
+            never stopped, bit for bit. Slower.
     """
 
     objective: str | None = None
@@ -111,17 +117,19 @@ class SamplingSettings(Model):
     """How images are made from a trained network.
 
     Attributes:
-        sampler: see `bench.diffusion`, options of its own behind the name or not: `ddim eta=0.5`.
-        steps: how many, or a respacing such as `"ddim50"`.
-        cfg_scale: guidance; 1 is none.
-        guided_channels: how many leading channels are guided, 0 for all; None: as the backbone declares, 3 as
-            in the published numbers of DiT and U-DiT.
-        guidance_interval: (lowest, highest) time at which is guided, as the objective has it; None: always.
-        encoder_every: evaluations for which the encoder of a network such as DDT runs once; None: 1.
-        num: how many images.
-        labels: uniformly random, or each class equally often.
-        batch_size: images at once; another one changes results by rounding alone.
-        tf32: on CUDA, TF32 in matrix products and cuDNN, as the released programs sample and decode.
+        sampler: name of the sampler with its options, as in `ddim eta=0.5`; see `bench list --kind sampler`.
+        steps: number of steps, or a respacing such as `"ddim50"`.
+        cfg_scale: scale of classifier-free guidance; 1 is no guidance.
+        guided_channels: number of leading channels that are guided, 0 for all; None: as the backbone declares
+            (3 in the published figures of DiT and U-DiT).
+        guidance_interval: (lowest, highest) time of the objective between which guidance is on; None: always.
+        encoder_every: for networks with an encoder of their own, such as DDT: number of evaluations that
+            share one run of it; None: 1.
+        num: number of images.
+        labels: class labels: drawn at random (`uniform`), or each class equally often (`balanced`).
+        batch_size: images sampled at once; changes results by rounding only.
+        tf32: whether matrix products and cuDNN use TF32 on CUDA, as the authors' programs do in sampling and
+            decoding.
     """
 
     sampler: str
@@ -150,23 +158,25 @@ class HeldOutSettings(Model):
     """How the loss on images that were not trained on is measured; see `bench.metrics.held_out`.
 
     Attributes:
-        images: how many, the first of the dataset's split `test`; a multiple of 64.
+        images: number of images, the first of the dataset's split `test`; a multiple of 64.
     """
 
     images: int = Field(ge=GROUPS, multiple_of=GROUPS, lt=2**31)
 
 
-class QualityRequest(Request):
-    """How good a network is that was trained with one seed: its images, its loss on held-out ones, or both.
+class QualityRequest(NetworkRequest):
+    """Quality of a network trained with one seed: scores of its images, its held-out loss, or both.
 
     Attributes:
-        config: what the data decides (`input_size`, `in_channels`, `num_classes`) is left out.
+        config: options of the network in canonical form, without those that the data determines
+            (`input_size`, `in_channels`, `num_classes`).
         data: name of the dataset.
-        data_options: that the protocol gives it.
-        step: of the training run, the checkpoint whose averaged weights are measured.
-        seed: of training and of sampling.
-        sampling: how images are made; None: none are.
-        extractor: of their features; None without images.
+        data_options: options of the dataset that the protocol sets.
+        training: how the network is trained.
+        sampling: how images are sampled; None: no images.
+        step: training step of the checkpoint whose averaged weights are measured.
+        seed: seed of training and of sampling.
+        extractor: extractor of the features; None without images.
         reference: digest of the file that samples are compared with; None: the dataset trained on.
         held_out: how the held-out loss is measured; None: it is not.
     """
@@ -184,7 +194,14 @@ class QualityRequest(Request):
 
 
 class Network(Model):
-    """Cost of a network at the size in which a protocol trains it; see `Cost`."""
+    """Cost of a network at the size in which the protocol trains it; see `Cost`.
+
+    Attributes:
+        parameters: scalars in the network, fixed tables included.
+        parameters_deployed: the same after merging for inference.
+        macs: multiply-accumulates of one forward pass.
+        paper_gflops: 10⁹ operations as the U-DiT paper counts them.
+    """
 
     parameters: int
     parameters_deployed: int
@@ -193,7 +210,13 @@ class Network(Model):
 
 
 class Seconds(Model):
-    """What a cell took; None where an earlier process did the work."""
+    """Time that a cell took.
+
+    Attributes:
+        train: seconds of training.
+        sample: seconds of sampling; None where an earlier process sampled.
+        eval: seconds of scoring.
+    """
 
     train: Finite
     sample: Finite | None
@@ -201,7 +224,12 @@ class Seconds(Model):
 
 
 class Rates(Model):
-    """Images per second, the median in training; None where an earlier process did the work."""
+    """Images per second in training and in sampling.
+
+    Attributes:
+        train: median over the steps.
+        sample: mean over all images; None where an earlier process sampled.
+    """
 
     train: Finite
     sample: Finite | None
@@ -211,29 +239,33 @@ class BandLoss(Model):
     """Held-out loss in a band of noise levels.
 
     Attributes:
-        log_snr: (lowest, highest) ln SNR of the band; None where it is open, and the end of the objective's
-            schedule where that does not reach all levels of the band: those beyond are not scored.
-        share: of all levels that are scored, which are DDPM's training steps under the linear schedule.
+        log_snr: (lowest, highest) ln SNR of the band; None: the band is open on that side. Where the
+            objective's schedule ends inside the band, its end is given, and levels beyond it are not scored.
+        share: weight of the band in the whole: its share of all levels that are scored. These are DDPM's
+            training steps under the linear schedule.
         loss: mean over images.
-        groups: means over 64 groups of images, the same ones for every network, for errors over images.
+        groups: means over 64 groups of images, the same groups for every network, for standard errors; None
+            where `bench.records.read` left them out.
     """
 
     log_snr: tuple[Finite | None, Finite | None]
     share: Finite
     loss: Finite
-    groups: tuple[float, ...] = Field(repr=False)
+    groups: tuple[float, ...] | None = Field(
+        default=None, repr=False, exclude_if=lambda groups: groups is None
+    )
 
 
 class HeldOutLoss(Model):
-    """Mean squared error of the noise prediction on held-out images, averaged weights.
+    """Mean squared error of the predicted noise on held-out images, with averaged weights.
 
     Attributes:
-        step: of the training run.
-        bands: from the least noise to the most.
-        training_error: mean squared error of the prediction in training, over the steps since the checkpoint
-            before; None in older records.
-        seconds: of training until then, as logged.
-        eval_seconds: of the measurement.
+        step: step of the training run.
+        bands: losses by band, from the least noise to the most.
+        training_error: mean squared error of the prediction in training, since the previous checkpoint; None
+            in older records.
+        seconds: seconds of training up to this step, from the log.
+        eval_seconds: seconds that this measurement took.
     """
 
     step: int
@@ -264,12 +296,16 @@ class Quality(Result):
     """Scores of one cell.
 
     Attributes:
-        scores: by the names of `bench.metrics`; None where one could not be computed; empty without images.
-        loss: of training, mean of the last steps logged.
-        sample_count, reference_count: images scored, and those they are compared with; None where the
-            reference has statistics alone, or without images.
-        held_out: at each checkpoint until the step that is asked for; empty where it is not measured.
-        network: what the network costs as it was trained.
+        request: what was measured.
+        scores: value of each score by name; None where a score could not be computed; empty without images.
+        loss: training loss, mean over the last logged steps.
+        sample_count: number of images scored; None without images.
+        reference_count: number of images they are compared with; None where the reference has statistics
+            only, or without images.
+        held_out: held-out loss at each checkpoint up to the requested step; empty where it is not measured.
+        network: cost of the network as it was trained.
+        seconds: time that the cell took.
+        images_per_second: speed of training and sampling.
     """
 
     request: QualityRequest
@@ -281,6 +317,16 @@ class Quality(Result):
     network: Network
     seconds: Seconds
     images_per_second: Rates
+
+    def columns(self) -> Row:
+        """See `Result.columns`; scores by the names that `--score` takes."""
+        return {
+            "Params (M)": self.network.parameters / 1e6,
+            **self.scores,
+            "Held-out loss": self.value("held_out"),
+            "Training loss": self.loss,
+            "Training (min)": self.seconds.train / 60,
+        }
 
     def value(self, name: str) -> float | None:
         """A score, the training loss, or a held-out loss (see `bench.records.quantities`), by its name."""

@@ -10,30 +10,40 @@ from pydantic import ConfigDict, Field, model_validator
 from bench.records.schema.base import Finite, Model, Request, Result, short_digest
 from bench.records.schema.cost import Cost, CostRequest
 from bench.records.schema.quality import Quality, QualityRequest
+from bench.records.schema.scored import Scored, ScoredRequest
 from bench.records.schema.speed import Profile, ProfileRequest, Speed, SpeedRequest
+from bench.utils.frames import Row
 
 AnyRequest = Annotated[
-    CostRequest | SpeedRequest | ProfileRequest | QualityRequest, Field(discriminator="kind")
+    CostRequest | SpeedRequest | ProfileRequest | QualityRequest | ScoredRequest, Field(discriminator="kind")
 ]
 REQUESTS: dict[str, type[Request]] = {
     "cost": CostRequest,
     "speed": SpeedRequest,
     "profile": ProfileRequest,
     "quality": QualityRequest,
+    "scored": ScoredRequest,
 }
-RESULTS: dict[str, type[Result]] = {"cost": Cost, "speed": Speed, "profile": Profile, "quality": Quality}
+RESULTS: dict[str, type[Result]] = {
+    "cost": Cost,
+    "speed": Speed,
+    "profile": Profile,
+    "quality": Quality,
+    "scored": Scored,
+}
 
 
 class Context(Model):
-    """What a measurement was run beside; it makes no number of its own.
+    """Circumstances of a measurement that do not determine its number.
 
     Attributes:
-        protocol: name of the protocol that training and sampling settings come from.
-        flipped: whether images were mirrored in training, which a protocol wants and a dataset may not allow.
-        against: label of the network that ratios are to.
-        repeats: rounds.
-        processes: that trained and sampled together; None: one.
-        left_out: how many files of which kind the dataset left out of its folder; None: none.
+        protocol: name of the protocol that the settings come from.
+        flipped: whether images were mirrored in training. A protocol can ask for it, and a dataset can forbid
+            it.
+        against: label of the network that speed ratios refer to.
+        repeats: number of rounds of a speed measurement.
+        processes: number of processes that trained and sampled together; None: one.
+        left_out: number of files that the dataset skipped in its folder, by kind; None: none.
     """
 
     protocol: str | None = None
@@ -45,14 +55,14 @@ class Context(Model):
 
 
 class Gpu(Model):
-    """What decides the speed of a GPU besides its name.
+    """Properties of a GPU, besides its name, on which speed depends.
 
     Attributes:
-        memory_bytes: of the GPU, or of the slice of one.
+        memory_bytes: memory of the GPU, or of the slice of one.
         slice: whether it is a slice (MIG).
-        driver: its version; like what follows, None without the extra `gpu`.
-        power_limit_watts: above which it lowers its clock.
-        max_clock_mhz: of its processors.
+        driver: version of the driver. This and the following are None without the extra `gpu`.
+        power_limit_watts: power above which the GPU lowers its clock.
+        max_clock_mhz: highest clock of its processors.
     """
 
     memory_bytes: int
@@ -63,13 +73,21 @@ class Gpu(Model):
 
 
 class Environment(Model):
-    """Where and with what something was measured.
+    """Where and with which versions something was measured.
 
     Attributes:
-        device: name of the GPU or of the processor.
-        gpu: what there is to tell of a GPU; None on a CPU, and in older records.
-        commit, clean: of this code's checkout, and whether its files were as committed; None outside one.
-        date: ISO 8601, UTC.
+        device: name of the GPU or of the processor that computed.
+        cpu: name of the processor.
+        cores: number of cores that the process could use; None: unknown.
+        threads: PyTorch's threads on the CPU.
+        python: version of Python.
+        torch: version of PyTorch.
+        diffusers: version of diffusers; None: not installed.
+        version: version of this package.
+        commit: commit of this package's checkout; None outside of one.
+        clean: whether the checkout had no changes; None outside of one.
+        date: time of the measurement, ISO 8601, UTC.
+        gpu: properties of the GPU; None on a CPU, and in older records.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -89,18 +107,18 @@ class Environment(Model):
 
 
 class Fingerprints(Model):
-    """What made a number besides its request: contents that a name alone does not pin down.
+    """Code and data that made a number; where they change, the record is stale.
 
     Attributes:
-        code: of the backbone.
-        reader: of the dataset, with those of its options that name no place.
+        code: fingerprint of the backbone's code.
+        reader: fingerprint of the dataset's code, with its options other than paths.
         data: digest of the dataset's content.
-        scorer: of the extractor.
+        scorer: fingerprint of the extractor's code.
         extractor: digest of the extractor's weights.
-        versions: of the harness's own code that made the number, by what it does: `trainer`, `sampling`,
-            `held_out`, `cost`, `objective ddpm`, `sampler ddim`, `score fid`, …; of a user's own objective,
-            sampler or score, and of an extractor that a score names (`extractor dinov2`), the fingerprint of
-            its code, and the digest of its weights (`weights dinov2`). See `bench.studies.staleness`.
+        versions: versions of the parts of this program that made the number: `trainer`, `sampling`,
+            `held_out`, `cost`, `objective ddpm`, `sampler ddim`, `score fid`, …. For a user's own objective,
+            sampler or score, and for an extractor that a score names (`extractor dinov2`), the fingerprint of
+            its code; `weights dinov2` is the digest of its weights. See `bench.studies.staleness`.
     """
 
     code: str | None = None
@@ -112,10 +130,18 @@ class Fingerprints(Model):
 
 
 class Record(Model):
-    """One measurement as it lies on disk."""
+    """One measurement, as its file holds it.
+
+    Attributes:
+        request: everything that determines the number.
+        result: what was measured.
+        context: circumstances that do not determine the number.
+        fingerprints: code and data behind the number.
+        environment: where and with which versions it was measured.
+    """
 
     request: AnyRequest
-    result: Cost | Speed | Profile | Quality
+    result: Cost | Speed | Profile | Quality | Scored
     context: Context = Context()
     fingerprints: Fingerprints = Fingerprints()
     environment: Environment
@@ -129,6 +155,21 @@ class Record(Model):
     def digest(self) -> str:
         """Of its content; its file ends with it."""
         return short_digest(self.dump())
+
+    def row(self) -> Row:
+        """What was measured, the numbers that people look for first, where and when; see `Result.columns`."""
+        request = self.request
+        return {
+            "Kind": request.kind,
+            "Model": request.label,
+            "Protocol": self.context.protocol,
+            "Step": getattr(request, "step", None),
+            "Seed": getattr(request, "seed", None),
+            **self.result.columns(),
+            "Device": self.environment.device,
+            "Date": self.environment.date[:10],
+            "File": self.file,
+        }
 
     @model_validator(mode="before")
     @classmethod

@@ -6,19 +6,20 @@ from typing import Literal
 
 from pydantic import Field
 
-from bench.records.schema.base import Dtype, Finite, Model, Request, Result, Size
+from bench.records.schema.base import Dtype, Finite, Model, NetworkRequest, Result, Size
+from bench.utils.frames import Row
 
 
 class SpeedSettings(Model):
     """How networks are timed, the same for all that are compared.
 
     Attributes:
-        dtype: tf32 is float32 whose products are rounded to TF32, on CUDA.
-        batch_size: images a call, or `auto`: the largest of 1, 2, 3, 4, 6, 8, 12, … that fits.
+        dtype: arithmetic. `tf32` is float32 with products rounded to TF32, on CUDA.
+        batch_size: images per call, or `auto`: the largest of 1, 2, 3, 4, 6, 8, 12, … that fits in memory.
         mode: forward passes of the deployed network, or training steps.
-        compile: whether torch.compile's version is timed.
-        channels_last: convolutional weights and inputs in channels-last memory format.
-        num_inference_steps: of whole denoising loops that are timed too; None: none are.
+        compile: whether the network is compiled by torch.compile.
+        channels_last: whether convolution weights and inputs have the channels-last memory format.
+        num_inference_steps: steps of denoising loops that are timed too; None: no loops.
     """
 
     dtype: Dtype = "fp32"
@@ -29,11 +30,11 @@ class SpeedSettings(Model):
     num_inference_steps: int | None = None
 
 
-class DeviceRequest(Request):
-    """What makes a number that belongs to a device.
+class DeviceRequest(NetworkRequest):
+    """Everything that determines a number of one device.
 
     Attributes:
-        device_name: of the processor or GPU.
+        device_name: name of the processor or GPU.
     """
 
     device_name: str
@@ -46,19 +47,20 @@ class SpeedRequest(SpeedSettings, DeviceRequest):
 
 
 class Device(Model):
-    """The machine as it was during a measurement of speed.
+    """The machine during a measurement of speed.
 
     Attributes:
-        name: of the processor.
-        threads: PyTorch's on the CPU.
-        clock_mhz: after the last round, of a GPU at work, of a CPU while it is still warm; None where the
-            system does not tell (of a GPU: without the extra `gpu`).
-        peak_flops: FLOP/s of a square matrix product in the run's dtype, the fastest of many.
-        bandwidth: bytes/s read and written by a copy, the fastest of many.
-        sustained_flops, sustained_bandwidth: the same for seconds on end; None in older records.
-        nominal_flops: FLOP/s that its maker prints for dense products in the run's dtype; None where
-            `bench.speed.nominal` does not know them.
-        other_load: cores that other processes kept busy during the rounds, mean; None where it is not known.
+        name: name of the processor.
+        threads: PyTorch's threads on the CPU.
+        clock_mhz: clock after the last round; None where the system does not report it (on a GPU: without the
+            extra `gpu`).
+        peak_flops: FLOP/s of a square matrix product in the run's dtype, the best of many.
+        bandwidth: bytes/s read and written by a copy, the best of many.
+        sustained_flops: FLOP/s of the same product over some seconds; None in older records.
+        sustained_bandwidth: bytes/s of the same copy over some seconds; None in older records.
+        nominal_flops: the maker's figure of FLOP/s for dense products in the run's dtype; None where
+            `bench.speed.nominal` has none.
+        other_load: mean number of cores that other processes used during the rounds; None: unknown.
     """
 
     name: str
@@ -76,6 +78,11 @@ class SamplingSpeed(Model):
     """Images per second of whole denoising loops, from noise to latents.
 
     Guided loops make half as many images on a doubled batch, so that they fit where plain ones do.
+
+    Attributes:
+        steps: number of steps of a loop.
+        images_per_second: without guidance.
+        guided_images_per_second: with guidance; None for a network without a null class.
     """
 
     steps: int
@@ -101,26 +108,33 @@ class Speed(Result):
     """Speed of one backbone.
 
     Attributes:
-        batch_size, batch_reason: images a call, and why so many.
-        images_per_second, quartiles: median over the rounds, and the middle half of them.
-        latency_ms: p50 and p95 of single images; None in training.
-        peak_bytes: most memory in use during a step: weights, gradients, optimizer, activations; the inputs,
-            which are prepared before, left out.
+        request: what was measured.
+        batch_size: images per call.
+        batch_reason: why this batch size.
+        images_per_second: median over the rounds.
+        quartiles: first and third quartile over the rounds.
+        latency_ms: median and 95th percentile of the time of a single image; None in training.
+        peak_bytes: largest memory during a step: weights, gradients, optimizer and activations, without the
+            inputs.
         macs: multiply-accumulates of one deployed forward pass at batch 1.
-        flops_per_second: 2·MACs of the images in a second, three times that in training.
-        peak_share: of the device's peak.
-        intensity, ridge: FLOP/byte, of the network and where the device turns compute-bound.
-        bound: what limits it: launching operators on a GPU, or else `memory` or `compute` by the roofline.
-        launch_share: time in which the processor launches the operators of a call, over the time of a call;
-            near 1 the GPU waits for it, and other kernels would gain nothing. None on a CPU, where nothing is
-            launched, and in older records.
-        ratio, interval: images per second over those of the network it was timed against (the record's
-            context), and the 95% interval of that; None for the first network of a run.
-        compiled: `no`, `yes`, or why it was timed eager.
-        compile_seconds: the first compiled call at `batch_size`, in no other number; None if eager.
-        sampling: whole denoising loops, plain and guided; None unless asked for.
-        training: the parts of a training step; None for inference.
+        flops_per_second: 2·MACs times images per second, 3 times that in training.
+        peak_share: `flops_per_second` over the device's `peak_flops`.
+        intensity: FLOP/byte of the network.
+        ridge: FLOP/byte above which the device is limited by arithmetic.
+        bound: what limits the network: `launch`, launching operators on a GPU; otherwise `memory` or
+            `compute`, by the roofline.
+        launch_share: time in which the CPU launches the operators of a call, over the time of a call. Near 1
+            the GPU waits for the CPU. None on a CPU, and in older records.
+        ratio: images per second over those of the first network of the run (`against` in the context); None
+            for the first.
+        interval: 95% interval of `ratio`.
+        compiled: `no`, `yes`, or why the network was not compiled.
+        compile_seconds: time of the first compiled call at `batch_size`, which is in no other figure; None if
+            not compiled.
+        sampling: speed of denoising loops; None unless requested.
+        training: time of the parts of a training step; None for inference.
         seconds_per_image: of every round.
+        device: the machine.
     """
 
     request: SpeedRequest
@@ -146,6 +160,23 @@ class Speed(Result):
     seconds_per_image: tuple[Finite, ...] = Field(repr=False)
     device: Device
 
+    def columns(self) -> Row:
+        """See `Result.columns`."""
+        low, high = self.interval or (None, None)
+        return {
+            "Mode": self.request.mode,
+            "Number format": self.request.dtype,
+            "Batch": self.batch_size,
+            "Images/s": self.images_per_second,
+            "Times as fast": self.ratio,
+            "95% low": low,
+            "95% high": high,
+            "Peak (MiB)": self.peak_bytes / 2**20,
+            "GFLOP/s": self.flops_per_second / 1e9,
+            "Of peak FLOP/s (%)": 100 * self.peak_share,
+            "Limited by": self.bound,
+        }
+
     @property
     def nominal_share(self) -> float | None:
         """Of the peak that the device's maker prints; None where it is not known."""
@@ -157,7 +188,12 @@ class Speed(Result):
 
 
 class ProfileRequest(DeviceRequest):
-    """Where the time of a forward pass goes on a device; attributes as of `SpeedRequest`."""
+    """Where the time of a forward pass goes on a device.
+
+    Attributes:
+        dtype: arithmetic; see `SpeedRequest`.
+        batch_size: images per forward pass.
+    """
 
     kind: Literal["profile"] = "profile"
     dtype: Dtype = "fp32"
@@ -168,9 +204,11 @@ class Share(Model):
     """Time and multiply-accumulates of a stage or of a class of operators.
 
     Attributes:
-        seconds: of one forward pass of the batch, median.
-        time_share: of the sum over all parts.
-        macs: of one sample, as `bench.cost` counts them.
+        name: name of the stage or class of operators.
+        seconds: time within one forward pass of the batch, median.
+        time_share: share of the sum over all parts.
+        macs: multiply-accumulates of one sample; see `bench.cost`.
+        macs_share: share of all multiply-accumulates.
         ratio: time_share / macs_share; None without multiply-accumulates.
     """
 
@@ -192,13 +230,13 @@ IDLE = "idle"  # in the place of one: a GPU that waits for the next operator to 
 
 
 class Depthwise(Model):
-    """The depthwise convolutions of a forward pass without the rest of it.
+    """The depthwise convolutions of a forward pass, timed by themselves.
 
     Attributes:
-        count: how many there are.
-        memory_format: in which they are fastest, `contiguous` or `channels-last`.
-        seconds: of all of them in that format, those of one shape in a row; median, by the profiler.
-        copy_seconds: the time in which a copy moves as many bytes as their inputs, weights and outputs have.
+        count: number of depthwise convolutions.
+        memory_format: the faster format, `contiguous` or `channels-last`.
+        seconds: time of all of them in that format, run by themselves, those of one shape in a row; median.
+        copy_seconds: time of a copy of as many bytes as their inputs, weights and outputs have.
     """
 
     count: int
@@ -211,14 +249,15 @@ class Profile(Result):
     """Time beside multiply-accumulates of one network on one device.
 
     Attributes:
+        request: what was measured.
         input_size: side of the input grid, or (H, W).
-        threads: PyTorch's on the CPU; None on a GPU.
-        seconds: one whole forward pass of the batch, neither hooked nor profiled; median.
-        overhead: how much longer the stages took together, as a fraction of that.
-        stages: in order of execution; what runs in no stage is "(between)".
-        operators: by time, on the device; of a GPU, `idle` is what is left of the time.
-        depthwise: its depthwise convolutions alone; None if it has none.
-        other_load: cores that other processes kept busy meanwhile, mean; None where it is not known.
+        threads: PyTorch's threads on the CPU; None on a GPU.
+        seconds: time of one forward pass of the batch, without profiler; median.
+        overhead: how much longer the stages took in sum, as a fraction of `seconds`.
+        stages: shares of the stages, in order of execution; "(between)" is what runs in none.
+        operators: shares by class of operator, the slowest first. On a GPU `idle` is the rest of the time.
+        depthwise: the depthwise convolutions by themselves; None if there are none.
+        other_load: mean number of cores that other processes used; None: unknown.
     """
 
     request: ProfileRequest
@@ -230,6 +269,27 @@ class Profile(Result):
     operators: tuple[Share, ...] = Field(repr=False)
     depthwise: Depthwise | None
     other_load: Finite | None = None
+
+    def columns(self) -> Row:
+        """See `Result.columns`."""
+        return {"Batch": self.request.batch_size, "Forward pass (ms)": 1e3 * self.seconds}
+
+    def rows(self) -> list[Row]:
+        """A row for each stage, then one for each class of operators."""
+        parts = [("stage", share) for share in self.stages]
+        parts += [("operator", share) for share in self.operators]
+        return [
+            {
+                "Part": kind,
+                "Name": share.name,
+                "Time (ms)": 1e3 * share.seconds,
+                "Time (%)": 100 * share.time_share,
+                "GMACs": share.macs / 1e9,
+                "MACs (%)": 100 * share.macs_share,
+                "Time/MACs": share.ratio,
+            }
+            for kind, share in parts
+        ]
 
     @property
     def operator_seconds(self) -> float:

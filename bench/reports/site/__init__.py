@@ -22,11 +22,12 @@ from operator import itemgetter
 from pathlib import Path
 
 import registry
-from bench.records.schema import Cost, CostRequest, QualityRequest, Record
-from bench.reports import leaderboard, proxy
+from bench.records.schema import Cost, CostRequest, NetworkRequest, QualityRequest, Record, Scored
+from bench.reports import leaderboard, proxy, scored
 from bench.reports.board import Board, board
 from bench.reports.leaderboard import Group
 from bench.reports.links import named_page, record_page, samples_file
+from bench.reports.page import Page
 from bench.reports.report import Content, check_files, chosen_studies, write_files
 from bench.reports.select import Line, Selection, lines
 from bench.reports.tables import page_title
@@ -115,6 +116,11 @@ class Site:
         ordered = (sorted(each, key=itemgetter(0)) for each in alike.values())
         return {record.file: each for each in ordered for _, record in each}
 
+    @cached_property
+    def scored(self) -> Page | None:
+        """The page of anybody's samples; None where no record is of such."""
+        return scored.page(self.selection.records)
+
     @property
     def has_predictors(self) -> bool:
         """Whether the studies are there that small protocols are judged on."""
@@ -125,7 +131,14 @@ class Site:
         """Backbones that a study, a record or the board has, by name."""
         of_studies = {line.row.model for rows in self.lines.values() for line in rows if line.row.model}
         of_board = {row["backbone"] for row in self.board.rows if "backbone" in row}
-        return sorted(of_studies | of_board | {record.request.model for record in self.selection.records})
+        requests = (record.request for record in self.selection.records)
+        of_records = {request.model for request in requests if isinstance(request, NetworkRequest)}
+        of_records |= {
+            record.result.model
+            for record in self.selection.records
+            if isinstance(record.result, Scored) and record.result.model
+        }
+        return sorted(of_studies | of_board | of_records)
 
     @cached_property
     def model_families(self) -> dict[str, list[str]]:
@@ -166,6 +179,8 @@ def files(results: str | Path, studies: Sequence[str] = ()) -> Iterator[tuple[st
         yield record_page(record.file), pages.record(site, record)
     if site.has_predictors:
         yield "predictors.html", pages.predictors(site)
+    if site.scored:
+        yield f"{site.scored.file}.html", pages.scored(site, site.scored)
     for file in sorted(site.pictures):
         yield samples_file(file), (site.selection.folder / file).with_suffix(".png").read_bytes()
     folder = resources(__package__)

@@ -15,7 +15,7 @@ from bench.records.schema import Record
 from bench.reports import board, charts, leaderboard, proxy, tables
 from bench.reports.findings import by_soundness, findings, verdict
 from bench.reports.links import named_page, record_page, samples_file
-from bench.reports.page import Column, Entry, Table
+from bench.reports.page import Column, Entry, Page, Table
 from bench.reports.record import command
 from bench.reports.record import tables as record_tables
 from bench.reports.render import html
@@ -316,6 +316,14 @@ def record(site: Site, found: Record) -> str:
         seeds=[(seed, other.file) for seed, other in site.seeds.get(found.file, [])],
         tables=shown,
     )
+
+
+# ---- anybody's samples ----
+
+
+def scored(site: Site, page: Page) -> str:
+    """Samples that were scored without a network of this house."""
+    return _render("predictors.html", site, page.title, root="", sections=page.sections, made_charts=[])
 
 
 # ---- the study of predictors ----

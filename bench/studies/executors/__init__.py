@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.studies.plan import Group, Plan
+from bench.studies.jobs import Group
+from bench.studies.plan import Plan
 from bench.utils import locks
 from bench.utils.files import make_folders
 from registry.plugins import Registry
@@ -46,20 +47,17 @@ class Backlog:
     def __len__(self) -> int:
         return len(self._groups)
 
-    def take(self, fits: Callable[[Group], bool] = lambda group: True) -> Group | None:
+    def take(self) -> Group | None:
         """The next group that nobody is at, or None.
 
         Groups that were done elsewhere since they were planned are ended on the way.
-
-        Args:
-            fits: whether there is room for a group now.
         """
         for _ in range(len(self._groups)):
             group = self._groups.popleft()
             if all(job.done for job in group.jobs):
                 self.finish(group, [(job.title, None) for job in group.jobs])
                 continue
-            if fits(group) and not (group.run and locks.holder(group.run)):
+            if not (group.run and locks.holder(group.run)):
                 return group
             self._groups.append(group)
         return None
@@ -124,7 +122,7 @@ class Executor(ABC):
         self, plan: Plan, *, plugins: Sequence[str] = (), ended: Ended = lambda title, failure: None
     ) -> dict[str, str]:
         """Do all that a plan has left: see `run`, and `Plan.check` for what else may be raised."""
-        groups = plan.groups(estimate=self.at_once(len(plan.todo)) != 1)
+        groups = plan.groups()
         if not groups:
             return {}
         make_folders(plan.work, plan.results)  # or hours of work could not be written down
@@ -137,14 +135,6 @@ class Executor(ABC):
     def at_once(self, groups: int) -> int | None:
         """How many of so many groups are done at once; None where that depends on a cluster."""
         return None
-
-    def lacks_memory(self, group: Group) -> bool:
-        """Whether it is known that a group needs more memory than there is."""
-        return False
-
-    def script(self, groups: Sequence[Group], work: Path) -> str:
-        """What would be handed to a scheduler, for people; `""` where that says nothing."""
-        return ""
 
 
 def executor(name: str, **options: Any) -> Executor:

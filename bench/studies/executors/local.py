@@ -19,9 +19,12 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
+import psutil
+
 from bench.studies.executors import PATIENCE, Backlog, Ended, Executor, executors
-from bench.studies.plan import Group, Plan
-from bench.utils.device import available_memory, usable_cores
+from bench.studies.jobs import Group
+from bench.studies.plan import Plan
+from bench.utils.device import usable_cores
 from bench.utils.files import make_folders
 from bench.utils.process import ending
 from registry.errors import UsageError
@@ -65,20 +68,6 @@ class Local(Executor):
         cores = usable_cores() // (int(threads) if threads.isdecimal() and int(threads) else 1)
         return max(1, min(runs, (len(_gpus()) or cores) // processes))
 
-    def memory(self) -> int | None:
-        """As of the base class: of the smallest GPU, or what is free of this machine's."""
-        gpus = _gpus()
-        if not gpus:
-            return available_memory()
-        sizes = [int(size) * 2**20 for size in _query("memory.total") if size.isdecimal()]
-        slices = _slices()
-        return min((slices[name] for name in gpus if name in slices), default=min(sizes, default=None))
-
-    def lacks_memory(self, group: Group) -> bool:
-        """As of the base class."""
-        memory = self.memory()
-        return memory is not None and _need(group, bool(_gpus())) > memory
-
     def run(
         self,
         groups: Sequence[Group],
@@ -88,9 +77,6 @@ class Local(Executor):
         ended: Ended = lambda title, failure: None,
     ) -> dict[str, str]:
         """As of the base class; what the processes print is in `worker-….log` in the work folder.
-
-        No more is begun at once than fits in the memory that is free at the beginning, or in that of the GPU
-        that processes share.
 
         A job that ran out of memory beside others is done again alone before it fails.
         """
@@ -103,7 +89,7 @@ class Local(Executor):
             )
         make_folders(work)
         for log in work.glob(f"worker-{socket.gethostname()}-*.log"):
-            if not _runs(log.stem.split("-")[-2]):
+            if not psutil.pid_exists(int(log.stem.split("-")[-2])):
                 log.unlink(missing_ok=True)
         failed = self._run(groups, jobs, min(jobs, len(groups)), work, plugins, ended)
         short = {title for title, why in failed.items() if any(words in why for words in OUT_OF_MEMORY)}
@@ -127,21 +113,14 @@ class Local(Executor):
         Returns:
             Titles of the jobs that failed, and why.
         """
-        backlog, memory, gpus = Backlog(groups, ended), self.memory(), _gpus()
+        backlog, gpus = Backlog(groups, ended), _gpus()
         processes = max((group.processes for group in groups), default=1)
         shares = [_share(gpus, i, processes) if jobs > 1 else gpus for i in range(at_once)]
         under_way: dict[Future[tuple[int, bool]], _Worker] = {}
 
         def begin(number: int) -> None:
-            """Begin a group that fits beside what others do on the same GPU, or on this CPU."""
-            on_gpu = bool(shares[number])
-            beside = [each.group for each in under_way.values() if shares[each.number] == shares[number]]
-
-            def fits(group: Group) -> bool:
-                needs = [_need(each, on_gpu) for each in (group, *beside)]
-                return memory is None or not beside or sum(needs) <= memory
-
-            if group := backlog.take(fits):
+            """Begin a group that nobody is at, if there is one."""
+            if group := backlog.take():
                 log = work / f"worker-{socket.gethostname()}-{os.getpid()}-{number}.log"
                 worker = _Worker(number, group, log, plugins, _environment(jobs, shares[number]))
                 under_way[pool.submit(worker.follow, backlog.end)] = worker
@@ -193,7 +172,7 @@ class _Worker:
         count, held = 0, False
         with contextlib.suppress(BrokenPipeError), self.process as process:  # it died before it read that
             assert process.stdin and process.stdout
-            process.stdin.write(json.dumps(self.group.message).encode() + b"\n")
+            process.stdin.write(self.group.model_dump_json().encode() + b"\n")
             process.stdin.flush()
             for line in process.stdout:
                 told = json.loads(line)
@@ -230,22 +209,6 @@ def _share(gpus: Sequence[str], number: int, count: int) -> list[str]:
     return [gpus[i % len(gpus)] for i in range(first, first + count)] if gpus else []
 
 
-def _need(group: Group, on_gpu: bool) -> int:
-    """Bytes of the memory in question: of processes on GPUs, each has its own."""
-    return group.memory * (1 if on_gpu else group.processes)
-
-
-def _runs(pid: str) -> bool:
-    """Whether a process of this machine is there."""
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        pass
-    return True
-
-
 def _gpus() -> list[str]:
     """The GPUs that are there, as CUDA_VISIBLE_DEVICES names them, without loading CUDA here.
 
@@ -254,26 +217,9 @@ def _gpus() -> list[str]:
     if (told := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         names = (name.strip() for name in told.split(","))
         return list(itertools.takewhile(re.compile(r"\d+|(GPU|MIG)-.+").fullmatch, names))
-    return _query("uuid")
-
-
-def _slices() -> dict[str, int]:
-    """Bytes of each slice of a GPU (MIG) by its name, to which those of the whole GPU are no limit."""
-    lines = re.findall(r"MIG \S*?\.(\d+)gb.*UUID: (MIG-[^)\s]+)", _driver("-L"))
-    return {name: int(gigabytes) * 10**9 for gigabytes, name in lines}
-
-
-def _query(what: str) -> list[str]:
-    """What `nvidia-smi` tells of each GPU; nothing where there is none."""
-    return _driver(f"--query-gpu={what}", "--format=csv,noheader,nounits").split()
-
-
-def _driver(*arguments: str) -> str:
-    """What `nvidia-smi` prints; nothing where it is not there."""
+    command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
     try:
-        found = subprocess.run(
-            ["nvidia-smi", *arguments], capture_output=True, text=True, timeout=30, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return found.stdout
+        found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):  # no driver, hence no GPU
+        return []
+    return found.stdout.split()

@@ -18,7 +18,7 @@ from typing import Any
 
 from bench.studies import worker
 from bench.studies.executors import PATIENCE, Backlog, Ended, Executor, executors
-from bench.studies.plan import Group
+from bench.studies.jobs import Group
 from bench.utils.extras import extra
 from bench.utils.files import make_folders
 from bench.utils.progress import Stopped
@@ -39,8 +39,7 @@ class Ray(Executor):
         jobs: how many groups are handed to Ray at once; by default all.
         cpus: cores that each process of a task takes, which are its threads.
         gpus: GPUs that each takes; fractions share one.
-        memory: GiB that a task takes of a node's memory, for placing it; by default, on CPUs, what its
-            training is estimated to need.
+        memory: GiB that a task takes of a node's memory, for placing it; by default it is not looked at.
         retries: how often a task is begun again whose process or node died.
     """
 
@@ -91,15 +90,14 @@ class Ray(Executor):
             raise UsageError(f"no Ray cluster at {address or 'this machine'}: {reason(error)}") from None
         signal.signal(signal.SIGTERM, handler)  # Ray has put its own in the place
         task = ray.remote(worker.work_remotely)
-        most = max((node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]), default=0)
         backlog, under_way = Backlog(groups, ended), dict[Any, Group]()
         try:
             while backlog or under_way:
                 while self.jobs is None or len(under_way) < self.jobs:
                     if (group := backlog.take()) is None:
                         break
-                    placed = task.options(**self.resources(group, most))
-                    under_way[placed.remote(group.message, str(Path.cwd()), list(plugins))] = group
+                    placed = task.options(**self.resources(group))
+                    under_way[placed.remote(group.model_dump_json(), str(Path.cwd()), list(plugins))] = group
                 if not under_way:
                     time.sleep(PATIENCE)
                     continue
@@ -113,17 +111,12 @@ class Ray(Executor):
             ray.shutdown()
         return backlog.failed
 
-    def resources(self, group: Group, most: float) -> dict[str, Any]:
-        """What the task of a group takes of a node.
-
-        Args:
-            most: bytes that the largest node has: what needs more is given that, or it would wait for ever.
-        """
-        estimated = None if self.gpus else min(group.memory * group.processes, most)
+    def resources(self, group: Group) -> dict[str, Any]:
+        """What the task of a group takes of a node."""
         return {
             "num_cpus": self.cpus * group.processes,
             "num_gpus": self.gpus * group.processes,
-            "memory": round(self.memory * 2**30 if self.memory else estimated or 0) or None,
+            "memory": round(self.memory * 2**30) if self.memory else None,
             "max_retries": self.retries,
         }
 

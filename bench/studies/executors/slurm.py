@@ -7,7 +7,6 @@ it prints.
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from typing import Any, Literal
 
 from bench.studies import worker
 from bench.studies.executors import PATIENCE, Backlog, Ended, Executor, executors
-from bench.studies.plan import Group
+from bench.studies.jobs import Group
 from bench.utils.extras import extra
 from bench.utils.files import make_folders
 from bench.utils.progress import Stopped
@@ -34,8 +33,7 @@ class Slurm(Executor):
         timeouts: how often it may do so.
         cpus: cores of each process of a task.
         gpus: GPUs of each.
-        memory: GiB of a task; by default, on CPUs, twice what its training is estimated to need, since a task
-            that takes more is ended.
+        memory: GiB of a task, which is ended where it takes more; by default the partition's own.
         cluster: `slurm`; `local` stands for it by processes of this machine, `debug` by this process.
     """
 
@@ -71,28 +69,9 @@ class Slurm(Executor):
         """What submitit is told for an array of these groups; all of its tasks get what one of them needs."""
         processes = max(group.processes for group in groups)
         found = {"cpus_per_task": self.cpus * processes}
-        memory = max(group.memory * group.processes for group in groups)
         if self.gpus:
             found["gpus_per_node"] = self.gpus * processes
-        elif memory:
-            found["mem_gb"] = math.ceil(2 * memory / 2**30)
         return found | self.wanted
-
-    def script(self, groups: Sequence[Group], work: Path) -> str:
-        """The file that `sbatch` is given."""
-        submitit = _submitit()
-
-        class Unsubmitted(submitit.SlurmExecutor):  # type: ignore[name-defined]
-            """Writes its file where there is no Slurm, too."""
-
-            affinity = classmethod(lambda cls: 1)
-
-        made = Unsubmitted(work / "slurm", max_num_timeout=self.timeouts)
-        own = {key.removeprefix("slurm_"): value for key, value in self.parameters(groups).items()}
-        made.update_parameters(**made._convert_parameters({"array_parallelism": len(groups)} | own))
-        made.parameters["map_count"] = len(groups)
-        script: str = made._make_submission_file_text(made._submitit_command_str, "bench")
-        return script
 
     def run(
         self,
@@ -119,7 +98,8 @@ class Slurm(Executor):
             while backlog or under_way:
                 if found := self._room(backlog, len(under_way)):
                     executor.update_parameters(**self.parameters(found))
-                    arguments = ([group.message for group in found], *([each] * len(found) for each in here))
+                    messages = [group.model_dump_json() for group in found]
+                    arguments = (messages, *([each] * len(found) for each in here))
                     under_way += zip(executor.map_array(Task(), *arguments), found, strict=True)
                 time.sleep(PATIENCE)
                 over = [each for each in under_way if each[0].done()]

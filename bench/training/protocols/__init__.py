@@ -2,8 +2,8 @@
 
     protocol = bench.training.protocols.load("micro")            # or the path of a file
 
-What a protocol says, and nothing else, decides how a network is trained and sampled; with the data, the
-network and the seed it decides every number that follows.
+A protocol determines how a network is trained and sampled. Together with the data, the network and the seed
+it determines every result.
 """
 
 from __future__ import annotations
@@ -30,13 +30,15 @@ Validated = TypeVar("Validated", bound=Model)
 
 
 class Training(TrainingSettings):
-    """How a network is trained, and what changes no number.
+    """Settings of the training, and those that change no result.
 
     Attributes:
-        log_every, checkpoint_every: steps.
-        keep: how many checkpoints are kept, the newest; 0 keeps all.
-        processes: that a study has train and sample a cell together, each with a GPU of its own where there
-            are any. They see what one would see; gradients are added up in another order.
+        log_every: number of steps between two lines of the log.
+        checkpoint_every: number of steps between two checkpoints.
+        keep: number of checkpoints kept, the newest; 0 keeps all.
+        processes: number of processes that train and sample a cell of a study together, each with its own GPU
+            if there are any. Gradients are summed in another order than in one process, so results differ by
+            rounding.
     """
 
     log_every: int = Field(default=10, ge=1)
@@ -55,19 +57,19 @@ class Training(TrainingSettings):
 
 
 class Evaluation(Model):
-    """What a trained network is judged by.
+    """How a trained network is scored.
 
     Attributes:
-        samples: whether images are made and scored.
-        held_out: how the loss on images that were not trained on is measured; None: it is not.
-        reference: file that samples are compared with, such as the ADM suite's .npz; a path that is not
-            absolute begins at the protocol's folder. None: the dataset itself.
-        extractor: of the scores that name none, see `bench.metrics`; by default `digits` for the dataset of
-            that name, else `inception`.
-        scores: names or wildcards of the scores that samples get, such as `fid` and `fd_dinov2`; by default
-            those that are marked as recorded. It changes no request: scores can be added to records later.
-        judged_by: names of the quantities that order the rows of a study, the first of which ranks them; by
-            default FID and the whole held-out loss, as far as they are measured. It changes no record.
+        samples: whether images are sampled and scored.
+        held_out: how the held-out loss is measured; None: it is not.
+        reference: file that samples are compared with, such as the ADM suite's .npz; a relative path starts
+            at the protocol's folder. None: the dataset itself.
+        extractor: extractor for scores that name none; default: `digits` for the dataset `digits`, else
+            `inception`.
+        scores: names or wildcards of the scores to compute, such as `fid` and `fd_dinov2`; default: those
+            marked as recorded. No part of a request: scores can be added to records later.
+        judged_by: names of the quantities by which the rows of a study are ordered; the first one ranks them.
+            Default: FID and `held_out`, as far as they are measured. No part of a record.
     """
 
     samples: bool = True
@@ -80,7 +82,7 @@ class Evaluation(Model):
     @model_validator(mode="after")
     def _something(self) -> Self:
         if not self.samples and self.held_out is None:
-            raise ValueError("samples = false leaves nothing to judge by: add [evaluation.held_out]")
+            raise ValueError("samples = false leaves nothing to measure: add [evaluation.held_out]")
         return self
 
     @field_validator("scores")
@@ -119,16 +121,21 @@ class Evaluation(Model):
 
 
 class Protocol(Model):
-    """A whole protocol.
+    """A protocol: how networks are trained, sampled and scored.
 
     Attributes:
-        name: of the file, without its ending.
-        title: in words, as reports print it.
-        data: the dataset that it is meant for.
-        data_options: of the dataset, such as `split`, which decide the numbers and are not to be given again.
-        scale: overrides by wildcard of backbone names, for runs that cannot afford the published sizes;
-            every pattern that fits adds its overrides, later ones over earlier.
-        learning_rates: in place of the one in `training`, by wildcard of backbone names, the last that fits.
+        name: name of the file, without its ending.
+        title: description, as reports print it.
+        data: name of the dataset.
+        data_options: options of the dataset that determine results, such as `split`. A command cannot change
+            them.
+        training: the table `[training]`.
+        sampling: the table `[sampling]`.
+        evaluation: the table `[evaluation]`.
+        scale: overrides of networks by wildcard of backbone names, for runs that cannot afford the published
+            sizes. All patterns that match apply; later ones take precedence.
+        learning_rates: learning rates by wildcard of backbone names, in place of the one in `training`; the
+            last match applies.
     """
 
     name: str
@@ -269,7 +276,8 @@ def load(name: str | Path, beside: Path | None = None) -> Protocol:
 
 
 def _require_backbones(table: str, patterns: Mapping[str, Any]) -> None:
-    """Refuse a wildcard that fits no backbone: a typo would leave the network as it is without a word."""
+    """Refuse a wildcard that matches no backbone: a typo would leave the network unchanged without an
+    error."""
     known = registry.names()
     for pattern in patterns:
         own = ":" in pattern  # a network by the place of its code, which is registered when it is named
@@ -327,6 +335,6 @@ def _first(error: ValidationError) -> str:
 
 
 def _short(value: Any) -> str:
-    """A value as TOML would have it, not longer than a line bears."""
+    """A value as TOML writes it, cut to the length of a line."""
     text = repr(value) if isinstance(value, str | int | float | list | dict) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

@@ -2,13 +2,18 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from bench import cli
+from bench.cli import command
+from tests import docs
 from tests.conftest import ROOT
 
 
@@ -24,6 +29,74 @@ def test_help_and_list_import_nothing_heavy():
     )
     for args in (["--help"], ["flops", "--help"], ["list", "udit*"], ["describe", "udit-t"]):
         subprocess.run([sys.executable, "-c", code.format(args=args)], check=True, capture_output=True)
+
+
+COMMANDS = [(name, function) for panel in cli.PANELS.values() for name, function in panel.items()]
+
+
+@pytest.mark.parametrize(("name", "function"), COMMANDS, ids=[name for name, _ in COMMANDS])
+def test_help_has_examples_that_exist_and_whole_sentences(run_bench, name, function):
+    shown = command.examples(function)
+    assert shown
+    for example in shown:
+        (arguments,) = docs.commands(example)
+        docs.parse(arguments)
+        assert arguments[0] == name
+    for width in (80, 120):
+        code, out, _ = run_bench(name, "--help", width=width)
+        assert code == 0 and all(f"$ {example}\n" in trimmed(out) for example in shown)
+        assert not re.search(r"<(bool|str|int|float|path|list)|\bTEXT\b.*\bTEXT\b", out)
+        assert not re.search(r"--[\w-]*…", out)  # a name that is cut off
+        prose = trimmed(out).split("╭")[0]
+        for paragraph in prose.strip().split("\n\n"):  # lines are as long as the terminal lets them be
+            lines = paragraph.split("\n")
+            for line, following in pairwise(lines):
+                assert len(line) + 1 + len(following.split()[0]) > width - 2, (line, following)
+
+
+def trimmed(text):
+    return "\n".join(line.strip() for line in text.splitlines()) + "\n"
+
+
+def test_commands_stand_in_panels(run_bench):
+    out = run_bench("--help", width=100)[1]
+    assert re.findall(r"╭─ (.*?) ─", out) == ["Options", *cli.PANELS]
+    assert "<" not in out and all(f"│ {name} " in out for name, _ in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (
+            ("flops", "--modle", "x"),
+            "No such option: --modle. Did you mean --model? See `bench flops --help`.",
+        ),
+        (("flosp",), "No such command 'flosp'. Did you mean 'flops'? See `bench --help`."),
+        (("eval", "--samples", "x"), "Missing option '--reference'. See `bench eval --help`."),
+        (
+            ("throughput", "-m", "udit-t", "--dtype", "fp8"),
+            "'fp8' is not one of 'fp32', 'tf32', 'bf16', 'fp16'",
+        ),
+        (
+            ("throughput", "-m", "udit-t", "--repeats", "4"),
+            "'--repeats': Input should be greater than or equal to 6",
+        ),
+        (("throughput", "-m", "udit-t", "--batch-size", "0"), "--batch-size takes a number of images"),
+        (("throughput", "-m", "udit-t", "--train", "--sampling"), "leave --train or --sampling out"),
+        (("profile", "-m", "udit-t", "--repeats", "0"), "'--repeats'"),
+        (
+            ("eval", "--samples", "x", "--reference", "y", "--device", "gpu"),
+            "--device takes cpu, cuda or cuda:N",
+        ),
+    ],
+)
+def test_a_mistake_in_an_option_is_one_line_before_torch_is_loaded(args, says):
+    code = f"import sys; from bench import cli; sys.argv = ['bench', *{args}]\n"
+    code += "try: cli.main()\nfinally: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert says in done.stderr
+    assert "torch" not in done.stdout.split()
 
 
 @pytest.mark.parametrize(
@@ -43,7 +116,7 @@ def test_help_and_list_import_nothing_heavy():
         (("flops", "-m", "udit-t", "--plugin", "not_there"), "no such plugin module: not_there"),
         (("describe", "udit-x"), "unknown backbone"),
         (("list", "zzz"), "no backbone matches"),
-        (("tables", "--table", "9"), "no table 9"),
+        (("tables", "--table", "9"), "'--table': Input should be less than or equal to 6"),
         (("check", "-m", "udit-t", "--device", "tpu9"), "device"),
     ],
 )

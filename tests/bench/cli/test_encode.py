@@ -53,7 +53,7 @@ def test_errors_are_one_line(bench_encode, vae: Path, photos: Path, tmp_path: Pa
         ("--images", tmp_path / "none", "none: No such file"),
         ("--size", 31, "multiples of 2"),
         ("--vae", tmp_path, "cannot read an AutoencoderKL from the folder"),
-        ("--device", "mps:7", "not on 'mps:7'"),
+        ("--device", "mps:7", "not 'mps:7'"),
         ("--out", photos / "cat" / "00.png" / "o", "cannot write"),
     ]:
         arguments = [part for pair in {**defaults, option: value}.items() for part in pair]
@@ -68,4 +68,4 @@ def test_a_process_that_is_not_the_last_says_so(
 ) -> None:
     monkeypatch.setattr("bench.data.encoding._finish", lambda out, index: None)
     arguments = ("--images", photos, "--out", tmp_path / "o", "--vae", vae, "--size", SIDE)
-    assert "other processes are not done yet" in bench_encode(*arguments)[1]
+    assert "other processes are still encoding" in bench_encode(*arguments)[1]

@@ -187,7 +187,7 @@ def test_what_cannot_be_scored_is_one_line(bench, sets, tmp_path) -> None:
     assert "no such file or folder: nowhere" in refused(bench, *args, "nowhere")
     said = refused(bench, *args, "r", "--extractor", "digit")
     assert "unknown extractor 'digit'. Did you mean 'digits'" in said
-    assert "no device 'tpu'" in refused(bench, *args, "r", "--device", "tpu")
+    assert "--device takes cpu, cuda or cuda:N, not 'tpu'" in refused(bench, *args, "r", "--device", "tpu")
     np.savez(tmp_path / "one.npz", arr_0=np.zeros((1, 16, 16, 3), np.uint8))
     said = refused(bench, *args, tmp_path / "one.npz")
     assert "one.npz: " in said and "too few" in said

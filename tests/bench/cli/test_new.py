@@ -42,9 +42,9 @@ def test_nothing_is_overwritten_and_no_name_taken_twice(run_bench, tmp_path, mon
     assert run_bench("new", "Some Net.py")[0] == 0
     for name, says in (
         ("Some Net.py", "exists: delete it"),
-        ("net", "is no name of a Python file"),
-        ("__.py", "is no name of a Python file"),
-        ("udit_b.py", "a backbone 'udit-b' exists"),
+        ("net", "is not the name of a Python file"),
+        ("__.py", "is not the name of a Python file"),
+        ("udit_b.py", "a backbone named 'udit-b' already exists"),
         ("nowhere/net.py", "cannot write"),
     ):
         code, _, err = run_bench("new", name)

@@ -68,5 +68,5 @@ def test_a_run_of_no_record_is_left_alone(place, run_bench, monkeypatch):
     assert found["runs/own"]["size"] == sum(path.stat().st_size for path in files)
     monkeypatch.setattr(runs, "SHOWN", 1)
     out = run_bench("runs")[1]
-    assert "2 training runs" in out and "The 1 written last" in out
+    assert "2 training runs" in out and "Only the 1 written last" in out
     assert "broken" in out and "own" not in out.partition("MiB in all")[0]

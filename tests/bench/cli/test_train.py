@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 import registry
-from bench.cli.output import PlainProgress, bar
 from bench.sampling import plan
+from bench.utils.bars import PlainProgress, bar
 from tests.conftest import ROOT
 
 MICRO = ("train", "--model", "tiny-unet", "--protocol", "micro", "--out")
@@ -58,7 +58,7 @@ def test_train_sample_and_what_they_leave(run_bench, tmp_path, monkeypatch):
     assert np.abs(np.load(tmp_path / "1.npz")["arr_0"].astype(int) - images).max() <= 1  # rounded elsewhere
     assert np.abs(np.load(tmp_path / "3.npz")["arr_0"].astype(int) - images).max() > 1
     code, _, err = run_bench("sample", "--checkpoint", run, "--out", tmp_path / "b.npz", *options, *guide)
-    assert code == 2 and "--guide and --guide-scale belong together" in err
+    assert code == 2 and "give --guide and --guide-scale together" in err
     seen = []
 
     def told(network, labels, cfg_scale, guided_channels, interval, encoder_every):
@@ -110,7 +110,7 @@ def test_export(run_bench, tmp_path):
             ("train", "--model", "udit-t", "--protocol", "smoke", "--tracker", "tensorbord"),
             "tracker tensorbord",
         ),
-        (("sample", "--checkpoint", "nowhere"), "needs --model"),
+        (("sample", "--checkpoint", "nowhere"), "add --model"),
     ],
 )
 def test_a_mistake_is_one_line(run_bench, tmp_path, args, says):
@@ -147,9 +147,8 @@ def test_a_signal_to_sample_is_one_line_and_its_status(run_bench, tmp_path):
 
 def test_without_a_terminal_a_line_now_and_then(capsys, monkeypatch):
     monkeypatch.setattr(PlainProgress, "EVERY", 0.0)
-    with bar("[progress.description]{task.description}", "loss {task.fields[loss]:.2f}") as shown:
-        task = shown.add_task("training", total=None, loss=float("nan"))
-        shown.update(task, completed=3, total=10, loss=0.5)
+    with bar() as tell:
+        tell("training", 3, 10, "loss 0.50")
         monkeypatch.setattr(PlainProgress, "EVERY", 60.0)
-        shown.update(task, completed=4)
+        tell("training", 4, 10)
     assert capsys.readouterr().err == "training: 3/10 loss 0.50\n"

@@ -1,10 +1,8 @@
 """Counts against the original programs' counts, other counters, and direct formulas."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,9 +14,6 @@ import registry
 from bench import cost, records
 from bench.cost.memory import LiveTensors
 from bench.cost.stages import around
-from bench.cost.training import training_bytes
-from bench.records.schema import SpeedRequest
-from bench.speed.runners import TrainingRunner
 from registry.errors import CodeError
 from tests.conftest import ROOT
 
@@ -509,67 +504,6 @@ def test_attention_tokens_follow_from_the_grid(side):
     assert udit == {stage: count // 4 for stage, count in full.items()}  # four groups of downsampled tokens
     assert cost.attention_tokens(registry.create("dit-s-4", input_size=side)) == {"blocks": (side // 4) ** 2}
     assert cost.attention_tokens(registry.create("dic-s", input_size=side)) == {}
-
-
-# ---- memory of training ----
-
-
-@pytest.mark.parametrize(("name", "batch_size"), [("tiny-unet", 32), ("udit-t", 2), ("dit-s-4", 4)])
-def test_a_training_step_takes_about_the_memory_that_is_told(name, batch_size):
-    with torch.device("meta"):
-        told = training_bytes(registry.create(name), batch_size)
-    request = SpeedRequest(model=name, config={}, device_name="", batch_size=batch_size, mode="training")
-    runner = TrainingRunner(registry.create(name), request, torch.device("cpu"))
-    runner.prepare(batch_size, "")
-    assert 0.98 < told / runner.peak_bytes < 1.3  # more where attention is fused
-
-
-def test_nothing_is_told_of_a_network_that_looks_at_values():
-    class Looks(registry.Backbone):
-        def __init__(self):
-            super().__init__(input_size=8, num_classes=10, in_channels=4)
-            self.bias = nn.Parameter(torch.zeros(1))
-
-        def forward(self, x, t, y):
-            return x + self.bias if float(x.mean()) > 0 else x - self.bias
-
-    assert training_bytes(Looks(), 2) is None
-
-
-PEAKS = """
-import tempfile
-from pathlib import Path
-from bench import studies
-from bench.studies import cells, checking
-from bench.training import protocols
-from bench.training.loop import Trainer, train
-Trainer._preview = lambda self: None  # takes long, and no memory beside a step's
-smoke = protocols.load("smoke")
-for name, batch_size in (("tiny-unet", 128), ("udit-t", 16), ("dit-s-2", 48)):
-    training = smoke.training.model_copy(update={"batch_size": batch_size, "steps": 2})
-    protocol = smoke.model_copy(update={"training": training, "scale": {}})
-    cell = cells.Cell(studies.StudyRow(name, name, {}), protocol, 0)
-    (need,) = checking.Checker({}).memory([cell]).values()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    with tempfile.TemporaryDirectory() as folder:
-        train(name, protocol, folder + "/run")
-    peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM:"))
-    print(name, need, int(peak.split()[1]) * 1024)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is Linux's")
-def test_a_process_that_trains_takes_about_the_memory_that_is_estimated():
-    told = subprocess.run(
-        [sys.executable, "-c", PEAKS], capture_output=True, text=True, cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert told.returncode == 0, told.stderr
-    found = [line.split() for line in told.stdout.splitlines()]
-    assert len(found) == 3
-    for name, need, peak in found:
-        assert 1 / 2 < int(need) / int(peak) < 2, (name, need, peak)
 
 
 # ---- time to the first number ----

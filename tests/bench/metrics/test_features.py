@@ -326,7 +326,7 @@ def test_a_file_that_cannot_be_made_is_not_begun(images, tmp_path: Path) -> None
     with pytest.raises(UsageError, match=r"cannot write .*taken"):
         make_file(images.path, tmp_path / "taken" / "f.npz", cache=tmp_path / "cache")
     np.savez(tmp_path / "r.npz", mu=np.zeros(2), sigma=np.eye(2))
-    with pytest.raises(UsageError, match=r"r\.npz holds no images"):
+    with pytest.raises(UsageError, match=r"r\.npz holds features or statistics, not images"):
         make_file(tmp_path / "r.npz", tmp_path / "f.npz")
     assert not (tmp_path / "f.npz").exists()
 

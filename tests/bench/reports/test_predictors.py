@@ -319,7 +319,7 @@ def test_what_is_chosen_on_one_study_is_judged_on_the_others() -> None:
     baseline = [agreement("b", 0.2, protocol="", predictor="gflops", step=None, seconds=0.0, right=3)]
     choice = choose([first, second + baseline])
     assert choice is not None
-    assert choice.best is first[2] and choice.candidates == 3  # of equals the cheaper
+    assert choice.best is first[2] and len(choice.candidates) == 3  # of equals the cheaper
     assert choice.held_back == [second[0]] and choice.baselines == baseline and choice.rivals == []
     texts = " ".join(proxy.answer(choice, "FID"))
     assert "No protocol measured here is reliable" in texts  # for its interval begins at 0

@@ -107,6 +107,7 @@ def test_another_batch_size_changes_rounding_alone(tmp_path: Path, network: Any)
     assert np.array_equal(fewer[:14], other[:14])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "expected"), [({}, 1), ({"cfg_scale": 1.5}, 1),
                          ({"cfg_scale": 1.5, "guidance_interval": (0, 500)}, 2)])  # fmt: skip
 def test_compiled_once_for_all_steps_and_batches(

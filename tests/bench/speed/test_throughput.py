@@ -536,6 +536,7 @@ def test_every_call_compiles_whatever_was_compiled_before(monkeypatch):
     assert len(graphs) == 8 + 2  # for this batch and for single images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_nothing_is_compiled_while_a_loop_is_timed(monkeypatch, dtype):
     graphs, during = [], []

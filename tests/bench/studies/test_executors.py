@@ -1,6 +1,5 @@
 """Groups of jobs: who may begin which, and what becomes of those that another process is at."""
 
-import json
 import os
 import socket
 import time
@@ -10,16 +9,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from bench import studies
-from bench.cli import app, watch
+from bench.cli import watch
 from bench.cli.watch import View
 from bench.studies import worker
 from bench.studies.cells import cells
 from bench.studies.executors import Backlog, executor, local
-from bench.studies.plan import Group, Job
-from bench.studies.watching import Activity, Meter, Usage, Watcher
+from bench.studies.jobs import Group, Job
+from bench.studies.watching import Activity, Watcher
 from bench.training import protocols
 from bench.utils import locks
 from bench.utils.text import span
@@ -29,7 +27,7 @@ from tests.bench import made
 
 def group(folder: Path, name: str) -> Group:
     """One job in the folder of a run."""
-    return Group(folder / "runs" / name, (Job(name, folder / f"{name}.json", None, {}),))
+    return Group(run=folder / "runs" / name, jobs=(made.job(name, folder),))
 
 
 def test_what_another_process_is_at_waits(tmp_path: Path) -> None:
@@ -37,45 +35,8 @@ def test_what_another_process_is_at_waits(tmp_path: Path) -> None:
     backlog = Backlog([a, b])
     with locks.held(a.run):
         assert backlog.take() == b and backlog.take() is None and len(backlog) == 1
-        assert worker.work(a.message, [], pytest.fail)  # nothing of it is done
+        assert worker.work(a, [], pytest.fail)  # nothing of it is done
     assert backlog.take() == a and not backlog
-
-
-@pytest.mark.parametrize(("gpus", "most"), [("", 10), ("a,b", 6)])
-def test_no_more_is_begun_than_fits_in_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: str, most: int
-) -> None:
-    """Of the CPU's memory, or of that of the GPU that processes share: what needs too much runs alone."""
-    needs = {"huge": 99, "large": 7, "middle": 5, "small": 3, "tiny": 1}
-    groups = [replace(group(tmp_path, name), memory=need) for name, need in needs.items()]
-    beside: list[tuple[str, list[str]]] = []
-    under_way: dict[str, tuple[str, int]] = {}
-
-    class Worker:
-        def __init__(
-            self, number: int, group: Group, log: Path, plugins: object, environment: dict[str, str]
-        ):
-            self.number, self.group, self.gpu = number, group, environment.get("CUDA_VISIBLE_DEVICES", "")
-            (name,) = (job.title for job in group.jobs)
-            beside.append((name, [n for n, (gpu, _) in under_way.items() if gpu == self.gpu]))
-            under_way[name] = self.gpu, group.memory
-            self.process = SimpleNamespace(terminate=lambda: None, kill=lambda: None)
-
-        def follow(self, ended: object) -> tuple[int, bool]:
-            time.sleep(0.2)
-            return 1, False
-
-        def finish(self, backlog: Backlog, count: int, held: bool) -> None:
-            del under_way[self.group.jobs[0].title]
-
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
-    monkeypatch.setattr(local, "_Worker", Worker)
-    monkeypatch.setattr(local.Local, "memory", lambda self: most)
-    assert executor("local", jobs=4).run(groups, work=tmp_path) == {}
-    assert {name for name, _ in beside} == needs.keys()
-    for name, others in beside:
-        assert not others or needs[name] + sum(needs[other] for other in others) <= most
-    assert any(others for _, others in beside)
 
 
 def test_the_gpus_of_a_machine_are_divided_among_cells(
@@ -84,8 +45,7 @@ def test_the_gpus_of_a_machine_are_divided_among_cells(
     assert [local._share("abcd", i, 2) for i in range(2)] == [["a", "b"], ["c", "d"]]
     assert [local._share("ab", i, 1) for i in range(3)] == [["a"], ["b"], ["a"]]
     monkeypatch.setattr(local, "_gpus", lambda: ["a", "b", "c"])
-    message = {"quality": {"protocol": {"training": {"processes": 2}}}}
-    pair = Group(tmp_path / "run", (Job("pair", tmp_path / "none", None, message),))
+    pair = made.pair(tmp_path)
     with pytest.raises(UsageError, match="2 cells at once of 2 processes each need 4 GPUs, but there are 3"):
         executor("local", jobs=2).run([pair], work=tmp_path)
     with pytest.raises(UsageError, match=r"2 processes needs whole GPUs, not gpus = 0.5"):
@@ -93,32 +53,19 @@ def test_the_gpus_of_a_machine_are_divided_among_cells(
 
 
 def test_clusters_are_told_what_a_cell_needs(tmp_path: Path) -> None:
-    message = {"quality": {"protocol": {"training": {"processes": 2}}}}
-    pair = Group(tmp_path / "run", (Job("pair", tmp_path / "none", None, message),), 3 * 2**30)
-    one = replace(group(tmp_path, "a"), memory=2**30)
+    pair = made.pair(tmp_path)
+    one = group(tmp_path, "a")
     on_ray, on_gpus = executor("ray", cpus=4), executor("ray", gpus=1)
-    assert on_ray.resources(pair, 1e12).items() >= {"num_cpus": 8, "memory": 6 * 2**30}.items()
-    assert on_ray.resources(pair, 2e9)["memory"] == 2e9  # all that the largest node has
-    assert on_gpus.resources(pair, 1e12).items() >= {"num_gpus": 2, "memory": None}.items()
-    assert executor("ray", memory=7).resources(pair, 1e12)["memory"] == 7 * 2**30
+    assert on_ray.resources(pair).items() >= {"num_cpus": 8, "memory": None}.items()
+    assert on_gpus.resources(pair).items() >= {"num_gpus": 2, "memory": None}.items()
+    assert executor("ray", memory=7).resources(pair)["memory"] == 7 * 2**30
     array = executor("slurm", cpus=3).parameters([one, pair])
-    assert array.items() >= {"cpus_per_task": 6, "mem_gb": 12}.items() and "gpus_per_node" not in array
+    assert array["cpus_per_task"] == 6 and not array.keys() & {"gpus_per_node", "mem_gb"}
     on_gpus = executor("slurm", gpus=1).parameters([one, pair])
     assert on_gpus["gpus_per_node"] == 2 and "mem_gb" not in on_gpus
-    assert executor("slurm", memory=7.0).parameters([pair])["mem_gb"] == 7.0
-
-
-def test_what_measuring_took_is_read_from_the_records(tmp_path: Path) -> None:
-    study = studies.load("downsampler")
-    first, second, third = cells(study, protocols.load("smoke"), [0])[:3]
-    on_gpu = made.ENVIRONMENT.model_copy(update={"device": "Some GPU"})
-    made.put(tmp_path, made.quality(first.request))
-    made.put(tmp_path, made.quality(second.request))
-    made.put(tmp_path, made.quality(third.request), environment=on_gpu)
-    runs = {first.file: "a", second.file: "a", third.file: "b", "nowhere": "b"}
-    usage = Meter(tmp_path, runs).usage(runs)
-    assert usage == Usage(cores=2 * (1 + 5 + 5), gpus=6)  # "a" was trained once
-    assert str(Usage(7200, 9000)) == "2.00 core-hours and 2.50 GPU-hours" and str(Usage()) == "0 core-hours"
+    told = executor("slurm", partition="long", hours=2.5, memory=7.0, jobs=1, account="me").parameters([pair])
+    expected = {"slurm_partition": "long", "slurm_account": "me", "slurm_array_parallelism": 1}
+    assert told.items() >= (expected | {"timeout_min": 150, "mem_gb": 7.0}).items()
 
 
 def test_a_record_is_measured_unless_it_changed_since_it_was_planned(tmp_path: Path) -> None:
@@ -138,25 +85,51 @@ def test_a_record_is_measured_unless_it_changed_since_it_was_planned(tmp_path: P
     assert second.done
 
 
-def test_the_time_left_counts_what_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, done, found = [0.0], [0], list[Activity]()
+def test_the_time_left_is_that_of_the_cells_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes do 21 cells, of which the last seven take three times as long as the others."""
+    clock = [0.0]
     monkeypatch.setattr(watch, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    jobs = {f"cell {i}": 3.0 if i >= 14 else 1.0 for i in range(21)}
+    lasts = {title: 5.0 * weight for title, weight in jobs.items()}  # seconds, which the view does not know
+    found: list[Activity] = []
+    ended: dict[str, str | None] = {}
     watcher: Any = SimpleNamespace(look=lambda: found)
-    view = View(10, lambda: done[0], watcher, Usage)
+    view = View(jobs, ended, watcher)
+    waiting, under_way, told = list(jobs), dict[str, float](), list[tuple[float, str]]()
+    while waiting or under_way:
+        for title in [title for title, begun in under_way.items() if clock[0] - begun >= lasts[title]]:
+            ended[title] = None
+            del under_way[title]
+        while waiting and len(under_way) < 2:
+            under_way[waiting.pop(0)] = clock[0]
+        # As smoke has it: the part that is trained says little of a cell that is mostly sampled and scored.
+        found[:] = [Activity("", each, "here", "training", 0, 8, None, None) for each in under_way]
+        told.append((clock[0], view.summary(found)))
+        clock[0] += 0.5
+    whole = told[-1][0]
+    assert "left" not in told[0][1] and "left" not in told[-1][1]
+    estimates = [
+        (at, float(text.rpartition("about ")[2].split()[0])) for at, text in told if " s left" in text
+    ]
+    assert estimates[0][0] == 5.0  # as soon as the first cells are measured
+    for at, left in estimates:
+        assert abs(left - (whole - at)) <= 8.0  # half of the longest cell: who does the last one is not known
 
-    def told(at: float, measured: int, **steps: int) -> str:
-        clock[0], done[0] = at, measured
-        activity = Activity("", "", "here", "training", 0, 100, 1.0, 1.0)
-        found[:] = [replace(activity, run=name, done=step) for name, step in steps.items()]
-        return view.summary(found).rpartition("about ")[2]
 
-    told(0, 0, first=0, second=40)  # the second goes on with an earlier call's training
-    # Of ten cells 9 − 0.9 are left; one and half a cell were done meanwhile.
-    assert told(100, 1, second=90) == f"{span(100 / 1.5 * 8.1)} left"
-    found[:] = [replace(found[0], description="sampling and scoring", seconds_left=None)]
-    assert view.summary(found).endswith(f"about {span(100 / 1.5 * 8.1)} left")
-    assert told(120, 2) == f"{span(120 / 1.6 * 8)} left"
-    assert "left" not in told(500, 10)
+def test_the_time_left_counts_what_an_earlier_call_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(watch, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    ended: dict[str, str | None] = {}
+    watcher: Any = SimpleNamespace(look=list)
+    view = View(dict.fromkeys(("first", "second", "third"), 1.0), ended, watcher)
+    activity = Activity("", "first", "here", "training", 75, 100, 2.0, 10.0)
+    # 10 s of the first, and two whole ones of 40 s.
+    assert view.summary([activity]) == f"0 of 3 measured, 1 under way, about {span(90)} of training left"
+    clock[0], ended["first"] = 12.0, None
+    # A quarter took 12 s.
+    assert view.summary([replace(activity, title="second", done=0)]).endswith("about 2 min left")
+    clock[0], ended["second"] = 36.0, "it broke"
+    assert view.summary([]).endswith("about 48 s left")
 
 
 @pytest.mark.parametrize(
@@ -179,8 +152,6 @@ def test_locks_and_logs_tell_what_is_under_way(
     study = studies.load("downsampler")
     every = cells(study, protocols.load("smoke"), [0])
     made.put(tmp_path, made.quality(every[1].request), "smoke")
-    arguments = ["studies", "--watch", "downsampler", "--protocol", "smoke", "--seeds", "0", "--json"]
-    places = ["--results", str(tmp_path), "--work", str(tmp_path / "runs")]
     run = tmp_path / "runs" / every[0].run
     run.mkdir(parents=True)
     watcher = Watcher(tmp_path, tmp_path / "runs", every)
@@ -188,26 +159,19 @@ def test_locks_and_logs_tell_what_is_under_way(
     log = run / "log.jsonl"
     log.write_text('{"step": 1, "images_per_second": 4.0}\n{"step": 3, "images_per_second": 8.0}\n{"step": 5')
     with locks.held(run):
-        found = json.loads(CliRunner().invoke(app, [*arguments, *places]).stdout)
-        assert (found["cells"], found["measured"]) == (len(every), 1)
-        assert found["usage"] == {"cores": 2 * (1.0 + 3.0 + 2.0), "gpus": 0.0}  # as the record says
         batch = every[0].protocol.training.batch_size
         holder = f"process {os.getpid()} on {socket.gethostname()}"
-        assert found["under_way"] == [
-            {
-                "run": every[0].run, "title": every[0].title, "holder": holder, "description": "training",
-                "done": 3, "total": 8, "images_per_second": 8.0, "seconds_left": 5 * batch / 8,
-            }
-        ]  # fmt: skip
-        view = View(len(every), lambda: 1, watcher, lambda: Usage(cores=5400))
+        assert watcher.look() == [
+            Activity(every[0].run, every[0].title, holder, "training", 3, 8, 8.0, 5 * batch / 8)
+        ]
+        jobs = {cell.title: 1.0 for cell in every}
+        view = View(jobs, {every[1].title: None}, watcher)
         shown = [next(column.cells).plain for column in view.table().columns]
         left = span(5 * batch / 8)
         assert shown == [every[0].title, holder, "training", "3 of 8", "8.0", left]
         # Of three cells two are left, less the 3 of 8 steps.
         rest = span((len(every) - 1 - 3 / 8) * 8 * batch / 8)
-        title = (
-            f"1 of {len(every)} measured, 1 under way, 1.50 core-hours so far, about {rest} of training left"
-        )
+        title = f"1 of {len(every)} measured, 1 under way, about {rest} of training left"
         assert view.table().title == title
         monkeypatch.setattr(watch, "EVERY", 0.05)
         with view:

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 from bench import records, studies
 from bench.studies import worker
-from bench.studies.cells import Cell, Task, cells
+from bench.studies.cells import Cell, cells
+from bench.studies.jobs import Task
 from bench.training import protocols
 from bench.training.run import Run
 from registry.errors import UsageError
@@ -51,7 +52,7 @@ def test_two_processes_of_a_cell_make_the_record_of_one(
         (group,) = made.groups([one], {}, results=place / "results", work=place / "work")
         assert group.processes == processes
         ended: list[Any] = []
-        assert not worker.work(group.message, [], lambda *job, ended=ended: ended.append(job))
+        assert not worker.work(group, [], lambda *job, ended=ended: ended.append(job))
         assert ended == [("DiT, seed 0", None)]
         record = records.read_file(place / "results" / one.file)
         assert record.context.processes == (2 if processes == 2 else None)
@@ -72,6 +73,7 @@ def endless(folder: Path, processes: int = 2) -> Task:
     one = cell(folder, processes)
     training = one.protocol.training.model_copy(update={"steps": 10**6, "checkpoint_every": 10**6})
     return Task(
+        title=one.title,
         request=one.request,
         overrides=one.overrides,
         protocol=one.protocol.model_copy(update={"training": training}),
@@ -83,7 +85,7 @@ def endless(folder: Path, processes: int = 2) -> Task:
 # What a process does that measures a cell; ends with 7 where it was told to stop.
 TRAINS = """
 import sys
-from bench.studies.cells import Task
+from bench.studies.jobs import Task
 from bench.studies.processes import call
 from bench.utils.progress import Stopped
 try:

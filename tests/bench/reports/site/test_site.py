@@ -1,21 +1,13 @@
 """The site: every link leads somewhere, hostile labels stay text, the same records give the same bytes."""
 
 import csv
-import http.client
 import io
 import json
 import re
 import shlex
-import socket
-import struct
-import subprocess
-import sys
-import urllib.request
-from contextlib import contextmanager
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import PurePosixPath
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -239,68 +231,3 @@ def test_report_writes_and_checks_the_site(run_bench, tmp_path):
     assert status == 1 and "missing" in err and "--site" in err
     status, _, err = run_bench("report", "--site", tmp_path, "--format", "html")
     assert status == 2 and "leave --format out" in err
-
-
-@contextmanager
-def served(results):
-    """`bench serve` of some records: its process and its address."""
-    words = [sys.executable, "-m", "bench.cli", "serve", "toy", "--port", "0", "--results", results]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(words, cwd=ROOT, **pipes) as serving:
-        try:
-            yield serving, serving.stdout.readline().split()[0]
-        finally:
-            serving.terminate()  # SIGINT may be ignored where tests run in the background
-            _, serving.told = serving.communicate(timeout=20)
-
-
-def test_serve_shows_the_site_until_it_is_stopped(tmp_path):
-    made.put(tmp_path / "results", made.cost())
-    with served(tmp_path / "results") as (serving, address):
-        for name, words in (("", "<h1>"), ("index.html?x", "<h1>"), ("assets/site.js", '"use strict"')):
-            with urllib.request.urlopen(address + name, timeout=10) as answer:
-                assert words in answer.read().decode()
-    assert serving.returncode == 0
-    assert f"making the site of the records in {tmp_path / 'results'}" in serving.told
-
-
-def test_serve_answers_to_names_of_this_machine_alone_and_prints_no_traceback(tmp_path):
-    made.put(tmp_path / "results", made.cost())
-    with served(tmp_path / "results") as (serving, address):
-        port = urlsplit(address).port
-
-        def status(path="/", host=f"localhost:{port}"):
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-            connection.putrequest("GET", path, skip_host=True)
-            if host is not None:
-                connection.putheader("Host", host)
-            connection.endheaders()
-            return connection.getresponse().status
-
-        for host in (f"localhost:{port}", f"127.0.0.1:{port}", "localhost", "LOCALHOST:9000"):
-            assert status(host=host) == 200
-        for host in ("evil.example", f"evil.example:{port}", "localhost.evil.example", "[::1", "", None):
-            assert status(host=host) == 403
-        for path in (
-            "/%00",
-            "/no",
-            "/../../etc/passwd",
-            "/%2e%2e/%2e%2e/etc/passwd",
-            "/%ED%A0%80",
-            "/assets",
-        ):
-            assert status(path) == 404
-        for _ in range(5):  # clients that go away before they have read what they asked for
-            with socket.create_connection(("127.0.0.1", port)) as gone:
-                gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                gone.sendall(b"GET /assets/vega.js HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert status() == 200
-    assert "Traceback" not in serving.told and serving.returncode == 0
-
-
-def test_a_port_that_is_taken_is_told_in_one_line(run_bench, tmp_path):
-    made.put(tmp_path / "results", made.cost())
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        status, _, err = run_bench("serve", "toy", "--port", port, "--results", tmp_path / "results")
-    assert status == 2 and f"port {port}" in err and "--port" in err
