@@ -352,6 +352,7 @@ def families(rows: Sequence[Json]) -> list[str]:
 _SIZES = ((0, 120), (20, 220))  # GFLOPs, and the pixels² of their marks
 _WIDE, _HIGH = 400, 320  # pixels of a figure's plot
 _PADDING = 20  # of logarithmic axes
+_UNNAMED = {side: "" for side, *_ in _SIDES}  # or Vega writes "undefined"
 
 
 def _conditions(row: Json) -> str:
@@ -387,7 +388,7 @@ def fid_against_steps(board: Board) -> Json:
     shown = _coloured(rows, known)
     # A curve has its name at its end.
     ends = [row for row in shown if row["step"] == curves.get(row["row"], row["step"])]
-    shown = [*_named(ends, "step", most=12), *(row for row in shown if row not in ends)]
+    shown = [*_named(ends, "step", most=12), *(row | _UNNAMED for row in shown if row not in ends)]
     base = _over(shown).encode(
         x=_axis(alt.X, "step", "Training steps", log=True, format="~s"),
         y=_axis(alt.Y, "fid", "FID↓", log=True),
@@ -459,8 +460,7 @@ def _named(rows: Sequence[Json], x: str, most: int) -> list[Json]:
                 taken.append(box)
                 named[i] = (side, name)
                 break
-    blank = {side: "" for side, *_ in _SIDES}  # or Vega writes "undefined"
-    return [row | blank | dict([named[i]] if i in named else []) for i, row in enumerate(rows)]
+    return [row | _UNNAMED | dict([named[i]] if i in named else []) for i, row in enumerate(rows)]
 
 
 def _meet(one: Sequence[float], other: Sequence[float]) -> bool:
