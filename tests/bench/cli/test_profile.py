@@ -47,7 +47,7 @@ def test_command_tells_of_a_busy_machine(run_bench, monkeypatch):
     monkeypatch.setattr(profile, "other_load", lambda: nullcontext(OtherLoad(1.25)))
     args = ("-m", "tiny-unet", "--input-size", 8, "--batch-size", 1, "--repeats", 1)
     _, out, _ = run_bench("profile", *args, width=160)
-    assert "Other processes kept 1.2 of" in out
+    assert "Other processes used 1.2 of" in out
 
 
 def test_command_prints_json(run_bench):

@@ -192,7 +192,7 @@ def committed():
 
 @pytest.mark.slow
 def test_of_100_comparisons_of_equal_records_5_claim_anything(committed):
-    assert len(committed) == 89
+    assert len(committed) == 107
     rng, count = np.random.default_rng(0), 100
     claims = [
         any(each.verdict in ("worse", "better") for each in judgements(noisy(committed, rng, 0.01), 0.0))
@@ -212,7 +212,7 @@ def test_a_score_that_became_5_percent_worse_is_found_in_that_noise(committed):
     found = [each for each in judgements(worse, 0.0) if each.verdict in ("worse", "better")]
     assert {(each.verdict, each.quantity.name) for each in found} == {("worse", "fid")}
     rows = {old.request.model_dump_json(exclude={"seed"}) for old, _ in pairs}
-    assert len(found) > 0.9 * len(rows)
+    assert len(found) > 0.85 * len(rows)
     assert all(each.interval[0] > 0 and each.interval[0] < each.change < each.interval[1] for each in found)
     assert not [each for each in judgements(worse, 0.1) if each.verdict == "worse"]  # 5% are allowed
 

@@ -230,4 +230,4 @@ def test_report_writes_and_checks_the_site(run_bench, tmp_path):
     status, _, err = run_bench("report", "toy", "--site", tmp_path, "--results", ROOT / "results", "--check")
     assert status == 1 and "missing" in err and "--site" in err
     status, _, err = run_bench("report", "--site", tmp_path, "--format", "html")
-    assert status == 2 and "leave --format out" in err
+    assert status == 2 and "leave one of them out" in err
