@@ -38,6 +38,7 @@ COLOURS = "#4a86c5 #dd5f4b #3a9356 #a5812a #a86bc2 #2a93a0 #d0609b #808080".spli
 GREY = "#999999"
 MOST = len(COLOURS)  # series of a chart
 _BAR = 26  # pixels of a row
+_SMALL = 0.03  # stages below this share of every bar are added up
 _AXIS = {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelLimit": 260}
 _TICKS = [digit * 10.0**power for power in range(-3, 7) for digit in (1, 2, 5)]  # of logarithmic axes
 # Of pictures; the site's script has the colours and sizes of its pages.
@@ -250,7 +251,7 @@ def _tips(*fields: str, **titled: str) -> list[alt.Tooltip]:
 _SIDES: tuple[tuple[str, Literal["left", "right"], int], ...] = (("right", "left", 8), ("left", "right", -8))
 
 
-def scatter(rows: Sequence[Json], *, sized: bool = False) -> Chart:
+def scatter(rows: Sequence[Json], *, paper: bool = False) -> Chart:
     """Any cost on one axis, any score on the other, with the Pareto front and noise.
 
     Whoever draws it puts the rows of one group in as the data `board`: each with its `colour`, the ends `low`
@@ -258,7 +259,7 @@ def scatter(rows: Sequence[Json], *, sized: bool = False) -> Chart:
 
     Args:
         rows: of the board, whose costs, scores and families it has.
-        sized: whether marks are as large as the cost.
+        paper: marks are as large as the cost, and nothing is to be clicked.
     """
     costs = {
         "cost": ("GFLOPs", "GFLOPs (counted here, else as published)", 1),
@@ -302,9 +303,9 @@ def scatter(rows: Sequence[Json], *, sized: bool = False) -> Chart:
             y=front, order=alt.Order("cost_sign:Q")
         ),
         bars,
-        _networks(base, families(rows), _size(None) if sized else None)
+        _networks(base, families(rows), _size(None) if paper else None)
         .encode(y=y, opacity=faded, tooltip=tips)
-        .add_params(family, zoom),
+        .add_params(family, *([] if paper else [zoom])),
         *(each.encode(y=y, opacity=faded) for each in _names(base)),
     ).properties(height=440)
     return Chart(
@@ -365,7 +366,7 @@ def fid_against_cost(board: Board) -> Json:
     rows = [row for row in board.rows if row["group"] == board.groups[0] and "cost" in row]
     rows = [row for row in rows if row["extra"] == "none"]
     shown = _named(_coloured(rows, families(rows)), "cost", most=11)
-    return scatter(rows, sized=True).panel(_WIDE, height=_HIGH, data={"name": "board", "values": shown})
+    return scatter(rows, paper=True).panel(_WIDE, height=_HIGH, data={"name": "board", "values": shown})
 
 
 def fid_against_steps(board: Board) -> Json:
@@ -648,7 +649,9 @@ def cost_by_stage(costs: Mapping[str, Cost], shown: Sequence[str] = ("gflops", "
             label: {stage.name: measures[name](stage) for stage in cost.stages}
             for label, cost in costs.items()
         }
-        values += [{"measure": name, **each} for each in _stages(found, None if one else MOST - 1)]
+        values += [
+            {"measure": name, **each} for each in _stages(found, *((None, 0) if one else (MOST - 1, _SMALL)))
+        ]
     if not values:
         return None
     options = [
@@ -674,7 +677,7 @@ def cost_by_stage(costs: Mapping[str, Cost], shown: Sequence[str] = ("gflops", "
 
 def shares(found: Mapping[str, Mapping[str, float]], title: str) -> Json:
     """A panel with a bar for each label, of parts that sum to 1; small ones are added up."""
-    values = _stages(found, MOST - 1)
+    values = _stages(found, MOST - 1, _SMALL)
     chart = alt.layer(*_stacked(_over(values), values, "Share")).properties(height=_BAR * len(found))
     return spec(chart) | {"title": title, "width": 760}
 
@@ -696,18 +699,19 @@ def _stacked(base: Any, values: Sequence[Json], title: str, tips: Sequence[alt.T
     ]
 
 
-def _stages(found: Mapping[str, Mapping[str, float]], most: int | None) -> list[Json]:
+def _stages(found: Mapping[str, Mapping[str, float]], most: int | None, small: float) -> list[Json]:
     """The parts of each bar in order, with a label where there is room.
 
     Args:
         most: parts that are shown, those with the largest share of a bar; the others are added up at its end.
+        small: share of a bar that a part must exceed.
     """
     totals = {label: sum(parts.values()) for label, parts in found.items()}
     share: dict[str, float] = {}
     for label, parts in found.items():
         for name, part in parts.items():
             share[name] = max(share.get(name, 0.0), part / (totals[label] or 1.0))
-    large = set(sorted(share, key=lambda name: -share[name])[:most])
+    large = {name for name in sorted(share, key=lambda name: -share[name])[:most] if share[name] > small}
     values = []
     for label, parts in found.items():
         shown = {name: part for name, part in parts.items() if name in large}

@@ -54,8 +54,8 @@ def test_levels_that_a_schedule_lacks_are_told_and_share_no_table(tmp_path: Path
     rows = lines(STUDY, Selection(folder))
     assert {setting.log_snr for setting in settings(rows)} == {(None, None), (None, 7.07)}
     text = markdown.page(tables.page(STUDY, rows, None))
-    assert text.count("schedule has them;") == 1
-    assert text.count("schedule has them, but only ln SNR below 7.07, which the β schedule reaches;") == 1
+    assert text.count("DDPM's linear schedule.") == 1
+    assert text.count("linear schedule, but only ln SNR below 7.07, which the β schedule reaches.") == 1
 
 
 def test_a_study_s_other_columns_make_nothing_missing(tmp_path: Path) -> None:

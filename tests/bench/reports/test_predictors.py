@@ -247,19 +247,21 @@ def test_the_judge_s_rows_are_told_at_every_checkpoint(tmp_path: Path) -> None:
     selection = Selection(tmp_path)
     compared = proxy.compare({name: lines(studies.load(name), selection) for name in proxy.STUDIES})
     section = proxy.page(compared, None).sections[-1]
-    assert section.title == "The judge at every checkpoint: DiCo components" and section.table
+    assert section.title == "Every checkpoint: DiCo components" and section.table
     told = [tuple(entry.text for entry in row[:3]) for row in section.table.rows]
-    names = ("Held-out loss↓", "Mean of standardised bands↓", "Training error↓")
+    names = ("Held-out loss", "Mean of standardised bands", "Training error")
     for step in ("200", "400", "600", "800"):
         assert {(name, "proxy-cifar-32-v", step) for name in names} <= {*told}
-    assert ("Held-out loss, mean of 2 checkpoints↓", "proxy-cifar-32-v", "800") in told
+    assert ("Held-out loss, mean of 2 checkpoints", "proxy-cifar-32-v", "800") in told
     assert all(
         len(each.seeds) == 1 and each.rows == 13 for each in compared["DiCo components"] if each.protocol
     )
     (tmp_path / "none").mkdir()
     selection = Selection(tmp_path / "none")
     empty = proxy.compare({name: lines(studies.load(name), selection) for name in proxy.STUDIES})
-    assert not any(section.title.startswith("The judge") for section in proxy.page(empty, None).sections)
+    assert not any(
+        section.title.startswith("Every checkpoint") for section in proxy.page(empty, None).sections
+    )
 
 
 def test_a_row_s_own_figure_is_a_target(tmp_path: Path) -> None:
@@ -323,12 +325,12 @@ def test_what_is_chosen_on_one_study_is_judged_on_the_others() -> None:
     assert choice.held_back == [second[0]] and choice.baselines == baseline and choice.rivals == []
     texts = " ".join(proxy.answer(choice, "FID"))
     assert "No protocol measured here is reliable" in texts  # for its interval begins at 0
-    assert "at 1 core-minutes a row and seed" in texts
-    assert "With 2 seeds, differences in Held-out loss above 1.23% are significant: 0 of 3 pairs" in texts
+    assert "at 1 core-minutes per row and seed" in texts
+    assert "With 2 seeds, differences in held-out loss above 1.23% are significant: 0 of 3 pairs" in texts
     assert 'columns = ["held_out"]' in texts and "--protocol p" in texts
     assert "(b) it puts 1 of 3 pairs in the published order (GFLOPs alone 3 of 3)" in texts
     sure = choose([[agreement("a", 0.95, interval=(0.8, 1.0))], []])
-    assert proxy.answer(sure, "FID")[0].startswith("Use Held-out loss after 4 steps of p")
+    assert proxy.answer(sure, "FID")[0].startswith("Use held-out loss after 4 steps of p")
     assert choose([[]]) is None
 
 

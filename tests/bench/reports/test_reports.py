@@ -101,7 +101,7 @@ def test_remarks_tell_protocol_extractor_number_and_environment(results):
     said = " ".join(section.table.remarks)
     assert protocols.load("micro").title in said
     assert "Extractor digits, weights d63e10104591" in said
-    assert "2,000 samples, ancestral, 50 steps, guidance 1, beside 1,797 reference images" in said
+    assert "2,000 samples, ancestral, 50 steps, guidance 1, against 1,797 reference images" in said
     assert "on Some CPU with torch 2.15.0, denoiser-bench 0.1.0, commit 0123456" in said
 
 
@@ -109,7 +109,7 @@ def test_remarks_tell_protocol_extractor_number_and_environment(results):
 def test_published_scores_stand_beside_those_of_a_reduced_protocol_only_below_a_caution(results, form):
     paper, measured = page_of("downsampler", results).sections
     text = form.page(Page("x", "x", [measured]))
-    caution = "Scores of this reduced protocol compare with each other, not with the published ones."
+    caution = "Scores of this reduced protocol are comparable with each other, not with published scores."
     assert text.count(caution) == 1 and text.index(caution) < min(text.index("96.15"), text.index("15.10"))
     assert caution not in form.page(Page("x", "x", [paper]))  # no score is measured there
 
@@ -128,7 +128,7 @@ def test_beside_scores_in_a_terminal_stands_the_cost_of_their_networks(results, 
     assert {row[titles.index("Params (M), as trained")].text for row in shown.rows} == {"0.000010"}
     terminal.table(shown, console())
     out = capsys.readouterr().out
-    assert out.index("not with the published ones") < min(out.index("96.15"), out.index("15.10"))
+    assert out.index("not with published scores") < min(out.index("96.15"), out.index("15.10"))
     alone = tables.summary_table(study, rows, None, [])
     titles = [column.title for column in alone.columns]
     assert [row[titles.index("GFLOPs, measured")].text for row in alone.rows] == ["0.30", "0.60", "0.90"]
@@ -163,7 +163,7 @@ def test_what_is_significant_is_told(results):
     assert "are significant with 3 seeds: 2 of 3 pairs, all in the published order." in said
     assert "DW Conv. Shortcut + PS is significantly better than every other row." in said
     assert "3 rows, 95% interval 0.50 to 1.00, too few for any order to be significant" in said
-    assert "5 of 100 cases" in " ".join(section.table.remarks)
+    assert "5 of 100 tables" in " ".join(section.table.remarks)
 
 
 def test_scores_by_other_weights_get_a_table_of_their_own(results):
@@ -176,7 +176,7 @@ def test_scores_by_other_weights_get_a_table_of_their_own(results):
     assert "weights fedcba543210" in " ".join(second.table.remarks)
     assert "999" not in markdown.page(Page("x", "x", [first]))
     assert all(row[-1].text == "2" for row in first.table.rows)
-    assert "it takes two seeds to tell whether that is chance" in second.text[0]
+    assert "significance needs two seeds or more" in second.text[0]
     assert all(row["FID↓"].text == "999.00" for row in cells_of(second).values())  # and no ±
 
 
@@ -185,11 +185,11 @@ def test_a_row_without_records_is_empty_and_a_table_without_says_so_once(tmp_pat
     keep_quality(results, "downsampler", FIDS[:2])
     first, quality = page_of("downsampler", results).sections
     assert [entry.text for entry in quality.table.rows[2]][2:] == [""] * (len(quality.table.columns) - 2)
-    assert "An empty cell: not measured." in " ".join(quality.table.remarks)
-    assert "An empty cell: not measured." in " ".join(first.table.remarks)  # no cost either
+    assert "Empty cells: not measured." in " ".join(quality.table.remarks)
+    assert "Empty cells: not measured." in " ".join(first.table.remarks)  # no cost either
     assert "Spearman's ρ" not in " ".join(quality.text)  # of two rows
     text = markdown.page(page_of("components", results))
-    assert text.count("no record of a row's quality") == 1
+    assert text.count("no row has a record of quality") == 1
 
 
 def test_rows_of_which_nothing_is_known_are_named_below_the_table(tmp_path):
@@ -202,7 +202,7 @@ def test_rows_of_which_nothing_is_known_are_named_below_the_table(tmp_path):
     assert [row[0].text for row in quality.table.rows] == [first]
     assert f"Not measured: {', '.join(others)}." in quality.table.remarks
     said = " ".join(quality.table.remarks)
-    assert "An empty cell" not in said and "Undecided" not in said  # there is nothing to decide
+    assert "Empty cells" not in said and "Undecided" not in said  # there is nothing to decide
 
 
 def test_every_page_names_its_table_and_footnotes(results):
@@ -212,12 +212,12 @@ def test_every_page_names_its_table_and_footnotes(results):
     assert made["table-5.md"].startswith("# Table 5: Choice of downsampler\n")
     assert "+ Token Downsampling [1]" in made["table-1.md"]
     assert "1. Tables 5 and 6 print 0.91 for this same network" in made["table-1.md"]
-    assert "Added here; the paper has no such row." in made["table-3.md"]
+    assert "Added here; not in the paper." in made["table-3.md"]
 
 
 def test_a_cost_that_disagrees_with_the_published_one_gets_a_footnote(results):
     text = markdown.page(page_of("downsampler", results))
-    assert "Prints 0.91, measured 0.6000." in text
+    assert "Published as 0.91 GFLOPs, counted 0.6000." in text
 
 
 def test_published_scores_of_two_objectives_never_share_a_column(tmp_path):
@@ -264,11 +264,11 @@ def test_each_published_row_names_its_source_and_whether_its_network_is_here(tmp
     }
     for row in bench.studies.load("leaderboard").rows:
         assert f"Published in {row.published.source}." in told[row.label]
-        assert any("no backbone here" in note for note in told[row.label]) == (row.model is None)
+        assert any("not implemented here" in note for note in told[row.label]) == (row.model is None)
     row = next(row for label, row in cells_of(section).items() if label.startswith("DiG-S/2"))
     assert {entry.text for title, entry in row.items() if title.endswith("measured")} == {""}
     # Nothing of a row without a network is missing.
-    assert "An empty cell" not in " ".join(section.table.remarks)
+    assert "Empty cells" not in " ".join(section.table.remarks)
 
 
 def test_every_form_shows_rows_without_a_network(run_bench, tmp_path):
@@ -291,7 +291,7 @@ def test_scores_stand_beside_rows_of_their_protocol_alone(tmp_path):
     (section,) = [s for s in page_of("leaderboard", tmp_path).sections if s.title.startswith("Quality")]
     labels = [cell.row.label for cell in planned]
     assert list(cells_of(section)) == labels and 1 < len(labels) < len(study.rows)
-    assert "An empty cell: not measured." in " ".join(section.table.remarks)
+    assert "Empty cells: not measured." in " ".join(section.table.remarks)
 
 
 @pytest.mark.parametrize(("gflops", "differs"), [(5.873889, False), (5.949, False), (5.951, True)])
@@ -299,7 +299,7 @@ def test_a_cost_is_compared_at_the_digits_that_are_printed(tmp_path, gflops, dif
     row = bench.studies.load("leaderboard").row("DiC-S")
     made.put(tmp_path, made.cost(cost_request(row), paper_gflops=gflops))
     text = markdown.page(page_of("leaderboard", tmp_path))
-    assert (f"Prints 5.9, measured {gflops:.4f}." in text) == differs
+    assert (f"Published as 5.9 GFLOPs, counted {gflops:.4f}." in text) == differs
 
 
 def test_orders_are_compared_with_published_ones_of_the_same_objective(tmp_path):
@@ -317,7 +317,7 @@ def test_orders_are_compared_with_published_ones_of_the_same_objective(tmp_path)
     (said, _) = section.text
     for objective in ("noise prediction", "flow"):
         assert f"the published order by FID ({objective}): 1.00 (3 rows" in said
-    assert "15 of 15 pairs, all of the 6 with published figures that compare in the published order" in said
+    assert "15 of 15 pairs. Of the 6 with comparable published scores all are in the published order." in said
 
 
 def test_rows_of_other_code_carry_a_footnote(results):
@@ -327,7 +327,7 @@ def test_rows_of_other_code_carry_a_footnote(results):
         made.put(results, made.quality(cell.request), "micro", other)
     section = page_of("downsampler", results).sections[1]
     (note,) = section.table.footnotes
-    assert "the backbone's code is another now" in note
+    assert "Stale: the backbone's code has changed since." in note
     assert [row[0].text.endswith(" [1]") for row in section.table.rows] == [True, False, False]
 
 
@@ -513,13 +513,15 @@ def test_pictures_hold_their_numbers_and_come_out_the_same(results):
     assert made == again
     creator, told = charts.described(made["fid-gflops.svg"])
     assert creator.startswith("vl-convert ")
-    printed, measured = json.loads(told)
-    assert {"family": "U-DiT", "label": "U-DiT-L", "gflops": 85.0, "fid": 10.08} in printed
-    (point,) = [point for point in measured if point["gflops"] == 0.03]
-    assert [point[key] for key in ("low", "fid", "high")] == pytest.approx([15.0, 15.1, 15.2])
-    points = [point for each in json.loads(charts.described(made["fid-steps.svg"])[1]) for point in each]
-    assert {"label": "U-DiT-L", "step": 1000000, "fid": 7.54} in points
-    assert any(point["label"] == "udit-t" and "low" in point for point in points)
+    points = [point for each in json.loads(told) for point in each if isinstance(point, dict)]
+    (large,) = [point for point in points if point["row"] == "U-DiT-L"]
+    assert (large["family"], large["fid"]) == ("U-DiT", 10.08) and large["cost"] == pytest.approx(
+        85.0, rel=1e-3
+    )
+    assert large["low"] < 10.08 < large["high"]  # the noise between trainings
+    told = json.loads(charts.described(made["fid-steps.svg"])[1])
+    points = [point for each in told for point in each if isinstance(point, dict)]
+    assert 7.54 in [point["fid"] for point in points if (point["row"], point["step"]) == ("U-DiT-L", 1000000)]
     (stages,) = json.loads(charts.described(made["cost-components.svg"])[1])
     assert [s["stage"] for s in stages if s["row"] == "DiT-UNet"] == ["stage0", "stage1", "stage2"]
     assert "![Cost by stage](cost-components.svg)" in made["table-6.md"]
@@ -556,7 +558,12 @@ def test_a_study_of_ones_own_has_a_page(run_bench, results, tmp_path):
         "report", own, "--results", results, "--out", tmp_path / "out", "--format", "md,latex"
     )
     assert code == 0, err
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"mine.md", "mine.tex", "cost-mine.svg"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "mine.md",
+        "mine.tex",
+        "cost-mine.svg",
+        "scores-mine.svg",
+    }
     page = (tmp_path / "out" / "mine.md").read_text()
     assert "20.47 ± 0.40" in page
     assert r"\caption{Mine? Quality" in (tmp_path / "out" / "mine.tex").read_text()

@@ -89,7 +89,7 @@ def test_pages_fit_their_window_without_errors_and_ask_for_nothing(browser, fold
 
 def test_no_legend_is_wider_than_its_chart(browser, folder):
     for width in (375, 1100, 1500):
-        show(browser, folder / "studies/components.html", width, height=20000)
+        show(browser, folder / "predictors.html", width, height=20000)
         over = browser.execute_script(
             """
             return [...document.querySelectorAll('figure.chart svg')].flatMap((svg) =>
@@ -326,7 +326,7 @@ def test_a_study_shows_its_verdict_and_one_protocol_at_a_time(browser, folder):
     show(browser, folder / "studies/components.html", 1280)
     assert browser.execute_script("return document.documentElement.scrollHeight") < 3000
     verdict = browser.find_element("css selector", ".verdict").text
-    assert "U-DiT-T (+Re-param.)" in verdict and "Under proxy-cifar-32 15 of 21 pairs" in verdict
+    assert "U-DiT-T (+Re-param.)" in verdict and "15 of 21 pairs of rows differ significantly" in verdict
     tabs = browser.find_elements("css selector", "[role=tab]")
     sections = browser.find_elements("css selector", "[role=tabpanel]")
     assert tabs[0].text == "proxy-cifar-32" and len(tabs) == len(sections) > 3
