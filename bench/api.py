@@ -239,7 +239,7 @@ def evaluate(
         samples, reference: a folder, an `.npz`, or an array (N, H, W, 3) uint8.
         label: what was sampled and how, for a record.
         record: folder into which a record is written; None: none is.
-        model, provenance, labels, published: see `bench.studies.scored.Told`.
+        model, provenance, labels, published: see `bench.studies.scored.Declared`.
         device, progress: see above.
         **options: of `compare`: scores, extractor, weights, intervals and others.
 
@@ -252,7 +252,7 @@ def evaluate(
     from bench.utils import distributed
     from bench.utils.bars import interactive
 
-    told = scored.Told(label, model, provenance, labels, published, record=record is not None)
+    told = scored.Declared(label, model, provenance, labels, published, record=record is not None)
     device = device or distributed.device()
     with tempfile.TemporaryDirectory() as folder:
         paths = []

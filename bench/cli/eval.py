@@ -109,7 +109,7 @@ def evaluate(
         from bench.studies import scored
         from bench.utils import distributed
 
-    told = scored.Told(label, model, provenance, labels, published, record=record)
+    told = scored.Declared(label, model, provenance, labels, published, record=record)
     if fid_infinity:
         scores = [*(scores or [score.name for score in select(())]), "fid_infinity"]
     device = device or distributed.device()

@@ -17,7 +17,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -221,9 +221,10 @@ def _has_digest(table: Any, digest: Any) -> bool:
 
 def _lighten(table: dict[str, Any]) -> None:
     """Take the means over groups of held-out images out of the table of a record."""
-    for loss in table["result"].get("held_out", ()):
-        for band in loss["bands"]:
-            band.pop("groups", None)
+    with suppress(KeyError, TypeError, AttributeError):  # of another shape: the model refuses it
+        for loss in table["result"].get("held_out", ()):
+            for band in loss["bands"]:
+                band.pop("groups", None)
 
 
 def file_digest(path: Path) -> str | None:

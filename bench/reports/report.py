@@ -103,7 +103,7 @@ def _proxy(found: Mapping[str, Sequence[Line]], formats: Sequence[str]) -> dict[
 
 
 def _scored(selection: Selection, formats: Sequence[str]) -> dict[str, str]:
-    """The page of anybody's samples; nothing where no record is of such."""
+    """The page of samples from any source; nothing where no record is of such."""
     page = scored.page(selection.records)
     if page is None:
         return {}

@@ -1,4 +1,4 @@
-"""The page of anybody's samples: a table for each extractor and reference, published rows beside them."""
+"""The page of samples from any source: a table for each extractor and reference, with published rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.studies.staleness import fingerprints, stale
 from registry.errors import UsageError
 
 FILE = "scored"
-TITLE = "Samples scored"
+TITLE = "Scored samples"
 
 
 def page(found: Iterable[Record]) -> Page | None:
@@ -29,8 +29,8 @@ def page(found: Iterable[Record]) -> Page | None:
     if not groups:
         return None
     text = (
-        "Samples of anybody's, scored by `bench eval --record`. Scores compare within a table alone: one "
-        "extractor with the same weights, one reference, as many samples."
+        "Samples from any source, scored by `bench eval --record`. Scores are comparable only within a "
+        "table: the same extractor and weights, the same reference, the same number of samples."
     )
     sections = [Section(text=[text]), *(_section(groups[key]) for key in sorted(groups, key=str))]
     return Page(FILE, TITLE, sections)

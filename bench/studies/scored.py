@@ -1,4 +1,4 @@
-"""Samples of anybody's on record: from a comparison to records, and beside published figures."""
+"""Records of samples from any source: from a comparison to records, and beside published figures."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ PRECISION_IMAGES = 10_000  # that published precision and recall compare with, b
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a user tells of samples.
+class Declared:
+    """What a user declares of samples.
 
     Attributes:
         label: what was sampled and how, such as `EDM2-S, guidance 1.4`; None where nothing is recorded.
@@ -79,7 +79,7 @@ class Told:
             named(self.published)
 
 
-def results(found: Comparison, told: Told) -> list[Scored]:
+def results(found: Comparison, told: Declared) -> list[Scored]:
     """A result for each extractor of a comparison.
 
     Raises:
@@ -121,7 +121,7 @@ def _readable(told: Any) -> Any:
     return told.model_copy(update={"file": file})
 
 
-def record(found: Comparison, told: Told, folder: str | Path, device: str = "cpu") -> list[Path]:
+def record(found: Comparison, told: Declared, folder: str | Path, device: str = "cpu") -> list[Path]:
     """Write the records of a comparison, one for each extractor.
 
     Scores that were recorded before of the same samples, by the same extractor, stay.
@@ -241,7 +241,7 @@ def beside(result: Scored) -> list[Beside]:
     return [_beside(row, result) for row in named(result.published)] if result.published else []
 
 
-def with_published(found: Comparison, told: Told) -> Comparison:
+def with_published(found: Comparison, told: Declared) -> Comparison:
     """A comparison with the published rows that are named."""
     if told.published is None:
         return found

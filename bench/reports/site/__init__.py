@@ -118,7 +118,7 @@ class Site:
 
     @cached_property
     def scored(self) -> Page | None:
-        """The page of anybody's samples; None where no record is of such."""
+        """The page of samples from any source; None where no record is of such."""
         return scored.page(self.selection.records)
 
     @property

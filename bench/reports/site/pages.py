@@ -318,7 +318,7 @@ def record(site: Site, found: Record) -> str:
     )
 
 
-# ---- anybody's samples ----
+# ---- samples from any source ----
 
 
 def scored(site: Site, page: Page) -> str:

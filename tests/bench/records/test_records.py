@@ -13,7 +13,7 @@ import torch
 
 from bench import records
 from bench.records import environment
-from bench.records.schema import Context, CostRequest, QualityRequest
+from bench.records.schema import Context, CostRequest, QualityRequest, short_digest
 from registry.errors import UsageError
 from tests.bench import made
 from tests.conftest import ROOT
@@ -181,6 +181,26 @@ def test_damaged_records_are_named_and_left_out(tmp_path):
     assert read == [good.name] and len(lines) == 5
     for path in (cut, bare, listed, moved, folder):
         assert any(f"the damaged record {path}: " in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda table: table.pop("result"),
+        lambda table: table.update(result=[1]),
+        lambda table: table["result"].update(held_out=[3]),
+        lambda table: table["result"].update(held_out=None),
+        lambda table: table["result"].update(held_out=[{"bands": [None]}]),
+    ],
+)
+def test_a_record_of_another_shape_is_left_out_whatever_its_digest(tmp_path, change):
+    path = made.put(tmp_path, made.quality())
+    table = json.loads(path.read_text())
+    del table["digest"]
+    change(table)
+    path.write_text(json.dumps({**table, "digest": short_digest(table)}))
+    (line,), read = damaged(tmp_path)
+    assert read == [] and f"the damaged record {path}: " in line
 
 
 @pytest.mark.parametrize(

@@ -201,20 +201,27 @@ def test_of_100_comparisons_of_equal_records_5_claim_anything(committed):
     assert sum(claims) / count <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / count)
 
 
-def test_a_score_that_became_5_percent_worse_is_found_in_that_noise(committed):
-    rng = np.random.default_rng(1)
-    pairs = noisy(committed, rng, 0.01)
-    worse = [
+def worsened(committed, seed):
+    """Pairs of records measured again with 1% noise, in which every FID is 5% worse."""
+    return [
         (old, new.model_copy(update={"result": new.result.model_copy(update={"scores": scores})}))
-        for old, new in pairs
+        for old, new in noisy(committed, np.random.default_rng(seed), 0.01)
         for scores in [{**new.result.scores, "fid": new.result.scores["fid"] * 1.05}]
     ]
-    found = [each for each in judgements(worse, 0.0) if each.verdict in ("worse", "better")]
-    assert {(each.verdict, each.quantity.name) for each in found} == {("worse", "fid")}
-    rows = {old.request.model_dump_json(exclude={"seed"}) for old, _ in pairs}
-    assert len(found) > 0.85 * len(rows)
-    assert all(each.interval[0] > 0 and each.interval[0] < each.change < each.interval[1] for each in found)
-    assert not [each for each in judgements(worse, 0.1) if each.verdict == "worse"]  # 5% are allowed
+
+
+def test_a_score_that_became_5_percent_worse_is_found_in_that_noise(committed):
+    rows = {old.request.model_dump_json(exclude={"seed"}) for old in committed}
+    draws = [worsened(committed, seed) for seed in range(1, 9)]
+    found = [
+        [each for each in judgements(draw, 0.0) if (each.verdict, each.quantity.name) == ("worse", "fid")]
+        for draw in draws
+    ]
+    assert sum(map(len, found)) > 0.9 * len(rows) * len(draws)
+    claims = [each for each in judgements(draws[0], 0.0) if each.verdict in ("worse", "better")]
+    assert {(each.verdict, each.quantity.name) for each in claims} == {("worse", "fid")}
+    assert all(each.interval[0] > 0 and each.interval[0] < each.change < each.interval[1] for each in claims)
+    assert not [each for each in judgements(draws[0], 0.1) if each.verdict == "worse"]  # 5% are allowed
 
 
 def test_records_that_were_not_measured_again_say_nothing_of_chance(tmp_path):

@@ -515,9 +515,7 @@ def test_pictures_hold_their_numbers_and_come_out_the_same(results):
     assert creator.startswith("vl-convert ")
     points = [point for each in json.loads(told) for point in each if isinstance(point, dict)]
     (large,) = [point for point in points if point["row"] == "U-DiT-L"]
-    assert (large["family"], large["fid"]) == ("U-DiT", 10.08) and large["cost"] == pytest.approx(
-        85.0, rel=1e-3
-    )
+    assert (large["family"], large["fid"]) == ("U-DiT", 10.08) and round(large["cost"], 2) == 85.0
     assert large["low"] < 10.08 < large["high"]  # the noise between trainings
     told = json.loads(charts.described(made["fid-steps.svg"])[1])
     points = [point for each in told for point in each if isinstance(point, dict)]
