@@ -4,8 +4,8 @@ A claim is made of what can be claimed: chance makes one anywhere in the whole c
 0.05, however many records there are. Scores are compared over the seeds that both folders have, and their
 errors estimated as `bench.reports.statistics.standard_errors` says; a speed by the spread of the rounds of
 both runs, which stands for that between runs; scores of samples from any source by their intervals, where
-both records have them. Each interval holds at 1 − 0.05 / (number of intervals), so that all hold together with
-probability 0.95 (Bonferroni). Costs are exact.
+both records have them. Each interval holds at 1 − 0.05 / (number of intervals), so that all hold together
+with probability 0.95 (Bonferroni). Costs are exact.
 """
 
 from __future__ import annotations
