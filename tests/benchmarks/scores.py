@@ -28,6 +28,7 @@ MARKS = ("<!-- scores benchmark -->", "<!-- end of scores benchmark -->")
 
 
 INCEPTION, DINOV2 = 2048, 1024  # features of an image
+MEMORY_GIB = 20  # of one process: prdc keeps all distances at once
 
 
 def make(folder: Path, samples: int, reference: int, width: int) -> None:
@@ -113,8 +114,13 @@ if importlib.util.find_spec("prdc"):
 def score(side: str, name: str, folder: Path) -> None:
     """Time a score of one side in this process, and print what came out."""
     call = SIDES[side](folder)[name]
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_GIB << 30, MEMORY_GIB << 30))
     start, cpu = time.perf_counter(), time.process_time()
-    value = call()
+    try:
+        value = call()
+    except MemoryError:
+        print(json.dumps({"out_of_memory": True}))
+        return
     found = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu, "value": value}
     found["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
     if (side, name) == ("bench", "precision, recall"):
@@ -161,12 +167,17 @@ def page(found: dict[str, Any]) -> str:
         here = sides["bench"]
         rows = []
         for side, scores in sides.items():
-            cells = [f"{scores[name]['cpu_seconds']:.1f}" if name in scores else "" for name in here]
-            peak = max(each["peak_mib"] for each in scores.values())
-            rows.append(f"| {' | '.join([names[side], *cells, f'{peak:.0f}'])} |")
+            ended = {name: each for name, each in scores.items() if "value" in each}
+            cells = [
+                f"{ended[name]['cpu_seconds']:.1f}" if name in ended else "out of memory" if name in scores else ""
+                for name in here
+            ]
+            peaks = [each["peak_mib"] for each in ended.values()]
+            peak = f"{max(peaks):.0f}" if peaks else f"more than {MEMORY_GIB * 1024}"
+            rows.append(f"| {' | '.join([names[side], *cells, peak])} |")
         told = []
         for side, scores in sides.items():
-            both = [name for name in scores if side != "bench"]
+            both = [name for name, each in scores.items() if side != "bench" and "value" in each]
             if both:
                 times = [sum(each[name]["cpu_seconds"] for name in both) for each in (here, scores)]
                 told.append(
