@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 from bench.metrics.scores import MEASURED
 from bench.records.quantities import HELD_OUT, LOSS, Quantity
-from bench.reports.select import Line, Setting, published_conditions
-from bench.reports.statistics import LEVEL, BySeed, Comparison, compare_rows, rank_correlation
+from bench.reports.select import Line, Setting, distinctions, published_conditions
+from bench.reports.statistics import LEVEL, BySeed, Comparison, compare_rows, rank_correlation, summary
 
 METHOD = (
     "Significance: Tukey's range test at 5% on the means over the seeds that all rows share, with the seed "
-    "variance pooled over rows. If all rows were equal, 5 of 100 tables would show a significant pair. The "
+    "variance pooled over rows. Tables show means over all seeds. If all rows were equal, 5 of 100 tables "
+    "would show a significant pair. The "
     "interval of Spearman's ρ covers every order that agrees with the significant pairs. p is the "
     "probability of a ρ at least this high if all orders were equally likely. ρ measures how well this "
     "protocol reproduces the published order; it does not confirm published scores or differences."
@@ -28,36 +29,54 @@ def findings(rows: Sequence[Line], setting: Setting) -> list[str]:
 
 
 def verdict(rows: Sequence[Line], every: Sequence[Setting]) -> str:
-    """A study in a sentence, by the soundest protocol, or else by what is published; "" of neither."""
-    for setting in every:
-        for quantity in (MEASURED[name] for name in setting.judges):
-            found = _compared(quantity, rows, setting)
-            if found and found.comparison.pairs:
-                name = f"{phrase(quantity)} under {setting.protocol}"
-                best = _best(name, found.comparison, found.labels)
-                apart, pairs, agree = found.counts()
-                order = (
-                    f", {'all' if agree == apart else agree} in the published order"
-                    if found.printed and apart
-                    else ""
-                )
-                return f"{best}; {apart} of {pairs} pairs of rows differ significantly{order}."
-    published = [
-        (float(row.printed["gflops"]), float(row.printed["fid"]), line.label)
-        for line in rows
-        if (row := line.row.published) and row.printed.get("gflops") and row.printed.get("fid")
-    ]
-    if len(published) < 2 or any(published_conditions(rows)):
+    """A study in a few sentences, by the soundest protocol, or else by what is published; "" of neither.
+
+    Args:
+        rows: lines of the study.
+        every: its settings, the soundest first. Those of one protocol get a clause each: scores of two
+            settings do not compare.
+    """
+    judged = [(setting, found) for setting in every if (found := _first_compared(rows, setting))]
+    judged = [(setting, found) for setting, found in judged if setting.protocol == judged[0][0].protocol]
+    if not judged:
+        return _published_verdict(rows)
+    texts = []
+    for setting, found in judged:
+        apart, pairs, agree = found.counts()
+        counted = f"{apart} of {pairs} pairs of rows differ significantly"
+        if best := _best(found):
+            text = f"{best}; {counted}" if pairs > 1 else best
+        else:
+            text = f"{counted} in {phrase(found.quantity)}"
+        if found.printed and apart and pairs > 1:
+            text += f", {'all' if agree == apart else agree} in the published order"
+        words = f" ({', '.join(own)})" if (own := distinctions(setting, every)) else ""
+        texts.append(f"Under {setting.protocol}{words}, {text}.")
+    return " ".join(texts)
+
+
+def _published_verdict(rows: Sequence[Line]) -> str:
+    """The lowest published FID of each of the conditions, and the Pareto front where all compare."""
+    by_conditions: dict[str, list[tuple[float, float, str]]] = {}
+    for line, conditions in zip(rows, published_conditions(rows), strict=True):
+        if (row := line.row.published) and row.printed.get("gflops") and row.printed.get("fid"):
+            figures = float(row.printed["gflops"]), float(row.printed["fid"]), line.label
+            by_conditions.setdefault(conditions, []).append(figures)
+    if sum(map(len, by_conditions.values())) < 2:
         return ""
+    best = {words: min(found, key=lambda each: each[1]) for words, found in by_conditions.items()}
+    if len(best) > 1:
+        each = "; ".join(f"{words}: {label}, {fid:g}" for words, (_, fid, label) in best.items())
+        return f"Lowest published FID, by conditions that do not compare with each other: {each}."
+    ((found, (cost, fid, label)),) = zip(by_conditions.values(), best.values(), strict=True)
     front = [
-        label
-        for cost, fid, label in sorted(published)
-        if not any(other <= cost and better < fid for other, better, _ in published)
+        name
+        for own, value, name in sorted(found)
+        if not any(other <= own and better < value for other, better, _ in found)
     ]
-    cost, fid, label = min(published, key=lambda each: each[1])
     return (
-        f"{label} has the lowest published FID, {fid:g} at {cost:g} GFLOPs; on the Pareto front of FID and "
-        f"GFLOPs are {'; '.join(front)}."
+        f"{label} has the lowest published FID, {fid:g} at {cost:g} GFLOPs. On the Pareto front of FID and "
+        f"GFLOPs: {'; '.join(front)}."
     )
 
 
@@ -83,7 +102,9 @@ def by_soundness(rows: Sequence[Line], every: Sequence[Setting]) -> list[Setting
 class _Compared(NamedTuple):
     """Rows that have a score; published FIDs by row, those that compare together, by their conditions."""
 
+    quantity: Quantity
     labels: list[str]
+    shown: list[str]  # the means over all seeds of a row, as its table prints them
     values: Sequence[BySeed]
     printed: dict[str, dict[int, float]]
     comparison: Comparison
@@ -112,7 +133,16 @@ def _compared(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> _Co
         if row := found[i][0].row.published:
             printed.setdefault(conditions, {})[i] = float(row.printed["fid"])
     scores = [values for _, values in found]
-    return _Compared([line.row.label for line, _ in found], scores, printed, compare_rows(scores))
+    labels = [line.row.label for line, _ in found]
+    means = [summary([*line.by_seed(setting, quantity.name).values()]) for line, _ in found]
+    shown = [quantity.text(mean.mean) if mean else "" for mean in means]
+    return _Compared(quantity, labels, shown, scores, printed, compare_rows(scores))
+
+
+def _first_compared(rows: Sequence[Line], setting: Setting) -> _Compared | None:
+    """By the first quantity that the protocol judges by in which two rows have two seeds or more."""
+    every = (_compared(MEASURED[name], rows, setting) for name in setting.judges)
+    return next((found for found in every if found and found.comparison.pairs), None)
 
 
 def _by(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> str:
@@ -122,7 +152,7 @@ def _by(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> str:
     labels, comparison = found.labels, found.comparison
     name = phrase(quantity)
     if comparison.pairs:
-        texts = [_significant(quantity, found), f"{_best(name, comparison, labels)}."]
+        texts = [_significant(quantity, found), *([f"{best}."] if (best := _best(found)) else [])]
         if comparison.outlier is not None:
             texts.append(
                 f"The seed variance of {labels[comparison.outlier]} is higher than that of the other rows "
@@ -133,9 +163,9 @@ def _by(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> str:
             texts.append(f"Not compared, for lack of two seeds in common with the other rows: {without}.")
     else:
         first = labels[min(range(len(labels)), key=comparison.means.__getitem__)]
-        texts = [f"By {name} {first} comes first; significance needs two seeds or more."]
+        texts = [f"{first} has the {_extreme(quantity)} {name}; significance needs two seeds or more."]
     for conditions, fids in found.printed.items():
-        texts += _order([found.values[i] for i in fids], [*fids.values()], conditions)
+        texts += _order(name, [found.values[i] for i in fids], [*fids.values()], conditions)
     return " ".join(texts)
 
 
@@ -155,19 +185,32 @@ def _significant(quantity: Quantity, found: _Compared) -> str:
     return f"{text}. Of the {len(agree)} with comparable published scores {count} are in the published order."
 
 
-def _best(name: str, comparison: Comparison, labels: Sequence[str]) -> str:
-    """Which row is best, and which are not significantly worse; a sentence without its full stop."""
-    first, *ties = [labels[i] for i in comparison.groups()[0]]
-    others = len(comparison.means) - len(comparison.left_out) - 1
-    if len(ties) == others:
-        return f"By {name} no row is significantly better than the others"
+def _best(found: _Compared) -> str:
+    """The best row and those not significantly worse, without a full stop; "" where no two differ."""
+    comparison, name = found.comparison, phrase(found.quantity)
+    named = [f"{label} ({shown})" for label, shown in zip(found.labels, found.shown, strict=True)]
+    first, *ties = comparison.groups()[0]
+    others = [i for i in range(len(named)) if i != first and i not in comparison.left_out]
+    if len(ties) == len(others):
+        return ""
+    best = f"{named[first]} has the {_extreme(found.quantity)} {name}"
     if not ties:
-        return f"By {name} {first} is significantly better than every other row"
-    which = " and ".join(ties) if len(ties) < 3 else f"{len(ties)} of the other {others} rows"
-    return f"By {name} {first} is best, but not significantly better than {which}"
+        return (
+            f"{best}, significantly better than {named[others[0]] if len(others) == 1 else 'all other rows'}"
+        )
+    which = (
+        " and ".join(named[i] for i in ties)
+        if len(ties) < 3
+        else f"{len(ties)} of the other {len(others)} rows"
+    )
+    return f"{best}, not significantly better than {which}"
 
 
-def _order(found: Sequence[BySeed], printed: Sequence[float], conditions: str) -> list[str]:
+def _extreme(quantity: Quantity) -> str:
+    return "highest" if quantity.higher_is_better else "lowest"
+
+
+def _order(name: str, found: Sequence[BySeed], printed: Sequence[float], conditions: str) -> list[str]:
     """How well the order agrees with the published one; nothing of fewer than three rows that differ."""
     correlation = rank_correlation(found, printed)
     if correlation is None:
@@ -181,7 +224,7 @@ def _order(found: Sequence[BySeed], printed: Sequence[float], conditions: str) -
     elif correlation.chance is not None:
         details.append(f"p = {correlation.chance:.2g}")
     rho = _signed(correlation.rho)
-    return [f"Spearman's ρ with the published order by FID{of}: {rho} ({', '.join(details)})."]
+    return [f"Spearman's ρ between {name} here and published FID{of}: {rho} ({', '.join(details)})."]
 
 
 def phrase(quantity: Quantity) -> str:

@@ -73,7 +73,7 @@ def agreement_table(
         Column("Protocol", number=False),
         Column("Step"),
         *([] if short else [Column("Rows"), Column("Seeds")]),
-        Column("Core-minutes per row"),
+        Column("Core-minutes per row and seed"),
         Column("ρ"),
         Column("95% interval"),
         *([] if short else [Column("τ")]),
@@ -113,7 +113,8 @@ REMARKS = (
     "of two rows that were also in the first study are not counted. Significant pairs correct: of the pairs "
     "that differ significantly, those in the published order.",
     "Core-minutes: training until that step and measuring, for one row and one seed, on one core of the "
-    "machine that the records name. No training: more GFLOPs, or more parameters, predict a better score.",
+    "machine that the records name. Machines and their load differ, so times of two protocols compare only "
+    "roughly. No training: more GFLOPs, or more parameters, predict a better score.",
     "Shared seed variance: share of the variance between seeds that all rows have in common. Rows of one "
     "seed share batches, noise and noise levels, so this share cancels in their differences.",
     "Mean of standardised bands: each band is scaled to mean 0 and deviation 1 over the rows. Training "
@@ -183,7 +184,7 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
     best, (rho, low) = choice.best, WANTED
     interval = f"95% interval {_interval(best.interval)}" if best.interval else "one seed, no interval"
     reliable = best.rho >= rho and best.interval is not None and best.interval[0] >= low
-    words = "Use" if reliable else "No protocol measured here is reliable for a whole order; the best is"
+    words = "Use" if reliable else "No protocol measured here is reliable for a whole order. The best one is"
     advice = (
         f"{words} {_name(best)}: ρ = {_number(best.rho)} with the published {heading} over {best.rows} rows "
         f"({interval}), {best.right} of {best.pairs} pairs in the published order, at "
@@ -193,12 +194,14 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
     if choice.free:
         cheap = choice.free[0]
         advice = (
-            f"{_capital(_alone(cheap.predictor))} order {_study(cheap.study)} at ρ = {_number(cheap.rho)}, "
-            f"without training. {advice}"
+            f"Without any training, {_alone(cheap.predictor)} order {_study(cheap.study)} at "
+            f"ρ = {_number(cheap.rho)}. {advice}"
         )
+    equal = [each for each in choice.candidates if (each.rho, each.interval) == (best.rho, best.interval)]
+    place = "the best" if len(equal) == 1 else f"the first of {len(equal)} equally good ones"
     texts = [
         advice,
-        f"It is the best of {len(choice.candidates)} candidates (protocol, predictor, checkpoint) by the "
+        f"It is {place} of {len(choice.candidates)} candidates (protocol, predictor, checkpoint) by the "
         "lower end of the interval. Its figures are optimistically biased, because it was selected on this "
         f"study. {_judged(choice)}",
     ]
@@ -207,8 +210,9 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
         columns = f' columns = ["{best.predictor}"],' if column else ""
         texts.append(
             f"With {len(best.seeds)} seeds, differences in {phrase(best.quantity)} above "
-            f"{best.told_apart:.2%} are significant: {best.apart} of {best.pairs} pairs, {best.right_apart} "
-            f"of them in the published order. To rank a network of yours, write a study file with{columns} "
+            f"{best.told_apart:.2%} of its mean are significant: {best.apart} of {best.pairs} pairs, "
+            f"{'all' if best.right_apart == best.apart else best.right_apart} in the published order. "
+            f"To rank a network of yours, write a study file with{columns} "
             "your rows and the rows to compare with, and run: bench ablate my_study.toml --plugin my_net.py "
             f"--protocol {best.protocol}"
         )

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, repeat
 from operator import attrgetter
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import registry
 from bench.metrics.scores import MEASURED, SCORES
 from bench.records.quantities import COSTS, Quantity, decimals
 from bench.records.schema import Cost, Environment, Network
 from bench.reports.findings import METHOD, by_soundness, findings, verdict
 from bench.reports.page import Column, Entry, Page, Section, Table
-from bench.reports.select import Line, Selection, Setting, SpeedColumn, published_conditions, settings
+from bench.reports.select import (
+    Line,
+    Selection,
+    Setting,
+    SpeedColumn,
+    distinctions,
+    levels,
+    published_conditions,
+    settings,
+)
 from bench.reports.statistics import BySeed, Summary, compare_rows
 from bench.studies import Study, StudyRow, published
 
@@ -147,7 +157,7 @@ def speed_columns(rows: Sequence[Line], shown: Sequence[SpeedColumn]) -> dict[st
             Entry(
                 significant(speed.figures[variant]),
                 variant in fastest and len(fastest) < len({*known}),
-                (speed.records[variant],),
+                (speed.records[variant].file,),
             )
             if (variant := line.variant) in speed.figures
             else Entry("")
@@ -271,6 +281,7 @@ def summary_table(
 def overview(study: Study, rows: Sequence[Line], selection: Selection | None, *, title: str = "") -> Table:
     """Published figures beside measured cost, and speed where there are records of it."""
     from_paper, costs = published_columns(rows), cost_columns(study, rows)
+    notes = _footnotes(rows)
     shown = shown_speeds(rows, selection)
     speeds = speed_columns(rows, shown)
     gaps = any(
@@ -283,11 +294,16 @@ def overview(study: Study, rows: Sequence[Line], selection: Selection | None, *,
         rows,
         [*chain.from_iterable(from_paper.values()), *costs.values(), *speeds.values()],
         title=title,
-        footnotes=_footnotes(rows),
+        footnotes=[(labels, text) for labels, text in notes if labels],
         remarks=[
-            *(f"[{letter}] {speed.words}." for letter, speed in zip(ascii_lowercase, shown, strict=False)),
+            *(text for labels, text in notes if not labels),
+            *map(_speed, ascii_lowercase, shown, speeds.values(), repeat(rows), repeat(selection)),
             f"Published: {published.source()}." if of_the_paper else "",
+            "\\*: replicated by the authors of U-DiT with the official code of DiT."
+            if of_the_paper and any(line.label.endswith("*") for line in rows)
+            else "",
             _samplers(rows),
+            _backbones(rows),
             "GFLOPs: multiply-accumulates, plus one per output element of an elementwise product (the U-DiT "
             "paper's convention), of one forward pass at batch 1 and the network's own input size. Networks "
             "with branches that merge for inference are counted merged."
@@ -341,7 +357,6 @@ def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
         _held_out(setting),
         _environments([record.environment for record in known], "Measured"),
         f"Not measured: {', '.join(unknown)}." if unknown else "",
-        METHOD if found else "",
     ]
     footnotes = [*_changes(rows, setting), *_outdated(rows)]
     return Section(
@@ -355,24 +370,7 @@ def quality_title(setting: Setting, others: Sequence[Setting]) -> str:
     """Title of a table of scores, with whatever tells its setting from the others of its page."""
     parts = [f"Quality, protocol {setting.protocol}"]
     parts += [f"extractor {setting.extractor}"] if setting.extractor else []
-    return ", ".join([*parts, *_distinctions(setting, others)])
-
-
-def _distinctions(setting: Setting, others: Sequence[Setting]) -> list[str]:
-    """What tells a setting from others of its protocol and extractor, in words."""
-    words = {
-        "weights": f"weights {setting.weights}",
-        "data": f"data {setting.data}",
-        "sample_count": f"{setting.sample_count or 0:,} samples",
-        "sampler": setting.sampler,
-        "cfg_scale": "no guidance" if setting.cfg_scale in (None, 1) else f"guidance {setting.cfg_scale:g}",
-        "held_out": f"{setting.held_out} held-out images" if setting.held_out else "",
-        "log_snr": _levels(setting),
-        "reference": f"reference {setting.reference}" if setting.reference else "",
-        "ema": f"EMA {setting.ema}",
-    }
-    like = [o for o in others if (o.protocol, o.extractor) == (setting.protocol, setting.extractor)]
-    return [text for name, text in words.items() if text and len({getattr(o, name) for o in like}) > 1]
+    return ", ".join([*parts, *distinctions(setting, others)])
 
 
 def _samples(setting: Setting) -> str:
@@ -390,20 +388,13 @@ def _held_out(setting: Setting) -> str:
     """How the held-out loss was measured, in words; "" where it was not."""
     if setting.held_out is None:
         return ""
-    levels = f", but only {_levels(setting)}, which the β schedule reaches" if _levels(setting) else ""
+    only = f", but only {levels(setting)}, which the β schedule reaches" if levels(setting) else ""
     return (
         f"Held-out loss: mean squared error of the predicted noise on {setting.held_out} images that were "
         "not trained on, with averaged weights and the same noise for every row and seed. Noise levels "
-        f"follow DDPM's linear schedule{levels}. Predicted velocities are converted to noise. The floor is "
+        f"follow DDPM's linear schedule{only}. Predicted velocities are converted to noise. The floor is "
         "above 0: it is set by the data and is the same for all rows."
     )
-
-
-def _levels(setting: Setting) -> str:
-    """Noise levels of the held-out loss in words, where the β schedule does not reach all; else ""."""
-    bounds = zip(("above", "below"), setting.log_snr, strict=True)
-    words = [f"{word} {bound:.2f}".replace("-", "−") for word, bound in bounds if bound is not None]
-    return f"ln SNR {' and '.join(words)}" if words else ""
 
 
 def _reference(setting: Setting) -> str:
@@ -439,6 +430,8 @@ def page(
     text = [*filter(None, [verdict(rows, every)])]
     sections = [Section("", text, overview(study, rows, selection), picture=shown[0] if shown else None)]
     sections += [quality(study, rows, setting) for setting in every]
+    if any(findings(rows, setting) for setting in every):
+        sections.append(Section("How significance is judged", [METHOD], folded=True))
     if len(sections) == 1:
         sections.append(Section("Quality", ["Not measured here: no row has a record of quality."]))
     sections += [Section(text, picture=(file, text), folded=True) for file, text in shown[1:]]
@@ -524,13 +517,41 @@ def _own_settings(row: StudyRow) -> str:
     return f"Here with {words}." if words else ""
 
 
+def _backbones(rows: Sequence[Line]) -> str:
+    """Each row's backbone and options, as `--model` takes them."""
+    labels: dict[str, dict[str, None]] = {}
+    for line in rows:
+        if line.row.model:
+            labels.setdefault(registry.label(line.row.model, line.row.overrides), {})[line.label] = None
+    words = [f"{', '.join(names)}: {model}" for model, names in labels.items()]
+    return f"Backbones, as --model takes them: {'; '.join(words)}." if words else ""
+
+
+def _speed(
+    letter: str, speed: SpeedColumn, column: Filled, rows: Sequence[Line], selection: Selection | None
+) -> str:
+    """How and when speeds were measured, what is marked, and which records are stale."""
+    records = {line.label: speed.records[line.variant] for line in rows if line.variant in speed.records}
+    made = sorted({(each.environment.date[:10], each.environment.version) for each in records.values()})
+    when = "; ".join(f"{date} with denoiser-bench {version}" for date, version in made)
+    texts = [f"[{letter}] {speed.words}. Median over interleaved rounds, measured {when}."]
+    if any(entry.best for entry in column.entries):
+        texts.append("Bold: the fastest row, and those whose middle half of rounds overlaps with its own.")
+    stale = [label for label, record in records.items() if selection and selection.outdated([record])]
+    if stale:
+        texts.append(f"Stale, because the backbone's code has changed since: {', '.join(stale)}.")
+    return " ".join(texts)
+
+
 def _environments(found: Sequence[Environment], verb: str) -> str:
     """Where and with what records were made, in words."""
     if not found:
         return "No record of cost yet."
     places: dict[tuple[str, str, str], set[str]] = {}
     for environment in found:
-        commit = (environment.commit or "unknown")[:7] + (" (changed)" if environment.clean is False else "")
+        commit = (environment.commit or "unknown")[:7] + " with uncommitted changes" * (
+            environment.clean is False
+        )
         key = (environment.device, environment.torch, environment.version)
         places.setdefault(key, set()).add(commit)
     texts = [
@@ -575,7 +596,7 @@ def values(rows: Sequence[Line], selection: Selection | None) -> list[dict[str, 
             entry[f"images per second ({speed.words})"] = speed.figures.get(line.variant)
         for setting in settings(rows):
             parts = (setting.protocol, setting.extractor, setting.weights)
-            words = ", ".join(filter(None, [*parts, *_distinctions(setting, settings(rows))]))
+            words = ", ".join(filter(None, [*parts, *distinctions(setting, settings(rows))]))
             entry[f"paper_gflops as trained ({words})"] = line.trained_gflops(setting)
             for name in MEASURED:
                 if any(other.score(setting, name) for other in rows):

@@ -175,7 +175,11 @@ def page(found: dict[str, Any]) -> str:
         for side, scores in sides.items():
             ended = {name: each for name, each in scores.items() if "value" in each}
             cells = [
-                f"{ended[name]['cpu_seconds']:.1f}" if name in ended else "out of memory" if name in scores else ""
+                f"{ended[name]['cpu_seconds']:.1f}"
+                if name in ended
+                else "out of memory"
+                if name in scores
+                else ""
                 for name in here
             ]
             peaks = [each["peak_mib"] for each in ended.values()]
