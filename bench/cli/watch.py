@@ -124,8 +124,9 @@ class View:
             found = self.watcher.look()
             lines = [self.summary(found)]
             for each in found:
-                title, where, *rest = cells(each)
-                lines.append(f"  {title} ({where}): {', '.join(filter(None, rest))}")
+                title, where, doing, done, rate, left = cells(each)
+                parts = [doing, f"step {done}", rate and f"{rate} images/s", left and f"{left} left"]
+                lines.append(f"  {title} ({where}): {', '.join(filter(None, parts))}")
             if time.monotonic() - printed >= EVERY:
                 printed = time.monotonic()
                 print("\n".join(lines), file=sys.stderr, flush=True)

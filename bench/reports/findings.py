@@ -13,6 +13,7 @@ from bench.records.quantities import HELD_OUT, LOSS, Quantity
 from bench.reports.select import Line, Setting, distinctions, published_conditions
 from bench.reports.statistics import LEVEL, BySeed, Comparison, compare_rows, rank_correlation, summary
 
+PUBLISHED = "paper"  # the protocol whose scores compare with published ones
 METHOD = (
     "Significance: Tukey's range test at 5% on the means over the seeds that all rows share, with the seed "
     "variance pooled over rows. Tables show means over all seeds. If all rows were equal, 5 of 100 tables "
@@ -52,6 +53,8 @@ def verdict(rows: Sequence[Line], every: Sequence[Setting]) -> str:
             text += f", {'all' if agree == apart else agree} in the published order"
         words = f" ({', '.join(own)})" if (own := distinctions(setting, every)) else ""
         texts.append(f"Under {setting.protocol}{words}, {text}.")
+    if judged[0][0].protocol != PUBLISHED:
+        texts.append("Scores of this reduced protocol do not compare with published ones.")
     return " ".join(texts)
 
 

@@ -13,7 +13,7 @@ import registry
 from bench.metrics.scores import MEASURED, SCORES
 from bench.records.quantities import COSTS, Quantity, decimals
 from bench.records.schema import Cost, Environment, Network
-from bench.reports.findings import METHOD, by_soundness, findings, verdict
+from bench.reports.findings import METHOD, PUBLISHED, by_soundness, findings, verdict
 from bench.reports.page import Column, Entry, Page, Section, Table
 from bench.reports.select import (
     Line,
@@ -361,7 +361,7 @@ def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
     footnotes = [*_changes(rows, setting), *_outdated(rows)]
     return Section(
         quality_title(setting, others),
-        [text for text in (*found, reduced(setting.protocol)) if text],
+        [text for text in (reduced(setting.protocol), *found) if text],
         table(rows, columns, footnotes=footnotes, remarks=remarks),
     )
 
@@ -407,7 +407,7 @@ def _reference(setting: Setting) -> str:
 
 def reduced(protocol: str) -> str:
     """What must be said of the scores of a protocol that is not the published one."""
-    if protocol == "paper":
+    if protocol == PUBLISHED:
         return ""
     if protocol == RUNS_ONLY:
         return "Scores of this protocol say nothing about quality: it only tests that everything runs."
@@ -508,7 +508,11 @@ def _changes(rows: Sequence[Line], setting: Setting) -> list[tuple[set[str], str
 
 
 def _own_settings(row: StudyRow) -> str:
-    own = {**(row.training or {}), **(row.sampling or {})}
+    own = {
+        f"{part} {key}" if key == "steps" else key: value
+        for part, changed in (("training", row.training), ("sampling", row.sampling))
+        for key, value in (changed or {}).items()
+    }
     if row.cfg_scale is not None:
         own["guidance"] = row.cfg_scale
     if row.step is not None:
