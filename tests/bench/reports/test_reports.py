@@ -204,7 +204,7 @@ def test_scores_by_other_weights_get_a_table_of_their_own(results):
     assert "weights fedcba543210" in " ".join(second.table.remarks)
     assert "999" not in markdown.page(Page("x", "x", [first]))
     assert all(row[-1].text == "2" for row in first.table.rows)
-    assert "significance needs two seeds or more" in second.text[0]
+    assert "significance needs two seeds or more" in second.text[1]
     assert all(row["FID↓"].text == "999.00" for row in cells_of(second).values())  # and no ±
 
 
