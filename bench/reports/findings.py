@@ -1,6 +1,6 @@
-"""What the scores of a table show, in sentences: what is significant, what is best, the published order.
+"""Findings of a table of scores, as sentences: significant differences, the best row, the published order.
 
-By what the protocol judges by: as a rule FID and held-out loss, as far as they were measured.
+They are about the scores that the protocol ranks by, usually FID and held-out loss.
 """
 
 from __future__ import annotations
@@ -23,17 +23,23 @@ METHOD = (
 
 
 def findings(rows: Sequence[Line], setting: Setting) -> list[str]:
-    """A paragraph for each score that the protocol judges by and two rows or more have."""
+    """A paragraph for each score that the protocol ranks by and that at least two rows have."""
     return [text for name in setting.judges if (text := _by(MEASURED[name], rows, setting))]
 
 
 def verdict(rows: Sequence[Line], every: Sequence[Setting]) -> str:
-    """A study in a sentence, by the soundest protocol, or else by what is published; "" of neither."""
+    """The finding of a study in one sentence: of the best protocol, else of published figures, else empty.
+
+    Args:
+        rows: lines of the study.
+        every: its settings, the best first (`by_soundness`).
+    """
     for setting in every:
         for quantity in (MEASURED[name] for name in setting.judges):
             found = _compared(quantity, rows, setting)
             if found and found.comparison.pairs:
-                name = f"{phrase(quantity)} under {setting.protocol}"
+                words = ", ".join(setting.distinctions(every))
+                name = f"{phrase(quantity)} under {setting.protocol}" + (f" ({words})" if words else "")
                 best = _best(name, found.comparison, found.labels)
                 apart, pairs, agree = found.counts()
                 order = (
@@ -41,14 +47,16 @@ def verdict(rows: Sequence[Line], every: Sequence[Setting]) -> str:
                     if found.printed and apart
                     else ""
                 )
-                return f"{best}; {apart} of {pairs} pairs of rows differ significantly{order}."
+                return f"{best}. {apart} of {pairs} pairs of rows differ significantly{order}."
     published = [
         (float(row.printed["gflops"]), float(row.printed["fid"]), line.label)
         for line in rows
         if (row := line.row.published) and row.printed.get("gflops") and row.printed.get("fid")
     ]
-    if len(published) < 2 or any(published_conditions(rows)):
+    if len(published) < 2:
         return ""
+    if any(published_conditions(rows)):
+        return _lowest(rows)
     front = [
         label
         for cost, fid, label in sorted(published)
@@ -56,32 +64,40 @@ def verdict(rows: Sequence[Line], every: Sequence[Setting]) -> str:
     ]
     cost, fid, label = min(published, key=lambda each: each[1])
     return (
-        f"{label} has the lowest published FID, {fid:g} at {cost:g} GFLOPs; on the Pareto front of FID and "
-        f"GFLOPs are {'; '.join(front)}."
+        f"{label} has the lowest published FID, {fid:g} at {cost:g} GFLOPs. The Pareto front of FID and "
+        f"GFLOPs: {'; '.join(front)}."
     )
 
 
-def by_soundness(rows: Sequence[Line], every: Sequence[Setting]) -> list[Setting]:
-    """Settings by the share of pairs that differ significantly in the published order, the highest first.
+def _lowest(rows: Sequence[Line]) -> str:
+    """The lowest published FID under each of several conditions."""
+    best: dict[str, tuple[float, str]] = {}
+    for line, conditions in zip(rows, published_conditions(rows), strict=True):
+        if line.row.published and (text := line.row.published.printed.get("fid")):
+            best[conditions] = min(best.get(conditions, (float("inf"), "")), (float(text), line.label))
+    words = [f"{label} {fid:g} ({conditions})" for conditions, (fid, label) in best.items()]
+    return f"Lowest published FID: {'; '.join(words)}. FIDs of different conditions are not comparable."
 
-    A significant pair in the opposite order counts −1; where nothing is published every significant pair
-    counts.
+
+def by_soundness(rows: Sequence[Line], every: Sequence[Setting]) -> list[Setting]:
+    """Settings by the number of pairs that are significant and in the published order, the highest first.
+
+    A significant pair in the opposite order counts −1. If nothing is published, all significant pairs count.
     """
 
-    def share(setting: Setting) -> float:
-        shares = [0.0]
+    def decided(setting: Setting) -> int:
+        counts = [0]
         for name in setting.judges:
             if found := _compared(MEASURED[name], rows, setting):
-                apart, pairs, agree = found.counts()
-                if pairs:
-                    shares.append((2 * agree - apart if found.printed else apart) / pairs)
-        return max(shares)
+                apart, _, agree = found.counts()
+                counts.append(2 * agree - apart if found.printed else apart)
+        return max(counts)
 
-    return sorted(every, key=share, reverse=True)
+    return sorted(every, key=decided, reverse=True)
 
 
 class _Compared(NamedTuple):
-    """Rows that have a score; published FIDs by row, those that compare together, by their conditions."""
+    """Rows with a score, and their published FIDs by conditions and row; FIDs compare within conditions."""
 
     labels: list[str]
     values: Sequence[BySeed]
@@ -89,7 +105,7 @@ class _Compared(NamedTuple):
     comparison: Comparison
 
     def agreeing(self) -> list[bool]:
-        """Whether each significant pair with published figures that compare is in their order."""
+        """For each significant pair with comparable published FIDs, whether it is in their order."""
         means = self.comparison.means
         return [
             (means[i] < means[j]) == (fids[i] < fids[j])
@@ -99,7 +115,7 @@ class _Compared(NamedTuple):
         ]
 
     def counts(self) -> tuple[int, int, int]:
-        """Significant pairs, all pairs, and significant ones in the published order."""
+        """Numbers of significant pairs, of all pairs, and of significant pairs in the published order."""
         return sum(self.comparison.pairs.values()), len(self.comparison.pairs), sum(self.agreeing())
 
 
@@ -130,45 +146,54 @@ def _by(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> str:
             )
         if comparison.left_out:
             without = ", ".join(labels[i] for i in comparison.left_out)
-            texts.append(f"Not compared, for lack of two seeds in common with the other rows: {without}.")
+            texts.append(f"Not compared, with fewer than two seeds in common with the other rows: {without}.")
     else:
         first = labels[min(range(len(labels)), key=comparison.means.__getitem__)]
-        texts = [f"By {name} {first} comes first; significance needs two seeds or more."]
+        texts = [f"By {name}, {_named(first)} is best; significance needs at least two seeds in common."]
     for conditions, fids in found.printed.items():
-        texts += _order([found.values[i] for i in fids], [*fids.values()], conditions)
+        texts += _order(name, [found.values[i] for i in fids], [*fids.values()], conditions)
     return " ".join(texts)
 
 
 def _significant(quantity: Quantity, found: _Compared) -> str:
-    """From which difference on pairs are significant, how many are, and how many of them as published."""
+    """The smallest significant difference, and how many pairs are significant and in the published order."""
     comparison, agree = found.comparison, found.agreeing()
     apart, pairs, _ = found.counts()
     text = (
-        f"Differences in {phrase(quantity)} above {quantity.text(comparison.critical)} are significant with "
-        f"{len(comparison.seeds)} seeds: {apart} of {pairs} pairs"
+        f"Differences in {phrase(quantity)} above {quantity.text(comparison.critical)} are significant over "
+        f"the {len(comparison.seeds)} seeds that all rows have: {apart} of {pairs} pairs"
     )
     if not agree:
         return f"{text}."
     count = "all" if all(agree) else str(sum(agree))
     if len(agree) == apart:
         return f"{text}, {count} in the published order."
-    return f"{text}. Of the {len(agree)} with comparable published scores {count} are in the published order."
+    compared = f"{count.capitalize()} of the {len(agree)} with comparable published scores"
+    return f"{text}. {compared} are in the published order."
 
 
 def _best(name: str, comparison: Comparison, labels: Sequence[str]) -> str:
-    """Which row is best, and which are not significantly worse; a sentence without its full stop."""
-    first, *ties = [labels[i] for i in comparison.groups()[0]]
+    """The best row and those not significantly worse, as a sentence without its full stop."""
+    best, *equal = comparison.groups()[0]
+    first, ties = labels[best], [labels[i] for i in equal]
     others = len(comparison.means) - len(comparison.left_out) - 1
     if len(ties) == others:
-        return f"By {name} no row is significantly better than the others"
+        return f"By {name}, no row is significantly better than the others"
     if not ties:
-        return f"By {name} {first} is significantly better than every other row"
-    which = " and ".join(ties) if len(ties) < 3 else f"{len(ties)} of the other {others} rows"
-    return f"By {name} {first} is best, but not significantly better than {which}"
+        rest = [labels[i] for i in range(len(labels)) if i not in (*comparison.left_out, best)]
+        which = "every other row" if others > 1 else _named(rest[0])
+        return f"By {name}, {_named(first)} is significantly better than {which}"
+    which = " and ".join(map(_named, ties)) if len(ties) < 3 else f"{len(ties)} of the other {others} rows"
+    return f"By {name}, {_named(first)} is best, but not significantly better than {which}"
 
 
-def _order(found: Sequence[BySeed], printed: Sequence[float], conditions: str) -> list[str]:
-    """How well the order agrees with the published one; nothing of fewer than three rows that differ."""
+def _named(label: str) -> str:
+    """A label within a sentence; in quotation marks if it contains a comma."""
+    return f"“{label}”" if "," in label else label
+
+
+def _order(name: str, found: Sequence[BySeed], printed: Sequence[float], conditions: str) -> list[str]:
+    """A sentence on the correlation with the published order; none for fewer than three different rows."""
     correlation = rank_correlation(found, printed)
     if correlation is None:
         return []
@@ -181,11 +206,11 @@ def _order(found: Sequence[BySeed], printed: Sequence[float], conditions: str) -
     elif correlation.chance is not None:
         details.append(f"p = {correlation.chance:.2g}")
     rho = _signed(correlation.rho)
-    return [f"Spearman's ρ with the published order by FID{of}: {rho} ({', '.join(details)})."]
+    return [f"Spearman's ρ between {name} here and published FID{of}: {rho} ({', '.join(details)})."]
 
 
 def phrase(quantity: Quantity) -> str:
-    """What it is called within a sentence."""
+    """The name of a quantity within a sentence."""
     name = quantity.title.rstrip("↓↑")
     if quantity.name in HELD_OUT:
         return "held-out loss" if quantity is HELD_OUT["held_out"] else f"held-out loss at {name}"
