@@ -37,7 +37,7 @@ def report(
     plugins: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Write a page for each study, with published figures beside measured ones, from records alone.
+    """Write a page for each study from its records, with published and measured figures side by side.
 
     Examples:
         bench report --site site

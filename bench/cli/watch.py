@@ -124,7 +124,8 @@ class View:
             found = self.watcher.look()
             lines = [self.summary(found)]
             for each in found:
-                title, where, *rest = cells(each)
+                title, where, doing, done, rate, left = cells(each)
+                rest = (doing, done, rate and f"{rate} images/s", left and f"{left} left")
                 lines.append(f"  {title} ({where}): {', '.join(filter(None, rest))}")
             if time.monotonic() - printed >= EVERY:
                 printed = time.monotonic()

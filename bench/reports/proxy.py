@@ -207,10 +207,11 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
         column = best.predictor in studies.COLUMNS and best.predictor not in _judges(best.protocol)
         columns = f' columns = ["{best.predictor}"],' if column else ""
         order = "all" if best.significant_correct == best.significant else str(best.significant_correct)
+        order = f", {order} of them in the published order" if best.significant else ""
         texts.append(
             f"With {len(best.seeds)} seeds, differences in {phrase(best.quantity)} above "
             f"{best.critical_difference:.2%} of the mean are significant: {best.significant} of {best.pairs} "
-            f"pairs, {order} of them in the published order. To rank your own network, write a "
+            f"pairs{order}. To rank your own network, write a "
             f"study file with{columns} your rows and the rows to compare with, and run: bench ablate "
             f"my_study.toml --plugin my_net.py --protocol {best.protocol}"
         )

@@ -313,7 +313,7 @@ def test_sigterm_stops_all_of_it(tmp_path: Path) -> None:
     process.terminate()
     _, told = process.communicate(timeout=30)
     assert process.returncode == 143
-    assert told.splitlines()[-1] == "stopped: the same command goes on where it was"
+    assert told.splitlines()[-1] == "stopped: the same command resumes"
     saved = list((log.parent / "checkpoints").iterdir())
     assert saved, "a checkpoint is written on the way out"
     size = log.stat().st_size
