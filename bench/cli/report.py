@@ -25,7 +25,7 @@ def report(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the report.")] = Path("reports"),
     site: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write a site for the browser into this folder instead."),
+        typer.Option(metavar="DIR", help="Write a site here instead, of the given studies or all."),
     ] = None,
     results: Results = Path("results"),
     check: Annotated[
