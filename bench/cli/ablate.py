@@ -105,7 +105,7 @@ def ablate(
     """Measure a study and print its table: each row is trained, sampled and scored with each seed.
 
     Rows that have a record are not measured again, unless their code or data has changed. You can stop it at
-    any time; the same command resumes.
+    any time; the same command resumes. `CUDA_VISIBLE_DEVICES` selects the GPUs that are used.
 
     Examples:
         bench ablate downsampler --protocol smoke --seeds 0 --dry-run

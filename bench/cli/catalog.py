@@ -88,7 +88,9 @@ def list_names(
     if as_json:
         print_json(found)
         return
-    notes = []
+    notes = ["`--protocol FILE` takes a TOML file of your own; the book explains its keys."] * (
+        kind == "protocol"
+    )
     if kind == "backbone":
         from bench.records.quantities import COSTS, decimals
 

@@ -47,7 +47,8 @@ def verdict(rows: Sequence[Line], every: Sequence[Setting]) -> str:
                     if found.printed and apart
                     else ""
                 )
-                return f"{best}. {apart} of {pairs} pairs of rows differ significantly{order}."
+                text = f"{best}. {apart} of {pairs} pairs of rows differ significantly{order}."
+                return text + _other_best(found)
     published = [
         (float(row.printed["gflops"]), float(row.printed["fid"]), line.label)
         for line in rows
@@ -67,6 +68,17 @@ def verdict(rows: Sequence[Line], every: Sequence[Setting]) -> str:
         f"{label} has the lowest published FID, {fid:g} at {cost:g} GFLOPs. The Pareto front of FID and "
         f"GFLOPs: {'; '.join(front)}."
     )
+
+
+def _other_best(found: _Compared) -> str:
+    """A sentence if the published best is not the best here; empty if FIDs are not comparable."""
+    if len(found.printed) != 1:
+        return ""
+    ((_, fids),) = found.printed.items()
+    best = min(fids, key=fids.__getitem__)
+    if best == found.comparison.groups()[0][0]:
+        return ""
+    return f" In the paper, {_named(found.labels[best])} is best."
 
 
 def _lowest(rows: Sequence[Line]) -> str:

@@ -346,7 +346,7 @@ def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
     missing = "" if all(line.quality.get(setting) for line in rows) else " Empty cells: not measured."
     remarks = [
         f"Protocol {setting.protocol}: {setting.words}.",
-        f"Mean ± standard deviation over training seeds. {BOLD}{missing}",
+        f"Mean ± standard deviation over all recorded training seeds. {BOLD}{missing}",
         _samples(setting),
         _held_out(setting),
         _environments([record.environment for record in known], "Measured"),
