@@ -200,8 +200,8 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
     texts = [
         advice,
         f"It is the best of {len(choice.candidates)} candidates (protocol, predictor, checkpoint) by the "
-        "lower end of the interval (of equal ones the first). Its figures are optimistically biased, because it "
-        f"was selected on this study. {_judged(choice)}",
+        "lower end of the interval (of equal ones the first). Its figures are optimistically biased, because "
+        f"it was selected on this study. {_judged(choice)}",
     ]
     if best.critical_difference:
         column = best.predictor in studies.COLUMNS and best.predictor not in _judges(best.protocol)
