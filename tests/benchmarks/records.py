@@ -122,8 +122,8 @@ def main() -> None:
             print(lines[-1], flush=True)
     where = environment()
     page = "\n".join(lines) + (
-        f"\n\nThe committed records were in the folder too. Measured {where.date[:10]} on {where.cores} cores "
-        f"of {where.cpu}, Python {where.python}; CPU time of one process."
+        f"\n\nThe committed records were in the folder too. Measured {where.date[:10]} on {where.cores} "
+        f"cores of {where.cpu}, Python {where.python}; CPU time of one process."
     )
     if args.write:
         write_section(MARKS, page)
