@@ -1,12 +1,12 @@
 """The functions of `import bench`: what the commands do, for notebooks and programs.
 
-A network is a registered name, a name with overrides, or a module that honours the contract of
-`registry.Backbone`. All of them raise `UsageError` for wrong input; an error in a user's own code passes
-through as it is.
+A network is a registered name, a name with overrides, or a module that fulfils the contract of
+`registry.Backbone`. All functions raise `UsageError` for wrong input. An error in a user's own code
+propagates unchanged.
 
-Results show themselves as tables in a notebook; `to_frame()` makes them a DataFrame. What takes long shows
-a progress bar on a terminal and in a notebook; `progress=bench.silent` leaves it out. `device` is by default
-a GPU if there is one, else the CPU.
+In a notebook, results are shown as tables; `to_frame()` returns a DataFrame. Long calls show a progress bar
+in a terminal and in a notebook; `progress=bench.silent` hides it. `device` defaults to a GPU if there is one,
+else the CPU.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ def flops(network: str | nn.Module, *, input_size: Size | None = None, **overrid
     Args:
         network: a registered name, or a module.
         input_size: side of the input grid or (H, W); by default the network's own.
-        **overrides: of a named network.
+        **overrides: options of a network given by name.
+
+    Raises:
+        UsageError: an unknown name or option, or a network that cannot be counted.
 
     Example:
         >>> bench.flops("udit-t", ffn="mlp").paper_gflops
@@ -65,14 +68,14 @@ def throughput(
     """How fast networks run side by side; see `bench.speed.throughput`.
 
     Args:
-        networks: one, or several, of which the first is what the others are compared with.
-        repeats: rounds, at least 6; each times every network.
-        device, progress: see above.
+        networks: one network, or several; all are compared with the first.
+        repeats: number of rounds, at least 6; each round times every network.
+        device, progress: see `bench.api`.
         **settings: fields of `bench.speed.throughput.Settings`: dtype, batch_size, mode, compile,
             channels_last, num_inference_steps.
 
     Returns:
-        A list with a result for each network, in order, which is also one table.
+        A list with a result for each network, in order. It is shown as one table.
 
     Example:
         >>> slow, fast = bench.throughput(["dit-s-4", "udit-t"], batch_size=1, repeats=6)
@@ -91,7 +94,7 @@ def throughput(
 
 
 def _is_one(networks: Network | Sequence[Network]) -> bool:
-    """Whether this is a name, a module, or a name with overrides, and no list of such."""
+    """Whether this is one network (a name, a module, or a name with overrides), not a list of networks."""
     if isinstance(networks, tuple):
         return len(networks) == 2 and isinstance(networks[1], Mapping)
     return isinstance(networks, str) or not isinstance(networks, Sequence)
@@ -112,9 +115,9 @@ def profile(
 
     Args:
         network: a registered name, or a module.
-        device, progress: see above.
-        dtype, batch_size, repeats, trace: as of the command.
-        **overrides: of a named network.
+        device, progress: see `bench.api`.
+        dtype, batch_size, repeats, trace: see `bench.speed.profile.measure`.
+        **overrides: options of a network given by name.
 
     Example:
         >>> bench.profile("tiny-unet", repeats=1).stages[0].name
@@ -147,8 +150,8 @@ def train(
         model: registered name.
         out: folder of the run.
         protocol: name, file, or a `Protocol`.
-        **options: of `bench.training.loop.train`: overrides, data, data_options, seed, resume, progress
-            (see above), log and others.
+        **options: options of `bench.training.loop.train`: overrides, data, data_options, seed, resume,
+            progress, log and others.
 
     Example:
         >>> bench.train("tiny-unet", "run", protocol="smoke").step
@@ -179,14 +182,14 @@ def sample(
     """Make images from a training run; see `bench.sampling`.
 
     Args:
-        run: its folder, or that of one of its checkpoints.
-        out: an `.npz` in the ADM suite's form, or a folder that gets a PNG for each image.
-        seed: image i depends on it and i alone.
-        weights: `ema` for the averaged ones, `model` for the last.
-        guide: folder of another run, or of one of its checkpoints, whose network guides this one:
-            guide + guide_scale·(network − guide). `bench.sampling.Plan` takes any other.
-        device, progress: see above.
-        **settings: fields of `bench.records.schema.SamplingSettings`, in place of the protocol's: num,
+        run: folder of the run, or of one of its checkpoints.
+        out: an `.npz` file as the ADM suite reads it, or a folder for PNGs.
+        seed: image i depends only on the seed and i.
+        weights: `ema` for the averaged weights, `model` for the last.
+        guide: folder of another run, or of one of its checkpoints, whose network guides this one. The
+            prediction is guide + guide_scale·(network − guide). `bench.sampling.Plan` takes any network.
+        device, progress: see `bench.api`.
+        **settings: fields of `bench.records.schema.SamplingSettings` that replace the protocol's: num,
             sampler, steps, cfg_scale, …
 
     Returns:
@@ -238,10 +241,10 @@ def evaluate(
     Args:
         samples, reference: a folder, an `.npz`, or an array (N, H, W, 3) uint8.
         label: what was sampled and how, for a record.
-        record: folder into which a record is written; None: none is.
+        record: folder in which to write a record; None: write none.
         model, provenance, labels, published: see `bench.studies.scored.Declared`.
-        device, progress: see above.
-        **options: of `compare`: scores, extractor, weights, intervals and others.
+        device, progress: see `bench.api`.
+        **options: options of `compare`: scores, extractor, weights, intervals and others.
 
     Example:
         >>> bench.evaluate("samples.npz", "digits.npz", scores=["fid", "density"]).scores["fid"]
@@ -281,21 +284,21 @@ def ablate(
     progress: Progress | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Measure what a study lacks, and return its table; see `bench.studies.plan`.
+    """Measure the missing cells of a study, and return its table; see `bench.studies.plan`.
 
     Args:
         study: a built-in name, the path of a TOML file, or a study.
-        executor: by which it is measured: `local`, `ray`, `slurm` or one of a plugin.
-        executor_options: its own, such as `{"jobs": 2}`.
+        executor: where cells are measured: `local`, `ray`, `slurm` or a plugin's.
+        executor_options: options of the executor, such as `{"jobs": 2}`.
         plugins: files and modules that register what the study names; each process imports them.
-        ended: called at the end of each cell with its title, and why it failed or None.
-        progress: see above.
-        **options: of `bench.studies.plan.plan`: protocol, seeds, only, shard, force, stale, add_scores,
-            data_options, reference, results, work.
+        ended: called at the end of each cell with its title, and the reason if it failed, else None.
+        progress: see `bench.api`.
+        **options: options of `bench.studies.plan.plan`: protocol, seeds, only, shard, force, stale,
+            add_scores, data_options, reference, results, work.
 
     Returns:
-        A line for each row of the study: published figures, cost, and the mean and standard deviation of each
-        score over the seeds of the plan.
+        For each row of the study: published figures, cost, and the mean and standard deviation of each score
+        over the seeds of the plan.
 
     Warns:
         UserWarning: names each cell that failed; the others are measured.

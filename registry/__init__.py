@@ -57,7 +57,7 @@ backbones = Registry(
     group="bench.backbones",
     argument="override",
     base="registry.backbone.Backbone",
-    largest=1_000_000,  # a depth beyond it would be built for hours, until the memory is full
+    largest=1_000_000,  # building a deeper network would take hours and fill the memory
 )
 backbones.discover("registry.networks")
 
@@ -69,16 +69,16 @@ def create(name: str, **overrides: Any) -> nn.Module:
 
     Args:
         name: any registered name or alias; case and separators are ignored (`U-DiT-B`, `DiT-XL/2`).
-        **overrides: arguments of that network, `input_size` (int or (H, W), in cells of its input)
-            and `num_classes` (0 for unconditional) among them; `describe(name)` lists them all.
+        **overrides: arguments of that network, such as `input_size` (int or (H, W), in cells of its input)
+            and `num_classes` (0: unconditional); `describe(name)` lists all of them.
 
     Returns:
-        A `Backbone`, or a user's module that fulfils its contract. Its `.name` and `.overrides` are those
-        given here, with converted values.
+        A `Backbone`, or a user's module that fulfils its contract. Its attributes `name` and `overrides` are
+        set to the arguments, with values converted to the annotated types.
 
     Raises:
         UsageError: unknown name or override, or a value that the network refuses. Other exceptions of its
-            constructor are passed on.
+            constructor propagate.
     """
     from registry.backbone import adopt
 
@@ -89,7 +89,8 @@ def create(name: str, **overrides: Any) -> nn.Module:
 def declared(name: str, attribute: str) -> Any:
     """A declaration of a backbone, such as its `objective`.
 
-    For a class it is an attribute. For a user's function it is that of the network made with its defaults.
+    It is an attribute of the backbone's class. If the factory is a function, it is the attribute of the
+    network that the function returns with its defaults.
 
     Raises:
         UsageError: unknown name.
@@ -104,10 +105,10 @@ def declared(name: str, attribute: str) -> Any:
 
 @functools.cache
 def example(name: str, factory: Callable[..., Any]) -> Any:
-    """A network with its default options, on the meta device if it can be made there.
+    """A network with its default options, on the meta device if possible.
 
     Returns:
-        The network, with arbitrary weights; None if it cannot be made, which is an error once it is measured.
+        The network, with arbitrary weights; None if it cannot be built. Measuring it then raises the error.
     """
     import torch
 
@@ -118,20 +119,24 @@ def example(name: str, factory: Callable[..., Any]) -> Any:
     with torch.random.fork_rng(devices=()), contextlib.suppress(Exception):
         with contextlib.suppress(Exception), torch.device("meta"):
             return create(name, **needed)
-        return create(name, **needed)  # a constructor that looks at numbers
+        return create(name, **needed)  # the constructor reads values of tensors
     return None
 
 
 def canonical(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Every option of a backbone with its value, in canonical form.
 
-    Values are converted to their annotated types, defaults filled in; then tuples become lists, floats that
-    are whole become integers, and a square `input_size` its side, so that JSON holds and compares them. An
-    option that was added later is left out at the value that equals the earlier behaviour
+    Values are converted to their annotated types, and defaults are filled in. So that JSON can hold and
+    compare them, tuples become lists, whole floats become integers, and a square `input_size` becomes its
+    side. An option that was added later is omitted at the value that equals the earlier behaviour
     (`registry.fingerprints.added_options`).
 
+    Args:
+        name: of a registered backbone.
+        overrides: some of its options with their values.
+
     Raises:
-        UsageError: unknown name, or an override that it does not take.
+        UsageError: unknown name, or an unknown option.
     """
     config = _plain_config(_defaults(name) | backbones.check(name, dict(overrides)))
     added = added_options(backbones.find(name).name)
@@ -152,7 +157,7 @@ def _plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def label(name: str, overrides: Mapping[str, Any]) -> str:
-    """A network as `--model` takes it, with what differs from its defaults: `udit-t rope=false`.
+    """A network as `--model` takes it, with the options that differ from their defaults: `udit-t rope=false`.
 
     Args:
         name, overrides: see `changed`.
@@ -164,8 +169,8 @@ def changed(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a backbone that differ from their defaults, with their values.
 
     Args:
-        name: of a backbone; of one that is not registered, all overrides are returned.
-        overrides: some options with their values, or all of them (`canonical`).
+        name: of a backbone. If it is not registered, all overrides are returned.
+        overrides: some of its options with their values, or all of them (`canonical`).
     """
     try:
         config, defaults = canonical(name, overrides), _plain_config(_defaults(name))
@@ -175,7 +180,7 @@ def changed(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def __getattr__(attribute: str) -> Any:
-    """Public names that need torch, imported on first use."""
+    """Import a public name that needs torch, on first use."""
     if attribute in ("Backbone", "LongSkip"):
         from registry import backbone
 

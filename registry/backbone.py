@@ -4,17 +4,17 @@ A backbone is an `nn.Module` with
 
     forward(x (N, C, H, W), t (N,), y (N,)) -> (N, C_out, H, W)
 
-where y is the class label, which a network without classes ignores, and x, t and the output are those of its
-natural `objective`:
+y is the class label; a network without classes ignores it. The meaning of x, t and the output depends on the
+network's natural `objective`:
 
-    ddpm    x = √ᾱ·x0 + √(1−ᾱ)·noise    t the step 0 … 999, fractions allowed    returns the noise
-    flow    x = t·x0 + (1−t)·noise      t from 0 (noise) to 1 (data)             returns x0 − noise
-    edm     x = x0 + σ·noise            t = σ                                    returns x0
+    ddpm    x = √ᾱ·x0 + √(1−ᾱ)·noise    t is the step 0 … 999, fractions allowed    returns the noise
+    flow    x = t·x0 + (1−t)·noise      t is from 0 (noise) to 1 (data)             returns x0 − noise
+    edm     x = x0 + σ·noise            t = σ                                       returns x0
 
-It has the attributes `input_size`, `in_channels`, `out_channels`, `num_classes` and `learn_sigma`, and
-declares how it is trained and sampled: `objective`, `beta_schedule`, `guided_channels`, `null_class`. For a
-network with another signature that overrides `example_inputs`, cost and speed can be measured. Every long
-skip connection passes through a `LongSkip`, so that a check can cut it.
+A backbone has the attributes `input_size`, `in_channels`, `out_channels`, `num_classes` and `learn_sigma`. It
+declares how it is trained and sampled: `objective`, `beta_schedule`, `guided_channels`, `null_class`. A
+network with another signature overrides `example_inputs`; its cost and speed can be measured. Every long skip
+connection passes through a `LongSkip`, so that a check can cut it.
 
 Nothing here is specific to one network or family.
 """
@@ -40,7 +40,7 @@ Size = int | tuple[int, int]  # a square grid's side, or (height, width)
 
 
 def require_positive(**values: float) -> None:
-    """Raise `UsageError` that names the first value that is not above zero, or not finite."""
+    """Raise a `UsageError` that names the first value that is not positive or not finite."""
     for name, value in values.items():
         if not 0 < value < math.inf:
             raise UsageError(f"{name} must be positive, not {value}")
@@ -59,20 +59,20 @@ class Backbone(nn.Module):
     """Base class of the networks; subclasses define `forward(x, t, y)`.
 
     Attributes:
-        objective: natural objective, which defines its inputs and output: "ddpm", "flow" or "edm".
-        beta_schedule: the noise of "ddpm": "linear", β from 0.0001 to 0.02; "scaled_linear", √β from
-            √0.00085 to √0.012 as in Stable Diffusion; or "cosine", that of Improved DDPM.
-        guided_channels: number of leading channels that its published sampling guides; None: all.
-        checkpoint_names: rules from parameter names of the authors' checkpoints to ours, applied in order.
-        fixed_parameters: parameters that are computed and not learned, which a checkpoint may omit. Names in
-            the authors' layout that this network does not have are ignored.
+        objective: natural objective, which defines inputs and output: "ddpm", "flow" or "edm".
+        beta_schedule: β schedule of "ddpm": "linear", β from 0.0001 to 0.02; "scaled_linear", √β from
+            √0.00085 to √0.012 as in Stable Diffusion; or "cosine", as in Improved DDPM.
+        guided_channels: number of leading channels to which published sampling applies guidance; None: all.
+        checkpoint_names: rules that translate parameter names of the authors' checkpoints to ours, in order.
+        fixed_parameters: parameters that are computed, not learned; a checkpoint may omit them. Names of the
+            authors' layout that this network does not have are ignored.
         name: registered name, set by `registry.create`.
         overrides: the options given to `registry.create`.
         input_size: side of the square input grid, or (H, W).
         in_channels, out_channels: C and C_out.
         num_classes: number of classes without the null class; 0 for an unconditional network.
-        learn_sigma: whether the output is noise and variance range (C_out = 2 C) or noise only.
-        size_multiple: H and W are multiples of this many cells.
+        learn_sigma: whether the output is noise and variance range (C_out = 2·C) or noise only (C_out = C).
+        size_multiple: H and W must be multiples of this many cells.
     """
 
     objective: ClassVar[str] = "ddpm"
@@ -97,13 +97,13 @@ class Backbone(nn.Module):
         Args:
             input_size: side of the input grid in cells, or (H, W).
             in_channels: channels of the input.
-            num_classes: classes without the null class; 0 for an unconditional network.
-            learn_sigma: whether the output is noise and variance range, or noise alone.
+            num_classes: number of classes without the null class; 0: unconditional.
+            learn_sigma: output the variance range beside the noise (2·C channels), or the noise alone (C).
             size_multiple: H and W must be multiples of this many cells.
 
         Raises:
-            UsageError: a size that is not positive or not such a multiple, or channels or classes
-                that make no sense.
+            UsageError: a size is not positive or not a multiple of size_multiple, or in_channels or
+                num_classes is out of range.
         """
         super().__init__()
         self.overrides = {}
@@ -128,10 +128,11 @@ class Backbone(nn.Module):
             )
 
     def check_input(self, x: Tensor, *, fixed_size: bool = False) -> None:
-        """Raise `UsageError` where x (N, C, H, W) has another channel count or a size it cannot take.
+        """Raise `UsageError` if x (N, C, H, W) has the wrong number of channels or an unsuitable size.
 
         Args:
-            fixed_size: the network takes only the size it was built for (a position table).
+            fixed_size: whether the network takes only the size that it was built for, as with a position
+                table.
         """
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise UsageError(
@@ -152,7 +153,7 @@ class Backbone(nn.Module):
     def null_class(self) -> int | None:
         """Index of the null class ("no label"); None for a network without classes or without label dropout.
 
-        Taken from its `LabelDropout`; a network that drops labels in another way overrides this.
+        It is read from the network's `LabelDropout`. A network that drops labels in another way overrides it.
         """
         return _null_class(self)
 
@@ -160,8 +161,8 @@ class Backbone(nn.Module):
         """Random arguments of `forward`, on the network's device and in its dtype.
 
         Returns:
-            x (N, C, H, W) standard normal, y (N,) in 0 … num_classes − 1, and t (N,) of its objective: steps
-            0 … 999, of "flow" numbers from 0 to 1, of "edm" log-normal σ.
+            x (N, C, H, W) standard normal; t (N,) by objective: "ddpm", steps 0 … 999; "flow", 0 to 1; "edm",
+            σ, log-normal; y (N,) in 0 … num_classes − 1.
         """
         return _example_inputs(self, batch_size)
 
@@ -170,7 +171,7 @@ class Backbone(nn.Module):
         return dict(self.named_children())
 
     def long_skips(self) -> dict[str, Callable[[], contextlib.AbstractContextManager[None]]]:
-        """Long skip connections: name -> a context manager in which that skip carries zeros."""
+        """Long skip connections: name -> a context manager in which that skip is zero."""
         return {
             name: lambda module=module: zeroed(module)  # type: ignore[misc]
             for name, module in self.named_modules()
@@ -178,10 +179,10 @@ class Backbone(nn.Module):
         }
 
     def deploy(self) -> Backbone:
-        """A copy for inference: frozen, in eval mode, re-parameterised modules merged.
+        """A copy for inference: frozen, in eval mode, with re-parameterised modules merged.
 
-        The copy computes the same function; this network, its parameters and its mode do not change. A
-        submodule that can be merged has a method `merged()`, which returns its inference form.
+        The copy computes the same function. The network itself does not change. A submodule that can be
+        merged has a method `merged()`, which returns its inference form.
         """
         return deploy(self)
 
@@ -198,7 +199,7 @@ def zeroed(module: nn.Module) -> Iterator[None]:
 
 def deploy(model: nn.Module) -> Any:
     """`Backbone.deploy` for any module."""
-    # deepcopy takes what its memo already holds, so the trained form of a merged part is not copied.
+    # deepcopy uses what its memo already holds, so the trained form of a merged part is not copied.
     mergeable: list[Any] = [part for part in model.modules() if hasattr(part, "merged")]
     memo = {id(part): part.merged() for part in mergeable}
     return copy.deepcopy(model, memo).eval().requires_grad_(False)
@@ -227,7 +228,7 @@ def _null_class(model: Any) -> int | None:
 
 
 def is_denoiser(network: Any, inputs: Sequence[Any]) -> bool:
-    """Whether the inputs of a network are x (N, C, H, W), t (N,) and y (N,), an integer."""
+    """Whether the inputs of a network are x (N, C, H, W), t (N,) and integers y (N,)."""
     if len(inputs) != 3 or not all(isinstance(value, Tensor) for value in inputs):
         return False
     x, t, y = inputs
@@ -236,16 +237,17 @@ def is_denoiser(network: Any, inputs: Sequence[Any]) -> bool:
 
 
 def check_output(network: Any, inputs: Sequence[Any], output: Any) -> None:
-    """Check that what a network returned is a valid output.
+    """Check that the output of a network is valid.
 
     Args:
         network: any module with the contract's attributes.
         inputs: the arguments of its `forward`.
-        output: what it returned. Values are checked unless it is a meta or fake tensor.
+        output: what `forward` returned. Values are checked unless it is a meta or fake tensor.
 
     Raises:
-        CodeError: it is no tensor, of a denoiser not (N, out_channels, H, W), or not finite everywhere; or a
-            `TrainingOutput` outside of training mode, or one whose other parts are not (N,) and finite.
+        CodeError: the output is not a tensor, is not finite, or for a denoiser is not (N, out_channels, H,
+            W); or it is a `TrainingOutput` outside of training mode or with parts that are not (N,) and
+            finite.
     """
     name = getattr(network, "name", "") or type(network).__name__
     if isinstance(output, TrainingOutput) and network.training:
@@ -278,14 +280,15 @@ def check_output(network: Any, inputs: Sequence[Any], output: Any) -> None:
 def adopt(name: str, factory: Callable[..., Any], overrides: dict[str, Any]) -> nn.Module:
     """Call a factory and check that the network that it returns can be measured.
 
-    A plain `nn.Module` gets the attributes of the contract that it does not set: from `overrides`, else its
-    factory's defaults, else 32×32 inputs of 4 channels, 1000 classes, no learned variance. It also gets the
-    declarations of `Backbone`.
+    A plain `nn.Module` gets the attributes of the contract that it does not set. Their values come from
+    `overrides`, else from the factory's defaults, else they are 32×32 inputs of 4 channels, 1000 classes and
+    no learned variance. The module also gets the declarations of `Backbone`.
 
     Raises:
         UsageError: one of our networks refuses the overrides.
-        CodeError: the factory returns no module, or one that is compiled or scripted, that has parameters
-            without a shape yet, that cannot be copied, or with an attribute in the way of the contract.
+        CodeError: the factory does not return a module, or returns one that is compiled or scripted, has
+            uninitialised lazy parameters, cannot be copied, or has an attribute that conflicts with the
+            contract.
     """
     try:
         model = factory(**overrides)
@@ -314,7 +317,7 @@ def adopt(name: str, factory: Callable[..., Any], overrides: dict[str, Any]) -> 
 
 
 def _check_attributes(name: str, model: Any, factory: Callable[..., Any]) -> None:
-    """See that the sizes a network states are whole numbers; `CodeError` where they are not."""
+    """Raise `CodeError` unless the sizes that a network states are whole numbers."""
     least = {"num_classes": 0, "in_channels": 1, "out_channels": 1, "input_size": 1}
     for attribute, smallest in least.items():
         value = getattr(model, attribute)
@@ -330,7 +333,7 @@ def _check_attributes(name: str, model: Any, factory: Callable[..., Any]) -> Non
 
 
 def _check_copies(name: str, model: nn.Module, factory: Callable[..., Any]) -> None:
-    """See that a network can be copied, as for its deployed form; `CodeError` where it cannot."""
+    """Raise `CodeError` unless the network can be copied, as its deployed form requires."""
     for part, module in model.named_modules():
         for hook in module._forward_pre_hooks.values():
             package, _, norm = type(hook).__module__.rpartition(".")
@@ -350,7 +353,7 @@ def _check_copies(name: str, model: nn.Module, factory: Callable[..., Any]) -> N
 
 
 def _complete(model: Any, factory: Callable[..., Any], overrides: dict[str, Any]) -> None:
-    """Give a plain module the attributes and methods of the contract that it lacks."""
+    """Add the attributes and methods of the contract that a plain module lacks."""
     attributes = {"input_size": 32, "in_channels": 4, "num_classes": 1000, "learn_sigma": False}
     own = {p.name: p.default for p in inspect.signature(factory).parameters.values()}
     for attribute, value in attributes.items():

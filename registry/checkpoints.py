@@ -1,11 +1,11 @@
-"""Loading weights of the authors' programs and of diffusers into our networks.
+"""Loads weights of the authors' programs and of diffusers into our networks.
 
-A checkpoint's names are translated by the rules of the network's class (`checkpoint_names`); tensors are
-never changed, except that a 1×1 convolution and a linear map of the same numbers count as the same. A network
-is found behind any prefix of its names, such as `module.` or `ema_denoiser.`, and beside other networks; if
-there are several sets of its weights, the averaged one is taken.
+Parameter names are translated by the rules of the network's class (`checkpoint_names`). Tensors never change,
+except that the weight of a 1×1 convolution may serve a linear map and the reverse. The network's names may
+have any prefix, such as `module.` or `ema_denoiser.`, and the file may hold other networks. If it holds
+several sets of the network's weights, the averaged one is loaded.
 
-Nothing is unpickled beyond tensors, plain containers, paths, an `argparse.Namespace` and Lightning's options.
+Nothing is unpickled except tensors, plain containers, paths, an `argparse.Namespace` and Lightning's options.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from torch import Tensor, nn
 
 from registry.errors import UsageError, reason
 
-# A pattern of a name in an authors' layout, and what takes its place in ours, as `re.sub` takes them.
+# A pattern in the authors' parameter names and its replacement in ours, as arguments of `re.sub`.
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 
-# Attention and MLP of the programs that take them from timm.
+# Attention and MLP of programs that use timm's.
 TRANSFORMER_NAMES: list[Rule] = [
     (r"\.attn\.", ".attention."),
     (r"\.attention\.proj\.", ".attention.out."),
@@ -42,10 +42,10 @@ TRANSFORMER_NAMES: list[Rule] = [
 _AVERAGED = re.compile(
     r"(?<![a-zA-Z])(?i:ema|swa|averaged?|shadow|polyak)(?![a-z])|(?<![A-Z])E(?:MA|ma)(?![a-z])"
 )
-# What torch.compile, FSDP and activation checkpointing put into the names of modules that they wrap.
+# Parts that torch.compile, FSDP and activation checkpointing add to the names of modules that they wrap.
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-# Plain values that training programs save beside the weights, under the classes' names: the authors' command
-# lines, options of Lightning's modules (a dictionary), paths.
+# Classes of plain values that training programs save beside the weights: command lines, options of
+# Lightning's modules (a dictionary), paths.
 _ATTRIBUTE_DICT = ("lightning.fabric.utilities.data", "lightning_fabric.utilities.data",
                    "lightning.pytorch.utilities.parsing", "pytorch_lightning.utilities.parsing")  # fmt: skip
 _PLAIN: list[Any] = [
@@ -53,30 +53,30 @@ _PLAIN: list[Any] = [
     *((dict, f"{module}.AttributeDict") for module in _ATTRIBUTE_DICT),
     *((pathlib.PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
 ]
-# Bytes and times its size on disk beyond which what a file unpacks to is a decompression bomb.
+# A file is a decompression bomb if it unpacks to more than `_LARGE` bytes and `_USUAL_RATIO` times its size.
 _LARGE, _USUAL_RATIO = 2**30, 100
 
 
 def load_checkpoint(
     model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any], *, key: str | None = None
 ) -> nn.Module:
-    """Load the weights of a checkpoint into a backbone, completely or not at all.
+    """Load the weights of a checkpoint into a backbone. If anything does not fit, nothing is loaded.
 
     Args:
         model: a backbone; its parameters keep their device and dtype.
         source: a `.pt`, `.pth`, `.bin`, `.ckpt` or `.safetensors` file, or a state dict. Names may be ours,
-            those of the authors' releases, or diffusers', behind any prefix.
+            those of the authors' releases, or diffusers', with any prefix.
         key: entry of the checkpoint that holds the network, or prefix of its names. By default the averaged
-            weights, whatever the pair is called (`model` and `ema`, `state_dict` and `state_dict_ema`,
-            `net.` and `net_ema.`, …), or the only weights that fit.
+            weights of a pair (`model` and `ema`, `state_dict` and `state_dict_ema`, `net.` and `net_ema.`,
+            …), or the only weights that fit.
 
     Returns:
         `model`.
 
     Raises:
-        UsageError: no such file, not a checkpoint, pickled code, several sets of weights of which any may be
-            meant, a missing or left-over name, a wrong shape, or values that the network cannot hold as they
-            are; the message lists them and the model is unchanged.
+        UsageError: there is no such file, it is not a checkpoint, it contains pickled code or several sets of
+            weights that fit equally, a name is missing or left over, or a shape or a value does not fit. The
+            message lists the names; the model does not change.
     """
     where = "the state dict" if isinstance(source, Mapping) else os.fspath(source)
     content = source if isinstance(source, Mapping) else _read(Path(source))
@@ -102,7 +102,7 @@ def _title(model: nn.Module) -> str:
 
 
 def _matched(model: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """A state dict with the model's names and shapes, and a description of what does not fit."""
+    """A state dict with the model's names and shapes, and descriptions of what does not fit."""
     state = _translate(model, state)
     own = model.state_dict()
     for name, tensor in state.items():
@@ -126,7 +126,7 @@ def _matched(model: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, Tens
 
 
 def _problem(tensor: Tensor, own: Tensor) -> str:
-    """Why a tensor of the right shape cannot stand in the place of `own`; empty where it can."""
+    """Why a tensor of the right shape cannot replace `own`; empty if it can."""
     if tensor.is_meta:
         return "on the meta device, which holds no values"
     if tensor.is_quantized or tensor.layout != torch.strided:
@@ -138,7 +138,7 @@ def _problem(tensor: Tensor, own: Tensor) -> str:
     if kinds[0] in ("integer", "bool"):
         return "" if torch.equal(value.to(tensor.dtype), tensor) else f"beyond the range of {_dtype(own)}"
     wild = ~value.isfinite()
-    if not wild.any() or not own.cpu().isfinite()[wild.cpu()].any():  # a mask of −∞ may be a buffer
+    if not wild.any() or not own.cpu().isfinite()[wild.cpu()].any():  # a buffer may be a mask with −∞
         return ""
     wide = torch.complex128 if tensor.is_complex() else torch.float64
     finite = tensor.to(wide).isfinite().all()
@@ -170,7 +170,7 @@ def _read(path: Path) -> Any:
         raise UsageError(f"{path}: a checkpoint ends in .pt, .pth, .bin, .ckpt or .safetensors")
     _check_size(path)
     with torch.serialization.safe_globals(_PLAIN), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of kinds of tensors that are refused in one line
+        warnings.simplefilter("ignore")  # about kinds of tensors that are refused below
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
@@ -184,21 +184,21 @@ def _read(path: Path) -> Any:
                 )
             raise UsageError(f"{path} {problem}, which is never run. {advice}.") from None
         except Exception as error:
-            # The first sentence: torch goes on to advise unpickling everything.
+            # Only the first sentence: then torch advises to unpickle everything.
             problem = reason(error).partition(". ")[0]
             raise UsageError(f"{path} is damaged or no torch checkpoint: {problem}") from None
 
 
 def _check_size(path: Path) -> None:
-    """Refuse a file of a few bytes that would fill the memory.
+    """Refuse a small file that would fill the memory.
 
     Raises:
-        UsageError: it is a zip whose entries unpack to far more than it holds.
+        UsageError: it is a zip file whose entries unpack to far more than its size.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
-    except (OSError, ValueError, zipfile.BadZipFile):  # of torch's older format, or damaged
+    except (OSError, ValueError, zipfile.BadZipFile):  # torch's older format, or damaged
         return
     size = path.stat().st_size
     if unpacked > max(_LARGE, _USUAL_RATIO * size):
@@ -208,7 +208,7 @@ def _check_size(path: Path) -> None:
 
 
 def _pickled_code(path: Path) -> list[str]:
-    """What a checkpoint would import besides tensors' own parts; nothing where that cannot be read."""
+    """What unpickling a checkpoint would import besides tensors; empty if that cannot be read."""
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:  # a bare pickle, or a damaged one
@@ -216,10 +216,10 @@ def _pickled_code(path: Path) -> list[str]:
 
 
 def _network(model: nn.Module, content: Any, key: str | None, where: str) -> tuple[dict[str, Tensor], str]:
-    """The state dict of the network inside a checkpoint, without a prefix of its names, and its place.
+    """The state dict of the network inside a checkpoint, without the prefix of its names, and its place.
 
     Raises:
-        UsageError: there is none, or several and it is not sure which is meant.
+        UsageError: there is none, or there are several and the choice is not clear.
     """
     if not isinstance(content, Mapping):
         raise UsageError(f"{where} holds {type(content).__name__}, not a state dict")
@@ -232,7 +232,7 @@ def _network(model: nn.Module, content: Any, key: str | None, where: str) -> tup
         content = _of_lightning(content, where)
     state = {n: value for n, value in content.items() if isinstance(n, str) and isinstance(value, Tensor)}
     if state and len(state) == len(content):
-        # A prefix that the network declares (`registry.wrap`) tells its weights from others in the same file.
+        # A prefix that the network declares (`registry.wrap`) separates its weights from others in the file.
         prefix = getattr(model, "checkpoint_prefix", "")
         state = (_behind(prefix, state) if prefix else {}) or state
         if (inside := _inside(model, state, where)) is not None:
@@ -241,7 +241,7 @@ def _network(model: nn.Module, content: Any, key: str | None, where: str) -> tup
         parts = _parts(state)
         if not any(map(_AVERAGED.search, parts)):
             return state, where
-        content = parts  # `online_model.…` and `ema_model.…` in one state dict, of which neither fits
+        content = parts  # one state dict with `online_model.…` and `ema_model.…`
     sets = [name for name, value in content.items() if isinstance(name, str) and _holds_weights(value)]
     sets = [name for name in sets if _AVERAGED.search(name)] or sets
     if not sets:
@@ -265,7 +265,7 @@ def _ambiguous(model: nn.Module, where: str, sets: list[str], which: str) -> Usa
 
 
 def _entry(content: Mapping[Any, Any], key: str) -> Mapping[Any, Any] | None:
-    """The entry of a name, or what lies behind a prefix, at any depth; None unless there is just one."""
+    """The entry with this name, or the entries with this prefix, at any depth; None unless it is unique."""
     if isinstance(content.get(key), Mapping):
         return content[key]
     if part := _behind(f"{key}.", content):
@@ -276,7 +276,7 @@ def _entry(content: Mapping[Any, Any], key: str) -> Mapping[Any, Any] | None:
 
 
 def _behind(prefix: str, content: Mapping[Any, Any]) -> dict[str, Any]:
-    """Entries whose names begin with a prefix, without it."""
+    """Entries whose names start with a prefix, without the prefix."""
     return {
         name.removeprefix(prefix): value
         for name, value in content.items()
@@ -285,12 +285,12 @@ def _behind(prefix: str, content: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _of_lightning(content: Mapping[Any, Any], where: str) -> dict[Any, Any]:
-    """A checkpoint of Lightning, the states of its callbacks as entries: one of them may average weights.
+    """A checkpoint of Lightning with the states of its callbacks as entries, since one may hold averages.
 
-    Where its own `WeightAveraging` has done so, `state_dict` is the average.
+    After Lightning's own `WeightAveraging`, `state_dict` is the average.
 
     Raises:
-        UsageError: the averages are a list of tensors in the optimizer's state, as of NeMo and FlowDCN.
+        UsageError: the averages are a list of tensors in the optimizer's state, as with NeMo and FlowDCN.
     """
     if any("ema" in state for state in content.get("optimizer_states", ())):
         raise UsageError(
@@ -304,13 +304,13 @@ def _of_lightning(content: Mapping[Any, Any], where: str) -> dict[Any, Any]:
 
 
 def _inside(model: nn.Module, state: dict[str, Tensor], where: str) -> dict[str, Tensor] | None:
-    """The network's weights in a state dict, behind whatever prefix and beside whatever else.
+    """The network's weights in a state dict, with any prefix and among any other entries.
 
     Returns:
-        A state dict that fits; None where there is none.
+        A state dict that fits; None if there is none.
 
     Raises:
-        UsageError: several, or an average that cannot be read beside one.
+        UsageError: several fit, or one fits and there is an average of it that cannot be read.
     """
     state = _unwrapped(model, state)
     fixed: Collection[str] = getattr(model, "fixed_parameters", ())
@@ -348,14 +348,14 @@ def _inside(model: nn.Module, state: dict[str, Tensor], where: str) -> dict[str,
 
 
 def _prefixes(name: str) -> list[str]:
-    """Of `a.b.weight`: the empty prefix, `a.` and `a.b.`."""
+    """All prefixes of a name: for `a.b.weight` the empty prefix, `a.` and `a.b.`."""
     return ["", *(name[: match.end()] for match in re.finditer(r"\.", name))]
 
 
 def _averaged(places: list[str]) -> list[str]:
-    """The averaged of several places of weights, told by what their names do not share; else all of them."""
+    """Of several places of weights, those named as averages in the parts that differ; else all of them."""
     while len(places) > 1:
-        parts = [place.split(".") for place in places]  # none of them begins another
+        parts = [place.split(".") for place in places]  # none is a prefix of another
         shared = next(i for i, column in enumerate(zip(*parts, strict=False)) if len(set(column)) > 1)
         averaged = [
             place
@@ -369,14 +369,14 @@ def _averaged(places: list[str]) -> list[str]:
 
 
 def _undotted(state: dict[str, Tensor], average: str, place: str) -> dict[str, Tensor] | None:
-    """Averages that are stored without the dots of their names, as latent diffusion's `LitEma` does.
+    """Averages whose names are stored without dots, as latent diffusion's `LitEma` does.
 
     Args:
         average: prefix of the averages.
-        place: prefix of the weights that they are of, whose names they have.
+        place: prefix of the weights that were averaged.
 
     Returns:
-        The averages under these names without `place`; None where their names are others.
+        The averages under the names of these weights, without `place`; None if the names do not match.
     """
     averages = _behind(average, state)
     averages = {name: tensor for name, tensor in averages.items() if name not in ("decay", "num_updates")}
@@ -389,7 +389,7 @@ def _undotted(state: dict[str, Tensor], average: str, place: str) -> dict[str, T
 
 
 def _unwrapped(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict whose names do without `_WRAPPERS`, unless the model's own names have them."""
+    """A state dict without `_WRAPPERS` in its names, unless the model's own names have them."""
     if any(not _WRAPPERS.isdisjoint(name.split(".")) for name in model.state_dict()):
         return state
     plain = {
@@ -399,7 +399,7 @@ def _unwrapped(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _without_prefix(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a network inside other modules, for what it says where nothing fits."""
+    """The state dict of a network inside other modules, for the message if nothing fits."""
     own = {name.partition(".")[0] for name in model.state_dict()}
     state = {name: tensor for name, tensor in state.items() if name != "n_averaged"}  # torch's AveragedModel
     while len(parts := _parts(state)) == 1 and sum(map(len, parts.values())) == len(state):
@@ -410,7 +410,7 @@ def _without_prefix(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Ten
 
 
 def _parts(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """A state dict by the first part of its names; names without a dot are left out."""
+    """A state dict split by the first part of its names; names without a dot are omitted."""
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in state.items():
         first, dot, rest = name.partition(".")
@@ -420,9 +420,9 @@ def _parts(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def _holds_weights(value: Any) -> bool:
-    """Whether an entry of a checkpoint holds weights: tensors by name, or in a list as some averages are."""
+    """Whether an entry of a checkpoint holds weights: tensors by name, or in a list, as some averages are."""
     items: Iterable[Any] = value if isinstance(value, list | tuple) else ()
-    if isinstance(value, Mapping) and "param_groups" not in value:  # as an optimizer has
+    if isinstance(value, Mapping) and "param_groups" not in value:  # optimizers have these
         items = value.values()
     return any(item.dim() > 0 if isinstance(item, Tensor) else _holds_weights(item) for item in items)
 
@@ -441,12 +441,12 @@ def _listed(names: list[str]) -> str:
 
 
 def _translate(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of the authors' layout into ours; names that are ours already stay."""
+    """Translate names of the authors' layout to ours; names that are already ours stay."""
     own = set(model.state_dict())
     rules: list[Rule] = getattr(model, "checkpoint_names", [])
     if own & set(state) == set(state) or not rules:
         return state
-    # Modules that hold, beside what they add to it, what a layout stores under their own name.
+    # Modules of which the authors' layout stores one part under the module's own name.
     inner = {
         name: f"{name}.{module.checkpoint_part}"
         for name, module in model.named_modules()
@@ -460,7 +460,7 @@ def _translate(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
         return f"{inner[module]}.{parameter}" if module in inner else name
 
     translated = {ours(name): tensor for name, tensor in state.items()}
-    # Leave the names as they came where translating does not help: messages then name the file's.
+    # If translating does not help, keep the names as they came, so that messages show the file's names.
     return translated if len(own & set(translated)) >= len(own & set(state)) else state
 
 

@@ -3,12 +3,12 @@
     for result in check(registry.create("udit-t")):
         print(result.status, result.check, result.reason)
 
-`CHECKS`, at the end, lists them all. Each check runs on its own copy of the network, in float32,
-without dropout or torch.compile, and with noise added to its parameters: networks start with closed branches
-(adaLN-Zero) and a zero output, which hide whether anything behind them works.
+`CHECKS`, at the end, lists all checks. Each runs on its own copy of the network, in float32, without dropout
+or torch.compile. Noise is added to the parameters, because zero gates (adaLN-Zero) and a zero output layer
+would hide whether anything behind them works.
 
-A check that fails is an error: no number of this network can be trusted. A warning is a limit of the network
-that makes no number wrong.
+If a check fails, no number of this network can be trusted. A warning is a limit of the network that makes no
+number wrong.
 """
 
 from __future__ import annotations
@@ -32,26 +32,23 @@ from registry.training_output import parts_of, prediction_of
 from registry.wrapping import Wrapped
 
 Status = Literal["pass", "warn", "fail", "n/a"]
-Verdict = tuple[Status, str]  # and the reason
+Verdict = tuple[Status, str]  # status, reason
 
 SEED = 0
 
-# How far apart two outputs may be, in units of the largest output.
-ROUNDING = 1e-5  # the same computation twice; what changes the output by more has an effect on it
-NEAR = 1e-2  # the same in float32 by other kernels, TF32 among them
+# Largest difference of two outputs that count as equal, relative to the largest output.
+ROUNDING = 1e-5  # of one computation done twice; an input that changes the output by more has an effect
+NEAR = 1e-2  # of one computation in float32 by other kernels, such as TF32
 BF16 = 0.1
 DEPLOYED = 1e-9  # in float64
-MERGED = 1e-4  # the deployed network of one that computes in float32 alone
+MERGED = 1e-4  # of the deployed form of a network that computes only in float32
 
-DRAWS = 64  # pairs of labels among which one is dropped in training: all but surely at a share of 10%
+DRAWS = 64  # pairs of labels to draw; at a dropout of 10%, one of them is almost certainly dropped
 
 
 @dataclass(frozen=True)
 class Result:
-    """Outcome of one check: `fail` is an error, `warn` a warning.
-
-    The reason is one line: what was found, or what to correct.
-    """
+    """Outcome of one check. `reason` is one line: what was found, or what to correct."""
 
     check: str
     status: Status
@@ -59,15 +56,15 @@ class Result:
 
 
 def check(model: nn.Module, *, progress: Callable[[str, int, int], None] | None = None) -> list[Result]:
-    """Run every check of `CHECKS` on a network, which is not changed.
+    """Run every check of `CHECKS` on a network. The network does not change.
 
     Args:
         model: a network that fulfils the contract of `registry.Backbone`, on any device.
-        progress: called before each check with its name, how many are done, and how many there are.
+        progress: called before each check with its name, the number of checks done, and the number of checks.
 
     Returns:
-        One result for each check, in order; the same results from call to call. Where the network
-        raises, the check has failed; the reason is the error's first line and its place in the user's file.
+        One result for each check, in order; repeated calls return the same results. If the network raises an
+        error, the check fails, and the reason is the error's first line and its place in the user's file.
     """
     results: list[Result] = []
     for name, run in CHECKS.items():
@@ -92,13 +89,13 @@ def check(model: nn.Module, *, progress: Callable[[str, int, int], None] | None 
 
 
 def check_before_training(model: nn.Module) -> None:
-    """The checks that training needs; errors of the network are passed on.
+    """Run the checks that training needs; errors of the network propagate.
 
     Args:
-        model: as of `check`.
+        model: see `check`.
 
     Raises:
-        CodeError: the network cannot be made again from its weights, or its null class is not trained.
+        CodeError: the network cannot be restored from its state dict, or its null class is not trained.
     """
     for run in (_rebuilt_from_weights, _null_class):
         with _repeatable():
@@ -111,9 +108,9 @@ def check_before_training(model: nn.Module) -> None:
 def _repeatable() -> Iterator[None]:
     """Within this context PyTorch's random numbers start from `SEED`, and nothing is compiled.
 
-    The state of the random numbers is restored after it.
+    Afterwards the state of the random number generators is restored.
     """
-    cuda = torch.cuda.is_initialized()  # a network on the CPU must not wake the GPU
+    cuda = torch.cuda.is_initialized()  # a network on the CPU must not initialise CUDA
     with (
         torch.random.fork_rng(devices=range(torch.cuda.device_count()) if cuda else ()),
         torch.compiler.set_stance("force_eager"),
@@ -131,10 +128,10 @@ def _as_it_is(model: nn.Module) -> Any:
 
 @torch.no_grad()
 def _opened(model: nn.Module, *, label_dropout: bool = False) -> Any:
-    """A copy in float32 and eval mode, without dropout, in which no parameter is zero or closes a branch.
+    """A copy in float32 and eval mode, without dropout, with noise added so that no gate is zero.
 
     Args:
-        label_dropout: keep that of labels.
+        label_dropout: keep the dropout of labels.
     """
     net = _as_it_is(model)
     net.zero_grad()
@@ -147,13 +144,13 @@ def _opened(model: nn.Module, *, label_dropout: bool = False) -> Any:
             module.dropout = 0.0
     for parameter in net.parameters():
         if parameter.is_floating_point():
-            # Half of what keeps the variance of a sum over the inputs, so that deep networks stay sane.
+            # Half the standard deviation that preserves variance, so that deep networks stay finite.
             std = 0.5 / math.sqrt(math.prod(parameter.shape[1:])) if parameter.dim() > 1 else 0.1
             parameter.add_(torch.randn_like(parameter), alpha=std)
     return net
 
 
-# ---- what the checks are made of ----
+# ---- helpers of the checks ----
 
 
 @torch.no_grad()
@@ -164,18 +161,18 @@ def _forward(net: Any, inputs: Sequence[Tensor]) -> Tensor:
     if not isinstance(out, Tensor):
         raise CodeError(f"forward returns {type(out).__name__}, not a tensor", net)
     wild = int((~out.isfinite()).sum())
-    if wild:  # no comparison with it says anything
+    if wild:  # comparisons with it would mean nothing
         raise CodeError(f"{wild} of {out.numel()} output values are not finite", net)
     return out
 
 
 def _backward(output: Any) -> None:
-    """Gradients of a random sum of all that a network has returned."""
+    """Compute gradients of a random sum of everything that a network has returned."""
     torch.stack([(part * torch.randn_like(part)).sum() for part in parts_of(output)]).sum().backward()
 
 
 def _difference(a: Tensor, b: Tensor) -> float:
-    """max|a − b| / max|b|; infinite where the shapes differ."""
+    """max|a − b| / max|b|; infinite if the shapes differ."""
     if a.shape != b.shape:
         return math.inf
     a, b = a.double(), b.double()
@@ -183,12 +180,12 @@ def _difference(a: Tensor, b: Tensor) -> float:
 
 
 def _least_change(a: Tensor, b: Tensor) -> float:
-    """`_difference` of the sample that differs least."""
+    """`_difference` of the sample with the smallest difference."""
     return min(map(_difference, a, b))
 
 
 def _others(net: Any, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Other inputs of the same shape; of a denoiser, step and label of every sample surely differ."""
+    """Other inputs of the same shape; for a denoiser, step and label of every sample differ."""
     others = net.example_inputs(len(inputs[0]))
     if not is_denoiser(net, inputs):
         return others
@@ -198,7 +195,7 @@ def _others(net: Any, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 def _of_denoisers(run: Callable[[Any], Verdict]) -> Callable[[Any], Verdict]:
-    """Decorator: a check that says nothing of a network with other inputs."""
+    """Decorator: a check that applies only to networks that take x, t and y."""
 
     def checked(net: Any) -> Verdict:
         if not is_denoiser(net, net.example_inputs(2)):
@@ -209,7 +206,7 @@ def _of_denoisers(run: Callable[[Any], Verdict]) -> Callable[[Any], Verdict]:
 
 
 def _some(names: list[str]) -> str:
-    """The first names of a list that may be long."""
+    """The first few names of a list."""
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
@@ -217,7 +214,7 @@ def _of_output(difference: float) -> str:
     return f"{difference:.1e} of the largest output"
 
 
-# ---- the checks: a network, opened by `_opened`, which they may change -> verdict ----
+# ---- the checks: network -> verdict. The network comes from `_opened`; a check may change it ----
 
 
 def _output_shape(net: Any) -> Verdict:
@@ -294,7 +291,7 @@ def _gradients(net: Any) -> Verdict:
         return "n/a", "no parameter is trainable"
     with torch.enable_grad():
         _backward(net.train()(*net.example_inputs(2)))
-    # Rows of a table that were not drawn may be zero, the whole table may not.
+    # Rows of a table that were not drawn have no gradient, but the whole table must have one.
     dead = [name for name, p in trained.items() if p.grad is None or not p.grad.any()]
     if dead:
         net.eval()
@@ -325,9 +322,9 @@ def _train_equals_eval(net: Any) -> Verdict:
 
 
 def _float32_alone(net: Any) -> str:
-    """Why a network cannot compute in float64; empty where it can."""
+    """Why a network cannot compute in float64; empty if it can."""
     inputs = net.example_inputs(2)
-    _forward(net, inputs)  # a mistake of another kind is raised as itself
+    _forward(net, inputs)  # an error that has nothing to do with float64 propagates
     try:
         out = _forward(
             copy.deepcopy(net).double(), [a.double() if a.is_floating_point() else a for a in inputs]
@@ -391,7 +388,7 @@ def _rebuilt_from_weights(net: Any) -> Verdict:
     except RuntimeError as error:
         return "fail", f"its weights cannot be loaded: {' '.join(str(error).split())}"
     gap = _difference(_forward(other, inputs), _forward(net, inputs))
-    # A GPU may add up in another order from call to call, and in TF32.
+    # A GPU may sum in a different order in each call, and in TF32.
     if gap <= (ROUNDING if inputs[0].device.type == "cpu" else NEAR):
         return "pass", f"a second network with its weights agrees to {_of_output(gap)}"
     return "fail", (
@@ -427,7 +424,7 @@ def _float64(net: Any) -> Verdict:
 
 @_of_denoisers
 def _null_class(net: Any) -> Verdict:
-    """Of a network with its label dropout."""
+    """Takes the network with its label dropout."""
     null, classes = net.null_class, net.num_classes
     dropping = [part for part in net.modules() if isinstance(part, LabelDropout) and part.dropout > 0]
     if not classes:
@@ -440,7 +437,7 @@ def _null_class(net: Any) -> Verdict:
             f"null_class is {null}, but the LabelDropout puts {dropping[0].num_classes} in its place",
         )
     others: dict[str, Tensor] = {}
-    for _ in range(8):  # several, as a unit that one input leaves at zero gets no gradient from it
+    for _ in range(8):  # several inputs, because a unit that is zero for one gets no gradient from it
         others = _reached(net, others)
     if null is None:
         tables = {f"{n}.weight": m for n, m in net.named_modules() if isinstance(m, nn.Embedding)}
@@ -474,7 +471,7 @@ def _null_class(net: Any) -> Verdict:
 
 
 def _untrained(net: Any, rows: dict[str, Tensor]) -> Collection[str]:
-    """Names of parameters of which training reaches none of the rows given, in `DRAWS` batches at most."""
+    """Names of parameters whose given rows get no gradient in up to `DRAWS` training batches."""
     net.train()
     reached: dict[str, Tensor] = {}
     left: Collection[str] = rows
@@ -487,11 +484,11 @@ def _untrained(net: Any, rows: dict[str, Tensor]) -> Collection[str]:
 
 @torch.enable_grad()
 def _reached(net: Any, before: dict[str, Tensor], label: int | None = None) -> dict[str, Tensor]:
-    """Rows of each parameter that get a gradient from a new batch, or that got one before.
+    """Which rows of each parameter get a gradient from a new batch, or got one before.
 
     Args:
-        before: what this returned for the batches before.
-        label: of all samples; None for those of the example.
+        before: what this function returned for the previous batches.
+        label: label of all samples; None: the labels of the example inputs.
 
     Returns:
         name -> (rows,) bool; a vector is one row.
@@ -531,7 +528,7 @@ def _sizes(net: Any) -> Verdict:
 
 
 def _try(net: Any, inputs: Sequence[Tensor], numbers: set[int]) -> tuple[Tensor | None, str]:
-    """The output, or None where the network refuses the input, and what is wrong about how it does."""
+    """The output, or None if the network refuses the input, and what is wrong with the way it does so."""
     try:
         return _forward(net, inputs), ""
     except ValueError as error:  # UsageError is one
@@ -555,7 +552,7 @@ def _deterministic(net: Any) -> Verdict:
 
 @_of_denoisers
 def _meaning(net: Any) -> Verdict:
-    """Of a network as it is, with the weights that it has."""
+    """Takes the network with its own weights, without added noise."""
     found = meaning(net)
     if found is None:
         return (
@@ -596,5 +593,5 @@ CHECKS: dict[str, Callable[[Any], Verdict]] = {
     "deterministic": _deterministic,
 }
 
-# What fails here limits a network, and makes no number wrong.
+# Failures of these checks limit a network but make no number wrong.
 WARNINGS = {"train equals eval", "bf16 autocast", "sizes"}

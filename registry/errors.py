@@ -1,4 +1,4 @@
-"""Errors: wrong input to this program, and mistakes in a user's code."""
+"""Errors: wrong input to this program, and errors in a user's code."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ _STDLIB = [Path(sysconfig.get_path(which)) for which in ("stdlib", "platstdlib")
 
 
 class UsageError(ValueError):
-    """Wrong input to this program; the message says what is wrong, where, and what to do.
+    """Wrong input to this program. The message says what is wrong, where, and what to do.
 
-    The command line prints the message after `error:` and exits with status 2, without a traceback.
+    The command prints the message after `error:` and exits with status 2, without a traceback.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))  # a value or another library's text may have lines
+        super().__init__(" ".join(message.split()))  # values and other libraries' messages may have lines
 
 
 class CodeError(Exception):
-    """A user's code returned something invalid; the message ends with its file and line.
+    """A user's code returned something invalid. The message ends with the file and line of that code.
 
     Args:
         message: what is wrong, in one line.
-        source: the object, class or function whose code it is, or one whose `code_of` is that; of a network,
-            its `forward` is named.
+        source: the object, class or function whose code it is, or an object whose `code_of` is that. For a
+            network, the line is that of its `forward`.
     """
 
     def __init__(self, message: str, source: object) -> None:
@@ -51,7 +51,7 @@ def reason(error: BaseException) -> str:
 
 
 def suggest(word: str, known: list[str]) -> str:
-    """` Did you mean 'udit-b' or 'udit-l'?`, or nothing when no known word is close to `word`."""
+    """` Did you mean 'udit-b' or 'udit-l'?`, or an empty string if no known word is similar to `word`."""
     import difflib
 
     spelled = {name.lower(): name for name in known}
@@ -60,10 +60,10 @@ def suggest(word: str, known: list[str]) -> str:
 
 
 def user_frame(error: BaseException) -> traceback.FrameSummary | None:
-    """The deepest frame of an error that is in a user's file, or None where no such file is involved.
+    """The deepest frame of an error that is in a user's file; None if there is none.
 
-    Of a syntax error in a user's file, the place in that file; of a network that cannot be called as it is
-    called, the line of its `forward`.
+    For a syntax error in a user's file it is the place in that file. For a network that is called with wrong
+    arguments it is the line of its `forward`.
     """
     if isinstance(error, SyntaxError) and error.filename and is_user_file(error.filename):
         line = (error.text or "").strip()
@@ -73,7 +73,7 @@ def user_frame(error: BaseException) -> traceback.FrameSummary | None:
         code = frame.f_code
         if is_user_file(code.co_filename, frame.f_globals.get("__name__") or ""):
             found = traceback.FrameSummary(code.co_filename, line_number, code.co_name)
-        elif code.co_name == "_call_impl":  # PyTorch's, which calls the forward of a module
+        elif code.co_name == "_call_impl":  # PyTorch's function that calls a module's forward
             forward = getattr(type(frame.f_locals.get("self")), "forward", None)
             called = getattr(forward, "__code__", None)
             if called is not None and is_user_file(called.co_filename, getattr(forward, "__module__", "")):
@@ -82,7 +82,7 @@ def user_frame(error: BaseException) -> traceback.FrameSummary | None:
 
 
 def is_user_file(filename: str, module: str = "") -> bool:
-    """Whether a file is neither of this program, nor of the standard library or an installed package.
+    """Whether a file belongs neither to this program nor to the standard library or an installed package.
 
     Args:
         filename: the file of a module or a frame.

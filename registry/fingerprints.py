@@ -1,8 +1,8 @@
-"""Fingerprints of code, and which of them give the same numbers.
+"""Fingerprints of code, and which of them are equivalent.
 
-A fingerprint is a digest of the code of a class or function and of all code that it refers to, read from
-source. If code is rewritten, its fingerprint changes although its results may not: `equivalent.toml` lists
-the fingerprints that `python -m tests.equivalent` found equivalent, by comparing results bit for bit.
+A fingerprint is a hash of the code of a class or function and of all code that it refers to, read from
+source. When code is rewritten its fingerprint changes, although its results may not. `equivalent.toml` lists
+fingerprints that `python -m tests.equivalent` found equivalent by comparing results bit for bit.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ def equivalent(one: str, other: str) -> bool:
 
 @functools.cache
 def added_options(backbone: str) -> dict[str, Any]:
-    """Options that were added to a backbone, with the values that equal its earlier behaviour. At these
-    values they are left out of its canonical configuration, so older records keep their requests.
+    """Options that were added to a backbone, with the values that equal its earlier behaviour.
+
+    At these values they are omitted from its canonical configuration, so that older records stay valid.
     """
     found = [change.get("added", {}).get(backbone, "{}") for change in _changes()]
     return {option: value for text in found for option, value in json.loads(text).items()}
@@ -56,13 +57,13 @@ def fingerprint(source: Source, name: str, defaults: Iterable[str] = ()) -> str:
     """12 hexadecimal digits of a hash of the code of a class or function and of all that it refers to.
 
     References are followed within the module, to the user's other modules, and to those parts of `registry`
-    that affect results. For other libraries only names count. Comments, docstrings, layout, the order of
-    definitions and `register` itself change nothing.
+    that affect results. Of other libraries only names count. Comments, docstrings, layout, the order of
+    definitions and `register` itself have no effect.
 
     Args:
         source: the module.
-        name: the definition there; "" for the whole module.
-        defaults: further text that counts.
+        name: the definition in that module; "" for the whole module.
+        defaults: further text to hash.
     """
     lines = {f"default {text}" for text in defaults}
     seen: set[tuple[Path, str]] = set()
@@ -73,7 +74,7 @@ def fingerprint(source: Source, name: str, defaults: Iterable[str] = ()) -> str:
             continue
         seen.add((source.path, name))
         if name and not source.name.startswith("registry"):
-            waiting.append((source, ""))  # what the module does besides defining
+            waiting.append((source, ""))  # statements that define no name
         for statement in source.statements.get(name, []) if name else source.effects:
             text, references = _code(source, statement)
             lines.add(text)
@@ -89,7 +90,7 @@ def _whole(source: Source) -> list[tuple[Source, str]]:
 
 
 def _followed(source: Source, chain: list[str], lines: set[str]) -> list[tuple[Source, str]]:
-    """Where a dotted name is defined, if that counts; where it comes from is added to `lines`."""
+    """The definitions of a dotted name that are hashed too; adds the name's origin to `lines`."""
     name, *rest = chain
     if name in source.statements:
         return [(source, name)]
@@ -113,7 +114,7 @@ def _followed(source: Source, chain: list[str], lines: set[str]) -> list[tuple[S
 
 @functools.cache
 def _code(source: Source, statement: ast.stmt) -> tuple[str, frozenset[str]]:
-    """A statement as text that depends only on what it does, and the dotted names that it refers to."""
+    """A statement as text without comments and layout, and the dotted names that it refers to."""
     references: set[str] = set()
 
     def text(node: Any) -> str:
@@ -137,7 +138,7 @@ def _code(source: Source, statement: ast.stmt) -> tuple[str, frozenset[str]]:
 
 
 def _dotted(node: ast.AST) -> str:
-    """`a.b.c` of such an expression; else nothing."""
+    """`a.b.c` for such an expression, else an empty string."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute) and (inner := _dotted(node.value)):

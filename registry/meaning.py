@@ -1,10 +1,11 @@
 """Whether a network predicts what it declares, and which declaration fits its behaviour.
 
 The network is called with noised smooth random images at several noise levels. Each declaration determines
-what it is given and what it should return. Its error is compared with that of the best multiple of the image,
-for each level and for all levels at once. A trained network, or one with preconditioning such as EDM's, is at
-least about as good under the right declaration, and worse under every other. Any other untrained network is
-good under none, and nothing can be concluded.
+its input and its correct output. The network's error is compared with that of the best linear denoiser, which
+returns a multiple of its input: the best multiple for each level, and the best for all levels. A trained
+network, or one with preconditioning such as EDM's, is about as good as that or better under the right
+declaration, and worse under every other. Any other untrained network is poor under all declarations; then
+nothing can be concluded.
 """
 
 from __future__ import annotations
@@ -20,20 +21,18 @@ from torch import Tensor
 from registry.variables import Predicts, Space, Time, Variables, natural
 from registry.wrapping import Wrapped
 
-NUMBERS = 2048  # of images at each level, at least
-RATIOS = (0.12, 0.3, 0.7, 1.5, 3.5, 8.0)  # σ/α
-# Exponent of the fall of amplitudes with frequency, 1 of natural images, and deviation: σ_data of EDM is 0.5,
-# and latents have about 1.
+NUMBERS = 2048  # minimum number of values at each noise level, over all images
+RATIOS = (0.12, 0.3, 0.7, 1.5, 3.5, 8.0)  # σ/α of each noise level
+# Images: the exponent e of their amplitude 1/frequency^e (1 for natural images), and their standard deviation
+# (EDM's σ_data is 0.5, latents have about 1).
 IMAGES = ((1.0, 0.5), (1.0, 1.0), (2.0, 0.7))
-FLOOR = (
-    0.05  # of an error, as a share of the target: below it hardly trained networks differ for other reasons
-)
-# In logarithms of the squared error, means over the levels.
-WORSE = 0.5  # by which a network's error may be above that of the best multiple of its input at each level
-BETTER = 0.1  # by which it must be below that of one multiple for all levels, as a skip of the image is
-LINEAR = 0.1  # up to which the declaration that a network has stands, were it no more than a linear denoiser
-APART = 0.5  # by which another declaration must have more evidence than the one that it has
-ALIKE = 0.05  # between declarations of which the one with fewer changes, then the more common, is named
+FLOOR = 0.05  # added to relative errors: smaller differences between barely trained networks mean nothing
+# Thresholds in ln of the squared error, averaged over the levels:
+WORSE = 0.5  # a fit: the network's error exceeds that of the best multiple for each level by at most this,
+BETTER = 0.1  # and is below that of one multiple for all levels (a skip of the image) by at least this
+LINEAR = 0.1  # the network's own declaration is accepted up to this excess over the best linear denoiser
+APART = 0.5  # another declaration is reported only if its evidence exceeds that of the declared one by this
+ALIKE = 0.05  # declarations this close are ties: the one with fewer changes wins, then the more common
 OTHERS: tuple[tuple[Time, Space], ...] = (
     ("step", "vp"),
     ("unit", "vp"),
@@ -53,10 +52,9 @@ class Fit:
 
     Attributes:
         form: the declaration.
-        excess: ln of the network's error over that of the best multiple of its input at each level, mean over
-            the levels: 0 for the best denoiser of independent normal numbers, below it for a trained network.
-        gain: ln of the error of one multiple of the input for all levels over the network's, mean over the
-            levels.
+        excess: ln(network's error / error of the best multiple of its input for each level), mean over the
+            levels: 0 for the best denoiser of independent normal numbers, negative for a trained network.
+        gain: ln(error of one multiple of the input for all levels / network's error), mean over the levels.
     """
 
     form: Variables
@@ -65,12 +63,12 @@ class Fit:
 
     @property
     def evidence(self) -> float:
-        """The more a form depends on the noise level, the less likely is a network of it by chance."""
+        """Evidence for the declaration: the more it depends on the noise level, the less likely by chance."""
         return self.gain - self.excess
 
     @property
     def fits(self) -> bool:
-        """Whether the network behaves as of this declaration at every level."""
+        """Whether the network behaves as declared at every level."""
         return self.excess <= WORSE and self.gain >= BETTER
 
 
@@ -78,10 +76,11 @@ def meaning(net: Any) -> tuple[Fit, Fit | None] | None:
     """How well a network's declaration fits, and another declaration if that one does not fit.
 
     Args:
-        net: in eval mode; takes x, t and y.
+        net: network in eval mode that takes x (N, C, H, W), t (N,) and y (N,).
 
     Returns:
-        None of a network that declares an objective of a user's own, or whose output is no prediction.
+        The fit of its own declaration, and that of a better one or None. None for a network with a user's own
+        objective or without a valid prediction.
     """
     own = net.own if isinstance(net, Wrapped) else natural(net.objective, net.beta_schedule)
     if own is None:
@@ -99,7 +98,7 @@ def meaning(net: Any) -> tuple[Fit, Fit | None] | None:
         predicts = [p for p in get_args(Predicts) if p != "edm" or space == "edm"]
         try:
             others += _fits(net, ask, form, predicts) or []
-        except Exception:  # a table of steps takes no fractions
+        except Exception:  # a table of steps has no entries for fractions
             continue
     fitting = [each for each in others if each.fits and each.evidence >= declared.evidence + APART]
     if not fitting:
@@ -117,7 +116,7 @@ def _changes(one: Variables, other: Variables) -> int:
 def _fits(
     net: Any, ask: Callable[..., Tensor], form: Variables, predicts: list[Predicts]
 ) -> list[Fit] | None:
-    """How well declarations that differ in what they predict describe a network; None of another output."""
+    """Fits of declarations that differ in the prediction; None if the output is not valid."""
     fits: dict[Predicts, Fit] = {}
     each = math.ceil(NUMBERS / math.prod(net.example_inputs(1)[0].shape))
     log_snr = -2 * torch.tensor(RATIOS).log().repeat(each)
@@ -158,7 +157,7 @@ def _fit(form: Variables, x: Tensor, target: Tensor, output: Tensor) -> Fit:
 
 
 def _images(like: Tensor, exponent: float) -> Tensor:
-    """Smooth random images of deviation 1, as large as `like`: amplitude 1/frequency^exponent."""
+    """Smooth random images of standard deviation 1 in the shape of `like`: amplitude 1/frequency^exponent."""
     height, width = like.shape[2:]
     rows, columns = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None]
     frequency = torch.hypot(rows, columns).clamp(min=1 / max(height, width)).to(like.device)
@@ -169,7 +168,7 @@ def _images(like: Tensor, exponent: float) -> Tensor:
 
 
 def _dot(one: Tensor, other: Tensor) -> Tensor:
-    """Of all images of a level: (levels,) float64."""
+    """Inner products over all images of each level: (levels,) float64."""
     return (one.double() * other.double()).flatten(1).sum(1).view(-1, len(RATIOS)).sum(0)
 
 

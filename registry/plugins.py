@@ -1,11 +1,12 @@
 """The plugin registry: names, the classes and functions behind them, and their options.
 
-`Registry` is generic: backbones here; datasets, extractors, objectives, samplers in `bench`. Names are known
-before their code is imported, so listing and describing them is fast. A name comes from
+`Registry` is generic: it serves backbones here, and datasets, extractors, objectives, samplers and others in
+`bench`. Names are known before their code is imported, so that listing and describing them is fast. They come
+from
 
-- the modules of a package (`discover`), whose source is read and which are imported when one is made,
-- the decorator `register`, at import of the file that uses it (`load_file` imports one),
-- an installed package's entry points, imported when a name of theirs is used.
+- the modules of a package (`discover`): their source is read, and they are imported when a name is used,
+- the decorator `register`, when the file that uses it is imported (`load_file`),
+- entry points of installed packages, which are imported when a name is used.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ if TYPE_CHECKING:
 
     from pydantic import TypeAdapter
 
-PRIVATE = "bench_plugin_"  # begins the name under which a plugin's file is imported
+PRIVATE = "bench_plugin_"  # prefix of the name under which a plugin file is imported
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 
 def key(name: str) -> str:
-    """The part of a name that is compared: letters and digits, so `DiT-XL/2` equals `dit-xl-2`."""
+    """The part of a name that is compared: lower-case letters and digits, so `DiT-XL/2` equals `dit-xl-2`."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
@@ -49,30 +50,30 @@ class Entry:
     """A registered name: its origin and, once imported, the factory behind it."""
 
     name: str
-    module: str  # where its code lives
-    package: str = ""  # the installed distribution that announced it, if one did
+    module: str  # the module of its code
+    package: str = ""  # the installed distribution that declares it as an entry point, if any
     aliases: tuple[str, ...] = ()
     factory: Callable[..., Any] | None = None
-    load: Callable[[], Any] | None = None  # imports the code of a name not imported yet
-    registration: Registration | None = None  # as its source has it
-    fingerprint: str = ""  # of the code as it was when it was registered
+    load: Callable[[], Any] | None = None  # imports the code, if it is not imported yet
+    registration: Registration | None = None  # the statement in its source
+    fingerprint: str = ""  # of the code at its registration
 
     @property
     def origin(self) -> str:
-        """Package, module or file that defines it, for messages and `bench list`."""
+        """The package, module or file that defines it, for messages and `bench list`."""
         if self.package:
             return f"package {self.package}"
         file = self.module.startswith(PRIVATE) and getattr(sys.modules.get(self.module), "__file__", None)
         return Path(file).name if file else self.module
 
     def announces(self, other: Entry) -> bool:
-        """Whether `other` is what importing this entry was expected to register."""
+        """Whether `other` is what importing this entry is expected to register."""
         return self.factory is None and self.module.split(".")[0] == other.module.split(".")[0]
 
 
 @dataclass(frozen=True)
 class Option:
-    """One argument of a factory: its type as text, and its default if it needs no value."""
+    """One argument of a factory: its type as text, and its default unless it is required."""
 
     type: str
     default: Any = None
@@ -92,14 +93,14 @@ class Description:
 
 
 class Registry:
-    """Names to factories of one kind of thing.
+    """Maps names to factories of one kind, such as backbones.
 
     Args:
-        kind: kind of thing that is registered, for messages ("backbone").
+        kind: the kind, for messages ("backbone").
         group: the entry-point group through which installed packages add names.
-        argument: what an argument of its factories is called, for messages.
+        argument: the word for an argument of a factory, for messages.
         base: the class, as "module.Class", whose attributes are the defaults.
-        largest: largest value of an integer argument.
+        largest: largest allowed value of an integer argument.
     """
 
     def __init__(
@@ -112,18 +113,19 @@ class Registry:
     ) -> None:
         self.kind, self.group, self.argument, self.base = kind, group, argument, base
         self.largest = largest
-        self.version = 0  # raised by each name that is added, for those who keep what they made of all
-        self._entries: dict[str, Entry] = {}  # by key of the name and of each alias
-        self._clashes: dict[str, str] = {}  # key -> message, raised when that name is used
-        self._packages: list[str] = []  # to be searched for names
+        self.version = 0  # increases with each added name, so that caches of all names can be invalidated
+        self._entries: dict[str, Entry] = {}  # by the key of the name and of each alias
+        self._clashes: dict[str, str] = {}  # key -> message of the error raised when that name is used
+        self._packages: list[str] = []  # packages not yet searched for names
 
     # ---- adding names ----
 
     def discover(self, package: str) -> None:
         """Add the names that the modules of a package register, without importing them.
 
-        Their source is read when a name is first needed: statements `register("name", aliases=["alias"],
-        argument=default, **CONSTANT)(Target)` at the top of a module, or such decorators, with literal names.
+        Their source is read when a name is first needed. Names are found in statements `register("name",
+        aliases=["alias"], argument=default, **CONSTANT)(Target)` at the top level of a module, and in
+        decorators of the same form. Names and aliases must be literals.
         """
         self._packages.append(package)
 
@@ -137,7 +139,7 @@ class Registry:
     def register(
         self, name: str, *, aliases: Iterable[str] = (), **defaults: Any
     ) -> Callable[[Factory], Factory]:
-        """Decorator: put a class or function under `name`, with some arguments' defaults replaced.
+        """Decorator: register a class or function under `name`, with new defaults for some arguments.
 
         Raises:
             UsageError: the name or an alias is taken by something else.
@@ -147,7 +149,7 @@ class Registry:
             ... class MyNet(Backbone): ...
         """
         self._search()
-        # Where the name is registered, which may be another package than the class comes from.
+        # The module that registers the name, which may differ from the module of the class.
         module = sys._getframe(1).f_globals.get("__name__", "")
 
         def add(factory: Factory) -> Factory:
@@ -155,7 +157,7 @@ class Registry:
             entry = Entry(name, module, aliases=tuple(aliases), factory=made)
             if module.partition(".")[0] not in ("bench", "registry"):
                 errors.plugin_packages.add(module.partition(".")[0])
-                entry.fingerprint = _fingerprint(made)  # now: the file may be edited while this runs
+                entry.fingerprint = _fingerprint(made)  # now: the file may change while the program runs
             self._add(entry)
             return factory
 
@@ -176,13 +178,13 @@ class Registry:
         new = {key(text): entry for text in (entry.name, *entry.aliases)}
         replaced = self._entries.get(key(entry.name))
         for stale in [k for k, old in self._entries.items() if old is replaced and k not in new]:
-            del self._entries[stale]  # an alias that the new definition no longer has
+            del self._entries[stale]  # an alias that the new definition does not have
         self._entries.update(new)
         self.version += 1
 
     @functools.cached_property
     def _installed(self) -> dict[str, Entry]:
-        """All names, those of installed packages included; nothing is imported for it."""
+        """All entries, including those of installed packages; nothing is imported."""
         from importlib.metadata import entry_points
 
         self._search()
@@ -191,9 +193,9 @@ class Registry:
             entry = Entry(point.name, point.module, owner, load=functools.partial(_load, point))
             old = self._entries.get(key(point.name))
             if old and old.factory and entry.announces(old):
-                continue  # its module was imported by hand and has registered itself already
+                continue  # its module was already imported and has registered itself
             if old:
-                # A clash must not disable every other name: it is an error when this one is used.
+                # A clash is an error only when this name is used, so that other names keep working.
                 self._clashes[key(point.name)] = (
                     f"two {self.kind}s are named {point.name!r}: that of {old.origin} and that of "
                     f"{entry.origin}. Rename the entry point or uninstall the package."
@@ -202,10 +204,10 @@ class Registry:
                 self._entries[key(point.name)] = entry
         return self._entries
 
-    # ---- asking ----
+    # ---- looking up names ----
 
     def names(self, pattern: str = "*") -> list[str]:
-        """Names that match a wildcard pattern (case-insensitive), in order of registration."""
+        """Names that match a wildcard pattern, in order of registration; case-insensitive."""
         known = list(dict.fromkeys(entry.name for entry in self._installed.values()))
         if pattern == "*":
             return known
@@ -235,18 +237,16 @@ class Registry:
         return entry
 
     def factory(self, name: str) -> Callable[..., Any]:
-        """The callable behind a name, imported now if it was not before.
-
-        Exceptions of the imported code are passed on.
+        """The callable behind a name, imported if necessary. Exceptions of the imported code propagate.
 
         Raises:
-            UsageError: unknown name, or its code is not there or does not register it.
+            UsageError: unknown name, its code cannot be found, or its code does not register it.
         """
         entry = self.find(name)
         if entry.factory is None:
             assert entry.load is not None
             loaded = entry.load()
-            # A module registers its names by the decorator; anything else is the factory itself.
+            # An entry point names a module that registers its names, or the factory itself.
             if callable(loaded) and not isinstance(loaded, ModuleType) and entry.factory is None:
                 errors.plugin_packages.add(entry.module.partition(".")[0])
                 entry.factory, entry.fingerprint = loaded, _fingerprint(loaded)
@@ -256,8 +256,7 @@ class Registry:
         return entry.factory
 
     def signature(self, name: str) -> Signature:
-        """The signature of the factory of a name, read from source, or from the factory once it is
-        imported."""
+        """The signature of the factory of a name, read from the factory if imported, else from source."""
         entry = self.find(name)
         if entry.factory is None and entry.registration:
             try:
@@ -271,10 +270,12 @@ class Registry:
         return self.signature(name).options
 
     def attribute(self, name: str, attribute: str) -> Any:
-        """A class attribute of the factory of a name, or else of the class `base`; imports only what it must.
+        """A class attribute of the factory of a name, else of the class `base`.
+
+        Code is imported only if its source is not enough.
 
         Raises:
-            AttributeError: neither has it.
+            AttributeError: neither class has the attribute.
         """
         entry = self.find(name)
         try:
@@ -292,8 +293,9 @@ class Registry:
             return Registration(name, (), found, base).attribute(attribute)
 
     def fingerprint(self, name: str) -> str:
-        """12 hexadecimal digits of a hash of the code behind a name and its registered defaults; see
-        `registry.fingerprints.fingerprint`. For a plugin, of the code at its registration.
+        """12 hexadecimal digits of a hash of the code behind a name and its registered defaults.
+
+        See `registry.fingerprints.fingerprint`. For a plugin it is the code at its registration.
         """
         entry = self.find(name)
         if entry.factory is None and entry.registration:
@@ -320,7 +322,7 @@ class Registry:
         """Overrides with their values converted to the annotated types.
 
         Raises:
-            UsageError: an unknown override, a required one that is missing, or a value of a wrong type.
+            UsageError: an override is unknown, a required one is missing, or a value has the wrong type.
         """
         signature, title = self.signature(name), self.find(name).name
         options = signature.options
@@ -345,13 +347,13 @@ class Registry:
 
 
 def load_file(plugin: str) -> ModuleType:
-    """Import a Python file or a module by name, so that its names are registered.
+    """Import a Python file, or a module by name, so that its names are registered.
 
-    A file is imported under a private name, so that one called `random.py` replaces no module, and once only;
-    modules beside it can be imported by it. An exception in its code propagates as it is.
+    A file is imported only once. It gets a private module name, so that a file called `random.py` replaces no
+    module. It can import modules of its folder. An exception in its code propagates unchanged.
 
     Args:
-        plugin: a path that ends in `.py`, or a module's name.
+        plugin: a path that ends in `.py`, or the name of a module.
 
     Raises:
         UsageError: there is no such file or module.
@@ -363,7 +365,7 @@ def load_file(plugin: str) -> ModuleType:
         raise UsageError(f"no such plugin file: {plugin}")
     name = PRIVATE + re.sub(r"\W", "_", path.stem)
     other = sys.modules.get(name)
-    if other is not None and other.__file__ != str(path):  # of another folder
+    if other is not None and other.__file__ != str(path):  # a module of this name from another folder
         name += f"_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -381,7 +383,7 @@ def load_file(plugin: str) -> ModuleType:
 
 
 def _import(module: str, otherwise: str) -> ModuleType:
-    """Import a module; `UsageError` with the message `otherwise` where it is not there."""
+    """Import a module; raise `UsageError` with the message `otherwise` if it cannot be found."""
     if not all(part.isidentifier() for part in module.split(".")):
         raise UsageError(otherwise)
     try:
@@ -396,7 +398,7 @@ def _load(point: EntryPoint) -> Any:
     """The object that an entry point names.
 
     Raises:
-        UsageError: it is not there.
+        UsageError: there is no such object.
     """
     owner = f"package {point.dist.name} announces" if point.dist else "an entry point announces"
     loaded: Any = _import(
@@ -410,17 +412,17 @@ def _load(point: EntryPoint) -> Any:
 
 
 def _redefined(old: Entry, new: Entry) -> bool:
-    """Whether `new` is the same definition executed again (a reloaded module), not a second one."""
+    """Whether `new` is the same definition executed again, as in a reloaded module."""
     if not (old.factory and new.factory) or (old.module, old.name) != (new.module, new.name):
         return False
     before, after = unwrapped(old.factory), unwrapped(new.factory)
-    if before is after:  # one class twice: with other defaults it is another network
+    if before is after:  # one class registered twice; with other defaults it is another network
         return getattr(old.factory, "keywords", {}) == getattr(new.factory, "keywords", {})
     return getattr(before, "__qualname__", before) == getattr(after, "__qualname__", after)
 
 
 def unwrapped(factory: Callable[..., Any]) -> Callable[..., Any]:
-    """The class or function itself behind a factory, where `register` changed its defaults."""
+    """The class or function behind a factory whose defaults `register` replaced."""
     return factory.func if isinstance(factory, functools.partial) else factory
 
 
@@ -429,7 +431,7 @@ def _signature(factory: Callable[..., Any]) -> Signature:
     function = unwrapped(factory)
     try:
         hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
-    except Exception:  # an annotation that names something unimportable at run time checks nothing
+    except Exception:  # an annotation that cannot be evaluated is not checked
         hints = {}
     options, free = {}, False
     for p in inspect.signature(factory).parameters.values():
@@ -437,7 +439,7 @@ def _signature(factory: Callable[..., Any]) -> Signature:
         if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
             hint = hints.get(p.name, p.annotation)
             options[p.name] = p.replace(kind=p.KEYWORD_ONLY, annotation=hint)
-    # Its own docstring: `inspect.getdoc` would give a base class's where there is none.
+    # Its own docstring: `inspect.getdoc` would fall back to that of a base class.
     summary = inspect.cleandoc(function.__doc__ or "").partition("\n")[0]
     module = sys.modules.get(getattr(function, "__module__", ""))
     return Signature(options, free, summary, source.paper(function.__doc__, getattr(module, "__doc__", "")))
@@ -450,12 +452,12 @@ def _fingerprint(factory: Callable[..., Any]) -> str:
     name = getattr(function, "__qualname__", type(function).__qualname__)
     module = getattr(function, "__module__", None) or type(function).__module__
     file = getattr(sys.modules.get(module), "__file__", None)
-    # Torch's own modules refer to all of torch: a minute's reading, for what is no user's to change.
+    # Torch's own modules refer to all of torch. Reading it takes a minute, and users do not change it.
     found = source.read(module, Path(file)) if file and module.partition(".")[0] != "torch" else None
     if found:
         outer = name.partition(".")[0]
         return fingerprints.fingerprint(found, outer if outer in found.statements else "", defaults)
-    try:  # a notebook's cell, or torch's
+    try:  # code of a notebook or of torch
         text = inspect.getsource(function)
     except (OSError, TypeError):
         text = name
@@ -487,10 +489,10 @@ def _cached_adapter(hint: Any) -> TypeAdapter[Any]:
 
 
 def _adapter(hint: Any) -> TypeAdapter[Any]:
-    """What checks and converts values of a type; making one takes longer than a hundred uses."""
+    """Checks and converts values of a type. Cached, because making one takes longer than a hundred uses."""
     try:
         return _cached_adapter(hint)
-    except TypeError:  # a type that cannot be hashed
+    except TypeError:  # an unhashable type
         return _cached_adapter.__wrapped__(hint)
 
 
@@ -500,7 +502,7 @@ def _convert(subject: str, value: Any, hint: Any, largest: int) -> Any:
     problem = f"{subject} must be {_type_text(hint)}, not {_shown(value)}."
     try:
         converted = _adapter(hint).validate_python(value)
-    except PydanticUserError:  # a type that pydantic has no schema for checks nothing
+    except PydanticUserError:  # a type without a pydantic schema is not checked
         return value
     except ValidationError:
         choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
@@ -513,13 +515,13 @@ def _convert(subject: str, value: Any, hint: Any, largest: int) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """A value in a message, cut where it is long."""
+    """A value for a message, shortened if it is long."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:100]}…"
 
 
 def _truth_as_number(value: Any, converted: Any) -> bool:
-    """Whether true or false became a number, as pydantic has it."""
+    """Whether pydantic has converted true or false to a number."""
     if isinstance(value, list | tuple) and isinstance(converted, list | tuple):
         return any(map(_truth_as_number, value, converted))
     return isinstance(value, bool) and type(converted) in (int, float)

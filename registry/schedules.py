@@ -1,7 +1,8 @@
 """β schedules of the DDPM process, (1000,) float64 each.
 
-`linear` is that of DDPM (arXiv 2006.11239) and DiT; `scaled_linear`, linear in √β, that of latent diffusion's
-released weights (2112.10752) and of U-ViT's on latents; `cosine` that of Improved DDPM (2102.09672, Eq. 17).
+- `linear`: DDPM (arXiv 2006.11239), DiT.
+- `scaled_linear`, linear in √β: released weights of latent diffusion (2112.10752) and of U-ViT on latents.
+- `cosine`: Improved DDPM (2102.09672, Eq. 17).
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ def betas(beta_schedule: BetaSchedule, zero_terminal_snr: bool = False) -> np.nd
     """β of each training step, (1000,) float64.
 
     Args:
-        beta_schedule: `linear` from 0.0001 to 0.02; `scaled_linear` from 0.00085 to 0.012; `cosine`, at most
-            0.999.
-        zero_terminal_snr: rescale them so that nothing of the data is left at the last step.
+        beta_schedule: `linear`, from 0.0001 to 0.02; `scaled_linear`, from 0.00085 to 0.012; `cosine`, at
+            most 0.999.
+        zero_terminal_snr: rescale β so that the last step is pure noise (`rescale_zero_terminal_snr`).
 
     Raises:
-        UsageError: no such schedule.
+        UsageError: there is no such schedule.
     """
     n = NUM_TRAIN_TIMESTEPS
     if beta_schedule == "linear":
@@ -46,9 +47,9 @@ def betas(beta_schedule: BetaSchedule, zero_terminal_snr: bool = False) -> np.nd
 
 
 def rescale_zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
-    """β whose √ᾱ is shifted to 0 at the last step and scaled to stay as it was at the first, (T,) -> (T,).
+    """β rescaled to zero terminal SNR, (T,) -> (T,): Lin et al. 2023 (arXiv 2305.08891), Algorithm 1.
 
-    Lin et al. 2023 (arXiv 2305.08891), Algorithm 1. The last β is 1.
+    √ᾱ is shifted to 0 at the last step, and scaled to keep its value at the first. The last β is 1.
     """
     sqrt_alphas_cumprod = np.sqrt(np.cumprod(1 - betas))
     first, last = sqrt_alphas_cumprod[0], sqrt_alphas_cumprod[-1]

@@ -1,7 +1,7 @@
-"""Facts read from a module's syntax tree, without importing it.
+"""Reads a module's syntax tree without importing it.
 
-`registrations` finds the names that the modules of a package register, `signature` and `attribute` read what
-a class or function takes and declares. `registry.fingerprints` follows what its code refers to.
+`registrations` finds the names that the modules of a package register. `Registration` reads the signature and
+the attributes of what is registered. `registry.fingerprints` follows the references in its code.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from registry.errors import is_user_file
 
 ROOT = Path(__file__).parents[1]
-# Parts of the registry that make a network's numbers; the others are not followed for a fingerprint.
+# Parts of the registry that affect a network's numbers. Fingerprints follow no others.
 _COMPUTING = (
     "registry.backbone",
     "registry.layers",
@@ -34,7 +34,7 @@ _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class UnreadableError(Exception):
-    """The source alone is not enough: the module has to be imported."""
+    """The source is not enough; the module must be imported."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Signature:
     """The signature and description of a class or function.
 
     Attributes:
-        options: its keyword arguments; annotations are types, or text where they cannot be evaluated.
-        free: whether it takes other keyword arguments too.
+        options: its keyword arguments; annotations are types, or text if they cannot be evaluated.
+        free: whether it also takes other keyword arguments.
         summary: first line of its docstring.
-        paper: the first that its docstring names, or its module's, as `arXiv 2405.02730`; else empty.
+        paper: the first paper in its docstring or else in its module's, as `arXiv 2405.02730`; or empty.
     """
 
     options: dict[str, inspect.Parameter]
@@ -55,20 +55,20 @@ class Signature:
 
 
 def paper(*docstrings: str | None) -> str:
-    """The first paper that some docstrings name, as `arXiv 2405.02730`; empty where there is none."""
+    """The first paper that any of the docstrings names, as `arXiv 2405.02730`; empty if there is none."""
     found = re.search(r"arXiv[: ]\d{4}\.\d{4,5}", "\n".join(filter(None, docstrings)))
     return found[0].replace(":", " ") if found else ""
 
 
 @dataclass(frozen=True)
 class Registration:
-    """A statement `register("name", aliases=[…], key=value, **CONSTANT)(Target)`, or the same as a decorator.
+    """A statement `register("name", aliases=[…], key=value, **CONSTANT)(Target)`, or the equal decorator.
 
     Attributes:
         name, aliases: as written.
         source: the module of the statement.
-        target: what it registers, by its name in that module.
-        keywords: the defaults that it replaces.
+        target: the name of the registered class or function in that module.
+        keywords: the new defaults.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Registration:
 
     @functools.cached_property
     def defaults(self) -> dict[str, Any]:
-        """The arguments of the target whose defaults are replaced."""
+        """The new defaults of the target's arguments."""
         found: dict[str, Any] = {}
         for keyword in self.keywords:
             value = self.source.evaluate(keyword.value)
@@ -88,10 +88,10 @@ class Registration:
 
     @functools.cached_property
     def signature(self) -> Signature:
-        """Of the target, with the replaced defaults.
+        """The signature of the target, with the new defaults.
 
         Raises:
-            UnreadableError: it has arguments or a base class that only an import shows.
+            UnreadableError: some arguments or a base class are known only after an import.
         """
         source, definition = self.source.definition(self.target)
         docstring = ast.get_docstring(definition)
@@ -130,8 +130,8 @@ class Registration:
         """A class attribute of the target.
 
         Raises:
-            AttributeError: it has none.
-            UnreadableError: only an import shows it.
+            AttributeError: there is no such attribute.
+            UnreadableError: its value is known only after an import.
         """
         source, definition = self.source.definition(self.target)
         if not isinstance(definition, ast.ClassDef):
@@ -147,10 +147,10 @@ class Source:
     """One module as a syntax tree.
 
     Attributes:
-        name, path: of the module.
-        statements: the statements that bind or change a name of the module.
-        imports: what a name stands for that is imported: (module, attribute or None).
-        stars: modules of which everything is imported.
+        name, path: name and file of the module.
+        statements: for each name of the module, the statements that bind or change it.
+        imports: for each imported name, (module, attribute or None).
+        stars: modules imported by `from module import *`.
         effects: statements that bind no name.
     """
 
@@ -173,7 +173,7 @@ class Source:
             imported = any(isinstance(node, ast.Import | ast.ImportFrom) for node in inner)
             if not (names or imported or is_idle(statement) or _registered(statement)):
                 self.effects.append(statement)
-        # Those within functions too: a name stands for one thing in a module.
+        # Imports within functions count too: a name is assumed to have one meaning in a module.
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 self._note_import(node)
@@ -202,10 +202,10 @@ class Source:
     # ---- other modules ----
 
     def related(self, module: str, *, computing: bool = False) -> Source | None:
-        """Another module of the same package, of `registry`, or of the user; None for a library's.
+        """A module of the same package, of `registry`, or of the user; None for a library's.
 
         Args:
-            computing: of `registry`, only what makes numbers.
+            computing: of `registry`, only modules that affect a network's numbers.
         """
         root = module.partition(".")[0]
         if root == "registry":
@@ -225,10 +225,10 @@ class Source:
     # ---- values ----
 
     def evaluate(self, expression: ast.expr) -> Any:
-        """The value of an expression of literals, of the module's constants and of the standard library.
+        """The value of an expression of literals, constants of the module, and the standard library.
 
         Raises:
-            UnreadableError: it needs anything else.
+            UnreadableError: the expression contains anything else.
         """
         if isinstance(expression, ast.Constant):
             return expression.value
@@ -241,7 +241,7 @@ class Source:
             raise UnreadableError(ast.unparse(expression)) from error
 
     def annotation(self, expression: ast.expr) -> Any:
-        """The type that an annotation stands for, written as text or not.
+        """The type of an annotation, which may be written as text.
 
         Raises:
             UnreadableError: as for `evaluate`.
@@ -250,11 +250,11 @@ class Source:
         return self.evaluate(ast.parse(value, mode="eval").body) if isinstance(value, str) else value
 
     def value(self, name: str) -> Any:
-        """The value of a module-level constant, or of what is imported from the standard library.
+        """The value of a module-level constant, or of a name imported from the standard library.
 
         Raises:
             KeyError: the module does not bind the name.
-            UnreadableError: it stands for something else.
+            UnreadableError: the name is bound to something else.
         """
         if name in self.imports:
             module, attribute = self.imports[name]
@@ -274,10 +274,10 @@ class Source:
         return self.evaluate(statement.value)
 
     def definition(self, name: str) -> tuple[Source, _Definition]:
-        """The class or function of a name, and the module where it is defined.
+        """The class or function of a name, and the module that defines it.
 
         Raises:
-            UnreadableError: there is none in sight.
+            UnreadableError: no definition can be found in source.
         """
         for statement in self.statements.get(name, []):
             if isinstance(statement, _Definition):
@@ -289,11 +289,11 @@ class Source:
         return other.definition(attribute)
 
     def member(self, definition: ast.ClassDef, name: str) -> tuple[Source, ast.stmt]:
-        """The statement that gives a class its attribute `name`, its own or that of its first base with one.
+        """The statement that defines the attribute `name`, in the class or in the first base class with one.
 
         Raises:
             AttributeError: neither the class nor a base class has it.
-            UnreadableError: a base class is out of sight.
+            UnreadableError: a base class cannot be found in source.
         """
         for statement in reversed(definition.body):
             if name in _bound(statement):
@@ -318,7 +318,7 @@ class Source:
 
 
 class _Constants(Mapping[str, Any]):
-    """The names of a module as far as its source shows their values."""
+    """Values of the names of a module that can be read from its source."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -334,7 +334,7 @@ class _Constants(Mapping[str, Any]):
 
 
 def read(name: str, path: Path | None) -> Source | None:
-    """The module `name` of a file; None where there is no such file, or it is no Python."""
+    """The module `name`, read from a file; None if there is no such file, or it is not Python."""
     try:
         return _read(name, path, path.stat().st_mtime_ns) if path else None
     except (OSError, SyntaxError, ValueError):
@@ -347,7 +347,7 @@ def _read(name: str, path: Path, _changed: int) -> Source:
 
 
 def file(folder: Path, module: str) -> Path | None:
-    """The file of a module that is imported from `folder`."""
+    """The file of a module that is imported from `folder`; None if there is none."""
     path = folder.joinpath(*module.split("."))
     candidates = (path.with_name(path.name + ".py"), path / "__init__.py")
     return next((candidate for candidate in candidates if candidate.is_file()), None)
@@ -356,10 +356,10 @@ def file(folder: Path, module: str) -> Path | None:
 def registrations(package: str, kind: str) -> list[Registration]:
     """The names that the modules of a package register, in order of the modules' names.
 
-    Read are calls of `register` and of `{kind}s.register` at the top of a module.
+    These are calls of `register` and of `{kind}s.register` at the top level of a module.
 
     Raises:
-        ValueError: a name or alias there that is no literal.
+        ValueError: a name or alias is not a literal.
     """
     spec = importlib.util.find_spec(package)
     if spec is None or spec.submodule_search_locations is None:
@@ -391,7 +391,7 @@ def _registration(source: Source, call: ast.Call, target: str) -> Registration:
 
 
 def _registered(statement: ast.stmt) -> list[tuple[ast.Call, str]]:
-    """The calls of `register` in a statement or its decorators, with what each registers."""
+    """The calls of `register` in a statement or its decorators, with the name of what each registers."""
     if isinstance(statement, _Definition):
         # Decorators apply from the last to the first.
         return [(call, statement.name) for call in reversed(statement.decorator_list) if is_register(call)]  # type: ignore[misc]
@@ -402,14 +402,14 @@ def _registered(statement: ast.stmt) -> list[tuple[ast.Call, str]]:
 
 
 def is_register(node: ast.expr) -> bool:
-    """Whether an expression is a call of `register`, of whatever registry."""
+    """Whether an expression is a call of `register`, of any registry."""
     if not isinstance(node, ast.Call):
         return False
     return getattr(node.func, "attr", getattr(node.func, "id", "")) == "register"
 
 
 def _own_scope(node: ast.AST) -> Iterator[ast.AST]:
-    """A statement and all within it that runs in its own scope: no bodies of classes and functions."""
+    """All nodes of a statement that run in its own scope, without bodies of classes and functions."""
     yield node
     if not isinstance(node, _Definition | ast.Lambda):
         for child in ast.iter_child_nodes(node):
@@ -417,7 +417,7 @@ def _own_scope(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _bound(node: ast.AST) -> list[str]:
-    """Names that a node binds, or whose object it changes: `x = …`, `x.y = …`, `x[0] = …`, `def x()`."""
+    """Names that a node binds or changes: `x = …`, `x.y = …`, `x[0] = …`, `def x()`."""
     if isinstance(node, _Definition):
         return [node.name]
     if isinstance(node, ast.Assign):

@@ -1,4 +1,4 @@
-"""Further outputs of a network in training mode: a learned variance, and losses."""
+"""Further outputs of a network in training mode: a learned variance, and additional losses."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import Tensor
 
 
 class TrainingOutput(NamedTuple):
-    """In place of a tensor, what `forward` returns in training mode; in eval mode it returns the prediction.
+    """What `forward` may return in training mode instead of a tensor. In eval mode it returns a tensor.
 
     Attributes:
         prediction: (N, C_out, H, W).
-        log_variance: (N,) learned logarithm u of the variance of each sample's error, or None. The loss is
-            then loss / exp(u) + u (EDM2, arXiv 2312.02696, Eq. 22).
-        losses: further terms by name, (N,) each, which are added to the loss.
+        log_variance: (N,) learned logarithm u of the variance of each sample's error, or None. With it the
+            loss is loss / exp(u) + u (EDM2, arXiv 2312.02696, Eq. 22).
+        losses: further terms of the loss by name, (N,) each.
     """
 
     prediction: Tensor

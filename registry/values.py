@@ -10,7 +10,7 @@ from registry.errors import UsageError
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON can hold it: tuples are lists, whole floats integers, other objects their names."""
+    """A value in JSON's types: tuples become lists, whole floats integers, other objects their names."""
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, dict):
@@ -23,18 +23,20 @@ def plain(value: Any) -> Any:
 
 
 def parse_value(text: str) -> Any:
-    """`"false"` -> False, `"1,2"` -> [1, 2], `"mlp"` -> "mlp": JSON, or a list with commas, or text."""
+    """Parse JSON, else a list with commas, else text: "false" -> False, "1,2" -> [1, 2], "mlp" -> "mlp"."""
     try:
         return json.loads(text)
-    except ValueError:  # or a number of thousands of digits
+    except ValueError:  # also a number of thousands of digits
         return [parse_value(item) for item in text.split(",")] if "," in text else text
 
 
 def split_options(text: str) -> tuple[str, dict[str, Any]]:
-    """A name, which may have spaces, and options behind it: `"ddim eta=0.5"` -> ("ddim", {"eta": 0.5}).
+    """Split a name and the options after it: `"ddim eta=0.5"` -> ("ddim", {"eta": 0.5}).
+
+    The name may contain spaces.
 
     Raises:
-        UsageError: a word behind the first option without `=`.
+        UsageError: a word after the first option has no `=`.
     """
     words = text.split()
     length = next((i for i, word in enumerate(words) if "=" in word), len(words))
@@ -48,12 +50,12 @@ def split_options(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def join_options(name: str, options: Mapping[str, Any]) -> str:
-    """The text of which `split_options` makes a name and options."""
+    """The inverse of `split_options`: a name and options as text."""
     return " ".join([name, *(f"{option}={format_value(value)}" for option, value in options.items())])
 
 
 def format_value(value: Any) -> str:
-    """The text, without spaces, of which `parse_value` makes `plain(value)`."""
+    """A value as text without spaces, from which `parse_value` makes `plain(value)`."""
     value = plain(value)
     short = _short(value)
     if short and not any(character.isspace() for character in short) and _same(parse_value(short), value):

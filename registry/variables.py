@@ -1,9 +1,9 @@
-"""What a denoiser is given and what it returns, and the change from one form to another at equal SNR.
+"""Parametrisations of a denoiser, and conversion between them at equal SNR.
 
-Every form of a denoiser sees x = α·x0 + σ·noise with some time, and predicts a·x0 + b·noise. Two forms with
-the same SNR α²/σ² see the same image but for its scale, and x0 and noise solve both equations of either: what
-one returns is a linear function of what the other returns and of the image (Karras et al. 2022, arXiv
-2206.00364, Table 1; Kingma and Gao 2023, arXiv 2303.00848, appendix A).
+In every parametrisation a denoiser is given x = α·x0 + σ·noise and a time, and predicts a·x0 + b·noise. At
+the same SNR α²/σ², the inputs of two parametrisations are equal up to scale. x0 and noise follow from the
+input and the prediction, so one prediction is a linear function of the other and of the input (Karras et al.
+2022, arXiv 2206.00364, Table 1; Kingma and Gao 2023, arXiv 2303.00848, appendix A).
 
     flow, noise = Variables("velocity", "unit"), Variables("epsilon", "step")
     velocity = through(network, x, t, given=flow, own=noise)  # of a network that predicts noise at steps
@@ -28,18 +28,18 @@ from registry.schedules import NUM_TRAIN_TIMESTEPS, BetaSchedule, betas
 Predicts = Literal["epsilon", "x0", "v_prediction", "velocity", "-velocity", "score", "edm"]
 Time = Literal["step", "unit", "-unit", "sigma", "log_sigma", "alphas_cumprod"]
 Space = Literal["vp", "ve", "edm"]
-OwnTime = Callable[[Tensor, Tensor], Tensor]  # α (N,), σ (N,) of what the network is given -> its time
+OwnTime = Callable[[Tensor, Tensor], Tensor]  # α (N,), σ (N,) of the network's input -> its time (N,)
 
-# σ beyond which nobody asks a network for x0 + σ·noise: EDM's sampler ends at 0.002 and 80, and σ/α of the
-# last step of DDPM's linear schedule is 157.
+# Range of σ for networks that are given x0 + σ·noise: EDM's sampler uses 0.002 to 80, and σ/α at the last
+# step of DDPM's linear schedule is 157.
 SIGMA = (0.002, 160.0)
-STEEP = 1100.0  # σ/α, and α/σ, at which a division by one of them ends
+STEEP = 1100.0  # limit of σ/α and of α/σ, where a conversion divides by α or σ
 SCHEDULES = get_args(BetaSchedule)
 
 
 @dataclass(frozen=True)
 class Variables:
-    """One form of a denoiser: what it is given, and what it predicts of it.
+    """One parametrisation of a denoiser: its input, its time and its prediction.
 
     Attributes:
         predicts: `epsilon`, the noise; `x0`; `v_prediction`, α·noise − σ·x0; `velocity`, x0 − noise;
@@ -47,10 +47,11 @@ class Variables:
             (x0 − c_skip·x) / c_out (arXiv 2206.00364, Eq. 7).
         time: `step`, 0 … 999 of the β schedule; `unit`, from 0 (noise) to 1 (data); `-unit`, from 0 (data) to
             1 (noise); `sigma`, σ/α; `log_sigma`, ln(σ/α) / 4; `alphas_cumprod`, α² / (α² + σ²); or a function
-            of (α, σ), (N,) each.
-        space: what it is given. `vp`: t·x0 + (1 − t)·noise where time is `unit` or `-unit`, else
-            α·x0 + σ·noise with α² + σ² = 1. `ve`: x0 + σ·noise. `edm`: that times c_in = 1/√(σ² + σ_data²).
-        beta_schedule, zero_terminal_snr: of `step`; see `registry.schedules`.
+            of α (N,) and σ (N,) that returns the time (N,).
+        space: the input. `vp`: for the times `unit` and `-unit`, t·x0 + (1 − t)·noise with t from 0 (noise)
+            to 1 (data); for others α·x0 + σ·noise with α² + σ² = 1. `ve`: x0 + σ·noise. `edm`: the same times
+            c_in = 1/√(σ² + σ_data²).
+        beta_schedule, zero_terminal_snr: the schedule of `step`; see `registry.schedules`.
         sigma_data: σ_data of EDM's preconditioning.
 
     Raises:
@@ -80,7 +81,7 @@ class Variables:
         return f'predicts="{self.predicts}", time="{time}", space="{self.space}"'
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """ln(α²/σ²) at times (N,) of kind `step`, `unit` or `sigma`, fractions of steps allowed: (N,)."""
+        """ln(α²/σ²) at times (N,) of `step`, `unit` or `sigma`; steps may be fractions: (N,)."""
         if self.time == "step":
             table = self._table(t.device)
             if not t.is_floating_point():
@@ -91,10 +92,10 @@ class Variables:
         return 2 * (t.log() - (1 - t).log()) if self.time == "unit" else -2 * t.log()
 
     def within(self, log_snr: Tensor) -> Tensor:
-        """The nearest log SNR at which the network can be asked, (N,) -> (N,); itself where any can.
+        """The nearest log SNR at which the network can be called: (N,) -> (N,).
 
-        Steps end with their schedule, x0 + σ·noise at `SIGMA`, and a prediction that does not determine x0 or
-        the noise where the other vanishes at `STEEP`.
+        The range of steps is that of their schedule, and that of x0 + σ·noise is `SIGMA`. A prediction from
+        which x0 or the noise follows by a division by α or σ is limited by `STEEP`.
         """
         if self.time == "step":
             ends = log_snrs(self.beta_schedule, self.zero_terminal_snr)
@@ -106,7 +107,7 @@ class Variables:
         return log_snr
 
     def time_at(self, log_snr: Tensor) -> Tensor:
-        """The time that the network is given, (N,) -> (N,)."""
+        """The network's time at a log SNR, (N,) -> (N,)."""
         if self.time == "step":
             table = self._table(log_snr.device).to(log_snr.dtype)
             above = torch.searchsorted(-table, -log_snr).clamp(1, NUM_TRAIN_TIMESTEPS - 1)
@@ -123,7 +124,7 @@ class Variables:
         }[self.time]()
 
     def mix(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        """α and σ of what the network is given, (N,) each."""
+        """α and σ of the network's input at a log SNR, (N,) each."""
         if self.space != "vp":
             sigma = (-log_snr / 2).exp()
             scale = (sigma.square() + self.sigma_data**2).rsqrt() if self.space == "edm" else 1.0
@@ -133,7 +134,7 @@ class Variables:
         return log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
 
     def target(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        """a and b of the prediction a·x0 + b·noise, (N,) each."""
+        """a and b of the prediction a·x0 + b·noise at a log SNR, (N,) each."""
         alpha, sigma = self.mix(log_snr)
         one = torch.ones_like(alpha)
         if self.predicts == "edm":
@@ -155,7 +156,7 @@ class Variables:
 
 
 def natural(objective: str, beta_schedule: BetaSchedule = "linear") -> Variables | None:
-    """The form of networks that declare an objective; None where that is a user's own."""
+    """The parametrisation of networks that declare an objective; None for a user's own objective."""
     return {
         "ddpm": Variables("epsilon", "step", beta_schedule=beta_schedule),
         "flow": Variables("velocity", "unit"),
@@ -173,24 +174,25 @@ def log_snrs(beta_schedule: BetaSchedule, zero_terminal_snr: bool) -> np.ndarray
 
 @made_once
 def _on_device(schedule: int, zero_terminal_snr: int) -> np.ndarray:
-    """`log_snrs` of a schedule by its number, float32."""
+    """`log_snrs` of the schedule with this number, float32."""
     return log_snrs(SCHEDULES[schedule], bool(zero_terminal_snr)).astype(np.float32)
 
 
 def through(
     network: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor, *, given: Variables, own: Variables
 ) -> Tensor:
-    """What a network of one form predicts, in another form, at equal SNR.
+    """The prediction of a network in another parametrisation, at equal SNR.
 
     Args:
-        network: of the form `own`: x (N, C, H, W), t (N,) -> (N, C, H, W).
-        x: of the form `given`, (N, C, H, W).
-        t: of the form `given`, (N,).
-        given: `step`, `unit` or `sigma` is its time.
-        own: any. Where both are given and predict the same, nothing is computed but the time.
+        network: in the parametrisation `own`: x (N, C, H, W), t (N,) -> (N, C, H, W).
+        x: input in the parametrisation `given`, (N, C, H, W).
+        t: time in the parametrisation `given`, (N,).
+        given: the wanted parametrisation; its time is `step`, `unit` or `sigma`.
+        own: the network's parametrisation. If input and prediction are those of `given`, only the time is
+            converted.
 
     Returns:
-        A prediction of the form `given`, (N, C, H, W).
+        The prediction in the parametrisation `given`, (N, C, H, W).
     """
     wanted = given.log_snr(t)
     same_time = own.time == given.time and _same_steps(given, own)
@@ -198,7 +200,7 @@ def through(
     exact = level is wanted and same_space(given, own)
     times = t if same_time and level is wanted else own.time_at(level).to(_float(t, x))
     if not exact:
-        # The norms, not α alone, which vanishes; at equal SNR either ratio is the same.
+        # Norms, because α alone may be 0; at equal SNR the ratio of norms is the ratio of α.
         norms = [torch.hypot(*own.mix(level)), torch.hypot(*given.mix(wanted))]
         x = _column(norms[0] / norms[1], x) * x
     output = network(x, times)
@@ -213,7 +215,7 @@ def through(
 
 
 def same_space(one: Variables, other: Variables) -> bool:
-    """Whether two forms are given the same image for every SNR."""
+    """Whether two parametrisations have the same input at every SNR."""
     if one.space != "vp" or other.space != "vp":
         return one.space == other.space and (one.space != "edm" or one.sigma_data == other.sigma_data)
     straight = ("unit", "-unit")
@@ -232,5 +234,5 @@ def _float(t: Tensor, x: Tensor) -> torch.dtype:
 
 
 def _column(values: Tensor, x: Tensor) -> Tensor:
-    """(N,) as (N, 1, 1, 1) of the dtype of x."""
+    """(N,) -> (N, 1, 1, 1) in the dtype of x."""
     return values.to(x.dtype).view(-1, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""Third-party networks behind the contract of `registry.Backbone`, without a change to their code.
+"""Third-party networks as backbones, without a change to their code.
 
 @registry.register("my-edm")
 def make(input_size=32, num_classes=1000):
@@ -25,12 +25,12 @@ from registry.schedules import BetaSchedule
 from registry.training_output import TrainingOutput
 from registry.variables import OwnTime, Predicts, Space, Time, Variables, natural, through
 
-Call = Callable[[Any, Tensor, Tensor, Any], Any]  # network, x, its time, labels -> what it returns
+Call = Callable[[Any, Tensor, Tensor, Any], Any]  # (network, x, its time, labels) -> what it returns
 Output = Callable[[Any], Tensor] | str | int
 Losses = Literal["refuse", "add", "drop"] | Callable[[Any], Mapping[str, Tensor]]
 
 _OBJECTIVES = {"step": "ddpm", "alphas_cumprod": "ddpm", "unit": "flow", "-unit": "flow"}
-_PREDICTION = ("sample", "prediction", "pred")  # attributes and keys by which a prediction is found
+_PREDICTION = ("sample", "prediction", "pred")  # names of attributes and keys that may hold the prediction
 
 
 def wrap(
@@ -56,35 +56,36 @@ def wrap(
 ) -> Wrapped:
     """Wrap a network of any parametrisation, so that it fulfils the contract of `registry.Backbone`.
 
-    Its natural objective is `ddpm` for the times `step` and `alphas_cumprod`, `flow` for `unit` and `-unit`,
-    `edm` for `sigma` and `log_sigma`; for a custom time `ddpm` in the space `vp`, else `edm`.
+    The natural objective depends on the time: `ddpm` for `step` and `alphas_cumprod`, `flow` for `unit` and
+    `-unit`, `edm` for `sigma` and `log_sigma`. For a custom time it is `ddpm` in the space `vp`, else `edm`.
 
     Args:
         net: any module; it is called, never changed.
         predicts, time, beta_schedule, sigma_data: see `registry.variables.Variables`.
-        space: see there; by default `ve` for the times `sigma` and `log_sigma`, else `vp`.
-        input_size: side of the square input grid, or (H, W).
+        space: see `registry.variables.Variables`; by default `ve` for the times `sigma` and `log_sigma`, else
+            `vp`.
+        input_size: side of the square input grid in cells, or (H, W).
         in_channels: channels of the input.
-        num_classes: without the null class; None or 0 for a network without labels.
+        num_classes: number of classes without the null class; None or 0: a network without labels.
         size_multiple: H and W must be multiples of this many cells.
-        call: (net, x, t, y) -> what the network returns, needed if the call is not `net(x, t, y)`, or `net(x,
-            t)` without labels. t is the network's own time, (N,), y the labels, (N,) integers.
-        output: where the prediction is in what it returns: an attribute or key, a position, or a function.
-            By default the tensor itself, `.sample`, or the first of a tuple.
-        learn_sigma: whether the output has twice the channels, of which the second half is the variance range
-            of DDPM (or nothing, where the natural objective is not `ddpm`).
-        losses: what is done with scalars and (N,) tensors with a gradient that it returns in training mode
-            beside the prediction: `refuse`; `add` them to the loss; `drop` them; or a function of what it
-            returned that gives the losses to add by name.
+        call: (net, x, t, y) -> the network's output. Needed unless the call is `net(x, t, y)`, or `net(x, t)`
+            without labels. t is the network's own time, (N,); y is the labels, (N,) integers.
+        output: where the output holds the prediction: an attribute or key, a position, or a function of the
+            output. By default the tensor itself, `.sample`, or the first element of a tuple.
+        learn_sigma: whether the output has 2·C channels. The second half is the variance range of DDPM; it is
+            ignored if the natural objective is not `ddpm`.
+        losses: what to do with scalars and (N,) tensors with a gradient that the network returns in training
+            mode beside the prediction: `refuse`, `add` to the loss, or `drop`; or a function of the output
+            that returns the losses to add, by name.
         null_class: index of the null class, if the network drops labels in training itself.
-        label_dropout: share of labels that training replaces by the null class `num_classes`, for which the
-            network must have an embedding.
+        label_dropout: probability that training replaces a label by the null class `num_classes`, for which
+            the network must have an embedding.
         guided_channels: see `registry.Backbone`.
         prefix: prefix of the parameter names in published weights, such as `model.diffusion_model.`; other
             entries of the file are ignored.
 
     Raises:
-        UsageError: a value that is none of these, or sizes that make no sense.
+        UsageError: a value that is none of these, or a size out of range.
     """
     if space is None:
         space = "ve" if time in ("sigma", "log_sigma") else "vp"
@@ -124,19 +125,19 @@ def _without_labels(net: Any, x: Tensor, t: Tensor, y: Tensor) -> Any:
 
 
 class Wrapped(Backbone):
-    """What `wrap` returns: a backbone with a natural objective, whose output is converted from the network's.
+    """What `wrap` returns: a backbone that converts the network's output to that of its natural objective.
 
     Args:
         net, output, losses: see `wrap`.
-        own: what the network is given and predicts.
-        call: how it is called.
-        two_halves: whether its output has twice the channels.
-        **sizes: of `Backbone`.
+        own: the network's parametrisation.
+        call: how the network is called.
+        two_halves: whether the network's output has 2·C channels.
+        **sizes: arguments of `Backbone`.
 
     Attributes:
-        objective, natural: the natural objective's name and form.
-        found: in words where the prediction was in what the network returned; empty before it was called.
-        bare: whether `forward` leaves out the arithmetic around the network; see `counted`.
+        objective, natural: the natural objective's name and parametrisation.
+        found: where the output held the prediction, in words; empty before the first call.
+        bare: whether `forward` omits the conversion around the network; see `counted`.
     """
 
     checkpoint_names: ClassVar[list[Rule]] = [("^", "net.")]
@@ -189,14 +190,14 @@ class Wrapped(Backbone):
         return TrainingOutput(output, losses=losses) if losses else output
 
     def predict(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        """What the network predicts, for an image and a time of its own form: (N, C, H, W)."""
+        """The network's own prediction: x (N, C, H, W), its time t (N,), y (N,) -> (N, C, H, W)."""
         return self._prediction(self.call(self.net, x, t, y))[:, : self.in_channels]
 
     def described(self) -> str:
-        """The declaration, and where the prediction was found, in one line.
+        """The declaration and where the prediction was found, in one line.
 
         Raises:
-            Exception: any error of the network with its example inputs.
+            Exception: any error that the network raises with its example inputs.
         """
         with torch.no_grad():
             self.eval()(*self.example_inputs(1))
@@ -204,11 +205,11 @@ class Wrapped(Backbone):
 
     @property
     def code_of(self) -> nn.Module:
-        """The network whose code a mistake is in; see `registry.errors.CodeError`."""
+        """The wrapped network, whose code an error message names; see `registry.errors.CodeError`."""
         return self.net
 
     def counted(self) -> Wrapped:
-        """The network without the conversion around it, whose cost is counted."""
+        """A copy without the conversion around the network, so that only the network is counted."""
         bare = copy.copy(self)
         bare.bare = True
         return bare
@@ -218,10 +219,10 @@ class Wrapped(Backbone):
         return own() if callable(own) else dict(self.net.named_children())
 
     def _prediction(self, returned: Any) -> Tensor:
-        """The prediction in what the network returned.
+        """The prediction in the network's output.
 
         Raises:
-            CodeError: there is none, or it has other channels than the declaration says.
+            CodeError: there is none, or its channels differ from the declaration.
         """
         kind = type(returned).__name__
         where = self.output
@@ -262,10 +263,10 @@ class Wrapped(Backbone):
         return found
 
     def _losses(self, returned: Any, prediction: Tensor) -> dict[str, Tensor]:
-        """Losses of the network's own, (N,) each by name.
+        """The network's own losses by name, (N,) each.
 
         Raises:
-            CodeError: it returns some, and nothing was said of them.
+            CodeError: the network returns losses, and `losses` is `refuse`.
         """
         n = len(prediction)
         if callable(self.losses):
@@ -289,7 +290,7 @@ def _has(returned: Any, key: str) -> bool:
 
 
 def _parts(returned: Any) -> Iterable[tuple[str, Any]]:
-    """What an output holds, by name."""
+    """The parts of an output, by name."""
     if isinstance(returned, Mapping):
         return returned.items()
     if isinstance(returned, tuple | list):
@@ -300,5 +301,5 @@ def _parts(returned: Any) -> Iterable[tuple[str, Any]]:
 
 
 def _each(loss: Tensor, n: int) -> Tensor:
-    """A loss as one for each of n samples."""
+    """A loss, scalar or (n,), as (n,)."""
     return loss.expand(n)

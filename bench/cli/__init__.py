@@ -48,8 +48,8 @@ app = typer.Typer(
     cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    epilog="`bench COMMAND --help` shows the options of a command and examples. `--traceback` shows where an "
-    "error arose.",
+    epilog="`bench COMMAND --help` shows the options of a command and examples. With `--traceback`, any "
+    "command prints the traceback of an error.",
 )
 PANELS: dict[str, dict[str, Callable[..., None]]] = {
     "Measure": {
@@ -111,8 +111,9 @@ def bench(
 def main() -> None:
     """Run the command line.
 
-    Exit status 2 and one line for wrong input; 1 and the place in the user's file for a mistake in their
-    code; 130 or 143 and one line after SIGINT or SIGTERM. A mistake of this program shows its traceback.
+    The exit status is 2, with one line, for wrong input; 1, with the place in the user's file, for an error
+    in their code; 130 or 143, with one line, after SIGINT or SIGTERM. An error of this program shows its
+    traceback.
     """
     from bench.utils.process import keep_memory
     from registry.errors import CodeError, UsageError
@@ -143,7 +144,7 @@ def main() -> None:
             sys.stdout.flush()  # where a full disk may show only now
         if received:
             goes_on = bool(arguments) and arguments[0] in RESUMABLE
-            advice = "the same command goes on where it was" if goes_on else "run it again"
+            advice = "the same command resumes" if goes_on else "run it again"
             typer.echo(f"stopped: {advice}", err=True)
             status = 128 + received[0]
         sys.exit(status or 0)

@@ -42,8 +42,8 @@ def ablate(
         int | None,
         typer.Option(
             min=1,
-            help="Cells (a row with a seed) measured at once. Default: one for each GPU, or for each core "
-            "where there is no GPU, or as many as a cluster has room for.",
+            help="Cells (a row with a seed) measured at the same time. Default: one per GPU, or per core "
+            "without a GPU, or as many as the cluster runs.",
         ),
     ] = None,
     executor: Annotated[
@@ -64,12 +64,12 @@ def ablate(
         typer.Option("--dry-run", help="Measure nothing: show what is missing and how long it would take."),
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Measure cost and quality again, whatever is recorded.")
+        bool, typer.Option("--force", help="Measure cost and quality again, even if recorded.")
     ] = False,
     stale: Annotated[
         Literal["measure", "accept"],
         typer.Option(
-            help="Stale records (the code or data has changed since): measure again, or accept and mark them."
+            help="Stale records, whose code or data has changed: measure again, or accept and mark them."
         ),
     ] = "measure",
     add_scores: Annotated[
@@ -105,7 +105,7 @@ def ablate(
     """Measure a study and print its table: each row is trained, sampled and scored with each seed.
 
     Rows that have a record are not measured again, unless their code or data has changed. You can stop it at
-    any time; the same command resumes.
+    any time; the same command resumes. `CUDA_VISIBLE_DEVICES` selects the GPUs that are used.
 
     Examples:
         bench ablate downsampler --protocol smoke --seeds 0 --dry-run

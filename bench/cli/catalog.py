@@ -12,7 +12,7 @@ from bench.cli.options import Json, Plugins
 from bench.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from registry.plugins import Registry
+    from registry.plugins import Description, Registry
 
 
 Registered = Literal["backbone", "dataset", "executor", "extractor", "objective", "sampler", "score"]
@@ -60,7 +60,7 @@ def list_names(
     """
     from registry.errors import UsageError
 
-    found: list[dict[str, Any]]
+    found: list[dict[str, Any]] = []
     if kind == "protocol":
         from bench.training import protocols
 
@@ -69,8 +69,12 @@ def list_names(
         found = [{"name": name, "title": protocols.load(name).title} for name in known]
     else:
         registered = _registry(kind)
-        columns = {"name": "Name", "origin": "Defined by"}
-        found = [{"name": name, "origin": _origin(registered, name)} for name in registered.names(pattern)]
+        columns = {"name": "Name", "summary": "What it is", "origin": "Defined by"}
+        for name in registered.names(pattern):
+            about = _about(registered, name)
+            summary, paper = (about.summary, about.paper) if about else ("", "")
+            origin = _origin(registered, name)
+            found.append({"name": name, "summary": summary, "paper": paper, "origin": origin})
     if not found:
         raise UsageError(f"no {kind} matches {pattern!r}; leave the pattern out to list all")
     if kind == "backbone":
@@ -79,13 +83,14 @@ def list_names(
         costs = listed()
         for row in found:
             cost = costs.get(row["name"])
-            row["paper"] = _paper(row["name"])
             row["parameters"] = cost.parameters if cost else None
             row["paper_gflops"] = cost.paper_gflops if cost else None
     if as_json:
         print_json(found)
         return
-    notes = []
+    notes = ["`--protocol FILE` takes a TOML file of your own; the book explains its keys."] * (
+        kind == "protocol"
+    )
     if kind == "backbone":
         from bench.records.quantities import COSTS, decimals
 
@@ -113,16 +118,15 @@ def list_names(
     )
 
 
-def _paper(name: str) -> str:
-    from registry import backbones
+def _about(registered: Registry, name: str) -> Description | None:
+    """The description of a name; None if that needs the import of an installed package."""
     from registry.errors import UsageError
 
     try:
-        entry = backbones.find(name)
+        entry = registered.find(name)
     except UsageError:  # two packages claim the name
-        return ""
-    # An installed package is not imported for a list.
-    return backbones.describe(name).paper if entry.factory or entry.registration else ""
+        return None
+    return registered.describe(name) if entry.factory or entry.registration else None
 
 
 def describe(
@@ -152,11 +156,18 @@ def describe(
     if description.paper:
         lines.append(description.paper)
     if declared:
-        lines.append(", ".join(f"{key} {value}" for key, value in declared.items() if value is not None))
+        words = {True: "yes", False: "no"}
+        lines.append(
+            ", ".join(
+                f"{key.replace('_', ' ')} {words[value] if isinstance(value, bool) else value}"
+                for key, value in declared.items()
+                if value is not None
+            )
+        )
     if kind == "backbone" and (wrapped := _wrapped(name)):
         lines.append(wrapped)
     rows = [
-        [key, "(required)" if option.required else str(option.default), option.type]
+        [key, "(required)" if option.required else str(option.default), option.type.replace("pathlib.", "")]
         for key, option in description.options.items()
     ]
     print_table(

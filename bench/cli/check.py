@@ -26,10 +26,10 @@ def check(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Check that networks behave as measurements need: shapes, time step, labels, gradients, checkpoints.
+    """Check that networks are fit to be measured: shapes, time step, labels, gradients, checkpoints.
 
-    `fail`: numbers of this network would be wrong, and the exit status is 1. `warn`: a limit of the network
-    that makes no number wrong.
+    `fail`: numbers of this network would be wrong; the exit status is 1. `warn`: a limitation that makes no
+    number wrong.
 
     Examples:
         bench check --model udit-t

@@ -23,9 +23,9 @@ def diff(
     """Compare two folders of records; the exit status is 1 if a cost, speed or score became worse.
 
     Records of the same request are compared, scores over all their seeds. Worse means significantly worse
-    than the tolerance allows. If nothing changed but chance, 5% of all comparisons report a change, whatever
-    the number of records. A value that is now missing or not a number is worse; a record that only one
-    folder has is not.
+    than the tolerance allows. If nothing really changed, 5% of calls report a change, however many
+    records they compare. A value that is now missing or not a number is worse; a record that only one folder
+    has is not.
 
     Examples:
         bench diff main/results branch/results --tolerance 0.05

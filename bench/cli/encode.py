@@ -15,7 +15,7 @@ from bench.utils.bars import bar
 def encode(
     images: Annotated[Path, typer.Option(metavar="DIR", help="Folder of images by class: DIR/CLASS/IMAGE.")],
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder for the latents; what is finished is kept.")
+        Path, typer.Option(metavar="DIR", help="Folder for the latents. Finished parts are kept.")
     ],
     vae: Annotated[
         str,
@@ -36,20 +36,18 @@ def encode(
             "training draws a new sample at every step; one sample (half the space); or the mean."
         ),
     ] = "moments",
-    seed: Annotated[
-        int, typer.Option(help="Seed of the samples that are kept, or drawn for references.")
-    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of samples from the posterior.")] = 0,
     dtype: Annotated[
         Literal["float32", "float16"], typer.Option(help="Number format of the files.")
     ] = "float32",
     precision: Annotated[
-        Literal["fp32", "bf16"], typer.Option(help="Number format of the VAE; fp32 is without TF32.")
+        Literal["fp32", "bf16"], typer.Option(help="Number format of the VAE; fp32 excludes TF32.")
     ] = "fp32",
 ) -> None:
     """Encode a folder of images into latents with a VAE, for training on `--data latents`.
 
-    You can stop it at any time; the same command resumes. `torchrun` or `accelerate launch` shares the work
-    between processes.
+    You can stop it at any time; the same command resumes. `torchrun` and `accelerate launch` distribute the
+    work over processes.
 
     Examples:
         bench encode --images imagenet/train --out latents

@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 
 Extractor = Annotated[
     str | None,
-    typer.Option(help="`inception`, `digits` (the default up to 16×16 pixels) or a plugin's."),
+    typer.Option(
+        metavar="NAME",
+        help="Extractor of scores that have none of their own, such as FID: `inception`, or a plugin's. "
+        "Default: `inception`; `digits` for images of at most 16×16 pixels.",
+    ),
 ]
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights of the extractor.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images a pass of the extractor.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per pass of the extractor.")]
 Cache = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Folder to store features in. Default: in the user's cache."),
@@ -34,7 +38,8 @@ def evaluate(
         list[str],
         typer.Option(
             metavar="PATH",
-            help="The same, or .npz of statistics; repeatable, where extractors have files of their own.",
+            help="Folder of images, or .npz of images, features or statistics. Repeatable, for extractors "
+            "with files of their own.",
         ),
     ],
     scores: Annotated[
@@ -42,8 +47,8 @@ def evaluate(
         typer.Option(
             "--score",
             metavar="NAME",
-            help="Only this score or wildcard, such as `kid` or `'*'`; repeatable. See "
-            "`bench list --kind score`.",
+            help="Compute only this score or wildcard, such as `kid` or `'*'`; see `bench list --kind "
+            "score`. Repeatable.",
         ),
     ] = [],  # noqa: B006
     extractor: Extractor = None,
@@ -51,7 +56,7 @@ def evaluate(
         list[str],
         typer.Option(
             metavar="[NAME=]FILE",
-            help="Weights of the extractor, or of the one that is named; repeatable. See `bench weights`.",
+            help="Weights of the extractor, or of the named one; see `bench weights`. Repeatable.",
         ),
     ] = [],  # noqa: B006
     batch_size: BatchSize = 64,
@@ -61,43 +66,43 @@ def evaluate(
         typer.Option("--half-distances", help="Precision and recall at half precision, as in the ADM suite."),
     ] = False,
     fid_infinity: Annotated[
-        bool, typer.Option("--fid-infinity", help="Also FID extrapolated to infinitely many samples.")
+        bool, typer.Option("--fid-infinity", help="Also extrapolate FID to infinitely many samples.")
     ] = False,
-    intervals: Annotated[bool, typer.Option("--intervals", help="95% confidence intervals.")] = False,
+    intervals: Annotated[bool, typer.Option("--intervals", help="Also print 95% intervals.")] = False,
     cache: Cache = None,
     label: Annotated[
         str | None,
-        typer.Option(help="What was sampled and how, for the record: 'EDM2-S, guidance 1.4'."),
+        typer.Option(help="For the record: what was sampled and how, as in 'EDM2-S, guidance 1.4'."),
     ] = None,
     record: Annotated[bool, typer.Option("--record", help="Write a record of the scores.")] = False,
     model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="For the record: the backbone, where it is registered.")
+        str | None, typer.Option(metavar="NAME", help="For the record: the backbone, if it is registered.")
     ] = None,
     provenance: Annotated[
-        str, typer.Option(metavar="TEXT", help="For the record: where the samples come from, in words.")
+        str, typer.Option(metavar="TEXT", help="For the record: where the samples come from.")
     ] = "",
     labels: Annotated[
         Literal["balanced", "drawn"] | None,
         typer.Option(
-            help="Classes of the samples: each equally often, or drawn at random. Default: as arr_1 tells."
+            help="For the record: each class equally often, or classes drawn at random. Default: read from "
+            "the labels in arr_1."
         ),
     ] = None,
     published: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Set the scores beside the published rows of this name."),
+        typer.Option(metavar="NAME", help="Also show the published rows of this name."),
     ] = None,
     results: Results = Path("results"),
     plugins: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """FID, sFID, Inception score, precision and recall, equal to the ADM suite's, FD-DINOv2 and others.
+    """Score images: FID, sFID, Inception score, precision and recall as in the ADM suite, FD-DINOv2, others.
 
-    A score names its extractor: `--score fid --score fd_dinov2` takes Inception's
-    features and DINOv2's, in one pass over the images.
+    Each score has its extractor: `--score fid --score fd_dinov2` computes features of Inception and DINOv2
+    in one pass over the images.
 
-    A folder is searched at any depth for all that Pillow reads.
-    An .npz holds images (arr_0) as the ADM suite's files do, features that
-    `bench features` wrote, or statistics (mu, sigma), which give FID and sFID.
+    A folder is searched at any depth for images that Pillow can read. An .npz file holds images (arr_0, as in
+    the ADM suite), features from `bench features`, or statistics (mu, sigma), which give FID and sFID.
 
     Examples:
         bench eval --samples samples.npz --reference digits.npz

@@ -27,7 +27,7 @@ def features(
     cache: Cache = None,
     plugins: Plugins = [],  # noqa: B006
 ) -> None:
-    """Write the features and statistics of a set of images to one .npz, for many comparisons.
+    """Write the features and statistics of a set of images to one .npz, to reuse them in `bench eval`.
 
     `bench eval` takes the file as --samples or --reference. It also holds mu, sigma, mu_s and sigma_s, which
     the ADM suite and pytorch-fid read.

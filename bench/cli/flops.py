@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 _COUNTS: dict[Convention, str] = {"paper": "GFLOPs (paper)", "macs": "GMACs", "flops": "GFLOPs (2·MACs)"}
 _NOTE = (
     "One forward pass, batch 1, of the deployed network (merged for inference). GFLOPs (paper): the U-DiT "
-    "paper's convention, multiply-accumulates plus one for each output element of an elementwise product. "
+    "paper's convention, multiply-accumulates plus one for each output element of an elementwise product, an "
+    "affine norm or a pooling. "
     "Memory: peak of live tensors without the weights, float32."
 )
 
@@ -49,7 +50,7 @@ def flops(
 ) -> None:
     """Count the parameters, multiply-accumulates and activation memory of networks.
 
-    Networks are traced on shapes alone, so that the largest takes no memory and seconds.
+    Networks are traced by shapes only, so even the largest takes seconds and no memory for its weights.
 
     Examples:
         bench flops --model udit-b --by stage

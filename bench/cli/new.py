@@ -72,14 +72,17 @@ STUDY = """\
 title = "NAME beside a small U-Net"
 # smoke takes seconds and shows that everything runs, micro minutes a row; `bench list --kind protocol`.
 protocol = "smoke"
-seeds = [0]
+# Significance needs at least two seeds.
+seeds = [0, 1]
 columns = ["params", "gflops", "fid"]
-# All rows are trained by one objective, whatever each network predicts; without it each by its own.
+# All rows are trained by this objective, whatever each network predicts. Without it each has its own.
 training = { objective = "ddpm" }
 
 [[rows]]
 label = "NAME"
 backbone = "NAME"
+# Protocols such as micro train the networks of this package at a reduced size. For a similar cost:
+# scale = { micro = { width = 24 } }
 
 [[rows]]
 label = "wider"
@@ -89,6 +92,10 @@ overrides = { width = 128 }
 [[rows]]
 label = "TinyUNet"
 backbone = "tiny-unet"
+
+# A row of Table 6 of the U-DiT paper, beside its published scores:
+# [[rows]]
+# published = "6/U-DiT-T (+Re-param.)"
 """
 
 

@@ -43,7 +43,13 @@ Models = Annotated[
 ]
 Overrides = Annotated[
     list[str],
-    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Option of every network named. Repeatable."),
+    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Option of all networks of the call. Repeatable."),
+]
+Options = Annotated[
+    list[str],
+    typer.Option(
+        "--set", "-s", metavar="KEY=VALUE", help="Option of the network, such as `ffn=mlp`. Repeatable."
+    ),
 ]
 InputSize = Annotated[
     str | None,

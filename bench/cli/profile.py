@@ -33,12 +33,12 @@ def profile(
     input_size: InputSize = None,
     device: Device = None,
     dtype: Dtype = "fp32",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in a forward pass.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
     repeats: Annotated[
-        int, typer.Option(min=1, help="Forward passes; the median of their times is shown.")
+        int, typer.Option(min=1, help="Number of forward passes; their median time is shown.")
     ] = 10,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Draw the shares into this folder, as PNG and SVG.")
+        Path | None, typer.Option(metavar="DIR", help="Write a chart to this folder, as PNG and SVG.")
     ] = None,
     trace: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a Chrome trace of one forward pass.")

@@ -36,8 +36,8 @@ def proxy(
 ) -> None:
     """Show which small protocol, score and checkpoint predict the published order, and how reliably.
 
-    Reads records alone; `bench ablate STUDY --protocol proxy-fashion` makes them. The figure of a row is the
-    published one, or the one that the study's file gives (`known = { fid = 31.5 }`).
+    Only reads records; `bench ablate STUDY --protocol proxy-fashion` makes them. The target of a row is its
+    published score, or the one that the study file gives (`known = { fid = 31.5 }`).
 
     Examples:
         bench proxy

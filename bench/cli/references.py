@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def references(as_json: Json = False) -> None:
-    """List the reference files that papers compare with, and which scores each is right for.
+    """List the reference files that papers compare with, and the scores that each is suitable for.
 
     Examples:
         bench references
@@ -26,15 +26,15 @@ def references(as_json: Json = False) -> None:
         return
     print_table(
         "References",
-        ["File", "Of", "Used by", "Holds", "Right for"],
+        ["File", "Data", "Used by", "Holds", "Suitable for"],
         [
             [each.file, each.data, ", ".join(each.used_by), each.holds, ", ".join(each.scores)]
             for each in REFERENCES
         ],
         numbers=False,
         notes=[
-            *(f"{each.file}: {each.url}. {each.note}".strip() for each in REFERENCES),
-            *(f"{name} says so: {url}" for name, url in _sources(REFERENCES).items()),
+            *(f"{each.file}: {each.note} {each.url}".replace("  ", " ") for each in REFERENCES),
+            *(f"Source for {name}: {url}" for name, url in _sources(REFERENCES).items()),
         ],
     )
 

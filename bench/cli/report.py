@@ -25,7 +25,7 @@ def report(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the report.")] = Path("reports"),
     site: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write a site for the browser into this folder instead."),
+        typer.Option(metavar="DIR", help="Write a site here instead, of the given studies or all."),
     ] = None,
     results: Results = Path("results"),
     check: Annotated[
@@ -37,7 +37,7 @@ def report(
     plugins: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Write a page for each study, with published figures beside measured ones, from records alone.
+    """Write a page for each study from its records, with published and measured figures side by side.
 
     Examples:
         bench report --site site

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from bench.cli.options import Device, Overrides, Plugins, parse_numbers, parse_overrides
+from bench.cli.options import Device, Options, Plugins, parse_numbers, parse_overrides
 from bench.cli.output import console, working
 from bench.utils.bars import bar
 
@@ -37,14 +37,18 @@ def sample(
     ] = None,
     steps: Annotated[
         str | None,
-        typer.Option(metavar="N|ddimN", help="Number of steps, or a respacing. Default: the protocol's."),
+        typer.Option(
+            metavar="N|ddimN",
+            help="Number of steps; `ddim50`: 50 steps spaced as DDIM's. Default: the protocol's.",
+        ),
     ] = None,
     encoder_every: Annotated[
         int | None,
-        typer.Option(min=1, help="DDT only: run the encoder once in this many evaluations. Default: 1."),
+        typer.Option(min=1, help="DDT only: run the encoder in every N-th evaluation only. Default: 1."),
     ] = None,
     labels: Annotated[
-        Literal["uniform", "balanced"] | None, typer.Option(help="Classes at random, or each equally often.")
+        Literal["uniform", "balanced"] | None,
+        typer.Option(help="Classes: drawn at random, or each equally often. Default: the protocol's."),
     ] = None,
     classes: Annotated[
         str | None, typer.Option(metavar="A,B,…", help="Only these classes, by number.")
@@ -54,8 +58,8 @@ def sample(
         str,
         typer.Option(
             metavar="WHICH",
-            help="Averaged weights (ema), the last ones (model), or a power-function average by its width, "
-            "such as 0.08, of a run trained with posthoc_ema. For a file: the entry that holds the weights.",
+            help="Averaged weights (ema), last weights (model), or the width of a power-function average, "
+            "such as 0.08, for a run with posthoc_ema. For a file: the entry that holds the weights.",
         ),
     ] = "ema",
     plugins: Plugins = [],  # noqa: B006
@@ -66,24 +70,28 @@ def sample(
     guided_channels: Annotated[
         int | None,
         typer.Option(
-            min=0, help="How many channels are guided, from the first; 0: all.", rich_help_panel=GUIDANCE
+            min=0, help="Number of guided channels, from the first; 0: all.", rich_help_panel=GUIDANCE
         ),
     ] = None,
     guide: Annotated[
         Path | None,
         typer.Option(
             metavar="PATH",
-            help="Network that guides this one, given as --checkpoint is: smaller, less trained "
-            "(autoguidance), or without classes. Needs --guide-scale.",
+            help="Guiding network, given like --checkpoint: smaller or less trained (autoguidance), or "
+            "without classes. Needs --guide-scale.",
             rich_help_panel=GUIDANCE,
         ),
     ] = None,
     guide_scale: Annotated[
         float | None,
-        typer.Option(metavar="S", help="guide + S·(network − guide); 1: none.", rich_help_panel=GUIDANCE),
+        typer.Option(
+            metavar="S",
+            help="The prediction is guide + S·(network − guide); 1: no guidance.",
+            rich_help_panel=GUIDANCE,
+        ),
     ] = None,
     guide_weights: Annotated[
-        str, typer.Option(metavar="WHICH", help="As --weights, for the guide.", rich_help_panel=GUIDANCE)
+        str, typer.Option(metavar="WHICH", help="Like --weights, for the guide.", rich_help_panel=GUIDANCE)
     ] = "ema",
     guide_model: Annotated[
         str | None,
@@ -97,8 +105,8 @@ def sample(
         tuple[float, float] | None,
         typer.Option(
             metavar="LOW HIGH",
-            help="Times between which guidance is on, both included: steps 0 … 999 of `ddpm`, 0 (noise) … 1 "
-            "(data) of `flow`, σ of `edm`. Default: always.",
+            help="Guide only at times from LOW to HIGH: steps 0 … 999 for `ddpm`, 0 (noise) … 1 (data) for "
+            "`flow`, σ for `edm`. Default: always.",
             rich_help_panel=GUIDANCE,
         ),
     ] = None,
@@ -106,7 +114,7 @@ def sample(
         str | None,
         typer.Option("--model", "-m", help="Backbone, for a file of weights.", rich_help_panel=WEIGHTS),
     ] = None,
-    overrides: Overrides = [],  # noqa: B006
+    overrides: Options = [],  # noqa: B006
     vae: Annotated[
         str | None,
         typer.Option(
@@ -119,7 +127,7 @@ def sample(
         bool | None,
         typer.Option(
             "--pixels/--no-pixels",
-            help="Whether a file of weights makes pixels, not latents. Default: if it has 1 or 3 input "
+            help="Whether the network makes pixels or latents. Default: pixels if it has 1 or 3 input "
             "channels.",
             rich_help_panel=WEIGHTS,
         ),
@@ -139,7 +147,7 @@ def sample(
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Images in a batch. Default: the protocol's.", rich_help_panel=DEVICE),
+        typer.Option(min=1, help="Images per batch. Default: the protocol's.", rich_help_panel=DEVICE),
     ] = None,
     device: Device = None,
     precision: Annotated[

@@ -17,7 +17,7 @@ def show(
     plugins: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Show a record: what was measured, how and where, and whether the code has changed since.
+    """Show a record: what was measured, how and where, and whether the code has changed since then.
 
     Examples:
         bench show results/cost-udit-b-7c8e6bd4d0f5.json

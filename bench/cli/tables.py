@@ -21,9 +21,9 @@ def tables(
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Print Tables 1 to 6 of the U-DiT paper beside cost counted now and speed from records.
+    """Print Tables 1 to 6 of the U-DiT paper with costs counted now and speeds from records.
 
-    `bench report` writes the same from records alone, with quality and pictures.
+    `bench report` writes them from records only, with scores and charts.
 
     Examples:
         bench tables --table 6

@@ -46,7 +46,7 @@ def throughput(
         str,
         typer.Option(
             metavar="N|auto",
-            help="Images in a call. `auto`: the largest of 1, 2, 3, 4, 6, 8, 12, … that fits.",
+            help="Images per call. `auto`: the largest of 1, 2, 3, 4, 6, 8, 12, … that fits.",
         ),
     ] = "8",
     compiled: Annotated[bool, typer.Option("--compile", help="Run networks through torch.compile.")] = False,
@@ -60,7 +60,7 @@ def throughput(
         bool, typer.Option("--sampling", help="Also time whole sampling loops, with and without guidance.")
     ] = False,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Steps of a sampling loop.")] = 250,
-    repeats: Annotated[int, typer.Option(min=6, help="Rounds; each times every network.")] = 30,
+    repeats: Annotated[int, typer.Option(min=6, help="Number of rounds; each times every network.")] = 30,
     plugins: Plugins = [],  # noqa: B006
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder that records are written to.")] = Path(
         "results"
@@ -69,8 +69,8 @@ def throughput(
 ) -> None:
     """Time networks side by side: images per second, latency, memory, and what limits them.
 
-    The others are compared with the first network. Rounds are interleaved, so background load affects all
-    networks equally. Name a network twice to see how much two equal ones differ.
+    All networks are compared with the first. Rounds are interleaved, so background load affects all networks
+    equally. Name a network twice to see the noise of the comparison.
 
     Examples:
         bench throughput --model dit-s-2 --model udit-s --repeats 10

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import DataOptions, Overrides, Plugins, parse_overrides
+from bench.cli.options import DataOptions, Options, Plugins, parse_overrides
 from bench.cli.output import console, working
 from bench.utils.bars import bar, of_training
 
@@ -41,7 +41,7 @@ def train(
         ),
     ] = None,
     data_options: DataOptions = [],  # noqa: B006
-    overrides: Overrides = [],  # noqa: B006
+    overrides: Options = [],  # noqa: B006
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of the weights, the order of the data, and the noise.")
     ] = 0,
@@ -60,7 +60,7 @@ def train(
     ] = None,
     plugins: Plugins = [],  # noqa: B006
 ) -> None:
-    """Train a backbone under a protocol.
+    """Train a backbone under a protocol, on a GPU if there is one (`CUDA_VISIBLE_DEVICES` selects it).
 
     You can stop it at any time; the same command with --resume continues. Several processes share each batch:
     `accelerate launch --num_processes N -m bench.cli train …`.
@@ -104,7 +104,7 @@ def train(
         last = f", {result.images_per_second:.0f} images/s, loss {result.loss:.4f}" if result.taken else ""
         if result.interrupted:
             typer.echo(
-                f"stopped at step {result.step}{last}: the same command with --resume goes on", err=True
+                f"stopped at step {result.step}{last}: the same command with --resume continues", err=True
             )
         else:
             if distributed.count() == 1 and (busy := load_note(others.cores)):

@@ -1,13 +1,14 @@
-"""Costs of operators: which ones multiply and accumulate, which count in the paper's convention only, and
-which count nothing. An operator in none of these tables is reported as uncounted. An in-place operator
-(`mul_`) costs the same as the other form (`mul`).
+"""Costs of operators: multiply-accumulates, operations that count in the paper's convention only, and none.
 
-A handler is given the inputs and outputs of an operator, tensors as `Spec`s, and returns operations by kind.
-Kinds in `MULTIPLY_ACCUMULATES` count one multiplication and one addition each, of complex numbers four; the
-others count in the paper's convention alone, one for each output element, complex or not.
+An operator in none of these tables is reported as uncounted. An in-place operator (`mul_`) costs the same as
+the other form (`mul`).
 
-Fused attention counts every key, masked or not; a module that computes more keys than a query sees, as local
-attention in tiles does, has an attribute `attended_keys`, and so many are counted.
+A handler is given the inputs and outputs of an operator, with tensors as `Spec`s, and returns operations by
+kind. Kinds in `MULTIPLY_ACCUMULATES` count one multiply-accumulate each, four for complex numbers. All other
+kinds count only in the paper's convention, one for each output element, complex or not.
+
+Fused attention counts every key, masked or not. A module that computes more keys than a query attends to,
+such as local attention in tiles, has an attribute `attended_keys`, the number of keys that are counted.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ VERSION = 2  # raise it when the counts of a network change; part of each record
 
 @dataclass(frozen=True)
 class Spec:
-    """What a handler needs of a tensor, which may have been freed by then.
+    """What a handler needs to know of a tensor, which may be freed by then.
 
     Attributes:
-        shape: of the tensor.
+        shape: shape of the tensor.
         counts: whether it is floating point or complex.
         complex: whether it is complex.
         layout: how it is stored, such as "strided" or "sparse_coo".
@@ -39,7 +40,7 @@ class Spec:
 
     @property
     def elements(self) -> int:
-        """How many numbers it holds; integers and booleans are no arithmetic of the network."""
+        """Number of elements; 0 for integers and booleans, which are not the network's arithmetic."""
         return math.prod(self.shape) if self.counts else 0
 
 

@@ -17,15 +17,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class LiveTensors:
-    """Follows storages from when they are first seen until they are freed; sparse tensors have none.
+    """Tracks storages from when they are first seen until they are freed; sparse tensors have none.
 
     Args:
-        besides: tensors that are not followed, such as weights.
-        live: bytes that are in use all the time besides what is followed.
+        besides: tensors that are not tracked, such as weights.
+        live: bytes that are in use all the time, in addition to tracked ones.
 
     Attributes:
         live: bytes in use now.
-        peaks: the most in use, by stage.
+        peaks: largest number of bytes in use, by stage.
     """
 
     def __init__(self, besides: Iterable[Tensor] = (), live: int = 0) -> None:
@@ -60,9 +60,9 @@ _made: dict[Any, list[Any] | None] = {}  # sizes, strides and dtypes that an ope
 
 
 def call(func: Any, args: Any, kwargs: Any) -> Any:
-    """Run an operator: on the meta device, where one takes a millisecond, once for each kind of inputs.
+    """Run an operator. On the meta device, results are reused for equal kinds of inputs.
 
-    Networks repeat their blocks.
+    An operator takes a millisecond there, and networks repeat their blocks.
     """
     try:
         key = func, _key(args), _key(kwargs)
@@ -115,8 +115,9 @@ class Mode(TorchDispatchMode):
 def without_dynamo() -> Iterator[None]:
     """Within this context operators on the meta device import no Dynamo, which takes as long as PyTorch does.
 
-    Each of PyTorch's functions there asks Dynamo at its first call not to be compiled. Nothing is compiled
-    here: the functions run, and ask again after it. Whatever else is wanted of Dynamo imports it.
+    At its first call, each of PyTorch's functions for that device asks Dynamo not to compile it. Nothing is
+    compiled in this context, so the functions run without asking, and ask again afterwards. Any other use of
+    Dynamo imports it.
     """
     name = "torch._dynamo"
     if name in sys.modules:

@@ -9,7 +9,7 @@ from torch import nn
 
 from registry.backbone import Backbone
 
-BETWEEN = "(between)"  # name of what runs in no stage
+BETWEEN = "(between)"  # name of operations outside of all stages
 
 
 def stages(network: nn.Module) -> dict[str, nn.Module]:

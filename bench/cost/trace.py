@@ -1,5 +1,4 @@
-"""One forward pass of a deployed network, observed on the meta device, whose tensors have shapes and no
-values.
+"""Observes one forward pass of a deployed network on the meta device: tensors have shapes, but no values.
 
 A network that reads values does not run there. It is observed on real tensors: its weights (random for a
 network given by name), random inputs, and a time of `TIMES`, with seed `SEED`.
@@ -95,7 +94,7 @@ class Analysis(JitModelAnalysis):
                 return self._observe(self.deployed, _inputs(self.deployed))
         except CodeError:
             raise
-        except Exception:  # on real tensors it goes well, or shows a mistake as itself
+        except Exception:  # on real tensors it works, or raises its own error
             return None
 
     def _observe_values(self, network: nn.Module) -> _Observer:
@@ -105,7 +104,7 @@ class Analysis(JitModelAnalysis):
                 model: Any = deploy(_real(network)).cpu()
             except UsageError:
                 raise
-            except Exception as error:  # of the copy alone: without values it went well
+            except Exception as error:  # an error of the copy only, as it worked without values
                 raise UsageError(f"{_name(network)} cannot be copied: {reason(error)}") from error
             inputs = _inputs(model)
             try:
@@ -140,11 +139,11 @@ class Analysis(JitModelAnalysis):
         return observer
 
     def _attended(self, module: str) -> int | None:
-        """Keys that a query sees, where a module says so of its attention."""
+        """Number of keys that a query attends to, if the module declares it."""
         return getattr(self._named_modules[module], "attended_keys", None)
 
     def _masked(self) -> list[str]:
-        """What a reader must know of attention that computes more keys than are counted."""
+        """Notes on attention that computes more keys than are counted."""
         calls = [
             (math.prod(inputs[0].shape[:-1]), self._attended(module), inputs[1].shape[-2])
             for module, kind, inputs, _ in self._calls
@@ -262,7 +261,7 @@ class _Observer(Mode):
         self.calls.append((self.modules[-1], operator, [*map(_spec, inputs)], [*map(_spec, outputs)]))
 
     def notes(self) -> list[str]:
-        """What a reader must know of the counts."""
+        """Notes on the counts."""
         if not self._masks:
             return []
         kept, every = map(sum, zip(*map(_kept_blocks, self._masks), strict=True))

@@ -13,8 +13,8 @@
     @bench.diffusion.samplers.register("my-euler")
     class MyEuler(bench.diffusion.Sampler): ...
 
-Both are plugins: `objectives` and `samplers` list names without importing torch. No network lives here, and
-no data.
+Both are plugins: `objectives` and `samplers` list names without importing torch. This package contains no
+networks and no data.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def objective(name: str, **options: Any) -> Objective:
     """The objective of that name.
 
     Args:
-        name: any registered name, case-insensitive, with or without options behind it:
-            `"ddpm beta_schedule=cosine"`; `objectives.names()` lists them.
+        name: any registered name, case-insensitive, with or without options:
+            `"ddpm beta_schedule=cosine"`; `objectives.names()` lists the names.
         **options: options of the objective, such as those of `bench.diffusion.ddpm.DDPM`.
 
     Raises:
@@ -65,8 +65,8 @@ def sampler(name: str, **options: Any) -> Sampler:
     """The sampler of that name.
 
     Args:
-        name: any registered name, with or without options behind it: `"ddim eta=0.5"`; `samplers.names()`
-            lists them.
+        name: any registered name, with or without options: `"ddim eta=0.5"`; `samplers.names()` lists the
+            names.
         **options: options of the sampler, such as the tolerances of `bench.diffusion.ode.Dopri5`.
 
     Raises:
@@ -79,7 +79,7 @@ def sampler(name: str, **options: Any) -> Sampler:
 
 
 def check_sampler(objective_name: str, sampler_name: str, steps: str) -> int:
-    """Network evaluations of a sampling loop; see `Sampler.check`. Names may have options behind them.
+    """Network evaluations of a sampling loop; see `Sampler.check`. Names may be followed by options.
 
     Raises:
         UsageError: unknown names, a sampler for other objectives, or steps that it cannot take.

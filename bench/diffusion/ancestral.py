@@ -25,8 +25,8 @@ class Ancestral(Sampler[DDPM]):
         clip: clamp each predicted x0 to [−1, 1], as is usual in pixel space.
 
     Attributes:
-        gradient: gradient of a classifier; times the variance it shifts the mean of each step (ADM, arXiv
-            2105.05233, Algorithm 1); see `bench.diffusion.guidance.classifier_gradient`.
+        gradient: gradient of a classifier. The mean of each step is shifted by variance · gradient (ADM,
+            arXiv 2105.05233, Algorithm 1); see `bench.diffusion.guidance.classifier_gradient`.
     """
 
     objectives: ClassVar[tuple[str, ...]] = ("ddpm",)

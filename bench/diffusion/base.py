@@ -108,12 +108,12 @@ class Objective(ABC):
 
 
 def stratify(u: Tensor, places: Tensor, count: int) -> Tensor:
-    """One number in each of `count` equal parts of [0, 1), for the samples of a batch of so many.
+    """For a batch of `count` samples, one number in each of `count` equal parts of [0, 1).
 
     Args:
         u: (N,) uniform in [0, 1), multiples of 2⁻²⁴.
-        places: (N,) of each sample in the batch, 0 … count − 1.
-        count: samples of the batch.
+        places: (N,) index of each sample in the batch, 0 … count − 1.
+        count: number of samples of the batch.
 
     Returns:
         (place + u) / count, (N,), rounded down to multiples of 2⁻²⁴, so that all are below 1.

@@ -1,6 +1,6 @@
 """The DDPM process of the DiT and U-DiT papers: 1000 noised steps, learned variance range, respacing.
 
-Facts: DDPM (arXiv 2006.11239), Improved DDPM (2102.09672), ADM's released program; v-prediction
+Sources: DDPM (arXiv 2006.11239), Improved DDPM (2102.09672), ADM's released program; v-prediction
 (2202.00512), min-SNR-γ weights (2303.09556), zero terminal SNR (2305.08891). Tables are computed in float64,
 steps in float32.
 """
@@ -36,7 +36,7 @@ class _StepTable:
         if isinstance(i, int):
             return float(self._values[i])
         if i.device not in self._tensors:
-            with torch.inference_mode(False):  # training may use what sampling made
+            with torch.inference_mode(False):  # so that training can use tensors made while sampling
                 self._tensors[i.device] = torch.from_numpy(self._values.astype(np.float32)).to(i.device)
         return self._tensors[i.device][i].view(-1, 1, 1, 1)
 
@@ -48,7 +48,7 @@ class GaussianDiffusion:
     training steps themselves.
 
     Args:
-        train_betas: (1000,) float64, of the process that the network was trained on.
+        train_betas: (1000,) float64, β of the process that the network was trained on.
         prediction_type: what the network predicts; see `DDPM`.
         respacing: see `bench.diffusion.respacing`; None takes every step.
 
@@ -68,7 +68,7 @@ class GaussianDiffusion:
         alphas_cumprod_prev = np.append(1.0, alphas_cumprod[:-1])
         betas = 1 - alphas_cumprod / alphas_cumprod_prev
         posterior_variance = betas * (1 - alphas_cumprod_prev) / (1 - alphas_cumprod)  # DDPM, Eq. 7
-        # It is 0 at the first step, where its logarithm takes the value of the second.
+        # It is 0 at the first step, where the logarithm of the second step's is used.
         clipped = (
             np.append(posterior_variance[1], posterior_variance[1:]) if len(self.timesteps) > 1 else betas
         )
@@ -243,13 +243,13 @@ class DDPM(Objective):
         return (snr.log().view(-1, 1) - log_snr).abs().argmin(1)
 
     def snr_range(self) -> tuple[float, float]:
-        """Of the last step and of the first."""
+        """The ratios of the last and of the first step."""
         last, first = self.snr(torch.tensor([NUM_TRAIN_TIMESTEPS - 1, 0])).tolist()
         return last, first
 
 
 def split(output: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
-    """Prediction and variance range, None where there is none."""
+    """Split an output into prediction and variance range; the latter is None if there is none."""
     return output[:, :channels], output[:, channels:] if output.shape[1] > channels else None
 
 

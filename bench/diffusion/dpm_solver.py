@@ -43,7 +43,7 @@ class DPMSolver(Sampler[DDPM]):
             algorithm_type="dpmsolver++",
         )
         scheduler.set_timesteps(int(steps), device=x.device)
-        scheduler.set_begin_index(0)  # else it looks for it among the timesteps, which stops a GPU
+        scheduler.set_begin_index(0)  # otherwise it searches the timesteps, and the CPU waits for the GPU
         for t in scheduler.timesteps:
             prediction, _ = split(denoiser(x, t.expand(len(x))), x.shape[1])
             x = scheduler.step(prediction, t, x).prev_sample

@@ -1,7 +1,7 @@
 """EDM: denoising at any σ (Karras et al. 2022, arXiv 2206.00364), with EDM2's settings (2312.02696).
 
-Noise is added, not mixed in: x = x0 + σ·noise. The network is given σ itself and returns the denoised x0.
-Other distributions and weights of σ are HDiT's (Crowson et al. 2024, arXiv 2401.11605).
+Noise is added without scaling the data: x = x0 + σ·noise. The network is given σ and returns the denoised x0.
+Further distributions and weights of σ are those of HDiT (Crowson et al. 2024, arXiv 2401.11605).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class EDM(Objective):
             EDM; "snr", σ_data² / (σ² + σ_data²); or "soft-min-snr", σ² / (σ² + σ_data²) times that (HDiT).
 
     Raises:
-        UsageError: a deviation that is not above 0, limits or sides that do not rise.
+        UsageError: a deviation is not positive, or limits or sides are not in ascending order.
     """
 
     preview: ClassVar[tuple[str, str] | None] = ("edm-heun", "12")
@@ -75,8 +75,8 @@ class EDM(Objective):
     def sample_timesteps(self, u: Tensor) -> Tensor:
         """σ of the density, (N,) -> (N,).
 
-        Of "log-normal" σ = exp(p_mean + p_std·n), n the normal number of which a share u is smaller. Of "v"
-        u = 0 is the smallest σ, of "cosine-interpolated" the largest.
+        For "log-normal" σ = exp(p_mean + p_std·n), where n is the u-quantile of the standard normal
+        distribution. u = 0 gives the smallest σ for "v", the largest for "cosine-interpolated".
         """
         u = u.double()
         if self.density == "v":
@@ -84,7 +84,7 @@ class EDM(Objective):
         if self.density == "cosine-interpolated":
             low, high = self._cosine(u, self.low_side / self.image_side), self._cosine(u, 1.0)
             return (low ** (1 - u) * high**u).float()
-        inside = u + 2.0**-25  # u is a multiple of 2⁻²⁴, and 0 would be no number
+        inside = u + 2.0**-25  # u is a multiple of 2⁻²⁴, and the quantile of 0 is not finite
         return (self.p_mean + self.p_std * torch.special.ndtri(inside)).exp().float()
 
     def _cosine(self, u: Tensor, ratio: float) -> Tensor:
@@ -124,7 +124,7 @@ class EDM(Objective):
         return snr.rsqrt()
 
     def snr_range(self) -> tuple[float, float]:
-        """1 / σ² of the limits of σ, of a density that has any."""
+        """1 / σ² at the limits of σ, if the density has limits."""
         if self.density == "log-normal":
             return super().snr_range()
         return self.sigma_max**-2, self.sigma_min**-2
@@ -143,7 +143,7 @@ class EDMHeun(Sampler[EDM]):
         s_noise: factor of the added noise's standard deviation.
 
     Raises:
-        UsageError: σ that do not fall from sigma_max to sigma_min above 0, or a ρ that is not above 0.
+        UsageError: sigma_max, sigma_min and 0 are not in descending order, or rho is not positive.
     """
 
     objectives: ClassVar[tuple[str, ...]] = ("edm",)
@@ -167,7 +167,7 @@ class EDMHeun(Sampler[EDM]):
         self.churn, self.s_min, self.s_max, self.s_noise = churn, s_min, s_max, s_noise
 
     def evaluations(self, steps: str) -> int:
-        """Two a step, but one in the last."""
+        """Two evaluations per step, but one in the last."""
         return 2 * self.number(steps, least=2) - 1
 
     def sigmas(self, steps: int) -> list[float]:

@@ -1,7 +1,7 @@
 """The straight flow of SiT (arXiv 2401.08740): linear path, velocity prediction.
 
-As in SiT's released program time runs from noise at t = 0 to data at t = 1, and the network is given t
-itself, not a step of a thousand.
+As in SiT's released program, time runs from noise at t = 0 to data at t = 1, and the network is given t
+itself instead of a step 0 … 999.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Flow(Objective):
         return t * x0 + (1 - t) * noise
 
     def losses(self, output: Tensor, x0: Tensor, noise: Tensor, x_t: Tensor, t: Tensor) -> dict[str, Tensor]:
-        """Mean squared error of the velocity, and its angle where that counts; (N,) each.
+        """Mean squared error of the velocity, plus the cosine term if it has a weight; (N,) each.
 
         Channels beyond those of the data are ignored.
         """

@@ -1,7 +1,7 @@
-"""A network with its labels, as the denoiser that a sampler calls, with guidance or without.
+"""Denoisers: a network with its labels as a sampler calls it, with or without guidance.
 
-The gradient of a classifier is no part of a denoiser: it is set as `gradient` of the samplers `ancestral` and
-`ddim`, which weigh it each in their own way.
+The gradient of a classifier is not part of a denoiser. It is set as `gradient` of the samplers `ancestral`
+and `ddim`, which each apply it in their own way.
 
     ddim = bench.diffusion.sampler("ddim clip=true")
     ddim.gradient = classifier_gradient(log_probability, scale=4.0)
@@ -28,11 +28,11 @@ def classifier_gradient(log_probability: Gradient, scale: float = 1.0) -> Gradie
 
     Args:
         log_probability: x (N, C, H, W) and t (N,), as the network sees it -> (N,) log probabilities of the
-            labels that are wanted, differentiable in x.
+            wanted labels, differentiable in x.
         scale: weight of the gradient.
 
     Returns:
-        x (N, C, H, W), t (N,) -> (N, C, H, W), in inference mode too.
+        x (N, C, H, W), t (N,) -> (N, C, H, W); also works in inference mode.
     """
 
     def gradient(x: Tensor, t: Tensor) -> Tensor:
@@ -59,20 +59,20 @@ def guided(
         network: a backbone.
         labels: (N,) classes; ignored by a network without classes.
         cfg_scale: s; at 1 the network is called once, without the null class.
-        guided_channels: how many leading channels are guided, 0 for all of the prediction (half of the
-            output where the variance is learned); None for the backbone's own `guided_channels`: 3 is the
-            quirk of DiT's sampling program, and what its published figures have.
-        interval: guide where lowest ≤ t ≤ highest alone, t as the objective has it: a step 0 … 999 of `ddpm`,
-            in `flow` 0 (noise) … 1 (data), σ of `edm`. Elsewhere the network is called once, on the labels
-            (Kynkäänniemi et al. 2024, arXiv 2404.07724, whose intervals are of σ; LightningDiT's begin at t =
-            0.125, DDT's at 0.3). None guides everywhere.
-        encoder_every: of a network with `encode` and `decode`, such as DDT, the encoder runs at every n-th
-            evaluation alone, the first among them, on both halves of the batch whether guided or not.
+        guided_channels: number of leading channels to guide; 0: all channels of the prediction (half of the
+            output if the variance is learned); None: the backbone's own `guided_channels`. DiT's sampling
+            program guides 3 of 4, and so do its published figures.
+        interval: guide only if lowest ≤ t ≤ highest, with t of the objective: a step 0 … 999 for `ddpm`, 0
+            (noise) … 1 (data) for `flow`, σ for `edm`. Elsewhere the network is called once, with the labels
+            (Kynkäänniemi et al. 2024, arXiv 2404.07724, with intervals of σ; LightningDiT's begin at
+            t = 0.125, DDT's at 0.3). None: guide everywhere.
+        encoder_every: for a network with `encode` and `decode`, such as DDT: run the encoder in every n-th
+            evaluation only, starting with the first, on both halves of the batch whether guided or not.
 
     Raises:
         UsageError: guidance for a network without a null class, more channels than it predicts, an empty
-            interval, or a network without an encoder of its own. The denoiser raises CodeError where the
-            network returns what cannot be its output.
+            interval, or encoder_every for a network without an encoder. The denoiser raises CodeError if the
+            network returns an invalid output.
     """
 
     call = network if encoder_every == 1 else _with_encoder_every(network, encoder_every)
@@ -81,7 +81,7 @@ def guided(
     def predict(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         nonlocal checked
         output: Tensor = call(x, t, y)
-        if not checked:  # once, for to look at the values stops a GPU
+        if not checked:  # once, because reading the values makes the CPU wait for the GPU
             check_output(network, (x, t, y), output)
             checked = True
         return output
@@ -128,13 +128,13 @@ def guided_by(
     """Guidance by another network: guide + s·(denoiser − guide).
 
     With a worse guide, smaller or trained for less time, this is autoguidance (Karras et al. 2024, arXiv
-    2406.02507, Eq. 3); with an unconditional one, classifier-free guidance as EDM2 has it. Whatever both
-    predict is linear in x0 for one x and t, so that guidance of x0, noise or velocity is the same.
+    2406.02507, Eq. 3). With an unconditional guide it is classifier-free guidance as in EDM2. At given x and
+    t all predictions are linear in x0, so guiding x0, noise or velocity gives the same result.
 
     Args:
         denoiser, guide: of the same objective. Channels beyond those of x come from the denoiser.
         scale: s; at 1 the guide has no effect.
-        interval: guide at these times alone, as for `guided`.
+        interval: guide only at these times, as in `guided`.
     """
     lowest, highest = interval or (-torch.inf, torch.inf)
 
@@ -152,7 +152,7 @@ def guided_by(
 
 
 def _with_encoder_every(network: Any, count: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """A network whose encoder runs at every `count`-th call; calls between decode what it made before."""
+    """A network whose encoder runs in every `count`-th call; calls between reuse its last output."""
     if not hasattr(network, "encode"):
         raise UsageError(f"{network.name} has no encoder of its own, as DDT has: leave encoder_every at 1")
     calls = itertools.count()

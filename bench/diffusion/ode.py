@@ -26,14 +26,14 @@ class FixedTimes(Sampler[Objective]):
     """A deterministic sampler whose times depend on the number of steps only; evenly spaced by default.
 
     Args:
-        shift: s > 0; a step that would begin at t begins at t / (t + s·(1 − t)): above 1 steps are smaller
-            near the noise. It is Stable Diffusion 3's shift, the `timeshift` of DDT and FlowDCN, and
-            LightningDiT's 1 / s: its 0.3 is `shift=3.3333`.
-        last_step: size of the last step before the shift, the others being even; None: all are even. DDT's
-            and FlowDCN's published samples have 0.04.
+        shift: s > 0. A step that would begin at t begins at t / (t + s·(1 − t)), so with s > 1 steps are
+            smaller near the noise. It is Stable Diffusion 3's shift and the `timeshift` of DDT and FlowDCN.
+            LightningDiT's is 1 / s: its 0.3 is `shift=3.3333`.
+        last_step: size of the last step before the shift; the others are of equal size. None: all are of
+            equal size. DDT's and FlowDCN's published samples use 0.04.
 
     Raises:
-        UsageError: a shift that is not above 0, or a last step that is not between 0 and 1.
+        UsageError: the shift is not positive, or the last step is not between 0 and 1.
     """
 
     objectives: ClassVar[tuple[str, ...]] = ("flow",)
@@ -47,11 +47,11 @@ class FixedTimes(Sampler[Objective]):
         self.last_step = Fraction(last_step) if last_step else None
 
     def evaluations(self, steps: str) -> int:
-        """One for each step; a last step of its own is not the only one."""
+        """One evaluation per step; with `last_step` there must be at least two steps."""
         return self.number(steps, least=2 if self.last_step else 1)
 
     def grid(self, steps: str) -> list[tuple[float, float, float]]:
-        """Each step's begin, its end, and one over its size, rounded once: N for N even steps."""
+        """(start, end, 1 / size) of each step; the last is exactly N for N steps of equal size."""
         count = int(steps)
         end = 1 - (self.last_step or Fraction(1, count))
         even = [end * Fraction(i, max(count - 1, 1)) for i in range(count)] + [Fraction(1)]
@@ -116,10 +116,10 @@ class Dopri5(Sampler[Objective]):
     Each sample of a batch has its own step sizes, so an image does not depend on the rest of the batch.
 
     Args:
-        atol, rtol: tolerated error of a step, absolute and relative; SiT's released settings.
+        atol, rtol: absolute and relative error tolerance of a step; the defaults are SiT's released settings.
 
     Raises:
-        UsageError: a tolerance that is not above 0.
+        UsageError: a tolerance is not positive.
     """
 
     objectives: ClassVar[tuple[str, ...]] = ("flow",)
@@ -139,7 +139,7 @@ class Dopri5(Sampler[Objective]):
         Raises:
             UsageError: more than `steps` steps would be needed.
         """
-        # Times in float64: in float32 a step could be lost beside the time.
+        # Times in float64: in float32 a small step added to the time could be lost.
         t = torch.zeros(len(x), device=x.device, dtype=torch.float64)
         slope = velocity(denoiser, x, t)
         step = self._first_step(denoiser, x, slope)
@@ -153,7 +153,7 @@ class Dopri5(Sampler[Objective]):
                 slopes.append(velocity(denoiser, ahead, t + c * step))
             scale = self.atol + self.rtol * torch.maximum(x.abs(), ahead.abs())
             error = _norm(h * _combine(_E, slopes) / scale)
-            accepted = ~(error >= 1)  # what is not a number goes on, to be seen in the samples
+            accepted = ~(error >= 1)  # a step with NaN is accepted, so that NaN shows in the samples
             # Factors between 0.2 and 10, and no growth after a rejection (Hairer et al., Eq. 4.13).
             factor = (0.9 * error ** (-1 / 5)).clamp(0.2, 10).nan_to_num(10)
             factor = torch.where(accepted & ~rejected, factor, factor.clamp(max=1))

@@ -13,11 +13,11 @@ def respaced_timesteps(respacing: str) -> list[int]:
     """The training steps of a shorter process, ascending.
 
     Args:
-        respacing: `"250"` takes 250 steps from the first to the last, evenly but for rounding; `"ddim50"`
-            every 20th from 0, the smallest whole stride that gives exactly 50.
+        respacing: `"250"`: 250 steps from the first to the last, evenly spaced up to rounding; `"ddim50"`:
+            every 20th step from 0, where 20 is the smallest whole stride that gives exactly 50 steps.
 
     Raises:
-        UsageError: no such respacing.
+        UsageError: there is no such respacing.
     """
     match = re.fullmatch(r"(ddim)?(\d+)", respacing)
     count = int(match[2]) if match else 0

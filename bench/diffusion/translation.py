@@ -1,4 +1,4 @@
-"""Training a network under another than its natural objective: a change of variables at equal SNR.
+"""Training a network under an objective other than its natural one: a change of variables at equal SNR.
 
 Networks differ in what they are given and in what they predict (`registry.Backbone.objective`). Under another
 objective the network is still called in its own variables, and its prediction is converted to what the
@@ -22,10 +22,10 @@ class Translated:
     """A network as an objective calls it; all other attributes are those of the network.
 
     Args:
-        network: whose attributes these are.
-        called: what is called, where it is not the network itself, such as its wrapper for several processes.
-        given: the variables of the objective.
-        own: those of the network.
+        network: the network.
+        called: the module to call if it is not the network, such as its wrapper for several processes.
+        given: the parametrisation of the objective.
+        own: the parametrisation of the network.
     """
 
     def __init__(self, network: Any, called: Any, given: Variables, own: Variables) -> None:
@@ -52,7 +52,7 @@ class Translated:
 
 
 def translated(network: Any, objective: Objective, called: Any = None) -> Any:
-    """A network as an objective calls it: itself, or where its natural objective is another one `Translated`.
+    """A network as an objective calls it: `Translated` if its natural objective is another one, else itself.
 
     A network of this package can be trained for any prediction at its own kind of time, such as v-prediction
     or another β schedule. A network of `registry.wrap` keeps the prediction that it declares. A user's own

@@ -435,9 +435,9 @@ def _methods(scores: Collection[str], statistics: str, half_distances: bool) -> 
     """How scores were computed, of those that were asked for."""
     parts = []
     if {"fid", "sfid"} & set(scores):
-        parts.append(f"FID and sFID: reference statistics {statistics}.")
+        parts.append(f"Reference of FID and sFID: the statistics {statistics}.")
     if "inception_score" in scores:
-        parts.append(f"Inception score: mean over splits of {SPLIT:,} in file order.")
+        parts.append(f"Inception score: mean over splits of up to {SPLIT:,} samples in file order.")
     if {"precision", "recall"} & set(scores):
         distances = "float16 where finite, as the ADM suite's." if half_distances else "float32."
         parts.append(f"Precision and recall: k = 3, distances in {distances}")

@@ -1,7 +1,7 @@
-"""Files of references that papers compare with: what each holds, and which scores are right with it.
+"""Reference files that papers compare with: what each holds, and the scores that it is suitable for.
 
-Sums of the files are not published by those who made them, so none stands here. Who uses a file was read in
-READMEs and programs in November 2026; most name the ADM suite and not the file itself.
+Checksums are not given, because their authors do not publish any. Who uses a file was read in READMEs and
+programs in November 2026; most name the ADM suite and not the file itself.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ REFERENCES = (
         "ImageNet 512",
         {"ADM": _SUITE, "DiT": "https://github.com/facebookresearch/DiT"},
         1_000,
-        "1,000 images, not 10,000 (openai/guided-diffusion#19): precision and recall compare with no other "
-        "resolution's.",
+        "1,000 images, not 10,000 (openai/guided-diffusion#19): precision and recall cannot be compared with "
+        "those of other resolutions.",
     ),
     Reference(
         "fid_stats_imagenet256_guided_diffusion.npz",

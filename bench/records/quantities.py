@@ -117,8 +117,8 @@ SPEEDS: dict[str, Quantity] = {
         Quantity("peak_bytes", "Peak", False, digits=1, unit="MiB", scale=2**-20),
     )
 }
-LOSS = Quantity("loss", "Loss↓", False, digits=4)
-# In training, since the checkpoint before.
+LOSS = Quantity("loss", "Training loss↓", False, digits=4)
+# Mean over the training steps since the previous checkpoint.
 TRAINING_ERROR = Quantity("training_error", "Training error↓", False, digits=5)
 BANDS = (
     (4.0, None),

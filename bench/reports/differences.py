@@ -1,11 +1,12 @@
-"""What changed between two folders of records, and what of it became worse.
+"""What changed between two folders of records, and which changes are for the worse.
 
-A claim is made of what can be claimed: chance makes one anywhere in the whole comparison with probability
-0.05, however many records there are. Scores are compared over the seeds that both folders have, and their
-errors estimated as `bench.reports.statistics.standard_errors` says; a speed by the spread of the rounds of
-both runs, which stands for that between runs; scores of samples from any source by their intervals, where
-both records have them. Each interval holds at 1 − 0.05 / (number of intervals), so that all hold together
-with probability 0.95 (Bonferroni). Costs are exact.
+If nothing really changed, a comparison reports a change with probability 0.05, however many records there
+are: each interval has the level 1 − 0.05 / (number of intervals), so that all hold together with probability
+    0.95
+(Bonferroni). Scores are compared over the seeds that both folders have, with the errors of
+`bench.reports.statistics.standard_errors`. The error of a speed is estimated from the spread over the rounds
+of both runs, that of scores of other samples from their intervals, if both records have them. Costs are
+exact.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ COMPARED: dict[str, Mapping[str, Quantity]] = {
     "scored": SCORES,
 }
 QUARTILES = 1.349  # distance of a normal distribution's quartiles, in standard deviations
-HALF_INTERVAL = 1.96  # of one of 95%, likewise
-FREEDOM = 38  # of intervals from 20 groups of samples before and after
+HALF_INTERVAL = 1.96  # half the width of its 95% interval, in standard deviations
+FREEDOM = 38  # degrees of freedom of intervals from 20 groups of samples before and after
 
 Verdict = Literal["worse", "better", "within the tolerance", "not significant", "one seed"]
 
@@ -45,13 +46,13 @@ class Judgement:
 
     Attributes:
         subject: model, overrides, protocol and step, in words.
-        quantity: what is judged.
-        before, after: means; None where one of the values is no finite number.
-        seeds: how many; 0 of what has none.
-        change: (after − before) / |before|, or over |after| where that is 0; None without both.
-        interval: of the change, all intervals of the comparison together at 95%; None of what is exact or has
-            too few seeds.
-        verdict: worse or better where the whole interval lies beyond the tolerance.
+        quantity: the quantity.
+        before, after: means; None if one of the values is not finite.
+        seeds: number of seeds; 0 for quantities without seeds.
+        change: (after − before) / |before|, or divided by |after| if before is 0; None without both.
+        interval: interval of the change; all intervals of the comparison hold together at 95%. None if the
+            quantity is exact or has too few seeds.
+        verdict: worse or better if the whole interval lies beyond the tolerance.
     """
 
     subject: str
@@ -66,13 +67,13 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Differences:
-    """Of two folders.
+    """Differences of two folders.
 
     Attributes:
-        compared: records in both.
-        removed, added: files of records in one alone.
-        judgements: of the values that changed, by subject.
-        tolerance: how much worse a value may be, as a fraction of what it was.
+        compared: number of records in both.
+        removed, added: files of records in only one folder.
+        judgements: judgements of the values that changed, by subject.
+        tolerance: how much worse a value may become, as a fraction of its earlier value.
     """
 
     compared: int
@@ -83,19 +84,19 @@ class Differences:
 
     @property
     def regressions(self) -> list[Judgement]:
-        """What became worse."""
+        """Judgements of values that became worse."""
         return [each for each in self.judgements if each.verdict == "worse"]
 
 
 def differences(before: str | Path, after: str | Path, tolerance: float = 0.0) -> Differences:
-    """Compare the records of two folders that answer the same questions.
+    """Compare the records of two folders that have the same requests.
 
     Args:
         before, after: folders of records.
-        tolerance: how much worse a value may be, as a fraction of what it was.
+        tolerance: how much worse a value may become, as a fraction of its earlier value.
 
     Raises:
-        UsageError: no such folder, a negative tolerance, or no question that both answer.
+        UsageError: there is no such folder, the tolerance is negative, or the folders share no request.
     """
     if not tolerance >= 0:
         raise UsageError(f"--tolerance is a fraction of 0 or more, not {tolerance:g}")
@@ -120,34 +121,34 @@ class _Pairs:
     """Values of one quantity of one subject, before and after, seed by seed."""
 
     subject: str
-    table: str  # those of one protocol have deviations alike
+    table: str  # the protocol; deviations are pooled within it
     quantity: Quantity
-    records: tuple[Record, Record]  # of the first seed
+    records: tuple[Record, Record]  # records of the first seed
     values: Sequence[tuple[float | None, float | None]]
 
     @property
     def whole(self) -> bool:
-        """Whether all are finite numbers."""
+        """Whether all values are finite."""
         return all(before is not None and after is not None for before, after in self.values)
 
     @property
     def means(self) -> tuple[float | None, float | None]:
-        """Before and after; None where a value is none."""
+        """Means before and after; None if a value is missing."""
         before, after = zip(*self.values, strict=True)
         return (None if None in before else mean(before), None if None in after else mean(after))
 
     @property
     def changes(self) -> list[float]:
-        """Relative change of each seed, of whole pairs."""
+        """Relative change of each seed, if `whole`."""
         before, after = self.means
         scale = abs(before or 0.0) or abs(after or 0.0) or 1.0
         return [((new or 0.0) - (old or 0.0)) / scale for old, new in self.values]
 
 
 def judgements(pairs: Sequence[tuple[Record, Record]], tolerance: float) -> list[Judgement]:
-    """What changed in records before and after, by subject; see the module for how it is judged.
+    """Judgements of what changed between pairs of records, by subject; see the module for the method.
 
-    Where all results of a subject are equal it was not measured again, which says nothing of chance.
+    Subjects whose results are all equal are skipped: they were not measured again.
     """
     every = _paired(pairs)
     errors = _errors(every)
@@ -162,7 +163,7 @@ def judgements(pairs: Sequence[tuple[Record, Record]], tolerance: float) -> list
 def _paired(pairs: Sequence[tuple[Record, Record]]) -> list[_Pairs]:
     groups: dict[tuple[str, str], list[tuple[Record, Record]]] = {}
     for old, new in pairs:
-        # Scores that differ in nothing but the seed; of other kinds each record stands alone.
+        # Scores are grouped if they differ only in the seed; records of other kinds are not grouped.
         score = old.request.kind == "quality"
         alike = old.request.model_dump_json(exclude={"seed"}) if score else old.file
         groups.setdefault((_title(old), alike), []).append((old, new))
@@ -179,7 +180,7 @@ def _paired(pairs: Sequence[tuple[Record, Record]]) -> list[_Pairs]:
 
 
 def _errors(every: Sequence[_Pairs]) -> dict[int, tuple[float, float]]:
-    """Standard errors of the mean changes and their degrees of freedom, by place; of those that have them."""
+    """Standard errors of the mean changes and their degrees of freedom, by index, where they are known."""
     tables: dict[tuple[str, str], list[int]] = {}
     found: dict[int, tuple[float, float]] = {}
     for i, each in enumerate(every):
@@ -250,23 +251,22 @@ def _title(record: Record) -> str:
     return " ".join(words)
 
 
-# ---- telling ----
+# ---- reporting ----
 
 
 def summary_page(found: Differences) -> Page:
-    """What changed, for people who review it: what is worse first, and what may be chance last."""
+    """A page for reviewers: worse values first, changes that may be chance last."""
     order: Mapping[Verdict, str] = {
         "worse": "Worse",
         "better": "Better",
-        "within the tolerance": f"Within the tolerance of {found.tolerance:.6g} of what it was",
-        "one seed": "Changed, with too few seeds to judge by",
+        "within the tolerance": f"Changed within the tolerance of {found.tolerance:.2%}",
+        "one seed": "Changed, with too few seeds for a test",
         "not significant": "Changed, but not significantly",
     }
     groups = {verdict: [each for each in found.judgements if each.verdict == verdict] for verdict in order}
-    counts = ", ".join(f"{len(each)} {verdict}" for verdict, each in groups.items() if each) or "none changed"
-    text = (
-        f"{found.compared} records compared, {len(found.added)} added, {len(found.removed)} removed. "
-        f"Of their values, over seeds: {counts}."
+    counts = ", ".join(f"{len(each)} {verdict}" for verdict, each in groups.items() if each)
+    text = f"{found.compared} records compared, {len(found.added)} added, {len(found.removed)} removed. " + (
+        f"Changed values (scores: means over seeds): {counts}." if counts else "No value changed."
     )
     remarks = [
         "Worse or better: the whole interval lies beyond the tolerance. All intervals hold together with "

@@ -1,6 +1,6 @@
-"""What the scores of a table show, in sentences: what is significant, what is best, the published order.
+"""Findings of a table of scores, as sentences: significant differences, the best row, the published order.
 
-By what the protocol judges by: as a rule FID and held-out loss, as far as they were measured.
+They are about the scores that the protocol ranks by, usually FID and held-out loss.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from bench.metrics.scores import MEASURED
 from bench.records.quantities import HELD_OUT, LOSS, Quantity
-from bench.reports.select import Line, Setting, distinctions, published_conditions
+from bench.reports.select import Line, Setting, published_conditions
 from bench.reports.statistics import LEVEL, BySeed, Comparison, compare_rows, rank_correlation, summary
 
 PUBLISHED = "paper"  # the protocol whose scores compare with published ones
@@ -25,7 +25,7 @@ METHOD = (
 
 
 def findings(rows: Sequence[Line], setting: Setting) -> list[str]:
-    """A paragraph for each score that the protocol judges by and two rows or more have."""
+    """A paragraph for each score that the protocol ranks by and that at least two rows have."""
     return [text for name in setting.judges if (text := _by(MEASURED[name], rows, setting))]
 
 
@@ -51,8 +51,8 @@ def verdict(rows: Sequence[Line], every: Sequence[Setting]) -> str:
             text = f"{counted} in {phrase(found.quantity)}"
         if found.printed and apart and pairs > 1:
             text += f", {'all' if agree == apart else agree} in the published order"
-        words = f" ({', '.join(own)})" if (own := distinctions(setting, every)) else ""
-        texts.append(f"Under {setting.protocol}{words}, {text}.")
+        words = f" ({', '.join(own)})" if (own := setting.distinctions(every)) else ""
+        texts.append(f"Under {setting.protocol}{words}, {text}.{_other_best(found)}")
     if judged[0][0].protocol != PUBLISHED:
         texts.append("Scores of this reduced protocol do not compare with published ones.")
     return " ".join(texts)
@@ -83,27 +83,36 @@ def _published_verdict(rows: Sequence[Line]) -> str:
     )
 
 
-def by_soundness(rows: Sequence[Line], every: Sequence[Setting]) -> list[Setting]:
-    """Settings by the share of pairs that differ significantly in the published order, the highest first.
+def _other_best(found: _Compared) -> str:
+    """A sentence if the published best is not the best here; empty if FIDs are not comparable."""
+    if len(found.printed) != 1:
+        return ""
+    ((_, fids),) = found.printed.items()
+    best = min(fids, key=fids.__getitem__)
+    if best == found.comparison.groups()[0][0]:
+        return ""
+    return f" In the paper, {found.labels[best]} is best."
 
-    A significant pair in the opposite order counts −1; where nothing is published every significant pair
-    counts.
+
+def by_soundness(rows: Sequence[Line], every: Sequence[Setting]) -> list[Setting]:
+    """Settings by the number of pairs that are significant and in the published order, the highest first.
+
+    A significant pair in the opposite order counts −1. If nothing is published, all significant pairs count.
     """
 
-    def share(setting: Setting) -> float:
-        shares = [0.0]
+    def decided(setting: Setting) -> int:
+        counts = [0]
         for name in setting.judges:
             if found := _compared(MEASURED[name], rows, setting):
-                apart, pairs, agree = found.counts()
-                if pairs:
-                    shares.append((2 * agree - apart if found.printed else apart) / pairs)
-        return max(shares)
+                apart, _, agree = found.counts()
+                counts.append(2 * agree - apart if found.printed else apart)
+        return max(counts)
 
-    return sorted(every, key=share, reverse=True)
+    return sorted(every, key=decided, reverse=True)
 
 
 class _Compared(NamedTuple):
-    """Rows that have a score; published FIDs by row, those that compare together, by their conditions."""
+    """Rows with a score, and their published FIDs by conditions and row; FIDs compare within conditions."""
 
     quantity: Quantity
     labels: list[str]
@@ -113,7 +122,7 @@ class _Compared(NamedTuple):
     comparison: Comparison
 
     def agreeing(self) -> list[bool]:
-        """Whether each significant pair with published figures that compare is in their order."""
+        """For each significant pair with comparable published FIDs, whether it is in their order."""
         means = self.comparison.means
         return [
             (means[i] < means[j]) == (fids[i] < fids[j])
@@ -123,7 +132,7 @@ class _Compared(NamedTuple):
         ]
 
     def counts(self) -> tuple[int, int, int]:
-        """Significant pairs, all pairs, and significant ones in the published order."""
+        """Numbers of significant pairs, of all pairs, and of significant pairs in the published order."""
         return sum(self.comparison.pairs.values()), len(self.comparison.pairs), sum(self.agreeing())
 
 
@@ -163,29 +172,32 @@ def _by(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> str:
             )
         if comparison.left_out:
             without = ", ".join(labels[i] for i in comparison.left_out)
-            texts.append(f"Not compared, for lack of two seeds in common with the other rows: {without}.")
+            texts.append(f"Not compared, with fewer than two seeds in common with the other rows: {without}.")
     else:
         first = labels[min(range(len(labels)), key=comparison.means.__getitem__)]
-        texts = [f"{first} has the {_extreme(quantity)} {name}; significance needs two seeds or more."]
+        texts = [
+            f"{first} has the {_extreme(quantity)} {name}; significance needs at least two seeds in common."
+        ]
     for conditions, fids in found.printed.items():
         texts += _order(name, [found.values[i] for i in fids], [*fids.values()], conditions)
     return " ".join(texts)
 
 
 def _significant(quantity: Quantity, found: _Compared) -> str:
-    """From which difference on pairs are significant, how many are, and how many of them as published."""
+    """The smallest significant difference, and how many pairs are significant and in the published order."""
     comparison, agree = found.comparison, found.agreeing()
     apart, pairs, _ = found.counts()
     text = (
-        f"Differences in {phrase(quantity)} above {quantity.text(comparison.critical)} are significant with "
-        f"{len(comparison.seeds)} seeds: {apart} of {pairs} pairs"
+        f"Differences in {phrase(quantity)} above {quantity.text(comparison.critical)} are significant over "
+        f"the {len(comparison.seeds)} seeds that all rows have: {apart} of {pairs} pairs"
     )
     if not agree:
         return f"{text}."
     count = "all" if all(agree) else str(sum(agree))
     if len(agree) == apart:
         return f"{text}, {count} in the published order."
-    return f"{text}. Of the {len(agree)} with comparable published scores {count} are in the published order."
+    compared = f"{count.capitalize()} of the {len(agree)} with comparable published scores"
+    return f"{text}. {compared} are in the published order."
 
 
 def _best(found: _Compared) -> str:
@@ -231,7 +243,7 @@ def _order(name: str, found: Sequence[BySeed], printed: Sequence[float], conditi
 
 
 def phrase(quantity: Quantity) -> str:
-    """What it is called within a sentence."""
+    """The name of a quantity within a sentence."""
     name = quantity.title.rstrip("↓↑")
     if quantity.name in HELD_OUT:
         return "held-out loss" if quantity is HELD_OUT["held_out"] else f"held-out loss at {name}"

@@ -1,7 +1,7 @@
-"""Every backbone and variant with its figures, in groups whose scores compare, ranked.
+"""The leaderboard: every backbone and variant with its figures, ranked within groups of comparable scores.
 
-A group is one set of published conditions (objective, guidance, training steps) or one setting of a protocol
-measured here. Scores of two groups never compare, so that each has its own ranks.
+A group is one set of published conditions (objective, guidance, training steps), or one setting of a protocol
+measured here. Scores of different groups are not comparable, so each group has its own ranks.
 """
 
 from __future__ import annotations
@@ -28,13 +28,12 @@ class Standing:
     Attributes:
         line: its row of a study, with its records.
         study: name of that study.
-        network: what it costs: at its published size, or as the group's protocol trained it; None where it
+        network: its cost, at the published size or at the size that the group's protocol trained; None if it
             was not counted.
-        counted: the records that say so.
-        rank: one more than the rows that are better and can be told apart from it; None where seeds do not
-            tell.
-        images_per_second: at its published size, in the way of measuring that most networks have.
-        speed_record: the file that says so.
+        counted: files of the records of this cost.
+        rank: 1 + number of significantly better rows; None if seeds are missing.
+        images_per_second: at its published size, in the setting in which most networks were measured.
+        speed_record: file of the record of this speed.
     """
 
     line: Line
@@ -47,7 +46,7 @@ class Standing:
 
     @property
     def family(self) -> str:
-        """The module that defines it, or the first word of a label without a network here."""
+        """The module that defines the network; without one, the first word of the label."""
         if self.line.row.model is None:
             return self.line.label.split("-")[0].lower()
         module = registry.backbones.find(self.line.row.model).origin
@@ -56,13 +55,14 @@ class Standing:
 
 @dataclass(frozen=True)
 class Group:
-    """Networks whose scores compare.
+    """Networks whose scores are comparable.
 
     Attributes:
         title: the conditions in words.
         source: `published`, or the name of the protocol.
-        guided: whether samples were guided; None where there are none.
-        setting: of measured ones.
+        guided: whether samples were guided; None without samples.
+        standings: the networks, the best first.
+        setting: how scores were measured; None for published ones.
     """
 
     title: str
@@ -73,17 +73,17 @@ class Group:
 
 
 def groups(found: Mapping[str, Sequence[Line]], speed: SpeedColumn | None = None) -> list[Group]:
-    """Published ones first, the largest before the others; then those measured, by protocol.
+    """All groups: published ones, the largest first, then measured ones by protocol.
 
     Args:
         found: lines by the name of their study.
-        speed: of the networks that have one.
+        speed: the speeds to show; None: none.
     """
     timed = [
         replace(group, standings=tuple(_timed(each, speed) for each in group.standings))
         for group in _published(found)
     ]
-    return timed + _measured(found)  # whose networks are others: as trained
+    return timed + _measured(found)  # without speeds, as protocols may train other sizes
 
 
 def _timed(standing: Standing, speed: SpeedColumn | None) -> Standing:
@@ -95,11 +95,11 @@ def _timed(standing: Standing, speed: SpeedColumn | None) -> Standing:
     )
 
 
-_SOURCES = {"u-dit": "U-DiT paper", "dit": "DiT paper"}  # of Tables 1 to 6
+_SOURCES = {"u-dit": "U-DiT paper", "dit": "DiT paper"}  # sources of Tables 1 to 6
 
 
 def shown(groups: Sequence[Group]) -> set[str]:
-    """Titles of the columns that are shown before anyone chooses others, those that rank among them."""
+    """Titles of the columns that are visible by default, among them the scores that rank."""
     judges = (name for group in groups if group.setting for name in group.setting.judges)
     return {
         *("Model", "Family", "Rank", "Params (M)", "GFLOPs", "Images/s", "Seeds", "Source"),
@@ -128,7 +128,7 @@ def tables(groups: Sequence[Group]) -> list[Table]:
 
 
 def _columns(groups: Sequence[Group]) -> list[str]:
-    """Names of the quantities that have a column: what every record holds, and others that some hold."""
+    """Names of the quantities that get a column: those of every record, and others that some record has."""
     always = {name for name in MEASURED if name not in SCORES or SCORES[name].recorded}
     found = {
         name
@@ -171,7 +171,7 @@ def _entries(standing: Standing, setting: Setting | None, names: Sequence[str]) 
 
 
 def objective(line: Line) -> str:
-    """What a network is trained for, in words; "" where nothing tells."""
+    """The training objective in words; empty if unknown."""
     if line.row.published:
         return line.row.published.conditions[0]
     for records in line.quality.values():
@@ -187,7 +187,7 @@ def _published(found: Mapping[str, Sequence[Line]]) -> list[Group]:
         for line in lines:
             if (row := line.row.published) and row.printed.get("fid"):
                 place = by_conditions.setdefault((*row.conditions, _steps(row)), {})
-                # A figure that several tables print is shown once, two of one network both.
+                # A figure that several tables print is shown once; two figures of one network are both shown.
                 cost = line.cost.cost if line.cost else None
                 standing = Standing(line, study, cost, (cost.request.file,) if cost else ())
                 place.setdefault((line.variant or line.label, _printed_fid(standing)), standing)
@@ -205,10 +205,10 @@ def _measured(found: Mapping[str, Sequence[Line]]) -> list[Group]:
     every = settings([line for lines in found.values() for line in lines])
     groups = []
     for setting in every:
-        standings: dict[str, Standing] = {}  # by record: rows of two studies may be one network as trained
+        standings: dict[str, Standing] = {}  # by record: rows of two studies may be the same network
         for study, lines in found.items():
             for line in lines:
-                # A shorter training is no other network.
+                # Rows of a shorter training are not a different network.
                 shorter = line.row.step is not None or "steps" in (line.row.training or {})
                 if setting in line.quality and not shorter:
                     files, (first, *_) = line.files(setting), line.results(setting).values()
@@ -221,7 +221,7 @@ def _measured(found: Mapping[str, Sequence[Line]]) -> list[Group]:
 
 
 def _ranked(standings: Sequence[Standing], setting: Setting) -> tuple[Standing, ...]:
-    """By mean, each with its rank."""
+    """Standings by mean score, with their ranks."""
     for name in setting.judges:
         values = [each.line.better_is_lower(setting, MEASURED[name]) for each in standings]
         if any(values):

@@ -1,13 +1,13 @@
 """Which cheap measurement orders networks as full training does.
 
-A **target** is a figure that is known of the rows of a study from elsewhere, such as the published FID after
-400K steps. A **predictor** is a number measured here (a score of samples, a held-out loss in one band of
-noise levels at one checkpoint, or a cost) of which a better value should mean a better target. Their
-agreement is told by Spearman's ρ and Kendall's τ between predictor and target, positive where the better is
-the better, and by the pairs of rows that are decided rightly, beside the computing that a row took.
+A **target** is a published or otherwise known figure of the rows of a study, such as the FID after 400K
+steps. A **predictor** is a number measured here: a score of samples, a held-out loss in one band of noise
+levels at one checkpoint, or a cost. A better predictor should mean a better target. Their agreement is
+Spearman's ρ and Kendall's τ, positive if better goes with better, and the number of pairs of rows in the
+right order. The computing time of a row is given beside it.
 
-An interval says how far an agreement can be trusted: ρ over all orders of the rows that keep the pairs that
-Tukey's range test tells apart (`bench.reports.statistics`); it takes two seeds.
+The 95% interval of ρ spans all orders that agree with the significant pairs (Tukey's range test, see
+`bench.reports.statistics`). It needs two seeds.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from bench.reports.statistics import compare_rows, paired_share, rank_correlatio
 from bench.studies import published
 from registry.errors import UsageError, suggest
 
-LAST = 2  # checkpoints over which held-out loss is averaged
+LAST = 2  # number of checkpoints over which held-out loss is averaged
 Interval = tuple[float, float]
-# What costs more is better: a guess that takes no training, which a protocol must beat.
+# Baselines without training, which a protocol must beat: the more expensive network is better.
 BASELINES = {name: COSTS[name] for name in ("gflops", "params")}
-# Averages that were decided on before any row was measured that they judge.
+# Averages that were defined before any of the rows that they judge was measured.
 AVERAGED = Quantity("held_out_averaged", f"Held-out loss, mean of {LAST} checkpoints↓", False, digits=5)
 STANDARDISED = Quantity("held_out_standardised", "Mean of standardised bands↓", False)
 
 
 class KnownRow(NamedTuple):
-    """A row of which the target is known.
+    """A row with a known target.
 
     Attributes:
-        line: with its records.
-        target: what is to be predicted.
-        chosen_on: whether the predictor was chosen on it.
+        line: the row and its records.
+        target: the figure to predict.
+        chosen_on: whether the predictor was selected on this row.
     """
 
     line: Line
@@ -55,9 +55,9 @@ class Point(NamedTuple):
     """A predictor's values on one row.
 
     Attributes:
-        row: with its target.
-        by_seed: its values.
-        seconds: of one core's computing for one seed; 0 of a cost.
+        row: the row and its target.
+        by_seed: the values by seed.
+        seconds: core-seconds for one seed; 0 for a cost.
     """
 
     row: KnownRow
@@ -67,25 +67,26 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Agreement:
-    """How one predictor orders the rows of a study, beside the target.
+    """How the order of rows by a predictor agrees with their order by the target.
 
     Attributes:
-        study: its name, with the published conditions where it has several.
-        protocol: by which the predictor was measured; "" of a cost.
+        study: name of the study, with the published conditions if it has several.
+        protocol: protocol under which the predictor was measured; "" for a cost.
         predictor: name of the quantity.
-        step: checkpoint; None of a cost.
-        rows: how many have the target and the predictor.
-        seeds: those that all of them have.
-        rho, tau: Spearman's and Kendall's; NaN where all values are equal or fewer than three rows.
-        interval: 95%, of ρ over seeds; None where no two rows have two seeds in common.
-        right, pairs: pairs decided as the target decides them, of those with different targets; pairs of two
-            rows that were chosen on are left out.
-        right_apart, apart: likewise, of pairs that seeds tell apart.
-        told_apart: the difference from which on seeds tell two rows apart, in parts of the rows' mean; None
-            of fewer than two seeds, and of standardised values, whose mean is 0.
-        paired: share of the variance between seeds that all rows have in common, so that differences of rows
-            are free of it; None of fewer than two seeds.
-        seconds: of one core's computing for a row and a seed, mean over the rows.
+        step: checkpoint; None for a cost.
+        rows: number of rows with target and predictor.
+        seeds: the seeds that all of these rows have.
+        rho, tau: Spearman's ρ and Kendall's τ; NaN if all values are equal or there are fewer than three
+            rows.
+        interval: 95% interval of ρ; None if no two rows have two seeds in common.
+        correct, pairs: number of pairs in the target's order, and of all pairs with different targets. Pairs
+            of two rows that the predictor was selected on are left out.
+        significant_correct, significant: the same numbers for pairs that differ significantly.
+        critical_difference: smallest significant difference of two rows, relative to the mean of all rows;
+            None for fewer than two seeds, and for standardised values, whose mean is 0.
+        shared_seed_variance: share of the variance between seeds that all rows have in common, which cancels
+            in differences of rows; None for fewer than two seeds.
+        seconds: core-seconds for a row and a seed, mean over the rows.
     """
 
     study: str
@@ -97,17 +98,17 @@ class Agreement:
     rho: float
     tau: float
     interval: Interval | None
-    right: int
+    correct: int
     pairs: int
-    right_apart: int
-    apart: int
-    told_apart: float | None
-    paired: float | None
+    significant_correct: int
+    significant: int
+    critical_difference: float | None
+    shared_seed_variance: float | None
     seconds: float
 
     @property
     def quantity(self) -> Quantity:
-        """The predictor's."""
+        """The quantity of the predictor."""
         return PREDICTORS[self.predictor]
 
 
@@ -121,20 +122,20 @@ PREDICTORS: Quantities[Quantity] = Quantities(lambda: AT_CHECKPOINTS | dict(MEAS
 def agreements(
     study: str, rows: Sequence[Line], target: str = "fid", chosen_on: Sequence[Line] = ()
 ) -> list[Agreement]:
-    """Every predictor on the rows of a study, protocol by protocol and checkpoint by checkpoint.
+    """Agreements of every predictor on the rows of a study, by protocol and checkpoint.
 
-    Rows whose published scores do not compare, for objective or guidance, are never put in one order: each
-    such group has agreements of its own, and its conditions stand behind the study's name. Rows without a
-    backbone have no part.
+    Rows are compared only if their published scores are comparable in objective and guidance. Each such group
+    has agreements of its own, with its conditions after the study's name. Rows without a backbone are left
+    out.
 
     Args:
-        study: its name.
-        rows: its lines.
-        target: the published figure that is to be predicted.
-        chosen_on: rows of the study that a predictor is chosen on, where it is another.
+        study: name of the study.
+        rows: lines of the study.
+        target: the published figure to predict.
+        chosen_on: if the predictor is selected on another study, the lines of that study.
 
     Raises:
-        UsageError: no such figure is published, or fewer than three rows have it.
+        UsageError: there is no such figure, or fewer than three rows have it.
     """
     if target not in published.QUALITY:
         known = list(published.QUALITY)
@@ -169,12 +170,12 @@ def agreements(
 
 
 def _agreements(study: str, rows: Sequence[KnownRow], sign: int) -> list[Agreement]:
-    """Those of rows whose targets compare."""
+    """Agreements on rows whose targets are comparable."""
     found = []
     for setting in settings([row.line for row in rows]):
         for name, step, points in _measured(rows, setting):
             found.append(_agreement(study, setting.protocol, name, step, points, sign))
-    # Beside a predictor the same rows, for of others nothing is predicted.
+    # Costs are compared on the same rows as predictors.
     measured = [row for row in rows if row.line.quality]
     rows = measured if len(measured) >= 3 else rows
     for name, quantity in BASELINES.items():
@@ -187,7 +188,7 @@ def _agreements(study: str, rows: Sequence[KnownRow], sign: int) -> list[Agreeme
 
 
 def _target(line: Line, target: str) -> float | None:
-    """What is known of a row from elsewhere."""
+    """The known or published figure of a row; None if there is none."""
     if target in line.row.known:
         return line.row.known[target]
     text = line.row.published.printed.get(target) if line.row.published else ""
@@ -195,7 +196,7 @@ def _target(line: Line, target: str) -> float | None:
 
 
 def _measured(rows: Sequence[KnownRow], setting: Setting) -> Iterable[tuple[str, int, list[Point]]]:
-    """Predictors that rows have in a setting: name, checkpoint and values, row by row."""
+    """Predictors measured in a setting: name, checkpoint and the values of each row."""
     found = [(row, row.line.quality[setting]) for row in rows if setting in row.line.quality]
     if len(found) < 3:
         return
@@ -227,7 +228,7 @@ def _steps(record: Record) -> set[int]:
 
 
 def _point(row: KnownRow, records: Sequence[Record], name: str, steps: Sequence[int]) -> Point:
-    """One predictor of a row; of held-out loss the mean over checkpoints."""
+    """The values of a predictor on a row; a held-out loss is averaged over the given checkpoints."""
     by_seed: dict[int, float] = {}
     seconds = []
     for record in records:
@@ -258,10 +259,10 @@ def _at_checkpoint(loss: HeldOutLoss, name: str) -> float | None:
 
 
 def _standardised(bands: Sequence[Sequence[Point]]) -> list[Point]:
-    """Mean over the bands, in each of which the mean of the rows is 0 and their deviation 1.
+    """Mean over bands that are each scaled to mean 0 and standard deviation 1 over the rows.
 
-    Both are those of the rows' means over the seeds that all rows have. So a band counts by how it orders
-    rows and by how far apart, against the others in that band, and not by how large its losses are.
+    Mean and deviation are those of the rows' means over the seeds that all rows have. The weight of a band
+    then does not depend on the size of its losses.
 
     Args:
         bands: points of the same rows in each band.
@@ -285,8 +286,8 @@ def _standardised(bands: Sequence[Sequence[Point]]) -> list[Point]:
 def _agreement(
     study: str, protocol: str, name: str, step: int | None, points: Sequence[Point], sign: int
 ) -> Agreement:
-    """Compare values over the seeds that all rows have with the targets."""
-    # A cost predicts that more is better; a score says itself which way it goes.
+    """Compare the values over the seeds that all rows have with the targets."""
+    # For a cost, more predicts better. A score declares its direction.
     higher = PREDICTORS[name].higher_is_better or name in BASELINES
     towards = -1 if higher else 1
     seeds = sorted(set.intersection(*(set(point.by_seed) for point in points)))
@@ -296,8 +297,8 @@ def _agreement(
     targets = [sign * point.row.target for point in points]
     comparison = compare_rows(by_seed)
     different = [(i, j) for i, j in combinations(range(len(points)), 2) if targets[i] != targets[j]]
-    right = {pair for pair in different if _decided(means, targets, pair)}
-    apart = {pair for pair in different if comparison.pairs.get(pair)}
+    correct = {pair for pair in different if _decided(means, targets, pair)}
+    significant = {pair for pair in different if comparison.pairs.get(pair)}
     judged = {(i, j) for i, j in different if not (points[i].row.chosen_on and points[j].row.chosen_on)}
     ranks = rank_correlation(by_seed, targets) if seeds else None
     return Agreement(
@@ -310,12 +311,12 @@ def _agreement(
         rho=ranks.rho if ranks else math.nan,
         tau=_tau(means, targets) if ranks else math.nan,
         interval=ranks.interval if ranks else None,
-        right=len(right & judged),
+        correct=len(correct & judged),
         pairs=len(judged),
-        right_apart=len(right & apart & judged),
-        apart=len(apart & judged),
-        told_apart=comparison.critical / level if comparison.pairs and level else None,
-        paired=paired_share(by_seed),
+        significant_correct=len(correct & significant & judged),
+        significant=len(significant & judged),
+        critical_difference=comparison.critical / level if comparison.pairs and level else None,
+        shared_seed_variance=paired_share(by_seed),
         seconds=float(np.mean([point.seconds for point in points])),
     )
 
@@ -333,20 +334,20 @@ def _tau(values: Sequence[float], targets: Sequence[float]) -> float:
     return float(ours @ others) / scale if scale else 0.0
 
 
-# ---- choosing on one study, judging on others ----
+# ---- selection on one study, evaluation on others ----
 
 
 class Choice(NamedTuple):
-    """The best of all candidates on one study, and how it fares on others.
+    """The best candidate on one study, and its agreements on other studies.
 
     Attributes:
-        best: of the candidates, by the lower end of ρ's interval by seeds, as far as there is one, then ρ, τ,
-            and the least computing.
-        candidates: all of them, the best first.
-        free: costs on the first study, which take no training; the highest ρ first.
+        best: the candidate with the highest lower end of ρ's interval; ties are decided by ρ, τ, and the
+            least computing.
+        candidates: all candidates, the best first.
+        free: costs on the first study, which need no training; the highest ρ first.
         held_back: the same predictor on the other studies.
-        rivals: on the other studies, what is best in the same sense of each other protocol.
-        baselines: costs on the same.
+        rivals: on the other studies, the best candidate of each other protocol.
+        baselines: costs on the other studies.
     """
 
     best: Agreement
@@ -358,17 +359,20 @@ class Choice(NamedTuple):
 
 
 def choose(found: Sequence[Sequence[Agreement]]) -> Choice | None:
-    """Choose a predictor on the first study and judge it on the rest; None where nothing is to choose from.
+    """Select a predictor on the first study and evaluate it on the others.
 
     Args:
         found: agreements, a list for each study.
+
+    Returns:
+        None if the first study has no candidate.
     """
     candidates = [each for each in found[0] if each.protocol and math.isfinite(each.rho)]
     if not candidates:
         return None
     candidates.sort(key=_certain, reverse=True)
     best = candidates[0]
-    of_protocols = {each.protocol: _key(each) for each in reversed(candidates)}  # of each the best
+    of_protocols = {each.protocol: _key(each) for each in reversed(candidates)}  # the best candidate of each
     others = [each for study in found[1:] for each in study]
     return Choice(
         best,
@@ -384,7 +388,7 @@ def choose(found: Sequence[Sequence[Agreement]]) -> Choice | None:
 
 
 def _certain(each: Agreement) -> tuple[float, ...]:
-    """What is sure of an agreement first, then what is seen."""
+    """The order of candidates: lower end of the interval, then ρ, τ and the least computing."""
     sure = each.interval[0] if each.interval else -1.0
     return round(sure, 9), round(each.rho, 9), round(each.tau, 9), -each.seconds
 

@@ -30,7 +30,7 @@ def conditions(profile: Profile) -> str:
 
 
 def finding(profile: Profile) -> str:
-    """The stage, and the operator, whose share of time is farthest above that of its work."""
+    """A sentence on the stage and the operator whose shares of time most exceed their shares of work."""
     first, second = "No stage takes more than its share of the time", "none does"
     if stage := slowest(profile.stages):
         first = (
@@ -38,15 +38,15 @@ def finding(profile: Profile) -> str:
             "multiply-accumulates"
         )
     if operator := slowest(profile.operators):
-        second = f"{operator.name} takes {operator.time_share:.0%} for {operator.macs_share:.0%}"
-    text = f"{first}; of the operators, {second}."
+        second = f"{operator.name} takes {operator.time_share:.0%} of the time for {operator.macs_share:.0%}"
+    text = f"{first}. Of the operators, {second}."
     if profile.idle >= VISIBLE:
         text += f" The GPU is idle for {profile.idle:.0%} of the time, until the next operator is launched."
     return text
 
 
 def floor(profile: Profile) -> str:
-    """What the depthwise convolutions take in the network, and how little they could; `""` without any."""
+    """The time of the depthwise convolutions in the network and alone, in words; empty without any."""
     alone = profile.depthwise
     if alone is None:
         return ""
@@ -62,7 +62,7 @@ def floor(profile: Profile) -> str:
 
 
 def slowest(rows: Sequence[Share]) -> Share | None:
-    """The part whose share of time is farthest above that of its work, if that can be seen at all."""
+    """The part whose share of time most exceeds its share of work; None below `VISIBLE`."""
     row = max((row for row in rows if row.name != IDLE), key=lambda row: row.excess)
     return row if row.excess >= VISIBLE else None
 

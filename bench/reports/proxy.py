@@ -29,17 +29,17 @@ from bench.reports.select import Line
 from bench.reports.tables import NUMBERS, page_title
 from bench.training import protocols
 
-STUDIES = ("components", "downsampler", "toy", "leaderboard", "dico-components")  # chosen on the first
-JUDGE = STUDIES[-1]  # rows of one size, whose cost says little
-# What is told of the judge's rows at every checkpoint, beside the predictor that was chosen.
+STUDIES = ("components", "downsampler", "toy", "leaderboard", "dico-components")  # selection is on the first
+JUDGE = STUDIES[-1]  # rows of one size, so that cost predicts little
+# Predictors that are shown at every checkpoint of the judge's rows, beside the selected one.
 TOLD = ("held_out", AVERAGED.name, STANDARDISED.name, TRAINING_ERROR.name)
 FILE = "proxy"
-BEST = 5  # candidates that are shown first
-WANTED = 0.9, 0.7  # ρ, and the lower end of its interval, of a protocol to rely on
+BEST = 5  # number of candidates in the first table
+WANTED = 0.9, 0.7  # a reliable protocol has at least this ρ and this lower end of its interval
 
 
 def compare(found: Mapping[str, Sequence[Line]]) -> dict[str, list[Agreement]]:
-    """Agreements of each of `STUDIES`, that which is chosen on first, by its page's title.
+    """Agreements of each of `STUDIES` by page title; the study used for selection is first.
 
     Args:
         found: lines by the name of their study.
@@ -59,12 +59,12 @@ def agreement_table(
     marked: Agreement | None = None,
     short: bool = False,
 ) -> Table:
-    """One line an agreement.
+    """A table with a row for each agreement.
 
     Args:
-        studies: whether the first column names the study; it does where there are several.
-        marked: the one that is recommended.
-        short: leave out what only a closer look asks for.
+        studies: whether the first column names the study; it always does if there are several.
+        marked: the recommended one, in bold.
+        short: leave out rows, seeds, τ and shared seed variance.
     """
     studies = studies or len({each.study for each in found}) > 1
     columns = [
@@ -92,13 +92,9 @@ def agreement_table(
             Entry(_number(each.rho), each is marked),
             Entry(_interval(each.interval)),
             *([] if short else [Entry(_number(each.tau))]),
-            Entry(f"{each.right} of {each.pairs}"),
-            Entry(f"{each.right_apart} of {each.apart}" if each.interval else ""),
-            *(
-                []
-                if short
-                else [Entry("" if each.paired is None else f"{each.paired:.0%}".replace("-", "−"))]
-            ),
+            Entry(f"{each.correct} of {each.pairs}"),
+            Entry(f"{each.significant_correct} of {each.significant}" if each.interval else ""),
+            *([] if short else [Entry(_percent(each.shared_seed_variance))]),
         ]
         for each in found
     ]
@@ -124,7 +120,7 @@ REMARKS = (
 
 
 def last_checkpoints(found: Sequence[Agreement]) -> list[Agreement]:
-    """Of each study, predictor and protocol the one after the longest training."""
+    """For each study, predictor and protocol, the agreement at the last checkpoint."""
     latest = {
         (each.study, each.protocol, each.predictor): each
         for each in sorted(found, key=lambda each: each.step or 0)
@@ -135,11 +131,12 @@ def last_checkpoints(found: Sequence[Agreement]) -> list[Agreement]:
 def page(
     found: Mapping[str, Sequence[Agreement]], picture: tuple[str, str] | None, target: str = "fid"
 ) -> Page:
-    """The page.
+    """The page on small protocols.
 
     Args:
-        found: agreements by the title of their study, that which is chosen on first.
+        found: agreements by the title of their study; the study used for selection is first.
         picture: file and description of the figure.
+        target: the published score that is predicted.
     """
     (first, chosen_on), *others = found.items()
     choice = choose([chosen_on, *(each for _, each in others)])
@@ -164,7 +161,7 @@ def page(
 
 
 def judged_at_checkpoints(found: Mapping[str, Sequence[Agreement]], choice: Choice | None) -> Section | None:
-    """What was decided on before, and what was chosen, on the judge's rows; None if none is measured."""
+    """`TOLD` and the selected predictor on the judge's rows; None if nothing is measured there."""
     title = page_title(studies.load(JUDGE))
     names = {*TOLD, *([choice.best.predictor] if choice else [])}
     told = [each for each in found.get(title, []) if each.predictor in names]
@@ -175,7 +172,7 @@ def judged_at_checkpoints(found: Mapping[str, Sequence[Agreement]], choice: Choi
 
 
 def answer(choice: Choice | None, heading: str) -> list[str]:
-    """What costs alone predict and which protocol to use, how it does on other studies, and how to use it."""
+    """The paragraphs of the page: what costs predict, the best protocol, other studies, and how to use it."""
     if choice is None:
         return [
             "No predictor is measured yet. Run `bench ablate components --protocol proxy-fashion` to measure "
@@ -184,12 +181,16 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
     best, (rho, low) = choice.best, WANTED
     interval = f"95% interval {_interval(best.interval)}" if best.interval else "one seed, no interval"
     reliable = best.rho >= rho and best.interval is not None and best.interval[0] >= low
-    words = "Use" if reliable else "No protocol measured here is reliable for a whole order. The best one is"
+    words = (
+        "Use"
+        if reliable
+        else f"No protocol measured here is reliable for a whole order (ρ of at least {rho}, interval "
+        f"above {low}). The best is"
+    )
     advice = (
         f"{words} {_name(best)}: ρ = {_number(best.rho)} with the published {heading} over {best.rows} rows "
-        f"({interval}), {best.right} of {best.pairs} pairs in the published order, at "
-        f"{best.seconds / 60:.0f} core-minutes per row and seed. Reliable means a ρ of at least {rho} and an "
-        f"interval above {low}."
+        f"({interval}), {best.correct} of {best.pairs} pairs in the published order, at "
+        f"{best.seconds / 60:.0f} core-minutes per row and seed."
     )
     if choice.free:
         cheap = choice.free[0]
@@ -205,16 +206,17 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
         "lower end of the interval. Its figures are optimistically biased, because it was selected on this "
         f"study. {_judged(choice)}",
     ]
-    if best.told_apart:
+    if best.critical_difference:
         column = best.predictor in studies.COLUMNS and best.predictor not in _judges(best.protocol)
         columns = f' columns = ["{best.predictor}"],' if column else ""
+        order = "all" if best.significant_correct == best.significant else str(best.significant_correct)
+        order = f", {order} of them in the published order" if best.significant else ""
         texts.append(
             f"With {len(best.seeds)} seeds, differences in {phrase(best.quantity)} above "
-            f"{best.told_apart:.2%} of its mean are significant: {best.apart} of {best.pairs} pairs, "
-            f"{'all' if best.right_apart == best.apart else best.right_apart} in the published order. "
-            f"To rank a network of yours, write a study file with{columns} "
-            "your rows and the rows to compare with, and run: bench ablate my_study.toml --plugin my_net.py "
-            f"--protocol {best.protocol}"
+            f"{best.critical_difference:.2%} of the mean are significant: {best.significant} of {best.pairs} "
+            f"pairs{order}. To rank your own network, write a "
+            f"study file with{columns} your rows and the rows to compare with, and run: bench ablate "
+            f"my_study.toml --plugin my_net.py --protocol {best.protocol}"
         )
     return texts
 
@@ -225,7 +227,7 @@ def _judged(choice: Choice) -> str:
         return "It is not yet measured on any other study."
 
     def pairs(found: Iterable[Agreement]) -> str:
-        return " of ".join(str(sum(getattr(each, key) for each in found)) for key in ("right", "pairs"))
+        return " of ".join(str(sum(getattr(each, key) for each in found)) for key in ("correct", "pairs"))
 
     names = [each.study for each in held_back]
     baselines = [
@@ -241,10 +243,11 @@ def _judged(choice: Choice) -> str:
 
 
 def _title(each: Agreement) -> str:
-    """Its predictor, as a cell has it."""
+    """The predictor, as a table shows it."""
     if each.predictor in BASELINES:
         return _capital(_alone(each.predictor)).removesuffix(" alone")
-    return _capital(phrase(each.quantity))
+    text = phrase(each.quantity)
+    return text if each.predictor in SCORES else _capital(text)  # sFID stays
 
 
 def _alone(cost: str) -> str:
@@ -256,7 +259,7 @@ def _capital(text: str) -> str:
 
 
 def _study(name: str) -> str:
-    """A study in short: `Table 6`, or its name."""
+    """The short name of a study: `Table 6`, or its name."""
     return f"Table {NUMBERS[name]}" if name in NUMBERS else name
 
 
@@ -265,12 +268,12 @@ def _name(each: Agreement) -> str:
 
 
 def _judges(protocol: str) -> tuple[str, ...]:
-    """What a protocol judges by, as far as it is built in."""
+    """The quantities that a built-in protocol ranks by; empty for others."""
     return protocols.load(protocol).evaluation.judges if protocol in protocols.names() else ()
 
 
 def _protocols(found: Sequence[Agreement]) -> list[str]:
-    """The built-in protocols that predictors were measured by, in words."""
+    """A sentence for each built-in protocol that was used."""
     names = dict.fromkeys(each.protocol for each in found)
     return [f"{name}: {protocols.load(name).title}." for name in names if name in protocols.names()]
 
@@ -279,12 +282,16 @@ def _number(value: float) -> str:
     return f"{value:.2f}".replace("-", "−") if math.isfinite(value) else ""
 
 
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{round(share, 2) + 0.0:.0%}".replace("-", "−")  # no "−0%"
+
+
 def _interval(interval: Interval | None) -> str:
     return f"{_number(interval[0])} to {_number(interval[1])}" if interval else ""
 
 
 def values(found: Iterable[Agreement]) -> list[dict[str, Any]]:
-    """Every agreement as plain values; an interval is two of them."""
+    """Every agreement as plain values; the interval becomes two columns."""
     rows = []
     for each in found:
         row: dict[str, Any] = {}

@@ -29,26 +29,26 @@ MOST = 8  # entries of a list that are shown in a line
 
 
 class _Plain(NamedTuple):
-    """A field in words, with its unit and what a value is multiplied by for it."""
+    """A field in words, with its unit and the factor that converts a value to it."""
 
     words: str
     unit: str = ""
     scale: float = 1.0
 
 
-# What stands under other names in a record's file; others are their own words.
+# Fields whose names in a record's file are not plain words.
 _PLAIN = {
     "batch_reason": _Plain("Why this batch size"),
-    "quartiles": _Plain("Middle half of the rounds", "images/s"),
+    "quartiles": _Plain("Quartiles over the rounds", "images/s"),
     "latency_ms": _Plain("Latency of one image, from the median to the 95th percentile", "ms"),
     "flops_per_second": _Plain("Arithmetic", "GFLOP/s", 1e-9),
     "peak_share": _Plain("Share of the device's peak", "%", 100),
     "intensity": _Plain("Arithmetic intensity", "FLOP/byte"),
     "ridge": _Plain("Intensity from which the device is compute-bound", "FLOP/byte"),
     "bound": _Plain("Limited by"),
-    "launch_share": _Plain("Time in which operators are launched", "%", 100),
-    "ratio": _Plain("Speed relative to the network it was timed against", "×"),
-    "interval": _Plain("95% interval of that", "×"),
+    "launch_share": _Plain("Share of time spent launching operators", "%", 100),
+    "ratio": _Plain("Times as fast as the network it was timed with", "×"),
+    "interval": _Plain("95% interval of that ratio", "×"),
     "compile_seconds": _Plain("First compiled call", "s"),
     "seconds_per_image": _Plain("Time of one image in every round", "ms", 1e3),
     "device.clock_mhz": _Plain("Device: clock", "MHz"),
@@ -58,9 +58,9 @@ _PLAIN = {
     "device.sustained_bandwidth": _Plain("Device: sustained bandwidth", "GB/s", 1e-9),
     "device.nominal_flops": _Plain("Device: nominal arithmetic", "GFLOP/s", 1e-9),
     "network.parameters": _Plain("Parameters, as trained", "M", 1e-6),
-    "network.parameters_deployed": _Plain("Parameters, deployed", "M", 1e-6),
+    "network.parameters_deployed": _Plain("Parameters, merged for inference", "M", 1e-6),
     "network.macs": _Plain("Multiply-accumulates of one image", "G", 1e-9),
-    "network.paper_gflops": _Plain("GFLOPs, as papers count"),
+    "network.paper_gflops": _Plain("GFLOPs (paper)"),
     "seconds.train": _Plain("Training time", "s"),
     "seconds.sample": _Plain("Sampling time", "s"),
     "seconds.eval": _Plain("Time of scoring", "s"),
@@ -72,11 +72,11 @@ _PLAIN = {
 
 
 def tables(record: Record, outdated: str | None = None) -> list[Table]:
-    """A table of the result, one of each of its breakdowns, one of the request and of the environment.
+    """Tables of the result, of each of its breakdowns, of the request and of the environment.
 
     Args:
-        record: any.
-        outdated: why it is not what would be measured now; see `bench.studies.staleness`.
+        record: any record.
+        outdated: why it is stale; see `bench.studies.staleness`.
     """
     whole = record.dump()
     result, request = whole["result"], whole["request"]
@@ -203,7 +203,7 @@ def _is_breakdown(value: Any) -> bool:
 
 
 def _breakdown(name: str, entries: list[dict[str, Any]]) -> Table:
-    """A row for each part; columns that say nothing are left out."""
+    """A row for each part; empty columns are left out."""
     keys = [key for key in entries[0] if any(entry[key] is not None for entry in entries)]
     columns = [Column(key, number=key != "name") for key in keys]
     columns[0] = Column(name.capitalize(), number=False)

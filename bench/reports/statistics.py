@@ -1,17 +1,18 @@
-"""What few training seeds can say: mean and spread, which rows can be told apart, and whether an order holds.
+"""Statistics of a few training seeds: mean, deviation, significant differences, and rank correlation.
 
-The training seed is the unit. Cells of one seed see the same data in the same order and the same noise, so a
-table of rows × seeds is read as row + seed + residual: what a seed does to all rows alike cancels, and the
-residual deviation is pooled over the rows, with (rows − 1)·(seeds − 1) degrees of freedom. Residuals are
-taken as normal and of one deviation; a row that plainly spreads more than the others is named, for it makes
-errors more frequent (of seven equal rows, one with three times the deviation: 12% instead of 5%).
+The unit is the training seed. Cells of one seed see the same data in the same order and the same noise, so a
+table of rows × seeds is modelled as row + seed + residual. Effects of a seed that are equal for all rows
+cancel. The residual deviation is pooled over the rows, with (rows − 1)·(seeds − 1) degrees of freedom.
+Residuals are assumed to be normal with equal deviations. A row whose deviation is clearly larger is reported,
+because it raises the error rate (with seven equal rows, one of them with three times the deviation: 12%
+instead of 5%).
 
-Pairs of rows are told apart by Tukey's range test (J. W. Tukey, The problem of multiple comparisons, 1953):
-two means differ where they lie further apart than the studentized range of all rows allows, so that a table
-of equal rows shows no pair at all with probability 0.95. Its simultaneous intervals of the differences also
-bound Spearman's rank correlation between the rows' true means and published figures: with the same
-probability the true order respects every pair that is told apart, and the interval is the least and the
-greatest ρ of the orders that do.
+Significance is decided by Tukey's range test (J. W. Tukey, The problem of multiple comparisons, 1953). Two
+means differ significantly if their difference exceeds the critical value of the studentized range for all
+rows, so a table of equal rows shows no significant pair with probability 0.95. The test's simultaneous
+intervals also bound Spearman's rank correlation ρ between the rows' true means and published figures. With
+the same probability the true order agrees with every significant pair; the interval of ρ spans all orders
+that do.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from itertools import combinations, permutations
 import numpy as np
 from numpy.typing import ArrayLike
 
-LEVEL = 0.05  # of significance; the error of a whole table
-MOST_ROWS = 8  # whose orders are counted one by one: 40,320
+LEVEL = 0.05  # significance level; the error rate of a whole table
+MOST_ROWS = 8  # up to so many rows all orders are enumerated: 40,320
 
-BySeed = Mapping[int, float]  # a score of one row
+BySeed = Mapping[int, float]  # the scores of one row by seed
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Summary:
     """Mean of a score over seeds.
 
     Attributes:
-        deviation: standard deviation (n − 1); None of a single seed.
-        count: seeds.
+        deviation: standard deviation (n − 1); None for a single seed.
+        count: number of seeds.
     """
 
     mean: float
@@ -46,7 +47,7 @@ class Summary:
 
 
 def summary(values: Sequence[float]) -> Summary | None:
-    """Of finite values, at least one; None of none."""
+    """Mean and deviation of the finite values; None if there are none."""
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return None
@@ -54,23 +55,24 @@ def summary(values: Sequence[float]) -> Summary | None:
     return Summary(float(np.mean(finite)), deviation, len(finite))
 
 
-# ---- rows against each other ----
+# ---- comparing rows with each other ----
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Which rows of a table can be told apart. Rows are named by their place.
+    """Which rows of a table differ significantly. Rows are given by their index.
 
     Attributes:
-        means: of each row over `seeds`; of a row left out over its own, NaN where it has no value.
-        seeds: those that all compared rows have.
-        deviation: of the residuals, pooled over the compared rows; NaN where no rows are compared.
+        means: mean of each row over `seeds`; for a row that is left out, over its own seeds, or NaN.
+        seeds: the seeds that all compared rows have.
+        deviation: standard deviation of the residuals, pooled over the compared rows; NaN if none are
+            compared.
         degrees: its degrees of freedom, (rows − 1)·(seeds − 1).
-        critical: half the width of the simultaneous 95% interval of a pair's difference: further apart than
-            this, two means can be told apart. Infinite where no rows are compared.
-        pairs: (i, j), i < j, both compared -> whether they can be told apart.
-        left_out: rows of which nothing is said, for lack of seeds that the others have.
-        outlier: the row whose residuals spread too far for one deviation, by Cochran's test at 5%, or None.
+        critical: half the width of the simultaneous 95% interval of a difference: larger differences are
+            significant. Infinite if no rows are compared.
+        pairs: (i, j), i < j, both compared -> whether they differ significantly.
+        left_out: rows that are not compared, because they lack seeds of the others.
+        outlier: the row with a significantly larger deviation, by Cochran's test at 5%, or None.
     """
 
     means: list[float]
@@ -83,9 +85,9 @@ class Comparison:
     outlier: int | None = None
 
     def groups(self) -> list[list[int]]:
-        """Largest groups of compared rows in which no two can be told apart, by ascending mean.
+        """Largest groups of compared rows without a significant difference, by ascending mean.
 
-        Groups overlap where a row cannot be told apart from rows that differ from each other.
+        Groups overlap if a row does not differ from two rows that differ from each other.
         """
         compared = [row for row in range(len(self.means)) if row not in self.left_out]
         order = sorted(compared, key=self.means.__getitem__)
@@ -96,7 +98,7 @@ class Comparison:
                 if self.pairs[min(first, row), max(first, row)]:
                     break
                 group.append(row)
-            if not groups or group[-1] != groups[-1][-1]:  # else it is part of the group before
+            if not groups or group[-1] != groups[-1][-1]:  # else it is part of the previous group
                 groups.append(group)
         return groups
 
@@ -104,8 +106,11 @@ class Comparison:
 def compare_rows(rows: Sequence[BySeed]) -> Comparison:
     """Tukey's range test over the seeds that the rows have in common, at 5% for all pairs together.
 
-    Where rows lack seeds, as many rows as possible are compared, over all seeds that these have in common,
-    at least two. Values that are not finite count as missing.
+    If rows lack seeds, as many rows as possible are compared, over all seeds that these have in common, at
+    least two. Values that are not finite count as missing.
+
+    Args:
+        rows: scores of each row by seed.
     """
     rows = [{seed: value for seed, value in row.items() if math.isfinite(value)} for row in rows]
     compared: list[int] = []
@@ -138,9 +143,10 @@ def compare_rows(rows: Sequence[BySeed]) -> Comparison:
 
 @lru_cache
 def _studentized_range(rows: int, degrees: int) -> float:
-    """Its upper 5% point, by the trapezium rule: within 1e-9 of scipy's, whose import alone takes longer.
+    """Upper 5% point of the studentized range, within 1e-9 of scipy's, whose import takes longer than this.
 
-    The range of normal values over a deviation estimated apart from them; both integrands vanish at the ends.
+    It is the range of standard normal values divided by an independent estimate of their deviation. Both
+    integrands vanish at the ends of their grids, so sums over the grids are accurate.
     """
     from scipy.special import ndtr
 
@@ -163,27 +169,28 @@ def _studentized_range(rows: int, degrees: int) -> float:
 
 @lru_cache
 def _largest_share(rows: int, seeds: int) -> float:
-    """Upper 5% point of Cochran's C, the largest variance's share in the sum of all."""
+    """Upper 5% point of Cochran's C, the ratio of the largest variance to the sum of all variances."""
     from scipy.special import fdtri
 
     return float(1 / (1 + (rows - 1) / fdtri(seeds - 1, (rows - 1) * (seeds - 1), 1 - LEVEL / rows)))
 
 
 def residual_deviation(rows: Sequence[BySeed]) -> float | None:
-    """Pooled residual deviation of rows × seeds; None where no two rows have two seeds in common."""
+    """Pooled residual deviation of rows × seeds; None if no two rows have two seeds in common."""
     comparison = compare_rows(rows)
     return comparison.deviation if comparison.pairs else None
 
 
 def paired_share(rows: Sequence[BySeed]) -> float | None:
-    """Share of the variance between seeds that is common to all rows.
+    """Share of the variance between seeds that is common to all rows: 1 − residual/between.
 
-    A difference of two rows has twice the variance between seeds where their seeds differ, and twice the
-    residual one where they are the same: this is what pairing removes, 1 − residual/between, both pooled over
-    the rows. It is below 0 where seeds happen to differ less than residuals do.
+    It is the share of variance that common seeds remove from a difference of two rows. Such a difference has
+    twice the residual variance with common seeds, and twice the variance between seeds with different ones.
+    Both variances are pooled over the rows. The estimate is negative if the variance between seeds happens to
+    be the smaller one.
 
     Returns:
-        None where no two rows have two seeds in common, or seeds change nothing.
+        None if no two rows have two seeds in common, or if all seeds give the same scores.
     """
     comparison = compare_rows(rows)
     if not comparison.pairs:
@@ -194,16 +201,16 @@ def paired_share(rows: Sequence[BySeed]) -> float | None:
 
 
 def detectable(deviation: float, rows: int, seeds: int, power: float = 0.8) -> float:
-    """The smallest true difference of two rows that `compare_rows` will tell apart with such a probability.
+    """The smallest true difference that `compare_rows` finds significant with probability `power`.
 
-    The difference of two means over its standard error follows a noncentral t distribution; this solves for
-    its noncentrality.
+    The difference of two means divided by its standard error follows a noncentral t distribution; this solves
+    for its noncentrality.
 
     Args:
-        deviation: of the residuals, as `residual_deviation` estimates it from records.
-        rows: of the whole table.
-        seeds: of each row.
-        power: probability of telling the two apart, the right way round.
+        deviation: residual deviation, as `residual_deviation` estimates it from records.
+        rows: number of rows of the whole table.
+        seeds: number of seeds of each row.
+        power: probability that the difference is significant and has the right sign.
 
     Returns:
         A difference in the unit of the deviation; infinite for fewer than two rows or seeds.
@@ -223,16 +230,15 @@ def detectable(deviation: float, rows: int, seeds: int, power: float = 0.8) -> f
 def standard_errors(rows: Sequence[Sequence[float]]) -> list[tuple[float, int]]:
     """Standard errors of the mean changes of a table's rows over few seeds, with their degrees of freedom.
 
-    Variances are pooled over the rows, as in `compare_rows`, but none becomes smaller by that: a row that
-    spreads further is judged by its own. In simulation a whole comparison of equal records claims something
-    in 3 to 4 of 100 cases, in 10 to 16 where deviations of rows differ by half (the standard deviation of
-    their logarithms).
+    Variances are pooled over the rows, as in `compare_rows`. A row with a larger variance keeps its own. In
+    simulations, 3 to 4 of 100 comparisons of equal records claim a change. If the logarithms of the rows'
+    deviations have a standard deviation of 0.5, it is 10 to 16 of 100.
 
     Args:
-        rows: changes, one for each seed.
+        rows: for each row its changes, one for each seed.
 
     Returns:
-        For each row (standard error of its mean, degrees of freedom); of those nothing is known of (NaN, 0).
+        For each row (standard error of its mean, degrees of freedom); (NaN, 0) without two seeds.
     """
     squares = [float(np.var(row)) * len(row) for row in rows]
     degrees = sum(len(row) - 1 for row in rows)
@@ -243,7 +249,7 @@ def standard_errors(rows: Sequence[Sequence[float]]) -> list[tuple[float, int]]:
     return [(math.sqrt(each / len(row)), degrees) for row, each in zip(rows, variances, strict=True)]
 
 
-# ---- the order of rows against a published one ----
+# ---- comparing the order of rows with a published order ----
 
 
 @dataclass(frozen=True)
@@ -251,13 +257,13 @@ class RankCorrelation:
     """Spearman's ρ between two orders of the same rows.
 
     Attributes:
-        rho: between the means found here and the published figures.
-        rows: how many.
-        interval: 95%, of ρ between the rows' true means, no two of which are taken as equal, and the
-            published figures; None where no two rows have two seeds in common.
+        rho: ρ between the means measured here and the published figures.
+        rows: number of rows.
+        interval: 95% interval of ρ between the rows' true means, assumed to be all different, and the
+            published figures; None if no two rows have two seeds in common.
         chance: probability of a ρ at least as high if all orders were equally likely; None for more than
             eight rows.
-        least: the smallest value that `chance` can have with so many rows.
+        least: the smallest possible value of `chance` with this number of rows.
     """
 
     rho: float
@@ -268,9 +274,16 @@ class RankCorrelation:
 
 
 def rank_correlation(rows: Sequence[BySeed], published: Sequence[float]) -> RankCorrelation | None:
-    """Between means found here and published figures, row by row; None of fewer than three or all equal.
+    """Rank correlation between the means measured here and published figures.
 
-    Rows without a value are left out. A row that lacks the others' seeds may stand anywhere for the interval.
+    Rows without a value are left out. For the interval, a row that lacks the others' seeds may have any rank.
+
+    Args:
+        rows: scores of each row by seed.
+        published: the published figure of each row.
+
+    Returns:
+        None for fewer than three rows, or if all values are equal.
     """
     known = [i for i, row in enumerate(rows) if any(map(math.isfinite, row.values()))]
     comparison = compare_rows([rows[i] for i in known])
@@ -296,13 +309,13 @@ def rank_correlation(rows: Sequence[BySeed], published: Sequence[float]) -> Rank
             extremes = _bounds(others, below)
         scale = math.sqrt(count * (count**2 - 1) / 12 * (others @ others))
         least, most = (float(extreme) / scale for extreme in extremes)
-        # Equal means found here, or rounding, may leave ρ itself outside.
+        # With equal means, or by rounding, ρ itself may lie outside.
         interval = (max(-1.0, min(least, rho)), min(1.0, max(most, rho)))
     return RankCorrelation(rho, count, interval, chance, 1 / math.factorial(count))
 
 
 def ranked(values: ArrayLike) -> np.ndarray:
-    """Ranks along the last axis, from 1; equal values share the mean of theirs."""
+    """Ranks along the last axis, from 1; equal values get the mean of their ranks."""
     values = np.asarray(values)
     others, each = values[..., None, :], values[..., :, None]
     return ((others < each).sum(-1) + (others <= each).sum(-1) + 1) / 2
@@ -314,13 +327,13 @@ def _orders(count: int) -> np.ndarray:
 
 
 def _bounds(weights: np.ndarray, below: Sequence[tuple[int, int]]) -> tuple[float, float]:
-    """Bounds of Σ rank·weight over the orders in which the first of some pairs stands below the second.
+    """Bounds of Σ rank·weight over all orders in which the first row of each pair is below the second.
 
-    Each row may take any rank that leaves room for those known to be below and above it, which can only widen
-    the result.
+    Each row may take any rank that leaves room for the rows known to be below and above it. This can only
+    widen the bounds.
 
     Args:
-        weights: (rows,), their sum 0, so that ranks may start anywhere.
+        weights: (rows,), with sum 0, so that ranks may start anywhere.
         below: pairs of rows.
     """
     from scipy.optimize import linear_sum_assignment

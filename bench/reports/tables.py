@@ -1,4 +1,4 @@
-"""The one builder of tables: lines of a study to columns, sections, pages, and frames for programs."""
+"""Builds all tables of studies: from lines to columns, sections, pages and DataFrames."""
 
 from __future__ import annotations
 
@@ -15,16 +15,7 @@ from bench.records.quantities import COSTS, Quantity, decimals
 from bench.records.schema import Cost, Environment, Network
 from bench.reports.findings import METHOD, PUBLISHED, by_soundness, findings, verdict
 from bench.reports.page import Column, Entry, Page, Section, Table
-from bench.reports.select import (
-    Line,
-    Selection,
-    Setting,
-    SpeedColumn,
-    distinctions,
-    levels,
-    published_conditions,
-    settings,
-)
+from bench.reports.select import Line, Selection, Setting, SpeedColumn, published_conditions, settings
 from bench.reports.statistics import BySeed, Summary, compare_rows
 from bench.studies import Study, StudyRow, published
 
@@ -40,19 +31,19 @@ BOLD = (
     "without a significant difference has no bold scores."
 )
 RUNS_ONLY = "smoke"  # the protocol that only tests that everything runs
-# What a published table prints besides scores.
+# What published tables print besides scores.
 _PRINTED = {"training_steps": "Steps", "cfg_scale": "CFG", "gflops": "GFLOPs"}
 
 
 class Filled(NamedTuple):
-    """A column with its entries, one for each line."""
+    """A column and its entries, one for each line."""
 
     column: Column
     entries: list[Entry]
 
     @property
     def empty(self) -> bool:
-        """Whether it shows nothing."""
+        """Whether no entry has text."""
         return not any(entry.text for entry in self.entries)
 
 
@@ -60,9 +51,9 @@ class Filled(NamedTuple):
 
 
 def published_columns(rows: Sequence[Line]) -> dict[str, list[Filled]]:
-    """Published figures as printed, by name; figures that the table does not print are left out.
+    """Columns of published figures as printed, by name, without figures that the table does not print.
 
-    A score has a column for each of the conditions that it was measured under; see `published_conditions`.
+    A score has a column for each of its conditions; see `published_conditions`.
     """
     conditions = published_conditions(rows)
     found: dict[str, list[Filled]] = {}
@@ -71,7 +62,7 @@ def published_columns(rows: Sequence[Line]) -> dict[str, list[Filled]]:
         if figure == "training_steps":
             texts = [_steps(int(text)) if text else "" for text in texts]
         different = set(filter(None, texts))
-        # Steps and guidance are shown where rows differ in them, or where guidance is used.
+        # Steps and guidance are shown if rows differ in them, and guidance also if it is used.
         plain = {"1.0"} if figure == "cfg_scale" else different if len(different) == 1 else set()
         if not different or (figure in ("training_steps", "cfg_scale") and different <= plain):
             continue
@@ -85,7 +76,7 @@ def published_columns(rows: Sequence[Line]) -> dict[str, list[Filled]]:
 
 
 def _apart(conditions: Sequence[str]) -> list[str]:
-    """The conditions that scores are told apart by, `""` alone where they all compare."""
+    """The different conditions of scores; only `""` if all scores are comparable."""
     return [*dict.fromkeys(filter(None, conditions))] or [""]
 
 
@@ -94,12 +85,12 @@ def _steps(count: int) -> str:
 
 
 def cost_columns(study: Study, rows: Sequence[Line], setting: Setting | None = None) -> dict[str, Filled]:
-    """Costs that the study asks for, and parameters after merging where they differ from the trained ones.
+    """Columns of the study's costs, and of merged parameters if they differ from the trained ones.
 
     Args:
-        study, rows: its lines.
-        setting: of the scores beside them, whose protocol may train smaller networks: the costs are those of
-            the networks that have these scores. None: of the networks as published.
+        study, rows: the study and its lines.
+        setting: the setting of the scores in the table. Its protocol may train smaller networks; costs are
+            then those of the trained networks. None: costs of the published sizes.
     """
     costs: list[Cost | Network | None]
     if setting:
@@ -112,7 +103,7 @@ def cost_columns(study: Study, rows: Sequence[Line], setting: Setting | None = N
     columns = {}
     for name, quantity in COSTS.items():
         if name in study.columns or (name == "params_deployed" and differ):
-            # Activation memory is not in records of quality.
+            # Records of quality have no activation memory.
             values = [getattr(cost, quantity.field, None) for cost in costs]
             entries = [
                 Entry(quantity.text(value), False, of) for value, of in zip(values, files, strict=True)
@@ -125,9 +116,9 @@ def cost_columns(study: Study, rows: Sequence[Line], setting: Setting | None = N
 def score_columns(
     study: Study, rows: Sequence[Line], setting: Setting, group: Literal["", "measured"] = ""
 ) -> dict[str, Filled]:
-    """Mean ± standard deviation over seeds of the scores that the study asks for; see `_best` for the marks.
+    """Columns of the study's scores: mean ± standard deviation over seeds, the best in bold (`_best`).
 
-    The held-out loss, and what the protocol judges by, are shown wherever they were measured.
+    The held-out loss and the scores that the protocol ranks by are shown whenever they were measured.
     """
     columns = {}
     for name, quantity in MEASURED.items():
@@ -144,9 +135,9 @@ def score_columns(
 
 
 def speed_columns(rows: Sequence[Line], shown: Sequence[SpeedColumn]) -> dict[str, Filled]:
-    """Images per second, a column for each way of measuring, with a letter that its remark has.
+    """Columns of images per second, one for each setting; a letter refers to the remark about the setting.
 
-    The fastest is marked, and whose quartiles over rounds overlap with its own; nothing if all do.
+    Bold: the fastest row and those whose quartiles over rounds overlap with its own; none if all do.
     """
     columns = {}
     for letter, speed in zip(ascii_lowercase, shown, strict=False):
@@ -168,13 +159,13 @@ def speed_columns(rows: Sequence[Line], shown: Sequence[SpeedColumn]) -> dict[st
 
 
 def seeds_column(rows: Sequence[Line], setting: Setting) -> Filled:
-    """How many seeds were measured."""
+    """The column of the number of seeds measured."""
     counts = [len(line.quality.get(setting, [])) for line in rows]
     return Filled(Column("Seeds"), [Entry(str(count) if count else "") for count in counts])
 
 
 def spread(quantity: Quantity, found: Summary | None) -> str:
-    """Mean ± standard deviation as text, in the digits of a quantity; "" of none."""
+    """Mean ± standard deviation as text, with the digits of the quantity; empty for None."""
     if found is None:
         return ""
     mean = quantity.text(found.mean)
@@ -190,10 +181,12 @@ def significant(value: float) -> str:
 
 
 def _best(rows: Sequence[BySeed]) -> list[bool]:
-    """Which rows are not significantly worse than the best one, if any is; scores of which less is better.
+    """Which rows are not significantly worse than the best; none if no difference is significant.
 
-    By the range test of the whole table, as the findings below it say; a row without two seeds in common with
-    the others is not marked.
+    The test is that of the findings. A row without two seeds in common with the others is not marked.
+
+    Args:
+        rows: scores by seed, of which lower is better.
     """
     compared = compare_rows(rows)
     best = compared.groups()[0] if any(compared.pairs.values()) else []
@@ -210,20 +203,22 @@ def table(
     caution: str = "",
     label: Callable[[Line], str] = attrgetter("label"),
 ) -> Table:
-    """Columns after one of labels, which carry the marks of their footnotes.
+    """A table of a column of labels, with footnote marks, and further columns.
 
     Args:
         rows: lines of a study.
         columns: in order; empty ones are left out.
-        label: of a line, by default as the paper prints it.
         title: above the table.
-        footnotes: (labels of the rows concerned, or none for the whole table; text).
+        footnotes: (labels of the rows concerned, empty for the whole table; text).
         remarks: below the table.
-        caution: above it.
+        caution: above the table.
+        label: the label of a line, by default as the paper prints it.
     """
     shown = [column for column in columns if not column.empty]
+    marked = [(of, text) for of, text in footnotes if of]
+    remarks = [*(text for of, text in footnotes if not of), *remarks]
     labels = [
-        label(line) + "".join(f" [{i}]" for i, (of, _) in enumerate(footnotes, 1) if line.row.label in of)
+        label(line) + "".join(f" [{i}]" for i, (of, _) in enumerate(marked, 1) if line.row.label in of)
         for line in rows
     ]
     first = [Entry(text, model=line.row.model or "") for text, line in zip(labels, rows, strict=True)]
@@ -232,7 +227,7 @@ def table(
         [Column("Model", number=False), *(column.column for column in shown)],
         [list(row) for row in entries],
         title,
-        [text for _, text in footnotes],
+        [text for _, text in marked],
         [remark for remark in remarks if remark],
         [caution] if caution else [],
     )
@@ -244,14 +239,14 @@ def table(
 def summary_table(
     study: Study, rows: Sequence[Line], setting: Setting | None, remarks: Sequence[str]
 ) -> Table:
-    """What `bench ablate` prints: each column of the study, published and measured, side by side.
+    """The table that `bench ablate` prints: published and measured figures side by side.
 
-    Beside scores stands the cost of the networks that have them, and above them a caution where the protocol
-    is not the published one. Nothing published stands beside scores of `smoke`, which say nothing.
+    Costs are those of the networks that were trained. A caution is shown if the protocol is not the published
+    one. Scores of the protocol `smoke` mean nothing, so no published figures are shown beside them.
 
     Args:
-        study, rows: its lines.
-        setting: of the scores; None where nothing is measured.
+        study, rows: the study and its lines.
+        setting: the setting of the scores; None if nothing is measured.
         remarks: how the scores were measured.
     """
     if setting and setting.protocol == RUNS_ONLY:
@@ -274,12 +269,12 @@ def summary_table(
         footnotes=_origins(rows),
         remarks=[_samplers(rows), *remarks, BOLD if setting else ""],
         caution=reduced(setting.protocol) if setting else "",
-        label=attrgetter("row.label"),  # by which rows are chosen
+        label=attrgetter("row.label"),  # the label by which a user selects rows
     )
 
 
 def overview(study: Study, rows: Sequence[Line], selection: Selection | None, *, title: str = "") -> Table:
-    """Published figures beside measured cost, and speed where there are records of it."""
+    """The table of published figures, counted costs, and measured speeds."""
     from_paper, costs = published_columns(rows), cost_columns(study, rows)
     notes = _footnotes(rows)
     shown = shown_speeds(rows, selection)
@@ -299,14 +294,11 @@ def overview(study: Study, rows: Sequence[Line], selection: Selection | None, *,
             *(text for labels, text in notes if not labels),
             *map(_speed, ascii_lowercase, shown, speeds.values(), repeat(rows), repeat(selection)),
             f"Published: {published.source()}." if of_the_paper else "",
-            "\\*: replicated by the authors of U-DiT with the official code of DiT."
-            if of_the_paper and any(line.label.endswith("*") for line in rows)
-            else "",
             _samplers(rows),
             _backbones(rows),
-            "GFLOPs: multiply-accumulates, plus one per output element of an elementwise product (the U-DiT "
-            "paper's convention), of one forward pass at batch 1 and the network's own input size. Networks "
-            "with branches that merge for inference are counted merged."
+            "GFLOPs: multiply-accumulates, plus one per output element of an elementwise product, an affine "
+            "norm or a pooling (the U-DiT paper's convention), of one forward pass at batch 1 and the "
+            "network's own input size. Networks with branches that merge for inference are counted merged."
             + (" Empty cells: not measured." if gaps else ""),
             _environments([line.cost.environment for line in rows if line.cost], "Counted"),
         ],
@@ -314,17 +306,17 @@ def overview(study: Study, rows: Sequence[Line], selection: Selection | None, *,
 
 
 def shown_speeds(rows: Sequence[Line], selection: Selection | None) -> list[SpeedColumn]:
-    """Ways of measuring speed in which some row has a record."""
+    """Settings of speed in which at least one row has a record."""
     if selection is None:
         return []
     return [speed for speed in selection.speeds if any(line.variant in speed.figures for line in rows)]
 
 
 def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
-    """Scores measured in one setting, and what they show.
+    """The section of the scores of one setting, with their findings.
 
-    Rows measured in another setting, or not measured under its protocol, are left out. Rows without any
-    figure are named below.
+    Rows measured only in another setting of the protocol, or not meant for the protocol, are left out. Rows
+    without any figure are listed below the table.
     """
     others = settings(rows)
     wanted = [
@@ -352,7 +344,7 @@ def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
     missing = "" if all(line.quality.get(setting) for line in rows) else " Empty cells: not measured."
     remarks = [
         f"Protocol {setting.protocol}: {setting.words}.",
-        f"Mean ± standard deviation over training seeds. {BOLD}{missing}",
+        f"Mean ± standard deviation over all recorded training seeds. {BOLD}{missing}",
         _samples(setting),
         _held_out(setting),
         _environments([record.environment for record in known], "Measured"),
@@ -367,14 +359,14 @@ def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
 
 
 def quality_title(setting: Setting, others: Sequence[Setting]) -> str:
-    """Title of a table of scores, with whatever tells its setting from the others of its page."""
+    """Title of a table of scores, with what distinguishes its setting from the others on the page."""
     parts = [f"Quality, protocol {setting.protocol}"]
     parts += [f"extractor {setting.extractor}"] if setting.extractor else []
-    return ", ".join([*parts, *distinctions(setting, others)])
+    return ", ".join([*parts, *setting.distinctions(others)])
 
 
 def _samples(setting: Setting) -> str:
-    """How samples were scored, in words; "" where none were."""
+    """How samples were scored, in words; empty without samples."""
     if setting.extractor is None:
         return ""
     return (
@@ -385,20 +377,20 @@ def _samples(setting: Setting) -> str:
 
 
 def _held_out(setting: Setting) -> str:
-    """How the held-out loss was measured, in words; "" where it was not."""
+    """How the held-out loss was measured, in words; empty if it was not."""
     if setting.held_out is None:
         return ""
-    only = f", but only {levels(setting)}, which the β schedule reaches" if levels(setting) else ""
+    levels = f", restricted to the range of the β schedule, {setting.levels}" if setting.levels else ""
     return (
         f"Held-out loss: mean squared error of the predicted noise on {setting.held_out} images that were "
         "not trained on, with averaged weights and the same noise for every row and seed. Noise levels "
-        f"follow DDPM's linear schedule{only}. Predicted velocities are converted to noise. The floor is "
+        f"follow DDPM's linear schedule{levels}. Predicted velocities are converted to noise. The floor is "
         "above 0: it is set by the data and is the same for all rows."
     )
 
 
 def _reference(setting: Setting) -> str:
-    """The reference in words."""
+    """The reference of the scores, in words."""
     images = (
         "statistics" if setting.reference_count is None else f"{setting.reference_count:,} reference images"
     )
@@ -406,11 +398,11 @@ def _reference(setting: Setting) -> str:
 
 
 def reduced(protocol: str) -> str:
-    """What must be said of the scores of a protocol that is not the published one."""
+    """The caution about scores of a protocol other than the published one; empty for that."""
     if protocol == PUBLISHED:
         return ""
     if protocol == RUNS_ONLY:
-        return "Scores of this protocol say nothing about quality: it only tests that everything runs."
+        return "Scores of this protocol do not measure quality: it only tests that everything runs."
     return "Scores of this reduced protocol are comparable with each other, not with published scores."
 
 
@@ -422,8 +414,8 @@ def page(
     Args:
         study: see `bench.studies`.
         rows: its lines.
-        selection: the records, for speed.
-        pictures: file -> description; the first is shown below the first table, the others behind folds.
+        selection: the records, for speeds.
+        pictures: file -> description; the first is shown below the first table, the others are folded.
     """
     every = by_soundness(rows, settings(rows))
     shown = [*pictures.items()]
@@ -439,13 +431,13 @@ def page(
 
 
 def page_file(study: Study) -> str:
-    """The file of a study's page, without its ending: `table-5`, or the study's name."""
+    """File name of a study's page, without the extension: `table-5`, or the study's name."""
     number = NUMBERS.get(study.name)
     return f"table-{number}" if number else study.name
 
 
 def page_title(study: Study) -> str:
-    """The study's title, with the number of the table that it stands for."""
+    """Title of a study's page, with the number of the published table, if any."""
     number = NUMBERS.get(study.name)
     return f"Table {number}: {published.title(number)}" if number else study.title
 
@@ -454,7 +446,7 @@ def page_title(study: Study) -> str:
 
 
 def _footnotes(rows: Sequence[Line]) -> list[tuple[set[str], str]]:
-    """Footnotes of the published table, of costs that print otherwise, and of where rows come from."""
+    """Footnotes of the published table, on costs that differ from published ones, and on origins of rows."""
     names = {line.row.published.table for line in rows if line.row.published}
     known = published.footnotes(*names) if len(names) == 1 else []
     notes = [({line.row.label for line in rows if line.label in of}, text) for of, text in known]
@@ -469,7 +461,7 @@ def _footnotes(rows: Sequence[Line]) -> list[tuple[set[str], str]]:
 
 
 def _origins(rows: Sequence[Line]) -> list[tuple[set[str], str]]:
-    """Rows of other publications than the paper, without a backbone, added here, or stale."""
+    """Footnotes on rows of other publications, without a backbone, added here, or stale."""
     sources: dict[str, set[str]] = {}
     for line in rows:
         if (row := line.row.published) and not row.of_the_paper:
@@ -483,14 +475,14 @@ def _origins(rows: Sequence[Line]) -> list[tuple[set[str], str]]:
 
 
 def _samplers(rows: Sequence[Line]) -> str:
-    """What samples of other papers' rows were made with, in words; "" where there are none of them."""
+    """Conditions and samplers of other papers' scores, in words; empty without such rows."""
     found = [line.row.published for line in rows if line.row.published]
     words = [", ".join((*row.conditions, row.sampler)) for row in found if not row.of_the_paper]
     return f"Published scores: {'; '.join(dict.fromkeys(words))}." if words else ""
 
 
 def _outdated(rows: Sequence[Line]) -> list[tuple[set[str], str]]:
-    """Rows whose figures are stale."""
+    """Footnotes on rows whose figures are stale."""
     reasons: dict[str, set[str]] = {}
     for line in rows:
         for reason in line.outdated:
@@ -499,7 +491,7 @@ def _outdated(rows: Sequence[Line]) -> list[tuple[set[str], str]]:
 
 
 def _changes(rows: Sequence[Line], setting: Setting) -> list[tuple[set[str], str]]:
-    """What rows set themselves of how they are trained and sampled."""
+    """Footnotes on rows with their own settings of training and sampling."""
     changed: dict[str, set[str]] = {}
     for line in rows:
         if line.quality.get(setting) and (text := _own_settings(line.row)):
@@ -508,21 +500,18 @@ def _changes(rows: Sequence[Line], setting: Setting) -> list[tuple[set[str], str
 
 
 def _own_settings(row: StudyRow) -> str:
-    own = {
-        f"{part} {key}" if key == "steps" else key: value
-        for part, changed in (("training", row.training), ("sampling", row.sampling))
-        for key, value in (changed or {}).items()
-    }
-    if row.cfg_scale is not None:
-        own["guidance"] = row.cfg_scale
-    if row.step is not None:
-        own["the weights after step"] = f"{row.step:,}"
-    words = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in own.items())
-    return f"Here with {words}." if words else ""
+    words = []
+    for verb, own in (("trained", row.training), ("sampled", row.sampling)):
+        if own:
+            values = (f"{key.replace('_', ' ')} {value}" for key, value in own.items())
+            words.append(f"{verb} with {', '.join(values)}")
+    words += [f"guidance {row.cfg_scale}"] if row.cfg_scale is not None else []
+    words += [f"the weights after step {row.step:,}"] if row.step is not None else []
+    return f"Here: {'; '.join(words)}." if words else ""
 
 
 def _backbones(rows: Sequence[Line]) -> str:
-    """Each row's backbone and options, as `--model` takes them."""
+    """The backbone and options of each row, as `--model` takes them."""
     labels: dict[str, dict[str, None]] = {}
     for line in rows:
         if line.row.model:
@@ -548,14 +537,13 @@ def _speed(
 
 
 def _environments(found: Sequence[Environment], verb: str) -> str:
-    """Where and with what records were made, in words."""
+    """Device, versions and commits of records, in words."""
     if not found:
         return "No record of cost yet."
     places: dict[tuple[str, str, str], set[str]] = {}
     for environment in found:
-        commit = (environment.commit or "unknown")[:7] + " with uncommitted changes" * (
-            environment.clean is False
-        )
+        commit = (environment.commit or "unknown")[:7]
+        commit += " with uncommitted changes" if environment.clean is False else ""
         key = (environment.device, environment.torch, environment.version)
         places.setdefault(key, set()).add(commit)
     texts = [
@@ -570,7 +558,7 @@ def _environments(found: Sequence[Environment], verb: str) -> str:
 
 
 def frame(rows: Sequence[Line], selection: Selection | None) -> pd.DataFrame:
-    """Everything on a page as numbers, one row for each of the study's; what is missing is empty."""
+    """Everything on a page as numbers, one row for each row of the study; missing values are None."""
     import pandas as pd
 
     return pd.DataFrame(values(rows, selection), dtype=object)
@@ -600,7 +588,7 @@ def values(rows: Sequence[Line], selection: Selection | None) -> list[dict[str, 
             entry[f"images per second ({speed.words})"] = speed.figures.get(line.variant)
         for setting in settings(rows):
             parts = (setting.protocol, setting.extractor, setting.weights)
-            words = ", ".join(filter(None, [*parts, *distinctions(setting, settings(rows))]))
+            words = ", ".join(filter(None, [*parts, *setting.distinctions(settings(rows))]))
             entry[f"paper_gflops as trained ({words})"] = line.trained_gflops(setting)
             for name in MEASURED:
                 if any(other.score(setting, name) for other in rows):

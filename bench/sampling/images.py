@@ -1,4 +1,4 @@
-"""Many images, made batch by batch into a file or a folder."""
+"""Samples many images, batch by batch, into a file or a folder."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ def sample(
 
     Args:
         network: a backbone; what runs is its deployed copy.
-        to_images: from grids to pictures, as of a dataset.
+        to_images: maps grids to pictures, such as a dataset's.
         out: an `.npz` in the form of the ADM suite (`arr_0` images, `arr_1` labels), or a folder that gets
             a PNG for each image. A sheet of the first of them is put beside it.
         identity: identifies the weights and their objective, as JSON: an interrupted call resumes only with
             the same network.
-        compiled: compile the network by torch.compile, on CUDA with graphs.
+        compiled: compile the network by torch.compile, on CUDA with CUDA graphs.
 
     Returns:
         The sheet.
 
     Raises:
-        UsageError: see `Plan.check` and `Plan.images`; or the place cannot be written to, has not enough
-            room, or holds something already.
+        UsageError: see `Plan.check` and `Plan.images`; or `out` cannot be written, exists already, or there
+            is too little space.
     """
     out, settings = Path(out), plan.settings
     plan.check(network, device)
     partial = out.with_name(f".{out.name}.partial")
     there = out.exists() and not (out.is_dir() and not any(out.iterdir()))
-    if there and not partial.exists():  # else a call ended between writing the images and removing this
+    if there and not partial.exists():  # otherwise only removing `partial` was interrupted
         raise UsageError(f"{out} exists: delete it or choose another place")
 
     def placed(network: Any, plan: Plan) -> Any:
@@ -82,7 +82,7 @@ def sample(
     progress("sampling", num - rows.missing(), num)
     for batch in distributed.share(batches(num, settings.batch_size)):
         if rows.missing(batch):
-            # A short last batch would be compiled again: it gets images that are thrown away.
+            # A short last batch would be compiled again, so it is filled with images that are discarded.
             size = min(num, settings.batch_size) if compiled else len(batch)
             indices = torch.arange(batch.start, batch.start + size, device=device)
             made = plan.images(network, indices, to_images)[: len(batch)]

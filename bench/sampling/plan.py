@@ -32,8 +32,8 @@ class Guide:
 
     Attributes:
         network: for the same grids, with the same classes or none.
-        objective: that it was trained with.
-        scale: at 1 it has no effect.
+        objective: the objective that it was trained with.
+        scale: guidance scale; at 1 the guide has no effect.
         identity: identifies its weights, as JSON.
     """
 
@@ -46,8 +46,8 @@ class Guide:
         """Check that it can guide a network that is sampled with an objective.
 
         Raises:
-            UsageError: other grids or classes, or another objective of which one does not say what networks
-                are given.
+            UsageError: its grids or classes differ, or its objective is another one and one of the two does
+                not declare its parametrisation.
         """
         guide = self.network
         own, taken = ((each.in_channels, *height_width(each.input_size)) for each in (guide, network))
@@ -80,12 +80,12 @@ class Plan:
     """How images are made, besides the network.
 
     Attributes:
-        objective: that the network was trained with; see `bench.diffusion`.
-        settings: sampler, guidance, labels, how many images, and how many at once.
-        classes: those that images are made of; all where it is empty.
-        seed: of all randomness, 0 … 2⁶⁴ − 1.
+        objective: the objective that the network was trained with; see `bench.diffusion`.
+        settings: sampler, guidance, labels, number of images, batch size.
+        classes: the classes to sample; empty: all.
+        seed: seed of all randomness, 0 … 2⁶⁴ − 1.
         precision: bf16 and fp16 run the network under autocast.
-        guide: another network by which the one that is sampled is guided.
+        guide: another network that guides the sampled one.
     """
 
     objective: Objective
@@ -166,7 +166,7 @@ class Plan:
         drawn = randomness.uniform(self.seed, "label", indices, 1)[:, 0]
         return classes[(drawn * len(classes)).long()]
 
-    @torch.inference_mode()  # all of it: what is compiled would be compiled again for another kind of tensor
+    @torch.inference_mode()  # for all of it: compiled code would be compiled again for other tensors
     def grids(self, network: Any, indices: Tensor) -> Tensor:
         """Samples by their numbers: (N,) on the network's device -> (N, C, H, W) float32.
 

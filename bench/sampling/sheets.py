@@ -12,7 +12,7 @@ GAP = 2  # white pixels between images
 
 
 def columns(classes: int) -> int:
-    """How many images a line of a sheet has: one of each class where there are few."""
+    """Number of images in a line of a sheet: one of each class if there are few classes."""
     return classes if 0 < classes <= 10 else 10
 
 

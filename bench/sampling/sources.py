@@ -1,4 +1,4 @@
-"""Trained weights, and what is known of them."""
+"""Trained weights with their objective, decoder and sampling defaults."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _SAMPLERS = {"flow": ("heun", "125"), "edm": ("edm-heun", "32")}  # and steps, o
 
 @dataclass(frozen=True)
 class Source:
-    """Trained weights, and what is known of them.
+    """A trained network with its objective, decoder and sampling defaults.
 
     Attributes:
-        network: with the weights, on the CPU.
-        to_images: from its grids to pictures.
-        objective: that it was trained with.
-        defaults: how images are made where nothing else is asked for.
+        network: the network with its weights, on the CPU.
+        to_images: maps its grids to pictures.
+        objective: the objective that it was trained with.
+        defaults: default settings of sampling.
         identity: identifies the weights, as JSON.
     """
 
@@ -57,21 +57,21 @@ def open_weights(
     clamped in each step.
 
     Args:
-        model, overrides: the backbone that the weights are of.
-        defaults: how images are made where nothing else is asked for, such as those of the protocol `paper`;
-            a flow is sampled by Heun's method in 125 steps, as many evaluations, and what denoises at any σ
-            as published for EDM2, in 32 steps.
-        vae: the decoder of latents; by default that which the backbone declares, else that of the papers.
-        vae_precision: of the decoder's arithmetic; see `bench.data.autoencoder`.
+        model, overrides: the backbone of the weights.
+        defaults: default settings of sampling, such as those of the protocol `paper`. A flow is sampled by
+            Heun's method in 125 steps, which is as many evaluations; an EDM network by EDM2's sampler in 32
+            steps.
+        vae: the decoder of latents; default: the backbone's declaration, else that of the papers.
+        vae_precision: precision of the decoder; see `bench.data.autoencoder`.
         key: entry of the file that holds the weights; by default the averaged ones.
-        pixels: whether samples are images and not latents; by default if the backbone has 1 or 3 input
+        pixels: whether samples are pixels instead of latents; default: if the backbone has 1 or 3 input
             channels and no `vae` is given.
-        normalise: what latents are normalised by, channel by channel, instead of by one scale; see
+        normalise: file with the mean and deviation of each latent channel, instead of one scale; see
             `bench.data.normalisation.load`.
 
     Raises:
-        UsageError: no such file, weights of another network, a decoder that cannot be loaded, or one for
-            pixels.
+        UsageError: there is no such file, the weights are of another network, the decoder cannot be loaded,
+            or a decoder is given for pixels.
     """
     if pixels and (vae or normalise):
         raise UsageError("pixels need no decoder: leave the VAE out, or say that samples are no pixels")
@@ -123,7 +123,7 @@ def decoder(
     """The decoder of latents: a folder or a hub name; by default the one of the papers.
 
     Args:
-        precision: of its arithmetic.
+        precision: precision of the decoder.
         normalise: see `open_weights`.
     """
     from bench.data import autoencoder, normalisation

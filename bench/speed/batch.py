@@ -12,8 +12,8 @@ from bench.speed.runners import Runner
 from bench.utils.device import available_memory, on_cuda
 from registry.errors import UsageError, reason
 
-LARGEST_BATCH = {"cpu": 256, "cuda": 8192}  # more gains nothing
-INDEXED = 2**31  # numbers of a tensor, from which on kernels that count in 32 bits fail, or go wrong
+LARGEST_BATCH = {"cpu": 256, "cuda": 8192}  # larger batches are not faster
+INDEXED = 2**31  # number of elements from which kernels with 32-bit indices fail or give wrong results
 NO_ROOM = "does not fit in memory"
 
 
@@ -48,10 +48,10 @@ def choose_batch(runner: Runner) -> tuple[int, str]:
 
 
 def largest_batch(failure: Callable[[int], str], cap: int) -> tuple[int, str]:
-    """The largest of 1, 2, 3, 4, 6, 8, 12, … up to `cap` that goes well, 0 if none, and why no larger one.
+    """The largest of 1, 2, 3, 4, 6, 8, 12, … up to `cap` that works (0 if none), and why no larger one does.
 
     Args:
-        failure: why a batch does not go well; empty where it does.
+        failure: returns why a batch size fails; empty if it works.
         cap: a power of two.
     """
     batch, larger = 0, 1
@@ -64,12 +64,12 @@ def largest_batch(failure: Callable[[int], str], cap: int) -> tuple[int, str]:
 
 
 def tried(runner: Runner, n: int, least: int) -> str:
-    """Why a call of n images does not go well on a GPU; empty where it does.
+    """Why a call of n images fails on a GPU; empty if it works.
 
-    Memory is not all that large batches lack: kernels refuse them, each in its own words.
+    Large batches may fail for other reasons than memory: kernels refuse them with various messages.
 
     Args:
-        least: the batch from which on another error than of memory is the network's own, which is raised.
+        least: up to this batch size, an error that is not about memory is the network's own, and is raised.
     """
     try:
         runner.make_inputs(n)
@@ -77,7 +77,7 @@ def tried(runner: Runner, n: int, least: int) -> str:
         torch.cuda.synchronize(runner.device)
         failure = ""
     except RuntimeError as error:
-        if not of_memory(error) and (n <= least or "illegal" in str(error)):  # after which no call goes well
+        if not of_memory(error) and (n <= least or "illegal" in str(error)):  # after which every call fails
             raise
         failure = NO_ROOM if of_memory(error) else f"fails: {reason(error)}"
     # Outside the handler, whose traceback would keep the tensors of the failed call.

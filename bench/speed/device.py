@@ -24,8 +24,8 @@ TORCH_DTYPES: dict[str, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-# How long a peak is looked for, on a GPU until its power settles, and in how many calls at a time: a GPU has
-# the next of them queued before it has done one, or each would begin with a gap.
+# How long a peak is measured (on a GPU until its power settles), and in how many calls at a time. On a GPU
+# the next call is queued before the last has ended; otherwise each would begin with a gap.
 LIMIT_SECONDS = {"cpu": 0.5, "cuda": 3.0}
 LIMIT_CALLS = {"cpu": 1, "cuda": 20}
 
@@ -52,7 +52,7 @@ def check_dtype(dtype: str, device: torch.device) -> None:
 
 @contextlib.contextmanager
 def out_of_memory(message: str) -> Iterator[None]:
-    """Where a GPU's memory runs out within this context, raise `UsageError(message)`."""
+    """Within this context, raise `UsageError(message)` if a GPU's memory runs out."""
     try:
         yield
     except RuntimeError as error:
@@ -73,7 +73,7 @@ def no_room(name: str, batch_size: int, device: torch.device) -> str:
 
 
 def mark(device: torch.device) -> Any:
-    """A point in time. On CUDA it is an event in the stream, and nothing waits for it before the end."""
+    """A point in time. On CUDA it is an event in the stream, which nothing waits for until the end."""
     if not on_cuda(device):
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
@@ -100,7 +100,7 @@ def seconds(call: Callable[[], Any], times: int, device: torch.device) -> float:
 
 
 def enqueue_seconds(call: Callable[[], Any], device: torch.device) -> float:
-    """Seconds until all operators of a call are launched on a GPU, which may not have started them."""
+    """Seconds until all operators of a call are launched on a GPU, whether or not it has run them."""
     torch.cuda.synchronize(device)
     start = time.perf_counter()
     call()
@@ -109,11 +109,11 @@ def enqueue_seconds(call: Callable[[], Any], device: torch.device) -> float:
 
 @dataclass(frozen=True)
 class Rate:
-    """What a device computes or moves in a second.
+    """Operations or bytes of a device per second.
 
     Attributes:
-        burst: in the fastest calls.
-        sustained: median of the later half, when a GPU has lowered its clock to its power limit.
+        burst: rate of the fastest calls.
+        sustained: median rate of the later half, when a GPU has lowered its clock to its power limit.
     """
 
     burst: float
@@ -121,7 +121,7 @@ class Rate:
 
 
 def limits(device: torch.device, dtype: str) -> tuple[Rate, Rate]:
-    """FLOP/s of a matrix product and bytes/s of a copy; of a GPU looked for once in a process."""
+    """FLOP/s of a matrix product and bytes/s of a copy; on a GPU measured once per process."""
     return _limits_of_gpu(device, dtype) if on_cuda(device) else _limits(device, dtype)
 
 
@@ -143,7 +143,7 @@ def bandwidth(device: torch.device) -> Rate:
 
 
 def _rate(work: float, call: Callable[[], Any], device: torch.device) -> Rate:
-    """Of calls that do so much work each."""
+    """The rate of calls that each do `work` operations or bytes."""
     call()
     calls = LIMIT_CALLS[device.type]
     start, marks = time.perf_counter(), [mark(device)]
@@ -152,7 +152,7 @@ def _rate(work: float, call: Callable[[], Any], device: torch.device) -> Rate:
             call()
         marks.append(mark(device))
         if on_cuda(device):
-            marks[-2].synchronize()  # what was queued last goes on meanwhile
+            marks[-2].synchronize()  # the calls queued last run meanwhile
     spent = between(marks)
     later = spent[len(spent) // 2 :]
     return Rate(calls * work / min(spent), calls * work / statistics.median(later))

@@ -43,7 +43,7 @@ from bench.utils.precision import tf32
 from bench.utils.progress import Progress, silent
 from registry.errors import UsageError
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler complains on stderr where there is no GPU
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise the profiler prints warnings without a GPU
 
 WARM_UP = 2  # forward passes before any is timed
 
@@ -256,7 +256,7 @@ class _DepthwiseSeen(TorchDispatchMode):
 def _alone(found: Counter[Any], repeats: int, device: torch.device) -> Depthwise | None:
     """Time convolutions on random tensors, in each memory format.
 
-    A GPU's cache would keep the tensors of one from a call to the next: there are as many as exceed it.
+    On a GPU, several copies of the tensors are used, so that they exceed its cache.
     """
     if not found:
         return None

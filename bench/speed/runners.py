@@ -1,10 +1,9 @@
-"""One backbone on a device, being timed: `InferenceRunner` calls its deployed form, `TrainingRunner` takes
-the step that `bench train` takes.
+"""Runs a backbone on a device to time it: `InferenceRunner` forward passes, `TrainingRunner` training steps.
 
-The step is forward pass, mean-square loss, backward pass and `bench.training.step.Update` (gradient norm,
-fused AdamW, average of the weights) as under the papers' protocol, in train mode with the label dropout that
-the network has. The objective's arithmetic is left out, because it does not depend on the network. Of
-`bench.training` only `Update` is used. Whole denoising loops are those of `bench sample`.
+A training step is forward pass, mean-square loss, backward pass and `bench.training.step.Update` (gradient
+norm, fused AdamW, average of the weights), as in `bench train` under the papers' protocol, in train mode with
+the network's label dropout. The objective's arithmetic is left out, because it does not depend on the
+network. Denoising loops are those of `bench sample`.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ from registry.backbone import is_denoiser
 from registry.errors import UsageError, reason
 from registry.training_output import prediction_of
 
-# A turn repeats the call until it lasts this long: on a CPU far beyond the clock's steps, on a GPU beyond the
-# moments for which it boosts its own.
+# A turn repeats the call for at least this long: on a CPU far beyond the resolution of its clock, on a GPU
+# beyond the duration of its boost.
 TURN_SECONDS = {"cpu": 0.05, "cuda": 0.5}
-LATENCY_CALLS = 3  # at batch 1, in each turn
+LATENCY_CALLS = 3  # calls at batch 1 in each turn
 DISTINCT_INPUTS = 4
-WARM_UP_STEPS = 3  # of a denoising loop, in which a network meets all kinds of inputs that it ever does
+WARM_UP_STEPS = 3  # steps of a denoising loop that show a network all kinds of its inputs
 LEARNING_RATE = 1e-4  # of the papers' protocol, like the other arguments of `Update`
 
 
@@ -51,14 +50,14 @@ class Runner(ABC):
 
     Args:
         network: fulfils the contract of `registry.Backbone`; it is changed.
-        request: what is measured of it.
-        device: on which.
+        request: what to measure.
+        device: the device.
 
     Attributes:
         macs: multiply-accumulates of one deployed forward pass at batch 1.
         batch_size, batch_reason: images per call, and the reason.
-        few: images of the call by which the launch time on a GPU is measured; see `turn`.
-        calls: in one turn.
+        few: images of the call that measures the launch time on a GPU; see `turn`.
+        calls: number of calls in one turn.
         moved: bytes that one eager call moves.
         peak_bytes: largest memory in use during a call, in bytes.
         compiled: `no`, `yes`, or why it is not compiled.
@@ -69,7 +68,7 @@ class Runner(ABC):
         UsageError: the weights do not fit.
     """
 
-    flops_per_mac: int  # of a call, over the multiply-accumulates of a forward pass
+    flops_per_mac: int  # FLOPs of a call per multiply-accumulate of a forward pass
     graphs: bool  # whether calls are replayed as CUDA graphs where they are compiled
     latency_ms: tuple[float, float] | None = None
     training_time: TrainingTime | None = None
@@ -83,7 +82,7 @@ class Runner(ABC):
             self.network = self._placed(network)
             if request.channels_last:
                 self.network.to(memory_format=torch.channels_last)
-        self.total = torch.zeros((), device=device)  # what every output goes into, so that none is idle
+        self.total = torch.zeros((), device=device)  # every output is added to it, so none is optimised away
         self.compiled = "no"
         self.compile_seconds: float | None = None
         self.enqueue_seconds: list[float] = []
@@ -95,7 +94,7 @@ class Runner(ABC):
 
     @abstractmethod
     def call(self, n: int) -> None:
-        """What is timed, with the next of the prepared batches of n images."""
+        """The timed call, with the next of the prepared batches of n images."""
 
     @abstractmethod
     def own_tensors(self) -> list[Tensor]:
@@ -118,7 +117,7 @@ class Runner(ABC):
         return 1
 
     def widest(self, n: int) -> int:
-        """Numbers of the largest tensor that a forward pass of n images makes."""
+        """Number of elements of the largest tensor that a forward pass of n images makes."""
         with torch.no_grad(), Traffic(0) as traffic:
             self.network(*self.network.example_inputs(n))
         return traffic.largest
@@ -154,10 +153,10 @@ class Runner(ABC):
         self.calls = min(max(math.ceil(TURN_SECONDS[self.device.type] / one), 1), 1000)
 
     def turn(self) -> float:
-        """Seconds an image in one round; an untimed call before brings the network back into the caches.
+        """Seconds per image in one round. An untimed call first brings the network into the caches.
 
         Raises:
-            UsageError: the batch does not fit any more.
+            UsageError: the batch no longer fits.
         """
         with self._room():
             self.call(self.batch_size)
@@ -218,7 +217,7 @@ class Runner(ABC):
             self.compiled = "yes"
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # of the compiler: the same call went well without it
+        except Exception as error:  # an error of the compiler, as the same call worked without it
             self.compiled = f"compile failed: {reason(error)}; timed eager"
             self.compile_seconds = None
             self.network._compiled_call_impl = None
@@ -366,7 +365,7 @@ class TrainingRunner(Runner):
 
     @property
     def few(self) -> int:
-        """See `Runner.few`: the batch itself where another would be no use, or have to be compiled too."""
+        """See `Runner.few`; the batch itself if another size would not help or would have to be compiled."""
         return self.batch_size if self.request.compile or not on_cuda(self.device) else 1
 
     def call(self, n: int) -> None:
@@ -426,14 +425,14 @@ class TrainingRunner(Runner):
 
 @torch.no_grad()
 def _open_branches(network: nn.Module) -> None:
-    """Give closed branches (adaLN-Zero) some weight: products with zeros draw less power, and run faster."""
+    """Give zero gates (adaLN-Zero) some weight: products with zeros draw less power and run faster."""
     for parameter in network.parameters():
         if parameter.is_floating_point() and not parameter.any():
             parameter.normal_(std=0.02)
 
 
 def _check_samples(network: Any) -> None:
-    """Refuse networks that no loop here can sample from."""
+    """Raise `UsageError` for networks that no sampling loop supports."""
     if not is_denoiser(network, network.example_inputs(1)):
         name = network.name or type(network).__name__
         raise UsageError(f"{name} cannot be sampled from: its inputs are not x (N, C, H, W), t, y")

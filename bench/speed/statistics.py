@@ -12,7 +12,7 @@ from bench.utils.progress import Progress, silent
 
 T = TypeVar("T")
 
-LEAST_ROUNDS = 6  # with fewer no interval of a median holds with 95%
+LEAST_ROUNDS = 6  # with fewer rounds no interval of a median reaches 95%
 
 
 def interleave(turns: Sequence[Callable[[], T]], rounds: int, progress: Progress = silent) -> list[list[T]]:
@@ -31,14 +31,14 @@ def paired_ratio(
 ) -> tuple[float, tuple[float, float]]:
     """How many times as fast `other` is as `first`, with a 95% confidence interval.
 
-    Rounds are paired, and the geometric mean is taken over blocks of `turn` rounds, in which each network
-    stood in each place. The ratio is the median over the blocks. Its interval contains that of the bootstrap
-    and that of the sign test, which makes no assumption on the distribution. Neighbouring rounds of a busy
-    machine are correlated, so it also contains the sign test's over blocks of 2, 4, 8, … times the length.
+    Rounds are paired, and the geometric mean is taken over blocks of `turn` rounds, in which each network had
+    each position. The ratio is the median over the blocks. Its interval contains those of the bootstrap and
+    of the sign test, which makes no assumption on the distribution. On a busy machine, neighbouring rounds
+    are correlated, so it also contains the sign test's intervals over blocks of 2, 4, 8, … times the length.
 
     Args:
         first, other: seconds of the same number of rounds, at least 6.
-        turn: rounds until the order repeats; shorter blocks are taken where there would be too few.
+        turn: number of rounds until the order repeats; blocks are shorter if there would be too few.
     """
     logs = np.log(np.asarray(first, float) / np.asarray(other, float))
     length = max(1, min(turn, len(logs) // LEAST_ROUNDS))

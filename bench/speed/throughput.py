@@ -40,7 +40,7 @@ from bench.utils.precision import check_precision, tf32
 from bench.utils.progress import Progress, silent
 from registry.errors import UsageError
 
-LAUNCH_BOUND = 0.9  # share of the time in which operators are launched, from which on nothing else bounds it
+LAUNCH_BOUND = 0.9  # share of time spent launching operators from which launches limit the network
 Model = str | nn.Module | tuple[str, Mapping[str, Any]]  # a name, a network, or a name with overrides
 
 
@@ -76,10 +76,10 @@ def measure(
     """Time backbones against each other. All are on the device at the same time.
 
     Args:
-        models: registered names, names with overrides, or networks, which are not changed. The others are
-            compared with the first. To see the noise floor, name one network twice.
-        settings: how.
-        repeats: rounds, at least 6; each times every network.
+        models: registered names, names with overrides, or networks, which are not changed. All are compared
+            with the first. To see the noise floor, name one network twice.
+        settings: how they are timed.
+        repeats: number of rounds, at least 6; each times every network.
 
     Returns:
         One result for each model, in order.
@@ -106,9 +106,9 @@ def measure(
         with other_load() as found:
             rounds = interleave([runner.turn for runner in runners], repeats, progress)
         if on_cuda(device):
-            runners[-1].queue()  # the clock of a GPU at rest is another
+            runners[-1].queue()  # an idle GPU has another clock
         clock = clock_mhz(device)
-        # Again, for something else may have been running the first time; the larger is nearer the truth.
+        # Measured again, because other processes may have run the first time; the larger value is used.
         peaks.append(limits(device, settings.dtype))
         products, copies = zip(*peaks, strict=True)
         loops: list[SamplingSpeed | None] = []
@@ -144,10 +144,10 @@ def _network(model: Model) -> nn.Module:
 
 @contextlib.contextmanager
 def _conditions(settings: Settings, device: torch.device, count: int) -> Iterator[None]:
-    """The device, its arithmetic and fixed random numbers, for so many networks; all is restored."""
+    """Within this context: the device's arithmetic and fixed random numbers, for `count` networks."""
     cuda = on_cuda(device)
     if settings.compile:
-        torch._dynamo.reset()  # what was compiled before would count towards the limit below
+        torch._dynamo.reset()  # earlier compilations would count towards the limit below
     with (
         torch.cuda.device(device) if cuda else contextlib.nullcontext(),
         tf32(settings.dtype == "tf32", device),
@@ -207,7 +207,7 @@ def _speed(
 
 
 def _checked(settings: Settings, repeats: int) -> torch.device:
-    """The device, if settings make sense and it can do what they ask for."""
+    """The device, after checking the settings and that the device supports them."""
     steps = settings.num_inference_steps
     if repeats < LEAST_ROUNDS:
         raise UsageError(f"repeats must be at least {LEAST_ROUNDS}, not {repeats}: fewer give no interval")

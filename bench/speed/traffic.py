@@ -11,18 +11,18 @@ from bench.cost.memory import LiveTensors
 
 
 class Traffic(TorchDispatchMode):
-    """Follows what runs within its context.
+    """Counts the bytes that operators move within its context.
 
-    An operator moves its inputs (weights among them) and its outputs, each once; what it changes in place is
+    An operator moves its inputs (weights among them) and its outputs, each once. A tensor changed in place is
     both. Views move nothing.
 
     Args:
-        own: bytes in use before and all the time, such as those of weights.
+        own: bytes that are in use all the time, such as those of weights.
 
     Attributes:
         moved: bytes that operators read and wrote.
         memory: live bytes, `own` included.
-        largest: numbers of the largest tensor that was made.
+        largest: number of elements of the largest tensor that was made.
     """
 
     def __init__(self, own: int) -> None:

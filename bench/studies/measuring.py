@@ -1,4 +1,4 @@
-"""One cell, from nothing to its record: train, sample, score. Killed at any moment, it goes on where it was.
+"""Measures one cell: train, sample, score, record. It can be killed at any time and resumes.
 
     WORK/<model>-<seed>-<hash>/              a training run, shared by cells that train alike
         held-out/<step>-<images>.json        held-out loss at a checkpoint
@@ -98,8 +98,8 @@ def measure_quality(task: Task, plugins: Sequence[str] = ()) -> None:
         plugins: files and modules that each of several processes imports.
 
     Raises:
-        UsageError: what the cell fails of.
-        Stopped: a signal came; training goes on from its checkpoint.
+        UsageError: why the cell fails.
+        Stopped: a signal arrived; training resumes from its checkpoint.
     """
     run = task.run
     if not task.done:
@@ -263,7 +263,7 @@ class _Measurement:
     def train(self) -> None:
         """Train to the step that is requested, by way of the checkpoints whose held-out loss is wanted.
 
-        A leg of the run, which may go on to others later.
+        A later call may train further.
         """
         step = self.request.step
         saved = [int(path.name) for path in Run(self.run).checkpoints()]

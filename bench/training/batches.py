@@ -70,7 +70,7 @@ def _batches(
         try:
             batch = next(read)
         except Exception:
-            parts[number]  # where it fails again, it says where; the worker's error has no frames
+            parts[number]  # it fails again here, with frames that the worker's error lacks
             raise
         yield batch
 
@@ -86,7 +86,7 @@ class _Parts(torch.utils.data.Dataset):
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
         step, part = divmod(number, len(self.places))
         batch_size = self.settings.batch_size
-        # What does not fill a batch at the end of an epoch is left out.
+        # Samples that do not fill a batch at the end of an epoch are left out.
         epoch, of_epoch = divmod(step, len(self.dataset) // batch_size)
         if epoch != self._epoch:
             order = randomness.permutation(self.seed, "order", len(self.dataset), epoch)

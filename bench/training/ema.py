@@ -1,8 +1,8 @@
 """Averages of the weights at any width after training (EDM2, arXiv 2312.02696, Section 3).
 
-While a network trains, averages under power functions of time of two widths are kept and stored now and then.
-The average of any other width is approximated by the linear combination of stored averages whose weighting of
-the steps is nearest, by least squares.
+During training, two averages with power-function weightings of different widths are kept, and snapshots of
+them are stored. The average of any other width is approximated by the linear combination of snapshots whose
+weighting of the steps is nearest in least squares.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bench.training.step import has_average
 
 @functools.cache
 def exponent(width: float) -> float:
-    """γ of the power function whose weighting deviates by `width` times the length of the training.
+    """γ of the power function whose weighting has the relative standard deviation σ = `width`.
 
     The largest root of γ³ + 7γ² + (16 − σ⁻²)γ + 12 − σ⁻² = 0, which is
     σ² = (γ + 1) / ((γ + 2)² (γ + 3)).
@@ -29,7 +29,7 @@ def exponent(width: float) -> float:
 
 
 def power_decay(width: float, step: int) -> float:
-    """β of step 1, 2, …: how much of a power-function average of a width stays (Eq. 4)."""
+    """β of step 1, 2, …: the weight of the previous value in a power-function average (Eq. 4)."""
     return (1 - 1 / step) ** (exponent(width) + 1)
 
 
@@ -68,15 +68,15 @@ class PosthocAverages:
 
 
 def combination(times: np.ndarray, widths: np.ndarray, time: float, width: float) -> np.ndarray:
-    """How much of each stored average makes the one that is wanted.
+    """Factors of the stored averages whose sum approximates the wanted average.
 
     Args:
-        times, widths: (n,) of the stored averages: steps, and σ_rel.
-        time, width: of the average that is wanted.
+        times, widths: (n,) steps and σ_rel of the stored averages.
+        time, width: step and σ_rel of the wanted average.
 
     Returns:
-        (n,) factors whose sum is 1, as EDM2's `phema.py` has them, so that what did not change while training
-        comes back as it is; not one by one between 0 and 1.
+        (n,) factors with sum 1, as in EDM2's `phema.py`, so that weights that did not change are reproduced.
+        A factor may be negative or above 1.
     """
     gammas = np.array([exponent(each) for each in widths])
     normal = _product(times[:, None], gammas[:, None], times[None], gammas[None])

@@ -1,7 +1,7 @@
-"""Training a backbone under a protocol: one process or many, killed at any moment and resumed.
+"""Trains a backbone under a protocol, in one or several processes. It can be killed at any time and resumed.
 
-Order of the data, flips, times, noise and dropped labels of step s are functions of the seed and s
-(`bench.utils.randomness`), so a checkpoint holds no random state, a resumed run equals one that was never
+The order of the data, flips, times, noise and dropped labels of step s depend only on the seed and s
+(`bench.utils.randomness`). So a checkpoint holds no random state, a resumed run equals one that was never
 stopped, and several processes see the same data as one.
 """
 
@@ -73,13 +73,13 @@ class TrainingResult(Framed):
     """How a call of `train` ended.
 
     Attributes:
-        folder: of the run.
-        step: steps done; fewer than `end` when it was interrupted.
-        end: steps that were to be done.
-        taken: those of them that this call took.
-        signal: number of a signal that came, after which a checkpoint was written; 0 for none.
-        loss: mean of the last steps logged.
-        images_per_second: median over what was logged since it began or resumed.
+        folder: folder of the run.
+        step: number of steps done; fewer than `end` if it was interrupted.
+        end: number of steps requested.
+        taken: number of steps that this call took.
+        signal: number of the signal that interrupted it, after a checkpoint was written; 0: none.
+        loss: mean over the last steps logged.
+        images_per_second: median over the log since it began or resumed.
     """
 
     folder: Path
@@ -131,22 +131,26 @@ def train(
 
     Args:
         model: registered name.
-        overrides: of the network, over those of the protocol's `scale`.
-        objective: objective in place of the protocol's, with or without options behind the name.
-        data: dataset, by default the protocol's; `data_options` are its own.
-        until: stop after this step, with a checkpoint; by default after the protocol's last.
+        protocol: see `bench.training.protocols`.
+        out: folder of the run.
+        overrides: options of the network; they take precedence over the protocol's `scale`.
+        objective: objective in place of the protocol's, with or without options after the name.
+        data, data_options: the dataset in place of the protocol's, and its options.
+        seed: seed of the initial weights, the order of the data, and the noise.
+        until: stop after this step, with a checkpoint; default: the protocol's last step.
         resume: resume from the newest checkpoint in `out`, if there is one.
         locked: whether the caller already holds the lock of `out`.
-        accumulation: parts into which the batch of each process is cut, for memory.
+        accumulation: number of parts into which the batch of each process is split, to save memory.
         compiled: compile the network by torch.compile.
-        tracker: an experiment tracker that accelerate knows, such as `tensorboard`.
-        log: is given each line of the log.
+        tracker: an experiment tracker of accelerate, such as `tensorboard`.
+        progress: see `bench.utils.progress`.
+        log: called with each line of the log.
 
     Raises:
-        UsageError: anything that does not fit, before the first step; afterwards a loss that is not
-            finite, or a checkpoint that cannot be written. The last good checkpoint stays.
-        CodeError: the network returns something else than a prediction for its input, or cannot be trained
-            and made again from its weights, or has a null class that training does not reach.
+        UsageError: before the first step, any setting that does not fit; later, a loss that is not finite, or
+            a checkpoint that cannot be written. The last good checkpoint stays.
+        CodeError: the network's output is invalid, it cannot be trained or restored from its state dict, or
+            training does not reach its null class.
     """
     model = registry.backbones.find(model).name
     if objective is not None:
@@ -156,11 +160,11 @@ def train(
     randomness.check_seed(seed)
     device = distributed.device()
     check_precision(settings.precision, device)
-    objective_with(settings)  # refuses what it cannot take, before anything is written
+    objective_with(settings)  # raises for wrong options before anything is written
     options = protocol.dataset_options(data_options or {}, data)
     dataset = datasets.load(data or protocol.data, **options)
     dataset.check()
-    # Recorded as done: `dataset.flip_note` says why some data are not mirrored.
+    # The record says what was done: some data are not mirrored, see `dataset.flip_note`.
     settings = settings.model_copy(update={"flip": settings.flip and dataset.flippable})
     if settings.batch_size > len(dataset):
         raise UsageError(
@@ -206,13 +210,13 @@ def train(
 
 
 def versions(objective: str) -> dict[str, int]:
-    """Of the code that decides the weights, besides the network; see `RunRequest`."""
+    """Versions of the code that determines the weights, besides the network; see `RunRequest`."""
     name, _ = split_options(objective)
     return {"trainer": VERSION, "objective": objectives.attribute(name, "version")}
 
 
 def _plugins(objective: str, data: str) -> dict[str, str]:
-    """Fingerprints of the code of an objective and a dataset, of those that are not built in."""
+    """Fingerprints of the code of objective and dataset, if they are not built in."""
     known = {"objective": (objectives, split_options(objective)[0]), "dataset": (datasets.datasets, data)}
     return {
         kind: plugins.fingerprint(name)
@@ -222,10 +226,10 @@ def _plugins(objective: str, data: str) -> dict[str, str]:
 
 
 def begin_or_continue(run: Run, manifest: Manifest, resume: bool) -> int | None:
-    """Write the run's manifest, once it is sure that what lies in its folder is the same run.
+    """Write the run's manifest, after checking that its folder is empty or holds the same run.
 
     Returns:
-        The number of threads that the run was begun with, and ends in the same bits with.
+        The number of threads that the run was begun with; only with it the result is the same bit for bit.
 
     Raises:
         UsageError: the folder holds a run and `resume` is not set, or it is another run's.
@@ -238,7 +242,7 @@ def begin_or_continue(run: Run, manifest: Manifest, resume: bool) -> int | None:
         )
     if begun:
         was, wanted = (_decisive(each.request) for each in (run.manifest, manifest))
-        # In their order, but the code last: it is no use to tell of it where the request differs.
+        # In their order, but the code last: if the request differs, a difference of code is beside the point.
         for key in sorted(was | wanted, key=lambda key: key == "fingerprint" or key.startswith("plugins.")):
             if was.get(key) != wanted.get(key):
                 difference = f"with {key} = {was.get(key)!r}, not {wanted.get(key)!r}"
@@ -255,7 +259,7 @@ def begin_or_continue(run: Run, manifest: Manifest, resume: bool) -> int | None:
 
 
 def _decisive(request: RunRequest) -> dict[str, Any]:
-    """What the weights at a step follow from, by dotted keys."""
+    """The parts of a request that determine the weights at a step, by dotted keys."""
     return dict(_leaves(request.model_dump(mode="json") | {"training": request.training.trajectory()}))
 
 
@@ -273,8 +277,8 @@ class Trainer:
     """A run in progress.
 
     Args:
-        run: whose folder is begun; its newest checkpoint is continued.
-        network: randomly initialised.
+        run: the run, whose folder exists; training continues from its newest checkpoint.
+        network: the network, randomly initialised.
         request: request of the run; the protocol adds when to log and to save.
         accumulation, compiled, tracker: see `train`.
     """
@@ -325,14 +329,14 @@ class Trainer:
         self.called = self.accelerator.prepare(network)  # wrapped for several processes
         self.denoiser = translated(network, self.objective, self.called)
         self.batches = batches(dataset, self.settings, self.seed, accumulation, self.step)
-        # The same at every step: on the device once, for a copy would stop a GPU.
+        # The same at every step; copied to the device once, because a copy makes the CPU wait for the GPU.
         parts = (places(self.settings, accumulation, part) for part in range(accumulation))
         self.places = [torch.from_numpy(part).to(self.device) for part in parts]
 
     def train(self, end: int, progress: Progress, log: Callable[[Entry], None]) -> TrainingResult:
         """Take the steps until `end`."""
         rates, loss, received = [], math.nan, 0
-        recent: list[dict[str, Tensor]] = []  # not looked at yet: a look would stop a GPU at each step
+        recent: list[dict[str, Tensor]] = []  # not read yet: reading makes the CPU wait for the GPU
         since = time.perf_counter()
         progress("training", self.first_step, end)
         with caught_signals() as signals:
@@ -353,7 +357,7 @@ class Trainer:
                     progress("writing a checkpoint", self.step, end)
                     self._save()
                 since = time.perf_counter()
-            received = self._most(signals[0] if signals else 0)  # it may have come with the last checkpoint
+            received = self._most(signals[0] if signals else 0)  # or during the last checkpoint
         if self.tracker is not None:
             self.accelerator.end_training()
         rate = float(np.median(rates)) if rates else math.nan
@@ -396,7 +400,7 @@ class Trainer:
                 output = self.denoiser(x_t, t, y)
         except torch._dynamo.exc.TorchDynamoException as error:
             raise UsageError(f"{self.network.name} cannot be compiled: {reason(error)}") from error
-        if self.step == self.first_step and part == 0:  # once, for to look at the values stops a GPU
+        if self.step == self.first_step and part == 0:  # once: reading values waits for the GPU
             check_output(translated(self.network, self.objective), (x_t, t, y), output)
         losses = self.objective.training_losses(output, x0, noise, x_t, t)
         return {name: value.mean() for name, value in losses.items()}
@@ -406,8 +410,8 @@ class Trainer:
     def _entry(self, recent: list[dict[str, Tensor]], seconds: float) -> Entry:
         """Means over recent steps and all processes, logged.
 
-        In float16 `skipped` counts the steps whose gradients overflowed, after which the loss is scaled by
-        less: they change no weight, and have no part in the mean norm.
+        In float16, `skipped` counts the steps whose gradients overflowed. They change no weights, do not
+        count in the mean norm, and lower the scale of the loss.
 
         Raises:
             UsageError: a loss was not finite.
@@ -443,7 +447,7 @@ class Trainer:
         return entry
 
     def _save(self) -> None:
-        """Write a checkpoint, and where the protocol has samples a sheet of those of the averaged weights."""
+        """Write a checkpoint, and if the protocol has samples, a sheet of samples of the averaged weights."""
         if distributed.is_main():
             weights = {k: v.detach() for k, v in self.network.state_dict().items()}
             scaler = self.scaler.state_dict() if self.scaler else {}
@@ -488,14 +492,14 @@ class Trainer:
         self.step = checkpoint.step
 
     def _most(self, number: int) -> int:
-        """The largest of a number in all processes."""
+        """The maximum of a number over all processes."""
         if distributed.count() == 1:
             return number
         return int(self.accelerator.gather(torch.tensor([number], device=self.device)).max())
 
 
 def _accelerator(folder: Path, tracker: str | None, request: RunRequest) -> Accelerator:
-    """What wraps a network for several processes and writes to a tracker.
+    """The object that wraps a network for several processes and writes to a tracker.
 
     Raises:
         UsageError: the tracker is not known or cannot be started.

@@ -226,7 +226,7 @@ class Run:
 def fitted(
     model: str, overrides: Mapping[str, Any], shape: Sequence[int], num_classes: int
 ) -> dict[str, Any]:
-    """Overrides of a backbone, with what the data decide where it has such options and they do not say.
+    """Overrides of a backbone, completed by what the data determine, such as its input size.
 
     Args:
         shape: (C, H, W) of the grids.
@@ -245,12 +245,14 @@ def build(model: str, overrides: Mapping[str, Any], shape: Sequence[int], num_cl
     """The backbone of a run, built for the grids and classes of its data, randomly initialised.
 
     Args:
-        overrides: of the network.
+        model: registered name of the backbone.
+        overrides: options of the network.
         shape: (C, H, W) of the grids.
+        num_classes: number of classes of the dataset.
         data: name of the dataset, for messages.
 
     Raises:
-        UsageError: overrides it does not take, or a network that does not fit the grids and classes.
+        UsageError: an unknown option, or a network that does not fit the grids and classes.
     """
     network: Any = registry.create(model, **fitted(model, overrides, shape, num_classes))
     size = height_width(network.input_size)
@@ -340,12 +342,12 @@ def _write(folder: Path, parts: Mapping[str, Tensors], state: dict[str, Any]) ->
 
 
 def check_trainable(network: Any) -> None:
-    """See that there is something to train, and that checkpoints can hold the network and give it back.
+    """Check that a network can be trained, saved and restored.
 
     Raises:
         UsageError: the network takes other inputs than x, t and y.
-        CodeError: no parameter is trainable, or an entry of the state dict is no tensor, or an expanded one,
-            which cannot be written to.
+        CodeError: no parameter is trainable, or an entry of the state dict is not a tensor, or is an expanded
+            tensor, which cannot be written to.
     """
     if not is_denoiser(network, network.example_inputs(1)):
         raise UsageError(
@@ -399,7 +401,7 @@ def _step(line: str) -> float:
 
 
 def _to_disk(path: Path) -> None:
-    """Return when the file or folder is on the disk, so that a rename never outruns what it names."""
+    """Wait until a file or folder is on the disk, so that no rename precedes the content."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

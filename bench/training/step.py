@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def has_average(value: Tensor) -> bool:
-    """Whether an entry of a state dict is averaged while training: all but integers."""
+    """Whether an entry of a state dict is averaged in training: all except integers."""
     return value.is_floating_point() or value.is_complex()
 
 
@@ -19,9 +19,9 @@ class Update:
 
     Args:
         network: in training mode, on its device.
-        learning_rate: of AdamW; `step` takes another.
-        weight_decay, betas: of AdamW.
-        ema_decay: see below.
+        learning_rate: learning rate of AdamW; `step` may be given another.
+        weight_decay, betas: settings of AdamW.
+        ema_decay: see the attribute.
         finite_gradients: replace NaN and infinity in the gradients by 0.
         clip: largest gradient norm; None: any.
         scaler: of the loss, for float16; None where the loss is not scaled.
@@ -76,7 +76,8 @@ class Update:
             for gradient in gradients:
                 gradient.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         norm = torch.nn.utils.get_total_norm(gradients)
-        # Clipping what is small enough would be a pass over memory; to look first would stop a GPU.
+        # On a CPU, clipping a small norm would waste a pass over memory; on a GPU, reading the norm would
+        # wait.
         if self.clip is not None and (norm.device.type != "cpu" or norm > self.clip):
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
         for group in self.optimizer.param_groups:

@@ -29,13 +29,15 @@ def open_run(
     """The newest checkpoint of a training run, or the one whose folder is given.
 
     Args:
-        weights: `ema` for the averaged ones, `model` for the last, a number for the power-function average
+        path: folder of the run, or of one of its checkpoints.
+        weights: `ema` for the averaged weights, `model` for the last, a number for the power-function average
             of that relative width.
-        vae: decoder of latents; by default that of the run's dataset.
-        vae_precision: of the decoder's arithmetic; see `bench.data.autoencoder`.
+        vae: decoder of latents; default: that of the run's dataset.
+        vae_precision: precision of the decoder; see `bench.data.autoencoder`.
 
     Raises:
-        UsageError: no run, no checkpoint, a damaged one, or a VAE for a dataset that none decodes.
+        UsageError: there is no run or no checkpoint, a file is damaged, or a VAE is given for a dataset that
+            needs none.
     """
     manifest, network, identity = _load_run(path, weights)
     request = manifest.request

@@ -1,4 +1,4 @@
-"""Blocks that several families share. A block used by one family stands in that family's file."""
+"""Layers that several families share. A layer of one family is in that family's file."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 
 
 def _assume_constant_result(function: Callable[..., Any]) -> Callable[..., Any]:
-    """PyTorch's decorator without its import of Dynamo, which takes as long as that of PyTorch itself."""
+    """PyTorch's decorator without the import of Dynamo, which takes as long as importing PyTorch."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
 

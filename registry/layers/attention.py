@@ -1,6 +1,6 @@
-"""Self-attention over tokens, and the rotations that give it positions.
+"""Self-attention over tokens, and rotary position embeddings.
 
-Every attention goes through `scaled_dot_product_attention`, whose kernels never store the logits.
+Every attention uses `scaled_dot_product_attention`, whose kernels do not store the logits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Attention(nn.Module):
         qkv_bias: whether the map to q, k and v has a bias.
 
     Raises:
-        UsageError: the width is no multiple of the number of heads.
+        UsageError: hidden_size is not a multiple of num_heads.
     """
 
     def __init__(self, hidden_size: int, num_heads: int, *, qkv_bias: bool) -> None:
@@ -37,26 +37,27 @@ class Attention(nn.Module):
         """(N, T, D) -> (N, T, D)."""
         n, t, d = x.shape
         qkv = self.qkv(x).view(n, t, 3, self.num_heads, d // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each N h T d, views of one tensor
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (N, h, T, d), views of one tensor
         x = F.scaled_dot_product_attention(q, k, v)
         return self.out(x.transpose(1, 2).reshape(n, t, d))
 
 
 def check_heads(hidden_size: int, num_heads: int) -> None:
-    """Raise `UsageError` unless the width divides evenly among the heads."""
+    """Raise `UsageError` unless hidden_size is a multiple of num_heads."""
     if num_heads < 1 or hidden_size % num_heads:
         raise UsageError(f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}")
 
 
 @made_once
 def rope_2d(height: int, width: int, head_width: int, double: bool) -> np.ndarray:
-    """RoPE2D's rotations as complex numbers: (H·W, 1, head_width/2), row-major, for all heads alike.
+    """RoPE2D's rotations as complex numbers: (H·W, 1, head_width/2), row-major, equal for all heads.
 
-    There are head_width/4 frequencies θ_i = 10000^(−4i/head_width); pair 2i turns by column·θ_i,
-    pair 2i + 1 by row·θ_i (U-DiT's released program, here right on grids of any shape too).
+    There are head_width/4 frequencies θ_i = 10000^(−4i/head_width). Of the pairs of adjacent channels, pair
+    2i rotates by column·θ_i and pair 2i + 1 by row·θ_i, as in U-DiT's released program. Unlike there, the
+    grid need not be square.
 
     Args:
-        height, width: of the grid of tokens.
+        height, width: size of the grid of tokens.
         head_width: d, a multiple of 4.
         double: complex128, for networks in float64; otherwise complex64.
     """
@@ -67,6 +68,6 @@ def rope_2d(height: int, width: int, head_width: int, double: bool) -> np.ndarra
 
 
 def rotate(x: Tensor, rotations: Tensor) -> Tensor:
-    """Turn adjacent channel pairs of x (…, d) by `rotations`, which broadcast to (…, d/2)."""
+    """Rotate the pairs of adjacent channels of x (…, d) by `rotations`, which broadcast to (…, d/2)."""
     pairs = x.to(rotations.real.dtype).unflatten(-1, (-1, 2))
     return torch.view_as_real(torch.view_as_complex(pairs) * rotations).flatten(-2)

@@ -1,7 +1,7 @@
-"""Time, label and position as vectors. Facts: DiT (arXiv 2212.09748), U-ViT (arXiv 2209.12152).
+"""Embeddings of time, label and position, as in DiT (arXiv 2212.09748) and U-ViT (arXiv 2209.12152).
 
-Tables that depend on sizes alone are made once for each device and live outside the modules: as
-buffers they would be rounded by `.half()` and lost between the meta device and a real one.
+Tables that depend only on sizes are made once for each device and kept outside the modules. As buffers they
+would be rounded by `.half()` and lost between the meta device and a real one.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ MAX_PERIOD = 10000.0
 
 
 def made_once(make: Callable[..., np.ndarray]) -> Callable[..., Tensor]:
-    """Decorator: a NumPy table of some sizes becomes a tensor, made once for each `device`."""
+    """Decorator: a function that makes a NumPy table returns it as a tensor, made once for each `device`."""
     made: dict[tuple[Any, ...], Tensor] = {}
 
     @torch.compiler.assume_constant_result
     @functools.wraps(make)
     def table(*sizes: int, device: torch.device) -> Tensor:
-        sizes = tuple(map(int, sizes))  # a tracer's sizes are tensors
+        sizes = tuple(map(int, sizes))  # under a tracer, sizes are tensors
         found = made.get((*sizes, device))
         if found is None:
-            # An inference tensor could not serve training later, nor a tracer's tensor anything.
+            # The table must be a plain tensor: an inference tensor cannot be used in training later, and a
+            # tracer's tensor not at all.
             with torch.inference_mode(False), _disable_current_modes():
                 found = torch.from_numpy(make(*sizes))
             with torch.inference_mode(False):
@@ -58,7 +59,7 @@ class TimestepEmbedding(nn.Module):
     """Steps to vectors: 256 sinusoids, then Linear, SiLU, Linear (DiT, section 3.2).
 
     Args:
-        hidden_size: width of the vectors.
+        hidden_size: width D of the vectors.
     """
 
     def __init__(self, hidden_size: int) -> None:
@@ -70,19 +71,19 @@ class TimestepEmbedding(nn.Module):
         self.mlp = nn.Sequential(first, nn.SiLU(), second)
 
     def forward(self, t: Tensor) -> Tensor:
-        """(N,) original steps, fractions allowed -> (N, hidden_size)."""
+        """(N,) steps 0 … 999, fractions allowed -> (N, hidden_size)."""
         return self.mlp(sinusoids(t, 256).to(next(self.mlp.parameters()).dtype))
 
 
 class LabelDropout(nn.Module):
-    """In training, replaces a share of the labels by the null class, for classifier-free guidance.
+    """In training, replaces random labels by the null class, for classifier-free guidance.
 
     Args:
-        num_classes: labels 0 … num_classes − 1; with dropout, label num_classes is the null class.
-        dropout: the share, at least 0 and below 1. At 0 there is no null class.
+        num_classes: labels are 0 … num_classes − 1; with dropout, label num_classes is the null class.
+        dropout: probability of replacing a label, at least 0 and below 1; 0: no null class.
 
     Raises:
-        UsageError: a share outside 0 … 1, or a call without labels.
+        UsageError: a probability outside this range, or a call without labels.
     """
 
     def __init__(self, num_classes: int, dropout: float) -> None:
@@ -102,12 +103,12 @@ class LabelDropout(nn.Module):
 
 
 class LabelEmbedding(LabelDropout):
-    """Class labels to vectors: label dropout, then a table with a row for the null class if there is one.
+    """Class labels to vectors: label dropout, then a learned table, with a row for the null class if any.
 
     Args:
-        num_classes: without the null class.
-        hidden_size: width of the vectors.
-        dropout: share of labels replaced by the null class in training.
+        num_classes: number of classes without the null class.
+        hidden_size: width D of the vectors.
+        dropout: probability that a label becomes the null class in training; 0: no null class.
     """
 
     def __init__(self, num_classes: int, hidden_size: int, dropout: float) -> None:
@@ -124,9 +125,9 @@ class Condition(nn.Module):
     """c = embedding of the step + embedding of the label.
 
     Args:
-        num_classes: without the null class; 0 for no labels.
+        num_classes: number of classes without the null class; 0: no labels.
         hidden_size: width of c.
-        class_dropout_prob: share of labels replaced by the null class in training; at 0 there is none.
+        class_dropout_prob: probability that a label becomes the null class in training; 0: no null class.
     """
 
     def __init__(self, num_classes: int, hidden_size: int, class_dropout_prob: float) -> None:
@@ -142,7 +143,7 @@ class Condition(nn.Module):
 def sincos_2d(height: int, width: int, hidden_size: int) -> Tensor:
     """Fixed position table (H·W, hidden_size) float32, row-major.
 
-    The first half of the channels encodes the column, the second the row; within an axis
+    The first half of the channels encodes the column, the second the row. Each half is
     `[sin(pos·ω), cos(pos·ω)]` with ω_i = 10000^(−i/(hidden_size/4)).
     """
     omega = MAX_PERIOD ** (-np.arange(hidden_size // 4) / (hidden_size / 4))
@@ -152,14 +153,14 @@ def sincos_2d(height: int, width: int, hidden_size: int) -> Tensor:
 
 
 class Conditions(nn.Module):
-    """A condition for each of several widths: embedding of the step + embedding of the label.
+    """For each of several widths, a condition: embedding of the step + embedding of the label.
 
-    A label that is dropped in training is dropped at all widths at once (DiC, DiCo).
+    A label that becomes the null class in training does so at all widths (DiC, DiCo).
 
     Args:
-        num_classes: 0 for no labels.
-        widths: D of each condition.
-        class_dropout_prob: share of labels replaced by the null class in training; 0: there is no null class.
+        num_classes: number of classes without the null class; 0: no labels.
+        widths: width D of each condition.
+        class_dropout_prob: probability that a label becomes the null class in training; 0: no null class.
     """
 
     def __init__(self, num_classes: int, widths: tuple[int, ...], class_dropout_prob: float) -> None:

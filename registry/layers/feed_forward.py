@@ -14,8 +14,8 @@ class Mlp(nn.Module):
 
     Args:
         hidden_size: D.
-        ratio: hidden width over D.
-        gelu: its approximation, "none" being exact.
+        ratio: hidden width as a multiple of D.
+        gelu: approximation of GELU: "tanh", or "none" for the exact function.
     """
 
     def __init__(self, hidden_size: int, ratio: float, *, gelu: Literal["tanh", "none"]) -> None:
@@ -29,11 +29,11 @@ class Mlp(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """SiLU of one linear map times another, then a third, without biases (arXiv 2002.05202).
+    """SwiGLU: contract(SiLU(gate(x))·expand(x)), linear maps without biases (arXiv 2002.05202).
 
     Args:
         hidden_size: width D of a token.
-        inner: width between.
+        inner: hidden width.
     """
 
     def __init__(self, hidden_size: int, inner: int) -> None:
@@ -52,7 +52,7 @@ class ConvMlp(nn.Module):
 
     Args:
         width: C.
-        ratio: hidden width over C.
+        ratio: hidden width as a multiple of C.
     """
 
     def __init__(self, width: int, ratio: float) -> None:
@@ -65,11 +65,13 @@ class ConvMlp(nn.Module):
 
 
 class DepthwiseFeedForward(nn.Module):
-    """1×1 convolution, erf GELU, 5×5 depthwise, 1×1 convolution (U-DiT, Table 6, +DWconv FFN).
+    """1×1 convolution, exact GELU, 5×5 depthwise, 1×1 convolution (U-DiT, Table 6, +DWconv FFN).
+
+    (N, C, H, W) -> (N, C, H, W).
 
     Args:
-        width: C of (N, C, H, W).
-        ratio: hidden width over C.
+        width: C.
+        ratio: hidden width as a multiple of C.
     """
 
     def __init__(self, width: int, ratio: float) -> None:
@@ -84,14 +86,16 @@ class DepthwiseFeedForward(nn.Module):
 
 
 class ReparamFeedForward(nn.Module):
-    """The same function with more to train (U-DiT, Table 6, +Re-param.).
+    """`DepthwiseFeedForward` with more trained parameters (U-DiT, Table 6, +Re-param.).
 
-    The 1×1 convolutions are chains of two, and identity + 5×5 + 3×3 + 1×1 depthwise stand for the
-    one depthwise convolution. `merged` gives the `DepthwiseFeedForward` that computes the same.
+    Each 1×1 convolution is a chain of two. The depthwise convolution is a sum of four branches: identity,
+    5×5, 3×3 and 1×1. `merged` returns the `DepthwiseFeedForward` that computes the same function.
+
+    (N, C, H, W) -> (N, C, H, W).
 
     Args:
-        width: C of (N, C, H, W).
-        ratio: hidden width over C.
+        width: C.
+        ratio: hidden width as a multiple of C.
     """
 
     def __init__(self, width: int, ratio: float) -> None:
@@ -106,14 +110,14 @@ class ReparamFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.gelu(_chain(self.expand, x))
-        # One convolution with the summed kernels is the sum of four branches, in training as well.
+        # One convolution with the sum of the kernels replaces the four branches, in training as well.
         weight, bias = merge_depthwise(self.depthwise)
         x = F.conv2d(x, weight, bias, padding=2, groups=len(weight))
         return _chain(self.contract, x)
 
     @torch.no_grad()
     def merged(self) -> DepthwiseFeedForward:
-        """The inference form, in new tensors; this module is left as it is."""
+        """The inference form, in new tensors; this module does not change."""
         with torch.device("meta"):
             ffn = DepthwiseFeedForward(self.width, self.ratio)
         weight, bias = merge_depthwise(self.depthwise)
@@ -127,10 +131,10 @@ def merge_depthwise(convs: nn.ModuleList | list[nn.Conv2d]) -> tuple[Tensor, Ten
     """Kernel and bias of one depthwise convolution equal to identity + the sum of `convs`.
 
     Args:
-        convs: depthwise convolutions with odd kernels and bias, the largest first.
+        convs: depthwise convolutions with odd kernels and biases, the largest kernel first.
 
     Returns:
-        (C, 1, k, k) and (C,), differentiable with respect to the parts.
+        (C, 1, k, k) and (C,), differentiable with respect to the weights of `convs`.
     """
     weights: list[Tensor] = [conv.weight for conv in convs]  # type: ignore[misc]
     weights.append(torch.ones_like(weights[0][..., :1, :1]))
@@ -142,7 +146,7 @@ def merge_depthwise(convs: nn.ModuleList | list[nn.Conv2d]) -> tuple[Tensor, Ten
 
 
 def _chain(chain: nn.Sequential, x: Tensor) -> Tensor:
-    """Two 1×1 convolutions in a row: by one with their merged weights where that takes fewer products."""
+    """Two 1×1 convolutions in sequence, computed with merged weights where that takes fewer products."""
     first: Any = chain[0]
     second: Any = chain[1]
     inner, middle, outer = first.in_channels, first.out_channels, second.out_channels

@@ -1,6 +1,6 @@
-"""adaLN-Zero (DiT, arXiv 2212.09748, section 3.2): norms shifted, scaled and gated by the condition.
+"""adaLN-Zero (DiT, arXiv 2212.09748, section 3.2): the condition shifts and scales norms and gates branches.
 
-Over tokens (N, T, D) for transformers, over feature maps (N, C, H, W) for U-shaped networks.
+For tokens (N, T, D) of transformers, and for feature maps (N, C, H, W) of U-shaped networks.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 
 class Modulation(nn.Linear):
-    """Linear map from the condition to `count` vectors; starts at zero, so that branches start closed.
+    """Linear map from the condition to `count` vectors, initially zero, so that gates start at zero.
 
-    It takes SiLU(c), which its caller computes once for all layers of one width.
+    The input is SiLU(c); the caller computes it once for all layers of one width.
 
     Args:
         hidden_size: width D of the condition and of each vector.
@@ -25,12 +25,12 @@ class Modulation(nn.Linear):
         self.count = count
 
     def reset_parameters(self) -> None:
-        """All zero: the "Zero" of adaLN-Zero."""
+        """Set weight and bias to zero, the "Zero" of adaLN-Zero."""
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
 
     def forward(self, c: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        """SiLU(c) (N, D) -> `count` tensors (N, D): shift, scale, gate of a branch, and so on."""
+        """SiLU(c) (N, D) -> `count` tensors (N, D), such as shift, scale and gate of a branch."""
         return super().forward(c).chunk(self.count, dim=1)
 
 
@@ -46,7 +46,7 @@ def gated(x: Tensor, gate: Tensor, branch: Tensor) -> Tensor:
 
 
 def norm_modulate_2d(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """LayerNorm over channels·(1 + scale) + shift: x (N, C, H, W), shift and scale (N, C)."""
+    """LayerNorm(x)·(1 + scale) + shift, the norm over channels: x (N, C, H, W), shift and scale (N, C)."""
     x = F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2], eps=1e-6).permute(0, 3, 1, 2)
     return torch.addcmul(shift[..., None, None], x, 1 + scale[..., None, None])
 
@@ -56,7 +56,7 @@ class ConvHead(nn.Module):
 
     Args:
         width: channels of the feature map, and width of the condition.
-        out_channels: of the network's output.
+        out_channels: channels of the network's output.
     """
 
     def __init__(self, width: int, out_channels: int) -> None:

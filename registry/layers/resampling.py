@@ -10,10 +10,10 @@ from registry.layers.feed_forward import merge_depthwise
 
 
 class Downsample(nn.Module):
-    """Halve the resolution, double the width: 3×3 convolution w -> w/2, then pixel-unshuffle.
+    """Halve H and W and double the width: 3×3 convolution w -> w/2, then pixel-unshuffle.
 
     Args:
-        width: w, channels of the input.
+        width: channels w of the input.
     """
 
     def __init__(self, width: int) -> None:
@@ -26,10 +26,10 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double the resolution, halve the width: 3×3 convolution w -> 2w, then pixel-shuffle.
+    """Double H and W and halve the width: 3×3 convolution w -> 2w, then pixel-shuffle.
 
     Args:
-        width: w, channels of the input.
+        width: channels w of the input.
     """
 
     def __init__(self, width: int) -> None:
@@ -42,26 +42,26 @@ class Upsample(nn.Module):
 
 
 class DepthwiseShortcut(nn.Module):
-    """x + 5×5 depthwise convolution of x (U-DiT, Table 5, DW Conv. Shortcut + PS).
+    """x + 5×5 depthwise convolution of x (U-DiT, Table 5, DW Conv. Shortcut + PS): x (N, C, H, W).
 
     Args:
-        width: channels of x.
+        width: channels C of x.
     """
 
-    checkpoint_part = "conv"  # what the authors' checkpoints hold under the name of the whole
+    checkpoint_part = "conv"  # the part that the authors' checkpoints store under this module's name
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(width, width, 5, padding=2, groups=width)
 
     def forward(self, x: Tensor) -> Tensor:
-        # The shortcut is one at the kernel's centre: no second pass over the feature map.
+        # The shortcut is a 1 added at the kernel's centre, which saves a pass over the feature map.
         weight, bias = merge_depthwise([self.conv])
         return F.conv2d(x, weight, bias, padding=2, groups=len(weight))
 
     @torch.no_grad()
     def merged(self) -> nn.Conv2d:
-        """The inference form, in new tensors; this module is left as it is."""
+        """The inference form, in new tensors; this module does not change."""
         weight, bias = merge_depthwise([self.conv])
         with torch.device("meta"):
             conv = nn.Conv2d(len(weight), len(weight), 5, padding=2, groups=len(weight))
@@ -70,10 +70,10 @@ class DepthwiseShortcut(nn.Module):
 
 
 class ConvShortcut(nn.Module):
-    """x + dense 3×3 convolution of x: the "conventional downsampler" of U-DiT, Table 5's caption.
+    """x + dense 3×3 convolution of x (N, C, H, W): the "conventional downsampler" (U-DiT, Table 5's caption).
 
     Args:
-        width: channels of x.
+        width: channels C of x.
     """
 
     checkpoint_part = "conv"
@@ -89,7 +89,7 @@ class ConvShortcut(nn.Module):
 def split_tokens(x: Tensor, factor: int) -> Tensor:
     """(N, C, H, W) -> (N·f², C, H/f, W/f): cell (i, j) goes to group (i mod f, j mod f).
 
-    Channels last in, channels last out: the one copy that attention in groups needs.
+    Input and output are in channels-last memory, so that this is the only copy that attention needs.
     """
     n, c, h, w = x.shape
     x = x.permute(0, 2, 3, 1).reshape(n, h // factor, factor, w // factor, factor, c)

@@ -1,8 +1,8 @@
 """ADM: "Diffusion Models Beat GANs on Image Synthesis" (arXiv 2105.05233), in pixel space.
 
-A U-Net of residual blocks with self-attention at the coarse scales. Feature maps are (N, C, H, W). Its
-published images are made with the predicted x0 clamped (`ancestral clip=true`, `ddim clip=true`) and, where
-they are guided, by the gradient of a classifier (`bench.diffusion.guidance.classifier_gradient`).
+A U-Net of residual blocks with self-attention at the coarse scales. Feature maps are (N, C, H, W). The
+published images were sampled with the predicted x0 clamped (`ancestral clip=true`, `ddim clip=true`). Those
+with guidance used the gradient of a classifier (`bench.diffusion.guidance.classifier_gradient`).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from registry.layers.embeddings import LabelEmbedding, sinusoids
 
 
 class ADM(Backbone):
-    """U-Net of residual blocks that the condition scales and shifts; learns the range of the variance."""
+    """U-Net of residual blocks, scaled and shifted by the condition; predicts noise and a variance range."""
 
-    images: ClassVar[int] = 1  # stacked on channels at the stem
+    images: ClassVar[int] = 1  # input images, concatenated on channels at the stem
 
     def __init__(
         self,
@@ -49,25 +49,30 @@ class ADM(Backbone):
         """
         Args:
             input_size: side of the input grid in pixels, or (H, W).
-            num_classes: classes without the null class; 0 for an unconditional network.
+            num_classes: number of classes without the null class; 0: unconditional.
             in_channels: channels of the input; 3 for colour images.
-            hidden_size: width C that the multipliers multiply, in channels.
-            channel_mult: width of each scale over hidden_size, full resolution first; each halves H and W.
+            hidden_size: base width C, in channels.
+            channel_mult: width of each scale as a multiple of hidden_size, full resolution first; each
+                further scale halves H and W.
             num_res_blocks: residual blocks of each scale of the encoder; the decoder has one more.
-            attention_rates: down-sampling rates whose scales have attention: 8 where the grid is an eighth.
+            attention_rates: downsampling factors of the scales with attention; 8 is the scale of H/8.
             head_width: channels of an attention head; 0: num_heads heads at every width.
-            num_heads: attention heads where head_width is 0.
+            num_heads: attention heads if head_width is 0.
             new_attention_order: qkv channels ordered (q|k|v, head, channel), as in the released 64×64
                 weights; else (head, q|k|v, channel), as in all others.
             scale_shift_norm: whether the condition scales and shifts the second norm of a block, or is added
                 before it.
-            resblock_updown: whether residual blocks change the resolution, or strided convolutions and
-                nearest neighbours do.
-            norm_num_groups: groups of every norm, which divide every width.
-            dropout: share of features dropped in each residual block in training.
-            learn_sigma: whether the output is noise and variance range, or noise alone.
-            class_dropout_prob: share of labels replaced by the null class in training; at 0, as published,
-                there is none.
+            resblock_updown: change the resolution by residual blocks; else by strided convolutions and
+                nearest neighbours.
+            norm_num_groups: groups of every GroupNorm; must divide the width of every scale.
+            dropout: probability of dropping a feature in each residual block in training.
+            learn_sigma: output the variance range beside the noise (2·C channels), or the noise alone (C).
+            class_dropout_prob: probability that a label becomes the null class in training; 0, as
+                published: no null class.
+
+        Raises:
+            UsageError: hidden_size is odd, a width is not a multiple of norm_num_groups or of head_width, or
+                another value is out of range.
         """
         require_positive(
             hidden_size=hidden_size,
@@ -115,7 +120,7 @@ class ADM(Backbone):
         )
         self.label = LabelEmbedding(num_classes, 4 * hidden_size, class_dropout_prob) if num_classes else None
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
-        skips = [width := widths[0]]  # widths of the skips
+        skips = [width := widths[0]]  # channels of each skip
         for level, level_width in enumerate(widths):
             steps = nn.ModuleList()
             for _ in range(num_res_blocks):
@@ -141,7 +146,10 @@ class ADM(Backbone):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Zero ends of all branches and of the network; standard normal labels; else PyTorch's defaults."""
+        """The last layer of each branch and of the network is zero, labels are standard normal.
+
+        All other weights keep PyTorch's defaults.
+        """
         if self.label is not None:
             nn.init.normal_(self.label.table.weight)
         ends: list[Any] = [self.head[-1]]
@@ -156,8 +164,8 @@ class ADM(Backbone):
 
     @property
     def checkpoint_names(self) -> list[Rule]:  # type: ignore[override]
-        """Names of the authors' checkpoints, which count the blocks through all scales."""
-        steps = self.num_res_blocks + 1  # of a scale
+        """Names of the authors' checkpoints, which number the blocks across all scales."""
+        steps = self.num_res_blocks + 1  # modules of a scale that the checkpoints number
         return [
             (r"^input_blocks\.0\.0\.", "stem."),
             (r"^input_blocks\.(\d+)\.", lambda m: "encoder.{}.{}.".format(*divmod(int(m[1]) - 1, steps))),
@@ -183,7 +191,7 @@ class ADM(Backbone):
     def denoise(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         """x (N, images·C, H, W), t (N,), y (N,) -> (N, C_out, H, W)."""
         c = self.time(sinusoids(t, self.hidden_size).to(x.dtype))
-        c = F.silu(c if self.label is None else c + self.label(y))  # every block begins with this SiLU
+        c = F.silu(c if self.label is None else c + self.label(y))  # once for all blocks
         x = self.stem(x)
         skips = [x]
         for steps in self.encoder:
@@ -205,15 +213,15 @@ class ADM(Backbone):
 
 
 class ADMCosine(ADM):
-    """ADM trained on the cosine schedule, as the released 64×64 weights are."""
+    """ADM trained on the cosine β schedule, as the released 64×64 weights are."""
 
     beta_schedule = "cosine"
 
 
 class ADMUpsampler(ADM):
-    """ADM that also sees a smaller image of what it makes: the second stage of ADM-U.
+    """ADM that is given a low-resolution version of the image: the second stage of ADM-U.
 
-    The small image is enlarged bilinearly and stacked behind x on channels.
+    The low-resolution image is enlarged bilinearly and concatenated to x on channels.
     """
 
     images = 2
@@ -225,14 +233,14 @@ class ADMUpsampler(ADM):
         return self.denoise(torch.cat([x, low_res], dim=1), t, y)
 
     def example_inputs(self, batch_size: int = 1) -> tuple[Tensor, ...]:
-        """As of `Backbone`, and a small image of a quarter of the sides."""
+        """Those of `Backbone`, and a low-resolution image (N, C, H/4, W/4)."""
         height, width = height_width(self.input_size)
         x, t, y = super().example_inputs(batch_size)
         return x, t, y, torch.randn_like(x[..., : height // 4, : width // 4])
 
 
 class ADMStep(nn.ModuleList):
-    """Layers in a row: residual blocks take the condition, attention and changes of resolution do not."""
+    """Layers in sequence. Residual blocks take the condition; attention and resampling do not."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__(layers)
@@ -245,15 +253,15 @@ class ADMStep(nn.ModuleList):
 
 
 class ADMBlock(nn.Module):
-    """GroupNorm, SiLU, 3×3 convolution, twice, and a shortcut; the condition acts on the second norm.
+    """Residual block: twice GroupNorm, SiLU and a 3×3 convolution; the condition acts on the second norm.
 
     Args:
-        in_channels, out_channels: of the feature map.
+        in_channels, out_channels: channels of the feature map.
         condition: width of the condition.
-        norm: makes a norm of some channels.
-        dropout: share of features dropped before the second convolution in training.
+        norm: makes a norm for a number of channels.
+        dropout: probability of dropping a feature before the second convolution in training.
         scale_shift_norm: as for `ADM`.
-        resample: "down" halves the sides by means of 2×2, "up" doubles them by nearest neighbours, before
+        resample: "down" halves H and W by 2×2 means, "up" doubles them by nearest neighbours, both before
             the first convolution and in the shortcut; "" keeps them.
     """
 
@@ -297,13 +305,16 @@ class ADMBlock(nn.Module):
 
 
 class ADMAttention(nn.Module):
-    """Self-attention over the cells of a feature map, added to it.
+    """Self-attention over the cells of a feature map, with a residual connection.
 
     Args:
         width: channels of the feature map.
         num_heads: heads, each width / num_heads wide.
-        norm: makes a norm of some channels.
+        norm: makes a norm for a number of channels.
         new_attention_order: as for `ADM`.
+
+    Raises:
+        UsageError: the width is not a multiple of num_heads.
     """
 
     def __init__(
@@ -330,7 +341,7 @@ class ADMAttention(nn.Module):
 
 
 class ADMDownsample(nn.Module):
-    """Half the sides by a 3×3 convolution of stride 2.
+    """Halves H and W by a 3×3 convolution of stride 2.
 
     Args:
         width: channels of the feature map.
@@ -346,7 +357,7 @@ class ADMDownsample(nn.Module):
 
 
 class ADMUpsample(nn.Module):
-    """Twice the sides by nearest neighbours, then a 3×3 convolution.
+    """Doubles H and W by nearest neighbours, then a 3×3 convolution.
 
     Args:
         width: channels of the feature map.

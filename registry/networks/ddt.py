@@ -1,7 +1,8 @@
 """DDT: "Decoupled Diffusion Transformer" (arXiv 2504.05741).
 
-An encoder makes a condition for each token from the noised input, a decoder the velocity from both. The
-alignment of the encoder with DINOv2's features, a loss of the released training, is not here.
+An encoder computes a condition for each token from the noised input. A decoder predicts the velocity from the
+input and these conditions. The released training also aligns the encoder with DINOv2's features; that loss is
+not implemented here.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from registry.layers.norms import RMSNorm
 class DDT(Backbone):
     """Encoder and decoder of transformer blocks over patches; predicts the velocity of a flow.
 
-    `forward` is `decode(x, encode(x, t, y))`: sampling may use what the encoder made at an earlier step
-    (section 3.4 of the paper; `encoder_every` of sampling).
+    `forward` is `decode(x, encode(x, t, y))`. Sampling may reuse the encoder's output of an earlier step
+    (section 3.4 of the paper; the sampling option `encoder_every`).
     """
 
     objective = "flow"
@@ -47,17 +48,18 @@ class DDT(Backbone):
         """
         Args:
             input_size: side of the input grid in cells, or (H, W); 32 for latents of 256×256 images.
-            num_classes: classes without the null class; 0 for an unconditional network.
+            num_classes: number of classes without the null class; 0: unconditional.
             in_channels: channels of the input; 4 for latents.
-            patch_size: side of a patch in cells; a token stands for one.
+            patch_size: side of a patch in cells; each patch becomes one token.
             hidden_size: width D of a token, in channels.
             depth: number of blocks in encoder and decoder together.
-            encoder_depth: those of the encoder.
+            encoder_depth: number of blocks in the encoder.
             num_heads: attention heads; each is hidden_size / num_heads wide.
-            class_dropout_prob: share of labels replaced by the null class in training; at 0 there is none.
+            class_dropout_prob: probability that a label becomes the null class in training; 0: no null class.
 
         Raises:
-            UsageError: no block for the decoder, or a head whose width is no multiple of 4.
+            UsageError: encoder_depth leaves no block for the decoder, hidden_size is not a multiple of
+                num_heads, or a head's width is not one of 4.
         """
         require_positive(patch_size=patch_size)
         super().__init__(
@@ -99,7 +101,7 @@ class DDT(Backbone):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Xavier-uniform patch embeddings with zero biases, zero output; all else as PyTorch begins."""
+        """Xavier-uniform patch embeddings, zero output layer, otherwise PyTorch's defaults."""
         for embed in (self.encoder_embed, self.decoder_embed):
             nn.init.xavier_uniform_(embed.weight)
             nn.init.zeros_(embed.bias)
@@ -111,7 +113,7 @@ class DDT(Backbone):
         return self.decode(x, self.encode(x, t, y))
 
     def encode(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        """What the decoder is conditioned by: x (N, C, H, W), t (N,), y (N,) -> (N, T, D)."""
+        """The decoder's condition: x (N, C, H, W), t (N,), y (N,) -> (N, T, D)."""
         self.check_input(x)
         time = self.time(t)[:, None]  # (N, 1, D)
         c = F.silu(time if self.label is None else time + self.label(y)[:, None])
@@ -130,7 +132,7 @@ class DDT(Backbone):
         return F.pixel_shuffle(z, self.patch_size)
 
     def _patches(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, T, C·p·p), patches row-major, their numbers (channel, row, column)."""
+        """(N, C, H, W) -> (N, T, C·p·p): patches row-major, values within a patch (channel, row, column)."""
         return F.pixel_unshuffle(x, self.patch_size).flatten(2).transpose(1, 2)
 
     def _turns(self, x: Tensor) -> Tensor:
@@ -140,16 +142,18 @@ class DDT(Backbone):
 
 
 def _place(match: re.Match[str], encoder_depth: int) -> str:
-    """Ours for a block of the authors' one list, by its number."""
+    """Our name for a block of the authors' checkpoints, which number encoder and decoder together."""
     i = int(match[1])
     return f"encoder.{i}." if i < encoder_depth else f"decoder.{i - encoder_depth}."
 
 
 class TimeEmbedding(nn.Module):
-    """Times to vectors: 256 sinusoids of f_i = 10^(−i/128), cosines first, then Linear, SiLU, Linear.
+    """Times to vectors: 256 sinusoids, then Linear, SiLU, Linear.
+
+    The sinusoids are 128 cosines, then 128 sines, of frequencies f_i = 10^(−i/128).
 
     Args:
-        hidden_size: width of the vectors.
+        hidden_size: width D of the vectors.
     """
 
     def __init__(self, hidden_size: int) -> None:
@@ -160,7 +164,7 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(first, nn.SiLU(), second)
 
     def forward(self, t: Tensor) -> Tensor:
-        """(N,) in [0, 1], 0 being noise -> (N, hidden_size)."""
+        """(N,) from 0 (noise) to 1 (data) -> (N, hidden_size)."""
         angles = t.float()[:, None] * _frequencies(device=t.device)
         waves = torch.cat([angles.cos(), angles.sin()], dim=1)
         return self.mlp(waves.to(next(self.mlp.parameters()).dtype))
@@ -172,7 +176,7 @@ def _frequencies() -> np.ndarray:
 
 
 class DDTBlock(nn.Module):
-    """Attention and SwiGLU, each normed, shifted, scaled and gated by the condition.
+    """Attention and SwiGLU; each branch has a norm and is shifted, scaled and gated by the condition.
 
     Args:
         hidden_size, num_heads: as for `DDT`.
@@ -195,13 +199,13 @@ class DDTBlock(nn.Module):
 
 
 class DDTAttention(nn.Module):
-    """Multi-head self-attention, queries and keys normed and turned; channels ordered (q|k|v, head, channel).
+    """Multi-head self-attention with QK-norm and RoPE; channels ordered (q|k|v, head, channel).
 
     Args:
         hidden_size, num_heads: as for `DDT`.
 
     Raises:
-        UsageError: the width is no multiple of the number of heads, or that of a head none of 4.
+        UsageError: hidden_size is not a multiple of num_heads, or a head's width is not one of 4.
     """
 
     def __init__(self, hidden_size: int, num_heads: int) -> None:
@@ -226,13 +230,14 @@ class DDTAttention(nn.Module):
 
 @made_once
 def rotations(rows: int, columns: int, head_width: int, double: bool) -> np.ndarray:
-    """RoPE's rotations as complex numbers: (rows · columns, head_width / 2), row-major, for all heads alike.
+    """RoPE's rotations as complex numbers: (rows · columns, head_width / 2), row-major, equal for all heads.
 
-    Positions go from 0 to 16 along each side, however long it is. There are head_width / 4 frequencies θ_j =
-    10000^(−4j/head_width); pair 2j of adjacent channels turns by column·θ_j, pair 2j + 1 by row·θ_j.
+    Positions run from 0 to 16 along each axis, whatever its length. There are head_width / 4 frequencies
+    θ_j = 10000^(−4j/head_width). Of the pairs of adjacent channels, pair 2j rotates by column·θ_j and pair
+    2j + 1 by row·θ_j.
 
     Args:
-        rows, columns: of the grid of tokens.
+        rows, columns: size of the grid of tokens.
         head_width: a multiple of 4.
         double: complex128, for networks in float64; otherwise complex64.
     """
@@ -247,7 +252,7 @@ class DDTHead(nn.Module):
 
     Args:
         hidden_size: width D of a token.
-        out_features: numbers of an output patch, C·p·p.
+        out_features: values of an output patch, C·p·p.
     """
 
     def __init__(self, hidden_size: int, out_features: int) -> None:

@@ -1,6 +1,6 @@
 """DiC: "DiC: Rethinking Conv3x3 Designs in Diffusion Models" (arXiv 2501.00603).
 
-A U of 3×3 convolutions without attention. Feature maps are (N, C, H, W) in channels-last memory.
+A U-Net of 3×3 convolutions without attention. Feature maps are (N, C, H, W) in channels-last memory.
 """
 
 from __future__ import annotations
@@ -55,13 +55,17 @@ class DiC(Backbone):
         """
         Args:
             input_size: side of the input grid in cells, or (H, W).
-            num_classes: classes without the null class; 0 for an unconditional network.
+            num_classes: number of classes without the null class; 0: unconditional.
             in_channels: channels of the input.
             hidden_size: width C of the first scale, in channels.
             depth: blocks of encoder 1, encoder 2, middle, decoder 2, decoder 1. Encoder and decoder of a
-                scale need as many skips: one for every three blocks.
-            learn_sigma: whether the output is noise and variance range, or noise alone.
-            class_dropout_prob: share of labels replaced by the null class in training.
+                scale must have the same number of skips, one for every three blocks.
+            learn_sigma: output the variance range beside the noise (2·C channels), or the noise alone (C).
+            class_dropout_prob: probability that a label becomes the null class in training; 0: no null class.
+
+        Raises:
+            UsageError: hidden_size is not a multiple of 4, a size is not positive, or the encoder and the
+                decoder of a scale differ in skips.
         """
         super().__init__(
             input_size=input_size,
@@ -94,13 +98,13 @@ class DiC(Backbone):
         self.head = ConvHead(c1, self.out_channels)
         init_convolutions(self)
         for layer in self.modules():
-            if isinstance(layer, DiCBlock):  # its modulation is open from the start
+            if isinstance(layer, DiCBlock):  # unlike in DiT, its modulation does not start at zero
                 nn.init.xavier_uniform_(layer.modulation.weight)
-        self.to(memory_format=torch.channels_last)  # else every call reorders the 3×3 weights
+        self.to(memory_format=torch.channels_last)  # otherwise every call reorders the 3×3 weights
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         self.check_input(x)
-        c1, c2, c3 = map(F.silu, self.condition(t, y))  # every modulation begins with this SiLU
+        c1, c2, c3 = map(F.silu, self.condition(t, y))  # once, because every modulation begins with SiLU
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
         x, skips1 = _encode(self.encoder1, x, c1)  # (N, C, H, W)
         x = self.down1(x)
@@ -113,12 +117,12 @@ class DiC(Backbone):
 
 
 def _stage(width: int, depth: int, *, skips: bool = False) -> nn.ModuleList:
-    """Blocks of one width; with `skips`, every third one from the first on takes a skip beside its input."""
+    """Blocks of one width; with `skips`, blocks 0, 3, 6, … also take a skip."""
     return nn.ModuleList(DiCBlock(width, skip=skips and i % STRIDE == 0) for i in range(depth))
 
 
 def _encode(stage: nn.ModuleList, x: Tensor, c: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """The output of a stage, and of every third block of it, counted back from the last."""
+    """The output of a stage, and the skips: outputs of every third block, counted back from the last."""
     skips = []
     for i, block in enumerate(stage):
         x = block(x, c)
@@ -128,19 +132,21 @@ def _encode(stage: nn.ModuleList, x: Tensor, c: Tensor) -> tuple[Tensor, list[Te
 
 
 def _decode(stage: nn.ModuleList, x: Tensor, skips: list[Tensor], c: Tensor) -> Tensor:
-    """The output of a stage that takes up the skips, the last one first."""
+    """The output of a stage that takes the skips, the last one first."""
     for i, block in enumerate(stage):
         x = block(x, c, skips.pop() if i % STRIDE == 0 else None)
     return x
 
 
 class DiCBlock(nn.Module):
-    """GroupNorm, GELU, 3×3 convolution, twice; the second norm is scaled and shifted, the branch gated.
+    """Residual block: twice GroupNorm, GELU and a 3×3 convolution.
+
+    The condition scales and shifts the second norm and gates the branch.
 
     Args:
-        width: output channels, and the width of the condition.
-        skip: whether the input is joined by a skip of as many channels, and both lead to the output
-            through a 1×1 convolution.
+        width: output channels, and width of the condition.
+        skip: whether a skip of `width` channels is concatenated to the input. The shortcut is then a 1×1
+            convolution of both.
     """
 
     def __init__(self, width: int, *, skip: bool = False) -> None:

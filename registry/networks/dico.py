@@ -1,6 +1,6 @@
 """DiCo: "DiCo: Revitalizing ConvNets for Scalable and Efficient Diffusion Modeling" (arXiv 2505.11196).
 
-Depthwise convolutions and compact channel attention in the frame of DiT-UNet. Feature maps are
+The U-shape of DiT-UNet with depthwise convolutions and compact channel attention. Feature maps are
 (N, C, H, W) in channels-last memory.
 """
 
@@ -23,7 +23,7 @@ from registry.layers.resampling import Downsample, Upsample
 
 
 class DiCo(Backbone):
-    """U-shaped convolutional network of widths C, 2C, 4C whose blocks weigh their channels."""
+    """U-shaped convolutional network of widths C, 2C, 4C with channel attention."""
 
     checkpoint_names: ClassVar[list[Rule]] = [
         (r"^x_embedder\.proj\.", "stem."),
@@ -59,13 +59,16 @@ class DiCo(Backbone):
         """
         Args:
             input_size: side of the input grid in cells, or (H, W).
-            num_classes: classes without the null class; 0 for an unconditional network.
+            num_classes: number of classes without the null class; 0: unconditional.
             in_channels: channels of the input.
             hidden_size: width C of the first scale, in channels.
             depth: blocks of encoder 1, encoder 2, middle, decoder 2, decoder 1.
-            mlp_ratio: hidden width of the feed-forward branch over its outer width.
-            learn_sigma: whether the output is noise and variance range, or noise alone.
-            class_dropout_prob: share of labels replaced by the null class in training.
+            mlp_ratio: hidden width of the feed-forward branch as a multiple of its input width.
+            learn_sigma: output the variance range beside the noise (2·C channels), or the noise alone (C).
+            class_dropout_prob: probability that a label becomes the null class in training; 0: no null class.
+
+        Raises:
+            UsageError: hidden_size is odd, or a size or number of blocks makes no sense.
         """
         super().__init__(
             input_size=input_size,
@@ -104,7 +107,7 @@ class DiCo(Backbone):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         self.check_input(x)
-        c1, c2, c3 = map(F.silu, self.condition(t, y))  # every modulation begins with this SiLU
+        c1, c2, c3 = map(F.silu, self.condition(t, y))  # once, because every modulation begins with SiLU
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
         x = skip1 = run_stage(self.encoder1, x, c1)  # (N, C, H, W)
         x = self.down1(x)
@@ -123,12 +126,13 @@ class DiCo(Backbone):
 class DiCoBlock(nn.Module):
     """Convolution module and feed-forward branch, each shifted, scaled and gated by the condition.
 
-    The convolution module (Figure 4 of the paper): 1×1, depthwise 3×3, GELU, compact channel attention
-    (each channel times the sigmoid of a 1×1 convolution of the spatial means), 1×1.
+    The convolution module (Figure 4 of the paper) is a 1×1 convolution, a depthwise 3×3 convolution, GELU,
+    compact channel attention and a 1×1 convolution. Compact channel attention multiplies each channel by the
+    sigmoid of a 1×1 convolution of the spatial means.
 
     Args:
         width: channels.
-        mlp_ratio: hidden width of the feed-forward branch over `width`.
+        mlp_ratio: hidden width of the feed-forward branch as a multiple of `width`.
     """
 
     def __init__(self, width: int, mlp_ratio: float) -> None:

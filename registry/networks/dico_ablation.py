@@ -1,11 +1,11 @@
 """Ablations of DiCo: Tables 4 and 5 of "DiCo: Revitalizing ConvNets …" (arXiv 2505.11196).
 
-DiCo with one part replaced by another, and DiT with long skips. They stand apart from `dico` and `dit`, so
-that a switch added here renames no record of those networks.
+DiCo with one part replaced by another, and DiT with long skips. They are separate from `dico` and `dit`, so
+that an option added here leaves the records of those networks valid.
 
-The paper prints parameters and GFLOPs of each row, and that depth and width were adjusted, not to what. The
-parts here are those of the papers that it cites. How depths and widths of the rows were found is said beside
-them, in `bench/studies/published/tables.toml`.
+The paper prints the parameters and GFLOPs of each row. It says that depth and width were adjusted, but not to
+which values. The parts here follow the papers that it cites; `bench/studies/published/tables.toml` says how
+the depth and width of each row were found.
 
 Feature maps are (N, C, H, W) in channels-last memory.
 """
@@ -35,14 +35,14 @@ ChannelAttentionKind = Literal["compact", "squeeze-excitation", "self-attention"
 ActivationKind = Literal["gelu", "relu"]
 Grid = tuple[int, int]  # (H, W) of a feature map
 
-WINDOW = 8  # side of a window in cells: it divides the grid of every scale of a 32×32 input
-REDUCTION = 8  # of the channels between the two layers of squeeze-and-excitation
-AGENTS = 8  # side of the grid of agents: 64 of them, as many as mediators in arXiv 2408.05710
+WINDOW = 8  # side of a window in cells; divides the grid of every scale of a 32×32 input
+REDUCTION = 8  # factor by which squeeze-and-excitation reduces the channels between its two layers
+AGENTS = 8  # side of the grid of agents: 64 agents, as many as the mediators of arXiv 2408.05710
 COARSE = 7  # side of an agent's bias before it is interpolated to the grid
 
 
 class DiCoAblation(DiCo):
-    """DiCo whose blocks mix cells, weigh channels or activate in other ways; by default DiCo-S."""
+    """DiCo with another mixer, channel attention or activation; the defaults are DiCo-S."""
 
     checkpoint_names: ClassVar[list[Rule]] = []
 
@@ -65,18 +65,18 @@ class DiCoAblation(DiCo):
         """
         Args:
             input_size: side of the input grid in cells, or (H, W).
-            num_classes: classes without the null class; 0 for an unconditional network.
+            num_classes: number of classes without the null class; 0: unconditional.
             in_channels: channels of the input.
             hidden_size: width C of the first scale, in channels.
             depth: blocks of encoder 1, encoder 2, middle, decoder 2, decoder 1.
-            mlp_ratio: hidden width of the feed-forward branch over its outer width.
-            mixer: DiCo's convolution module, or an attention in its place.
-            kernel_size: side of the depthwise kernels in the convolution module, odd.
-            activation: of the convolution module and of the feed-forward branch.
-            channel_attention: what weighs the channels in the convolution module.
-            num_heads: heads of any attention in blocks of width C, 2C, 4C.
-            learn_sigma: whether the output is noise and variance range, or noise alone.
-            class_dropout_prob: share of labels replaced by the null class in training.
+            mlp_ratio: hidden width of the feed-forward branch as a multiple of its input width.
+            mixer: DiCo's convolution module, or the attention that replaces it.
+            kernel_size: side of the depthwise kernels in the convolution module; odd.
+            activation: activation of the convolution module and of the feed-forward branch.
+            channel_attention: kind of channel attention in the convolution module.
+            num_heads: attention heads in blocks of width C, 2C, 4C.
+            learn_sigma: output the variance range beside the noise (2·C channels), or the noise alone (C).
+            class_dropout_prob: probability that a label becomes the null class in training; 0: no null class.
         """
         if min(depth) < 0:
             raise UsageError(f"depth {depth} has a negative number of blocks")
@@ -94,7 +94,7 @@ class DiCoAblation(DiCo):
             class_dropout_prob=class_dropout_prob,
         )
         height, width = height_width(input_size)
-        self.one_size = mixer in ("focused-linear", "agent")  # which learn a bias for each cell
+        self.one_size = mixer in ("focused-linear", "agent")  # they learn a bias for each cell
         if mixer == "window":
             self.size_multiple = 4 * WINDOW
             self._check_grid(height, width)
@@ -114,7 +114,7 @@ class DiCoAblation(DiCo):
                     return AgentAttention(channels, heads, grid)
 
         stages = (self.encoder1, self.encoder2, self.middle, self.decoder2, self.decoder1)
-        scales = ((0, 0), (1, 1), (2, 2), (1, 1), (1, 0))  # of the width, of the grid
+        scales = ((0, 0), (1, 1), (2, 2), (1, 1), (1, 0))  # (scale of the width, scale of the grid)
         for stage, blocks, (wide, small) in zip(stages, depth, scales, strict=True):
             channels, grid = hidden_size << wide, (height >> small, width >> small)
             stage.extend(
@@ -128,7 +128,7 @@ class DiCoAblation(DiCo):
 
 
 class Block(nn.Module):
-    """A block of DiCo around any module that mixes cells.
+    """A block of DiCo around a module that mixes cells.
 
     Args:
         mixer: (N, C, H, W) -> (N, C, H, W).
@@ -153,20 +153,22 @@ class Block(nn.Module):
 
 
 def activated(activation: ActivationKind) -> nn.Module:
-    """The layer of that name."""
+    """The activation layer of a name."""
     return nn.GELU() if activation == "gelu" else nn.ReLU()
 
 
-# ---- the convolution module, and what weighs its channels ----
+# ---- the convolution module and its channel attention ----
 
 
 class ConvolutionModule(nn.Module):
-    """1×1, depthwise, activation, weights of the channels, 1×1: (N, C, H, W) -> (N, C, H, W).
+    """1×1 convolution, depthwise convolution, activation, channel attention, 1×1 convolution.
+
+    Feature maps are (N, C, H, W) -> (N, C, H, W).
 
     Args:
         width: C.
         kernel_size, activation: as for `DiCoAblation`.
-        weighing: (N, C, H, W) -> (N, C, H, W).
+        weighing: channel attention, (N, C, H, W) -> (N, C, H, W).
     """
 
     def __init__(self, width: int, kernel_size: int, activation: ActivationKind, weighing: nn.Module) -> None:
@@ -182,7 +184,7 @@ class ConvolutionModule(nn.Module):
 
 
 def channel_weights(kind: ChannelAttentionKind, width: int, heads: int) -> nn.Module:
-    """What weighs C channels: (N, C, H, W) -> (N, C, H, W)."""
+    """Channel attention of a kind for C channels: (N, C, H, W) -> (N, C, H, W)."""
     match kind:
         case "compact":
             return ChannelGate(nn.Conv2d(width, width, 1))
@@ -196,9 +198,9 @@ def channel_weights(kind: ChannelAttentionKind, width: int, heads: int) -> nn.Mo
 
 
 class ChannelGate(nn.Sequential):
-    """x times the sigmoid of what its layers make of the spatial means (N, C, 1, 1).
+    """x·sigmoid(layers(m)), where m (N, C, 1, 1) are the spatial means of x.
 
-    Of one 1×1 convolution it is DiCo's compact channel attention, of two it is squeeze-and-excitation
+    With one 1×1 convolution this is DiCo's compact channel attention, with two it is squeeze-and-excitation
     (arXiv 1709.01507, Figure 3).
     """
 
@@ -209,15 +211,15 @@ class ChannelGate(nn.Sequential):
 class ChannelSelfAttention(nn.Module):
     """Attention between channels: Restormer (arXiv 2111.09881), equation 1, without biases.
 
-    Queries, keys and values come of a 1×1 and a depthwise 3×3 convolution. Within a head channels attend to
-    channels, by the cosine over all cells times a learned temperature.
+    A 1×1 and a depthwise 3×3 convolution make queries, keys and values. The channels of a head attend to each
+    other; a logit is the cosine over all cells times a learned temperature.
 
     Args:
         width: C of (N, C, H, W).
-        heads: each of C/heads channels.
+        heads: number of heads, each of C/heads channels.
 
     Raises:
-        UsageError: the width is no multiple of the number of heads.
+        UsageError: the width is not a multiple of the number of heads.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -237,18 +239,20 @@ class ChannelSelfAttention(nn.Module):
         return self.out(mixed.reshape(x.shape))
 
 
-# ---- attentions in place of the convolution module ----
+# ---- attentions that replace the convolution module ----
 
 
 class CellAttention(nn.Module):
-    """Maps to queries, keys and values, attention of a subclass, and a map back: (N, C, H, W) of both.
+    """Base class: linear maps before and after an attention that subclasses define.
+
+    (N, C, H, W) -> (N, C, H, W).
 
     Args:
         width: C.
-        heads: each C/heads wide.
+        heads: number of heads, each C/heads wide.
 
     Raises:
-        UsageError: the width is no multiple of the number of heads.
+        UsageError: the width is not a multiple of the number of heads.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -267,12 +271,12 @@ class CellAttention(nn.Module):
         raise NotImplementedError
 
     def split(self, x: Tensor) -> Tensor:
-        """(N, …, C) -> (N, heads, T, C/heads), T the product of the axes between."""
+        """(N, …, C) -> (N, heads, T, C/heads), where T is the product of the axes between N and C."""
         return x.reshape(len(x), -1, self.heads, x.shape[-1] // self.heads).transpose(1, 2)
 
 
 def xavier(layer: nn.Linear) -> nn.Linear:
-    """The layer with Xavier-uniform weights and without bias, as DiCo's layers begin."""
+    """The layer, with Xavier-uniform weights and a zero bias as DiCo's layers start."""
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
@@ -291,8 +295,8 @@ class WindowAttention(CellAttention):
 
     Args:
         width, heads: as for `CellAttention`.
-        shifted: whether windows begin half a window further, as in every second block. What a window then
-            takes from the far side of the grid is kept apart.
+        shifted: whether windows are shifted by half a window, as in every second block. Cells from opposite
+            sides of the grid are masked from each other.
     """
 
     def __init__(self, width: int, heads: int, shifted: bool) -> None:
@@ -328,7 +332,7 @@ _SQUARE = (WINDOW**2, WINDOW**2)
 
 @made_once
 def _relative_positions() -> np.ndarray:
-    """For each pair of cells of a window, the entry of their relative position in the table: (64·64,)."""
+    """Index of the bias table for each pair of cells of a window, by relative position: (64·64,)."""
     rows, columns = np.mgrid[:WINDOW, :WINDOW].reshape(2, -1)
     row, column = (at[:, None] - at + WINDOW - 1 for at in (rows, columns))
     return (row * (2 * WINDOW - 1) + column).ravel()
@@ -336,7 +340,10 @@ def _relative_positions() -> np.ndarray:
 
 @made_once
 def _far_sides(height: int, width: int, shift: int) -> np.ndarray:
-    """−∞ between cells of a shifted window from opposite sides of the grid, else 0: (windows, 1, 64, 64)."""
+    """Mask of a shifted window: −∞ between cells from opposite sides of the grid, else 0.
+
+    (windows, 1, 64, 64).
+    """
     rows, columns = np.mgrid[:height, :width]
     side = (rows >= height - shift) * 2 + (columns >= width - shift)
     side = side.reshape(height // WINDOW, WINDOW, width // WINDOW, WINDOW).swapaxes(1, 2)
@@ -345,11 +352,11 @@ def _far_sides(height: int, width: int, shift: int) -> np.ndarray:
 
 
 class FocusedLinearAttention(CellAttention):
-    """Linear attention of sharpened features: FLatten Transformer (arXiv 2308.00442), equations 6 to 9.
+    """Focused linear attention: FLatten Transformer (arXiv 2308.00442), equations 6 to 9.
 
     Args:
         width, heads: as for `CellAttention`.
-        grid: of the feature map, each cell of which has a learned position.
+        grid: (H, W) of the feature map; each cell has a learned position.
     """
 
     def __init__(self, width: int, heads: int, grid: Grid) -> None:
@@ -368,21 +375,21 @@ class FocusedLinearAttention(CellAttention):
         return x.transpose(1, 2).reshape(n, height, width, channels)
 
     def _focused(self, x: Tensor) -> Tensor:
-        """Features of the same length whose large channels are larger: their cubes (N, H, W, C)."""
+        """The focusing function: cubes of the features, at the original norm: (N, H, W, C) of both."""
         x = (F.relu(x) + 1e-6) / F.softplus(self.sharpness)
         cubes = x**3
         return cubes / cubes.norm(dim=-1, keepdim=True) * x.norm(dim=-1, keepdim=True)
 
 
 class AgentAttention(CellAttention):
-    """Agents, means of the queries, read from all cells, and cells read from them.
+    """Agent attention (arXiv 2312.08874), equations 4 to 6.
 
-    Agent attention (arXiv 2312.08874), equations 4 to 6, with 64 agents as in diffusion transformers with
-    attention mediators (arXiv 2408.05710).
+    Agents are means of the queries. They attend to all cells, and each cell attends to the agents. There are
+    64 agents, as in diffusion transformers with attention mediators (arXiv 2408.05710).
 
     Args:
         width, heads: as for `CellAttention`.
-        grid: of the feature map, for each cell of which there are biases.
+        grid: (H, W) of the feature map; each cell has biases of its own.
     """
 
     def __init__(self, width: int, heads: int, grid: Grid) -> None:
@@ -402,11 +409,11 @@ class AgentAttention(CellAttention):
 
 
 class AgentBias(nn.Module):
-    """A bias for each head, agent and cell: a coarse table, one of the rows and one of the columns, summed.
+    """A bias for each head, agent and cell: the sum of a coarse table, a row table and a column table.
 
     Args:
-        heads: how many.
-        grid: (H, W) of the cells.
+        heads: number of heads.
+        grid: (H, W) of the feature map.
     """
 
     def __init__(self, heads: int, grid: Grid) -> None:
@@ -430,7 +437,7 @@ class AgentBias(nn.Module):
 
 
 class DiTSkip(DiT):
-    """DiT with long skips from its first blocks to its last, as in U-ViT; by default DiT-S/2."""
+    """DiT with long skips from its first blocks to its last, as in U-ViT; the defaults are DiT-S/2."""
 
     checkpoint_names: ClassVar[list[Rule]] = []
 
@@ -450,15 +457,15 @@ class DiTSkip(DiT):
         """
         Args:
             input_size: side of the input grid in cells, or (H, W); 32 for latents of 256×256 images.
-            num_classes: classes without the null class; 0 for an unconditional network.
+            num_classes: number of classes without the null class; 0: unconditional.
             in_channels: channels of the input; 4 for latents.
-            patch_size: side of a patch in cells; a token stands for one.
+            patch_size: side of a patch in cells; each patch becomes one token.
             hidden_size: width D of a token, in channels.
             depth: number of blocks; each of the first (depth − 1) // 2 has a skip to its mirror image.
             num_heads: attention heads; each is hidden_size / num_heads wide.
-            mlp_ratio: hidden width of the MLP over hidden_size.
-            learn_sigma: whether the output is noise and variance range, or noise alone.
-            class_dropout_prob: share of labels replaced by the null class in training; at 0 there is none.
+            mlp_ratio: hidden width of the MLP as a multiple of hidden_size.
+            learn_sigma: output the variance range beside the noise (2·C channels), or the noise alone (C).
+            class_dropout_prob: probability that a label becomes the null class in training; 0: no null class.
         """
         super().__init__(
             input_size=input_size,
@@ -476,10 +483,10 @@ class DiTSkip(DiT):
 
 
 class SkippedBlocks(nn.Module):
-    """Blocks in order, the last of which take what the first returned, joined by a linear map.
+    """Blocks in sequence; the last ones take Linear([x, skip]) of the outputs of the first.
 
     Args:
-        blocks: (N, T, D), condition (N, D) -> (N, T, D).
+        blocks: each maps x (N, T, D) and the condition (N, D) to (N, T, D).
         hidden_size: D.
     """
 

@@ -1,7 +1,7 @@
 """DiT: "Scalable Diffusion Models with Transformers" (arXiv 2212.09748), and SiT (arXiv 2401.08740).
 
-SiT is the same network trained to predict a velocity; its released weights too have 2·C output
-channels, of which the velocity is the first half.
+SiT is the same network trained to predict a velocity. Its released weights also have 2·C output channels;
+the first C are the velocity.
 """
 
 from __future__ import annotations
@@ -53,15 +53,19 @@ class DiT(Backbone):
         """
         Args:
             input_size: side of the input grid in cells, or (H, W); 32 for latents of 256×256 images.
-            num_classes: classes without the null class; 0 for an unconditional network.
+            num_classes: number of classes without the null class; 0: unconditional.
             in_channels: channels of the input; 4 for latents.
-            patch_size: side of a patch in cells; a token stands for one.
+            patch_size: side of a patch in cells; each patch becomes one token.
             hidden_size: width D of a token, in channels.
             depth: number of blocks.
             num_heads: attention heads; each is hidden_size / num_heads wide.
-            mlp_ratio: hidden width of the MLP over hidden_size.
-            learn_sigma: whether the output is noise and variance range, or noise alone.
-            class_dropout_prob: share of labels replaced by the null class in training; at 0 there is none.
+            mlp_ratio: hidden width of the MLP as a multiple of hidden_size.
+            learn_sigma: output the variance range beside the noise (2·C channels), or the noise alone (C).
+            class_dropout_prob: probability that a label becomes the null class in training; 0: no null class.
+
+        Raises:
+            UsageError: hidden_size is not a multiple of 4 (position table) or of num_heads, or a size is not
+                positive.
         """
         require_positive(patch_size=patch_size)
         super().__init__(
@@ -86,13 +90,13 @@ class DiT(Backbone):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Xavier-uniform linear maps, the patch embedding among them; closed branches; zero output."""
+        """Xavier-uniform linear maps and patch embedding; gates and the output layer start at zero."""
         for block in self.blocks:
             for layer in block.modules():
                 if isinstance(layer, nn.Linear) and not isinstance(layer, Modulation):
                     nn.init.xavier_uniform_(layer.weight)
                     nn.init.zeros_(layer.bias)
-        nn.init.xavier_uniform_(self.embed.weight.flatten(1))  # a view: fills the convolution
+        nn.init.xavier_uniform_(self.embed.weight.flatten(1))  # a view, so it fills the convolution's weight
         nn.init.constant_(self.embed.bias, 0.0)  # type: ignore[arg-type]
         nn.init.zeros_(self.head.project.weight)
         nn.init.zeros_(self.head.project.bias)
@@ -104,7 +108,7 @@ class DiT(Backbone):
         self.check_input(x, fixed_size=True)
         n, _, height, width = x.shape
         x = self.embed(x).flatten(2).transpose(1, 2) + self.pos_embed  # (N, T, D), row-major
-        c = F.silu(self.condition(t, y))  # (N, D); every modulation begins with this SiLU
+        c = F.silu(self.condition(t, y))  # (N, D); computed once, because every modulation begins with SiLU
         for block in self.blocks:
             x = block(x, c)
         x = self.head(x, c)  # (N, T, p·p·C_out)
@@ -144,7 +148,7 @@ class DiTHead(nn.Module):
 
     Args:
         hidden_size: width D of a token.
-        out_features: numbers of an output patch, p·p·C_out.
+        out_features: values of an output patch, p·p·C_out.
     """
 
     def __init__(self, hidden_size: int, out_features: int) -> None:

@@ -1,7 +1,7 @@
 """EDM2: "Analyzing and Improving the Training Dynamics of Diffusion Models" (arXiv 2312.02696).
 
-Its configuration G: a U-Net in which every layer preserves the magnitude of its input (MP, Appendix B). It
-has no biases and no group normalisation; weights are normalised whenever they are used.
+The paper's configuration G: a U-Net in which every layer preserves the magnitude of its input (MP, Appendix
+B). It has no biases and no group normalisation; weights are normalised whenever they are used.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from registry.errors import UsageError
 from registry.training_output import TrainingOutput
 
 EPS = 1e-4  # added to a root mean square
-BALANCE = 0.3  # share of the branch in a residual sum, of convolutions and of attention
-LARGEST = 256.0  # activation, beyond which it is clipped
+BALANCE = 0.3  # weight t of the branch in a residual sum (`mp_sum`)
+LARGEST = 256.0  # activations are clipped to ± this value
 
 
 class EDM2(Backbone):
     """Preconditioned denoiser D(x; σ) around a magnitude-preserving U-Net; t is σ.
 
-    In training mode it returns the learned uncertainty u(σ) too, and its weights are normalised in place
-    (forced weight normalisation, Section 2.3).
+    In training mode it also returns the learned uncertainty u(σ), and normalises its weights in place (forced
+    weight normalisation, Section 2.3).
     """
 
     objective = "edm"
-    vae = "edm2"  # whose latents published weights are of
+    vae = "edm2"  # the latents that the published weights were trained on
     checkpoint_names: ClassVar[list[Rule]] = [
         (r"^unet\.", ""),
         (r"^enc\.(\d+x\d+)_", r"encoder.\1."),
@@ -56,17 +56,21 @@ class EDM2(Backbone):
         """
         Args:
             input_size: side of the input grid in cells, or (H, W); 64 for latents of 512×512 images.
-            num_classes: classes; 0 for an unconditional network, such as the published guides. There is no
-                null class.
+            num_classes: number of classes; 0: unconditional, as are the published guiding networks. There is
+                no null class.
             in_channels: channels of the input; 4 for latents.
-            model_channels: width of the first level.
-            channel_mult: width of each level over model_channels; each level halves H and W.
+            model_channels: width of the first level, in channels.
+            channel_mult: width of each level as a multiple of model_channels; each further level halves H
+                and W.
             num_blocks: residual blocks of a level of the encoder; the decoder has one more.
-            attn_resolutions: heights of the levels whose blocks have self-attention. The first block of the
-                decoder has it in any case.
+            attn_resolutions: heights H of the levels whose blocks have self-attention. The first block of
+                the decoder always has it.
             channels_per_head: width of an attention head; narrower blocks have no attention.
-            dropout: of the blocks, in training.
-            sigma_data: standard deviation of the data.
+            dropout: probability of dropping a feature in each block in training.
+            sigma_data: standard deviation σ_data of the data.
+
+        Raises:
+            UsageError: a size is not positive, or a width cannot be split into heads.
         """
         require_positive(
             model_channels=model_channels,
@@ -132,7 +136,7 @@ class EDM2(Backbone):
         self.logvar_linear = MPLayer(128, 1)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor | TrainingOutput:
-        """x = x0 + σ·noise (N, C, H, W), σ (N,) and y (N,), None for no label -> the denoised x0."""
+        """x = x0 + σ·noise (N, C, H, W), t = σ (N,), y (N,) or None for no label -> x0 (N, C, H, W)."""
         self.check_input(x)
         sigma = t.to(at_least_float32(x)).view(-1, 1, 1, 1)
         size = (sigma**2 + self.sigma_data**2).sqrt()
@@ -163,7 +167,7 @@ class EDM2(Backbone):
         return self.out_conv(x) * self.out_gain
 
     def log_variance(self, c_noise: Tensor) -> Tensor:
-        """The learned uncertainty u(σ) of c_noise = ln(σ)/4: (N,) -> (N,)."""
+        """The learned uncertainty u(σ), given c_noise = ln(σ)/4: (N,) -> (N,)."""
         return self.logvar_linear(self.logvar_fourier(c_noise)).flatten()
 
     def stages(self) -> dict[str, nn.Module]:
@@ -176,10 +180,10 @@ class EDM2(Backbone):
 
 
 class Encoder(nn.ModuleDict):
-    """A level of the encoder: convolution or down-sampling block, then blocks."""
+    """A level of the encoder: a convolution or downsampling block, then further blocks."""
 
     def forward(self, x: Tensor, emb: Tensor) -> list[Tensor]:
-        """x (N, C, H, W), emb (N, D) -> what each of them gives, all of it skips."""
+        """x (N, C, H, W), emb (N, D) -> the output of each block; all are skips."""
         outputs = []
         for block in self.values():
             x = block(x, emb) if isinstance(block, EDM2Block) else block(x)
@@ -188,27 +192,30 @@ class Encoder(nn.ModuleDict):
 
 
 class Decoder(nn.ModuleDict):
-    """A level of the decoder: two blocks or an up-sampling one, then blocks that each take a skip."""
+    """A level of the decoder: two blocks or an upsampling block, then blocks that each take a skip."""
 
     def forward(self, x: Tensor, emb: Tensor, skips: list[Tensor]) -> Tensor:
-        """x (N, C, H, W), emb (N, D) and the skips that are left, which are taken -> (N, C', H', W')."""
+        """x (N, C, H, W), emb (N, D) -> (N, C', H', W'); takes its skips from the end of `skips`."""
         for block in self.values():
             x = block(x, emb, None if block.skip is None else skips.pop())
         return x
 
 
 class EDM2Block(nn.Module):
-    """Residual block (Figure 21): its encoder form normalises each pixel, its decoder form takes a skip.
+    """Residual block (Figure 21). The encoder's form normalises each pixel, the decoder's takes a skip.
 
     Args:
-        in_channels: of the input and the skip together.
-        out_channels: of the output.
-        emb_channels: width of the embedding.
-        heads: of self-attention after it; 0 for none.
-        dropout: before the second convolution.
-        decoder: which form it has.
+        in_channels: channels of the input and the skip together.
+        out_channels: channels of the output.
+        emb_channels: width D of the embedding.
+        heads: heads of the self-attention after the block; 0: no attention.
+        dropout: probability of dropping a feature before the second convolution in training.
+        decoder: the decoder's form instead of the encoder's.
         skip: whether it takes a long skip connection.
-        resample: "down" or "up", first of all; "" for neither.
+        resample: "down" or "up" before anything else; "" for neither.
+
+    Raises:
+        UsageError: out_channels is not a multiple of heads.
     """
 
     def __init__(
@@ -239,7 +246,7 @@ class EDM2Block(nn.Module):
             self.attn_proj = MPLayer(out_channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor, skip: Tensor | None = None) -> Tensor:
-        """x (N, C, H, W), emb (N, D), and a skip of the size of x -> (N, C_out, H', W')."""
+        """x (N, C, H, W), emb (N, D), skip (N, C_skip, H, W) -> (N, C_out, H', W')."""
         if self.skip is not None:
             x = mp_cat(x, self.skip(skip))
         if self.resample:
@@ -260,7 +267,10 @@ class EDM2Block(nn.Module):
         return x.clamp(-LARGEST, LARGEST)
 
     def attention(self, x: Tensor) -> Tensor:
-        """Self-attention with q, k and v of unit magnitude; channels of qkv are (head, channel, q|k|v)."""
+        """Self-attention with q, k and v of unit magnitude: (N, C, H, W) -> (N, C, H, W).
+
+        Channels of qkv are ordered (head, channel, q|k|v).
+        """
         qkv = self.attn_qkv(x).unflatten(1, (self.heads, -1, 3)).flatten(4)  # (N, heads, d, 3, T)
         q, k, v = normalize(qkv, [2]).transpose(2, 4).unbind(3)  # (N, heads, T, d)
         h = F.scaled_dot_product_attention(q, k, v)
@@ -270,11 +280,11 @@ class EDM2Block(nn.Module):
 class MPLayer(nn.Module):
     """Convolution or linear map without bias that preserves the magnitude of its input (Eq. 47, 66).
 
-    Its filters are used at a root mean square of 1 over √(their size). In training mode the stored weight is
-    normalised first, then, with gradient, what is used of it.
+    Each filter is scaled to a root mean square of 1/√(number of its weights) when it is used. In training
+    mode the stored weight is also normalised in place, outside of the gradient.
 
     Args:
-        in_channels, out_channels: of the layer.
+        in_channels, out_channels: channels of input and output.
         kernel: side of the filters; 0 for a linear map.
     """
 
@@ -294,7 +304,7 @@ class MPLayer(nn.Module):
         return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
 
     def normalized(self) -> Tensor:
-        """The weight with filters of a root mean square of 1, in float32 or better."""
+        """The weight, each filter at a root mean square of 1, in float32 or better."""
         weight = self.weight.to(at_least_float32(self.weight))
         return normalize(weight, list(range(1, weight.dim())))
 
@@ -303,7 +313,7 @@ class MPLayer(nn.Module):
         return self.normalized() / math.sqrt(self.weight[0].numel())
 
     def merged(self) -> nn.Module:
-        """The plain layer for inference, whose weight is normalised once."""
+        """A plain layer for inference, whose weight is normalised once."""
         out_channels, in_channels, *sides = self.weight.shape
         layer: nn.Module = nn.Linear(in_channels, out_channels, bias=False, device="meta")
         if sides:
@@ -318,7 +328,7 @@ class Fourier(nn.Module):
     """Random Fourier features of unit magnitude: √2·cos(c·freqs + phases).
 
     Args:
-        features: how many.
+        features: number of features.
     """
 
     freqs: Tensor
@@ -335,9 +345,9 @@ class Fourier(nn.Module):
 
 
 def resample(x: Tensor, mode: str) -> Tensor:
-    """Means of 2×2 cells ("down"), or each cell four times ("up"): (N, C, H, W) -> (N, C, H', W').
+    """Means of 2×2 cells ("down"), or each cell repeated 2×2 times ("up"): (N, C, H, W) -> (N, C, H', W').
 
-    Depthwise convolutions, as the published counts have it.
+    These are depthwise convolutions, because the published GFLOPs count them as such.
     """
     ones = x.new_ones(x.shape[1], 1, 2, 2)
     if mode == "up":
@@ -346,36 +356,36 @@ def resample(x: Tensor, mode: str) -> Tensor:
 
 
 def at_least_float32(x: Tensor) -> torch.dtype:
-    """The dtype of x, or float32 where that is more precise."""
+    """The dtype of x, or float32 if that is more precise."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
 def normalize(x: Tensor, dims: Sequence[int]) -> Tensor:
-    """x over its root mean square along some dimensions (Eq. 3, 66)."""
+    """x divided by its root mean square along `dims` (Eq. 3, 66); the shape of x."""
     size = math.prod([x.shape[dim] for dim in dims])
     norm = torch.linalg.vector_norm(x, dim=dims, keepdim=True, dtype=at_least_float32(x))
     return x / (EPS + norm / math.sqrt(size)).to(x.dtype)
 
 
 def mp_silu(x: Tensor) -> Tensor:
-    """SiLU that keeps the magnitude of normal numbers (Eq. 81)."""
+    """SiLU(x)/0.596, which preserves the magnitude of standard normal input (Eq. 81)."""
     return F.silu(x) / 0.596
 
 
 def mp_sum(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """(1 − t)·a + t·b, scaled so that it keeps their magnitude (Eq. 88)."""
+    """(1 − t)·a + t·b, scaled to preserve magnitude (Eq. 88)."""
     size = math.hypot(1 - t, t)
     return a * ((1 - t) / size) + b * (t / size)
 
 
 def mp_cat(a: Tensor, b: Tensor) -> Tensor:
-    """a and b side by side on channels, each with half of the magnitude however wide it is (Eq. 103)."""
+    """a and b concatenated on channels, scaled to contribute equally whatever their widths (Eq. 103)."""
     width_a, width_b = a.shape[1], b.shape[1]
     scale = math.sqrt((width_a + width_b) / 2)
     return torch.cat([a * (scale / math.sqrt(width_a)), b * (scale / math.sqrt(width_b))], dim=1)
 
 
-register("edm2-xxs", model_channels=64)(EDM2)  # of the program, not in the paper
+register("edm2-xxs", model_channels=64)(EDM2)  # in the authors' program, not in the paper
 register("edm2-xs", model_channels=128)(EDM2)
 register("edm2-s", model_channels=192)(EDM2)
 register("edm2-m", model_channels=256, dropout=0.1)(EDM2)

@@ -1,7 +1,7 @@
 """FlowDCN: "Exploring DCN-like Architectures for Fast Image Generation with Arbitrary Resolution".
 
-arXiv 2410.22655. DiT's frame on a grid of any size: a deformable convolution takes the place of attention,
-and the tokens are given no positions.
+arXiv 2410.22655. DiT with deformable convolutions in place of attention. Tokens have no position embedding,
+so the network takes grids of any size.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from registry.layers.feed_forward import SwiGLU
 from registry.layers.modulation import Modulation, gated
 from registry.networks.dit import DiTHead
 
-POINTS = 9  # K: where a channel group is sampled for each token
-REACH = 6.0  # cells by which an offset of 1 is stretched at most
+POINTS = 9  # K: sampling points of a channel group for each token
+REACH = 6.0  # an offset of 1 is scaled to at most this many cells
 
 
 class FlowDCN(Backbone):
     """Isotropic network of deformable convolutions that predicts the velocity of a flow (arXiv 2410.22655).
 
-    The released weights have 2·C output channels, of which the velocity is the first half.
+    The released weights have 2·C output channels; the first C are the velocity.
     """
 
     objective = "flow"
@@ -65,15 +65,17 @@ class FlowDCN(Backbone):
         """
         Args:
             input_size: side of the input grid in cells, or (H, W); 32 for latents of 256×256 images.
-            num_classes: classes without the null class; 0 for an unconditional network.
+            num_classes: number of classes without the null class; 0: unconditional.
             in_channels: channels of the input; 4 for latents.
-            patch_size: side of a patch in cells; a token stands for one.
+            patch_size: side of a patch in cells; each patch becomes one token.
             hidden_size: width D of a token, in channels.
             depth: number of blocks.
-            num_groups: groups G of channels; each is sampled at points of its own.
-            learn_sigma: whether there are as many output channels again, as in the released weights, or the
-                velocity alone.
-            class_dropout_prob: share of labels replaced by the null class in training; at 0 there is none.
+            num_groups: groups G of channels; each group has its own sampling points.
+            learn_sigma: output 2·C channels, as the released weights do, or the velocity alone (C).
+            class_dropout_prob: probability that a label becomes the null class in training; 0: no null class.
+
+        Raises:
+            UsageError: hidden_size is not a multiple of num_groups, or a size is not positive.
         """
         require_positive(patch_size=patch_size)
         super().__init__(
@@ -89,7 +91,7 @@ class FlowDCN(Backbone):
         self.condition = Condition(num_classes, hidden_size, class_dropout_prob)
         self.blocks = nn.ModuleList(FlowDCNBlock(hidden_size, num_groups) for _ in range(depth))
         self.head = DiTHead(hidden_size, patch_size**2 * self.out_channels)
-        nn.init.xavier_uniform_(self.embed.weight.flatten(1))  # a view: fills the convolution
+        nn.init.xavier_uniform_(self.embed.weight.flatten(1))  # a view, so it fills the convolution's weight
         nn.init.zeros_(self.embed.bias)  # type: ignore[arg-type]
         nn.init.zeros_(self.head.project.weight)
         nn.init.zeros_(self.head.project.bias)
@@ -100,7 +102,7 @@ class FlowDCN(Backbone):
         n, _, height, width = x.shape
         rows, columns = height // p, width // p
         x = self.embed(x).flatten(2).transpose(1, 2)  # (N, T, D), row-major
-        c = F.silu(self.condition(t, y))  # (N, D); every modulation begins with this SiLU
+        c = F.silu(self.condition(t, y))  # (N, D); computed once, because every modulation begins with SiLU
         for block in self.blocks:
             x = block(x, c, rows, columns)
         x = self.head(x, c).view(n, rows, columns, p, p, self.out_channels)
@@ -117,14 +119,14 @@ class FlowDCNBlock(nn.Module):
     def __init__(self, hidden_size: int, num_groups: int) -> None:
         super().__init__()
         self.modulation = Modulation(hidden_size, 6)
-        nn.Linear.reset_parameters(self.modulation)  # open from the start
+        nn.Linear.reset_parameters(self.modulation)  # unlike in DiT, gates do not start at zero
         self.norm1 = ModulatedNorm(hidden_size)
         self.deformable = DeformableConvolution(hidden_size, num_groups)
         self.norm2 = ModulatedNorm(hidden_size)
         self.mlp = SwiGLU(hidden_size, 2 * 4 * hidden_size // 3)
 
     def forward(self, x: Tensor, c: Tensor, rows: int, columns: int) -> Tensor:
-        """x (N, T, D) of a grid of T = rows·columns tokens, c = SiLU(condition) (N, D) -> (N, T, D)."""
+        """x (N, T, D), c = SiLU(condition) (N, D), T = rows·columns -> (N, T, D)."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(c)
         x = gated(x, gate_a, self.deformable(self.norm1(x, shift_a, scale_a), rows, columns))
         return gated(x, gate_m, self.mlp(self.norm2(x, shift_m, scale_m)))
@@ -148,17 +150,21 @@ class ModulatedNorm(nn.Module):
 
 
 class DeformableConvolution(nn.Module):
-    """Each token sums its group's values at nine points of the grid; points and weights depend on the token.
+    """A weighted sum of values at nine points of the grid; points and weights depend on the token.
 
-    output = Σ_k w_k · value((column, row) + 6·sigmoid(s_k)·(o_k + p_k)) in each group, with offsets o, scales
-    s and weights w linear in the token (w has no softmax), and p the 3×3 grid around it.
+    For each token and channel group:
+
+        output = Σ_k w_k · value((column, row) + 6·sigmoid(s_k)·(o_k + p_k))
+
+    The offsets o, scales s and weights w are linear maps of the token (w without softmax). p is the 3×3 grid
+    around the token.
 
     Args:
         hidden_size: width D of a token.
         num_groups: groups G of D/G channels.
 
     Raises:
-        UsageError: the width is no multiple of the number of groups.
+        UsageError: hidden_size is not a multiple of num_groups.
     """
 
     def __init__(self, hidden_size: int, num_groups: int) -> None:
@@ -171,21 +177,21 @@ class DeformableConvolution(nn.Module):
         self.scales = nn.Linear(hidden_size, num_groups * POINTS, bias=False)
         self.weights = nn.Linear(hidden_size, num_groups * POINTS)
         self.out = nn.Linear(hidden_size, hidden_size)
-        # (column, row) of each point, the column running fastest; stored in the authors' checkpoints
+        # (column, row) of each point, column fastest; the authors' checkpoints store it
         steps = torch.tensor([-1.0, 0.0, 1.0])
         grid = torch.cartesian_prod(steps, steps).flip(-1)
         self.prior = nn.Parameter(grid.view(1, 1, 1, 1, POINTS, 2), requires_grad=False)
-        reach = torch.arange(1, num_groups + 1) / num_groups - 1e-4  # group by group wider
+        reach = torch.arange(1, num_groups + 1) / num_groups - 1e-4  # increases from group to group
         self.scale = nn.Parameter(torch.logit(reach).view(1, 1, 1, num_groups, 1, 1))
         for layer in (self.offsets, self.scales, self.weights):
             nn.init.zeros_(layer.weight)
         nn.init.zeros_(self.offsets.bias)
 
     def forward(self, x: Tensor, rows: int, columns: int) -> Tensor:
-        """(N, T, D) of a grid of T = rows·columns tokens, row-major -> (N, T, D)."""
+        """(N, T, D), T = rows·columns tokens, row-major -> (N, T, D)."""
         n, _, d = x.shape
         grid = (n, rows, columns, self.num_groups, POINTS)
-        wide = torch.promote_types(x.dtype, torch.float32)  # half precision has too few digits for positions
+        wide = torch.promote_types(x.dtype, torch.float32)  # half precision is too coarse for positions
         reach = REACH * torch.sigmoid(self.scales(x).view(*grid, 1).to(wide) + self.scale)
         offset = (self.offsets(x).view(*grid, 2).to(wide) + self.prior) * reach
         column, row = offset.unbind(-1)
@@ -197,14 +203,14 @@ class DeformableConvolution(nn.Module):
 
 
 def sample_sum(value: Tensor, column: Tensor, row: Tensor, weight: Tensor) -> Tensor:
-    """Σ_k weight_k · value at point k, bilinear between the four cells around it; 0 outside the grid.
+    """Σ_k weight_k · value(point k), bilinearly interpolated; values outside the grid are 0.
 
-    As in the authors' kernels, the cell before a position is found by rounding towards zero: between −1 and 0
-    this extrapolates from cells 0 and 1, where other programs fade out.
+    As in the authors' kernels, the cell before a position is found by rounding towards zero. Between −1 and 0
+    this extrapolates from cells 0 and 1, where other programs interpolate between 0 and cell 0.
 
     Args:
         value: (N, H, W, G, c).
-        column, row: of the points in cells, (N, H, W, G, K).
+        column, row: position of each point in cells, (N, H, W, G, K).
         weight: (N, H, W, G, K).
 
     Returns:
@@ -217,7 +223,7 @@ def sample_sum(value: Tensor, column: Tensor, row: Tensor, weight: Tensor) -> Te
     cells = ((sample * rows + row_cells)[..., None] * columns + column_cells[..., None, :]) * groups
     cells = cells + torch.arange(groups, device=value.device).view(-1, 1, 1, 1)
     shares = (weight[..., None] * row_shares)[..., None] * column_shares[..., None, :]
-    # One bag for each token and group: no copy of the values for each of its 36 cells.
+    # One bag for each token and group, so that the values of its 36 cells are not copied.
     sums = F.embedding_bag(
         cells.view(-1, 4 * POINTS),
         value.reshape(-1, width),
@@ -228,7 +234,7 @@ def sample_sum(value: Tensor, column: Tensor, row: Tensor, weight: Tensor) -> Te
 
 
 def _between(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The two cells beside each position on an axis of `size` cells, and their shares: (…) -> (…, 2) each."""
+    """The two cells around each position on an axis of `size` cells, and their weights: (…, 2) each."""
     cell = position.detach().trunc()[..., None]
     beyond = position[..., None] - cell
     side = torch.arange(2, device=position.device)

@@ -1,7 +1,7 @@
 """HDiT: "Scalable High-Resolution Pixel-Space Image Synthesis with Hourglass Diffusion Transformers".
 
-arXiv 2401.11605. A U of transformer layers on pixels: local attention on the fine grids, global attention on
-the coarse ones. Tokens are (N, H, W, C); nothing has a bias. Names as in the authors' program, k-diffusion's
+arXiv 2401.11605. A U-shaped transformer on pixels: local attention on the fine grids, global attention on the
+coarse ones. Tokens are (N, H, W, C); no layer has a bias. Names follow the authors' program, k-diffusion's
 `image_transformer_v2`.
 """
 
@@ -23,14 +23,14 @@ from registry.layers.embeddings import LabelEmbedding, made_once
 
 Kind = Literal["global", "neighbourhood", "shifted-window", "none"]
 EPS = 1e-6
-AUGMENTATIONS = 9  # numbers that tell how an image was augmented; zeros for not at all
-TILE = 8  # most rows and columns of queries that share the keys around them, in neighbourhood attention
+AUGMENTATIONS = 9  # numbers that describe how an image was augmented; all zero: not augmented
+TILE = 8  # largest side of a tile of queries that share keys in neighbourhood attention
 
 
 class HDiT(Backbone):
-    """Hourglass of transformer layers that denoises x = x0 + σ·noise (arXiv 2401.11605).
+    """Hourglass transformer that denoises x = x0 + σ·noise (arXiv 2401.11605).
 
-    It is given σ itself and returns the denoised D(x; σ), preconditioned as in EDM (arXiv 2206.00364,
+    Its time t is σ. It returns the denoised image D(x; σ), preconditioned as in EDM (arXiv 2206.00364,
     Table 1).
     """
 
@@ -72,22 +72,27 @@ class HDiT(Backbone):
         """
         Args:
             input_size: side of the image in pixels, or (H, W).
-            num_classes: classes without the null class; 0 for an unconditional network.
+            num_classes: number of classes without the null class; 0: unconditional.
             in_channels: channels of the image.
-            patch_size: side of a patch in pixels; a token of the finest level stands for one.
+            patch_size: side of a patch in pixels; each patch becomes one token of the finest level.
             widths: channels of the tokens at each level, the finest first.
-            depths: layers of each level; all levels but the last have as many again on the way up.
-            attention: of each level: "global", "neighbourhood", "shifted-window", or "none" for
-                feed-forward layers alone.
-            head_width: channels of a head, for all levels or for each; a multiple of 8.
-            mlp_ratio: hidden width of the feed-forward over the tokens' width, for all levels or for each.
-            kernel_size: side of the neighbourhood that a query sees, in tokens.
+            depths: layers of each level; all levels but the last have as many again in the decoder.
+            attention: kind at each level: "global", "neighbourhood", "shifted-window", or "none" for
+                feed-forward layers only.
+            head_width: channels of a head, a multiple of 8; one number for all levels, or one for each.
+            mlp_ratio: hidden width of the feed-forward branch as a multiple of the tokens' width; one number
+                for all levels, or one for each.
+            kernel_size: side of the neighbourhood that a query attends to, in tokens; odd.
             window_size: side of a shifted window, in tokens.
             mapping_width: channels of the condition.
-            mapping_depth: layers of the network that makes the condition.
-            mapping_ratio: hidden width of these layers over mapping_width.
-            sigma_data: standard deviation of the data that the preconditioning assumes.
-            class_dropout_prob: share of labels replaced by the null class in training; at 0 there is none.
+            mapping_depth: layers of the mapping network, which computes the condition.
+            mapping_ratio: hidden width of these layers as a multiple of mapping_width.
+            sigma_data: standard deviation σ_data that the preconditioning assumes of the data.
+            class_dropout_prob: probability that a label becomes the null class in training; 0: no null class.
+
+        Raises:
+            UsageError: options of different numbers of levels, a size that is not positive, an odd
+                mapping_width, an even kernel_size, or a head_width that does not divide the width.
         """
         levels = len(widths)
         for name, value in (("widths", widths), ("depths", depths), ("attention", attention)):
@@ -121,7 +126,7 @@ class HDiT(Backbone):
         self._check_neighbourhoods(*height_width(input_size))
 
         def level(i: int, first: int = 0) -> Level:
-            """Level i; of its layers, numbered from `first`, the odd ones have their windows shifted."""
+            """Level i. Its layers are numbered from `first`; the windows of odd layers are shifted."""
             width, kind = widths[i], attention[i]
             sizes = width, heads[i], mapping_width
             made = []
@@ -160,10 +165,10 @@ class HDiT(Backbone):
                 )
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None, augmentation: Tensor | None = None) -> Tensor:
-        """x (N, C, H, W), σ (N,), y (N,) -> denoised (N, C, H, W).
+        """x (N, C, H, W), t = σ (N,), y (N,) -> denoised (N, C, H, W).
 
         Args:
-            augmentation: (N, 9), how each image was augmented; None for not at all.
+            augmentation: (N, 9), how each image was augmented; None: not augmented.
         """
         sigma = t.to(torch.promote_types(x.dtype, torch.float32)).view(-1, 1, 1, 1)
         variance = sigma**2 + self.sigma_data**2
@@ -190,7 +195,7 @@ class HDiT(Backbone):
 
 
 def _each(value: Any, levels: int, name: str) -> tuple[Any, ...]:
-    """An option given for all levels at once or for each."""
+    """An option as one value for each level, given as such or as one value for all."""
     values = value if isinstance(value, tuple | list) else (value,) * levels
     if len(values) != levels:
         raise UsageError(f"{name} has {len(values)} entries for {levels} levels of widths")
@@ -199,7 +204,7 @@ def _each(value: Any, levels: int, name: str) -> tuple[Any, ...]:
 
 
 def gather_cells(x: Tensor, side: int) -> Tensor:
-    """Squares of cells to tokens, (row, column, channel) in each: (N, H, W, C) -> (N, H/s, W/s, s·s·C)."""
+    """Squares of s·s cells to tokens: (N, H, W, C) -> (N, H/s, W/s, s·s·C), (row, column, channel)."""
     x = x.unflatten(2, (-1, side)).unflatten(1, (-1, side))
     return x.transpose(2, 3).flatten(3)
 
@@ -211,14 +216,14 @@ def spread_cells(x: Tensor, side: int) -> Tensor:
 
 
 class HDiTCondition(nn.Module):
-    """σ, label and augmentation as one vector: their embeddings, added, through gated MLPs.
+    """σ, label and augmentation as one vector: the sum of their embeddings, passed through gated MLPs.
 
     Args:
-        num_classes: without the null class; 0 for no labels.
-        width: of the vector.
+        num_classes: number of classes without the null class; 0: no labels.
+        width: width of the vector.
         depth: number of MLPs.
-        ratio: their hidden width over `width`.
-        class_dropout_prob: share of labels replaced by the null class in training; at 0 there is none.
+        ratio: hidden width of the MLPs as a multiple of `width`.
+        class_dropout_prob: probability that a label becomes the null class in training; 0: no null class.
     """
 
     def __init__(
@@ -239,7 +244,7 @@ class HDiTCondition(nn.Module):
     def forward(self, sigma: Tensor, y: Tensor | None, augmentation: Tensor | None) -> Tensor:
         """σ (N,), y (N,), augmentation (N, 9) -> (N, width)."""
         noise = sigma.to(self.time_features.frequencies.dtype).log()[:, None] / 4
-        if augmentation is None:  # not nothing: the features of nine zeros are ones and zeros
+        if augmentation is None:  # nine zeros, whose features are ones and zeros, not only zeros
             augmentation = noise.new_zeros(len(noise), AUGMENTATIONS)
         c = self.time_in(self.time_features(noise)) + self.aug_in(self.aug_features(augmentation))
         if self.label is not None:
@@ -251,11 +256,11 @@ class HDiTCondition(nn.Module):
 
 
 class FourierFeatures(nn.Module):
-    """`[cos, sin]` of 2π times random projections, which are drawn once and kept.
+    """`[cos, sin]` of 2π times a fixed random projection of the inputs.
 
     Args:
-        inputs: numbers of which features are made.
-        width: features, half of them cosines.
+        inputs: number of inputs.
+        width: number of features, half of them cosines.
     """
 
     frequencies: Tensor
@@ -287,7 +292,7 @@ class Norm(nn.Module):
 
 
 class AdaptiveNorm(nn.Module):
-    """RMS norm whose weight is 1 + a linear map of the condition.
+    """RMS norm with the weight 1 + linear(condition).
 
     Args:
         width: channels.
@@ -305,11 +310,11 @@ class AdaptiveNorm(nn.Module):
 
 
 class GatedMlp(nn.Module):
-    """down(a·GELU(b)) with [a, b] = up(x) (GEGLU, arXiv 2002.05202); starts at zero.
+    """down(a·GELU(b)) with [a, b] = up(x) (GEGLU, arXiv 2002.05202); the output starts at zero.
 
     Args:
         width: channels of x.
-        ratio: hidden width over `width`.
+        ratio: hidden width as a multiple of `width`.
     """
 
     def __init__(self, width: int, ratio: float) -> None:
@@ -326,7 +331,7 @@ class GatedMlp(nn.Module):
 
 
 class MappingBlock(GatedMlp):
-    """x + gated MLP of its norm.
+    """x + MLP(norm(x)), with a gated MLP.
 
     Args:
         width, ratio: as for `GatedMlp`.
@@ -342,7 +347,7 @@ class MappingBlock(GatedMlp):
 
 
 class FeedForward(GatedMlp):
-    """x + gated MLP of its norm, which the condition weights.
+    """x + MLP(norm(x)), with a gated MLP and a norm that depends on the condition.
 
     Args:
         width, ratio: as for `GatedMlp`.
@@ -359,11 +364,11 @@ class FeedForward(GatedMlp):
 
 
 class Level(nn.Module):
-    """Layers of one width, which share their positions.
+    """Layers of one width, with common rotary positions.
 
     Args:
-        layers: in order.
-        rope: what makes the positions; None for layers without attention.
+        layers: the layers, in order.
+        rope: the rotary positions; None for layers without attention.
     """
 
     def __init__(self, layers: list[Layer], rope: AxialRope | None) -> None:
@@ -379,10 +384,11 @@ class Level(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention, if there is any, and feed-forward.
+    """Attention and feed-forward branch.
 
     Args:
-        attention, feed_forward: the two, each with its residual connection.
+        attention: the attention with its residual connection; None: the layer has none.
+        feed_forward: the feed-forward branch with its residual connection.
     """
 
     def __init__(self, attention: HDiTAttention | None, feed_forward: FeedForward) -> None:
@@ -390,14 +396,14 @@ class Layer(nn.Module):
         self.attention, self.ff = attention, feed_forward
 
     def forward(self, x: Tensor, c: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
-        """x (N, H, W, C), c (N, mapping_width), rotation as of `AxialRope` -> (N, H, W, C)."""
+        """x (N, H, W, C), c (N, mapping_width), rotation from `AxialRope` -> (N, H, W, C)."""
         if self.attention is not None:
             x = self.attention(x, c, rotation)
         return self.ff(x, c)
 
 
 class Merge(nn.Module):
-    """2×2 tokens to one.
+    """Downsampling: a linear map of 2×2 tokens to one.
 
     Args:
         narrow, wide: channels before and after.
@@ -413,7 +419,7 @@ class Merge(nn.Module):
 
 
 class Split(nn.Module):
-    """One token to 2×2, mixed with the long skip: skip + fac·(split − skip).
+    """Upsampling: a linear map of a token to 2×2, interpolated with the long skip: skip + fac·(split − skip).
 
     Args:
         wide, narrow: channels before and after.
@@ -433,24 +439,25 @@ class Split(nn.Module):
 
 @made_once
 def _positions(height: int, width: int) -> np.ndarray:
-    """(row, column) of each cell's centre, the longer side of the grid from −1 to 1: (H, W, 1, 2, 1)."""
+    """(row, column) of each cell's centre, (H, W, 1, 2, 1); the longer side of the grid is −1 to 1."""
     sides = np.array([height, width]).reshape(2, 1, 1)
     centres = (2 * np.mgrid[:height, :width] + 1 - sides) / max(height, width)
     return np.moveaxis(centres, 0, -1)[:, :, None, :, None].astype(np.float32)
 
 
 class AxialRope(nn.Module):
-    """Rotations by which queries and keys tell their row and column; the heads share out the frequencies.
+    """Axial rotary position embedding: rotations of queries and keys by row and column.
 
-    Head a of h has the frequencies f_{i·h + a}, i = 0 … d/8 − 1, of h·d/8 in even ratios from π to below 10π.
-    Half of a head's channels turn, each of the first quarter with one of the second.
+    There are h·d/8 frequencies f_k = π·10^(k/(h·d/8)), distributed over the h heads: head a has f_{i·h + a},
+    i = 0 … d/8 − 1. Half of a head's channels rotate; each channel of the first quarter is paired with one of
+    the second.
 
     Args:
-        width: channels of a token.
+        width: channels of a token, h·d.
         head_width: d.
 
     Raises:
-        UsageError: a width of a head that is no multiple of 8, or that does not divide the width.
+        UsageError: head_width is not a multiple of 8, or does not divide the width.
     """
 
     freqs: Tensor
@@ -466,7 +473,7 @@ class AxialRope(nn.Module):
         self.register_buffer("freqs", freqs.view(count, heads).T.float())
 
     def forward(self, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Factors of the channels themselves and of those they turn with: (H, W, h, d) each."""
+        """Factors of each channel and of the channel it is paired with, for `rotate`: (H, W, h, d) each."""
         angles = (_positions(height, width, device=self.freqs.device) * self.freqs[:, None]).flatten(-2)
         unturned = (0, 2 * angles.shape[-1])
         straight = F.pad(angles.cos().repeat(1, 1, 1, 2), unturned, value=1.0)
@@ -476,14 +483,16 @@ class AxialRope(nn.Module):
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn the first quarter of the channels with the second: (N, H, W, h, d) -> (N, H, W, h, d)."""
+    """Rotate the first quarter of the channels with the second: (N, H, W, h, d) -> (N, H, W, h, d)."""
     straight, crossed = rotation
     other = x.unflatten(-1, (2, 2, -1)).flip(-2).flatten(-3)
     return torch.addcmul(x * straight, other, crossed)
 
 
 class HDiTAttention(nn.Module):
-    """x + attention of its norm: cosine similarity with a scale for each head, rotary positions.
+    """Base class of the attentions: x + attention(norm(x)), with a norm that depends on the condition.
+
+    Logits are cosines times a learned scale for each head, with rotary positions.
 
     Args:
         width: channels of a token.
@@ -501,23 +510,23 @@ class HDiTAttention(nn.Module):
         nn.init.zeros_(self.out.weight)
 
     def forward(self, x: Tensor, c: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        """x (N, H, W, C), c (N, condition), rotation of `AxialRope` -> (N, H, W, C)."""
+        """x (N, H, W, C), c (N, condition), rotation from `AxialRope` -> (N, H, W, C)."""
         q, k, v = self.qkv(self.norm(x, c)).unflatten(-1, (3, -1, self.head_width)).unbind(3)
         q, k = (rotate(self._scaled(vectors), rotation).to(v.dtype) for vectors in (q, k))
         return x + self.out(self.attend(q, k, v).flatten(3))
 
     def _scaled(self, x: Tensor) -> Tensor:
-        """Queries or keys (N, H, W, h, d), made √scale long, in float32 at least."""
+        """Queries or keys (N, H, W, h, d), scaled to the norm √scale, in float32 or better."""
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         return x * (self.scale.sqrt()[:, None] * (x.square().sum(-1, keepdim=True) + EPS).rsqrt())
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Softmax(q·k) v over the keys that a query sees: (N, H, W, h, d) each -> (N, H, W, h, d)."""
+        """softmax(q·k) v over the keys that a query attends to: (N, H, W, h, d) each -> (N, H, W, h, d)."""
         raise NotImplementedError
 
 
 class GlobalAttention(HDiTAttention):
-    """Every token sees all of them."""
+    """Every token attends to all tokens."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         shape = q.shape
@@ -526,12 +535,13 @@ class GlobalAttention(HDiTAttention):
 
 
 class ShiftedWindowAttention(HDiTAttention):
-    """A token sees those of its window, on a grid that is rolled first (Swin, arXiv 2103.14030).
+    """A token attends to its window on a shifted grid (Swin, arXiv 2103.14030).
 
     Args:
         width, head_width, condition: as for `HDiTAttention`.
         size: side of a window in tokens; divides the grid's sides.
-        shift: cells by which the grid is rolled. Tokens from opposite borders do not see each other.
+        shift: tokens by which the grid is rolled. Tokens from opposite sides of the grid are masked from each
+            other.
     """
 
     def __init__(self, width: int, head_width: int, condition: int, size: int, shift: int) -> None:
@@ -551,24 +561,25 @@ class ShiftedWindowAttention(HDiTAttention):
 
 @made_once
 def _window_mask(height: int, width: int, size: int, shift: int) -> np.ndarray:
-    """Which tokens of a window see each other on a rolled grid: (windows, 1, size², size²)."""
+    """Which tokens of a window attend to each other on a rolled grid: (windows, 1, size², size²) bool."""
     rows, columns = np.mgrid[:height, :width]
-    origin = 2 * (rows < shift) + (columns < shift)  # alike where no border lies between
+    origin = 2 * (rows < shift) + (columns < shift)  # equal where no border lies between two cells
     origin = origin.reshape(height // size, size, width // size, size).swapaxes(1, 2).reshape(-1, 1, size**2)
     return origin[..., None] == origin[:, :, None]
 
 
 class NeighbourhoodAttention(HDiTAttention):
-    """A token sees the square of tokens around it, moved inwards at the borders (arXiv 2204.07143).
+    """A token attends to the square of tokens around it, moved inwards at borders (arXiv 2204.07143).
 
-    Tiles of queries share the keys around them, of which a mask leaves each query its own.
+    Queries are processed in tiles. All queries of a tile use the keys around the tile, and a mask leaves each
+    query those of its own square.
 
     Args:
         width, head_width, condition: as for `HDiTAttention`.
         size: side of the square in tokens.
 
     Attributes:
-        attended_keys: how many keys a query sees, which are those that are counted.
+        attended_keys: keys that a query attends to, size²; only these count as operations.
     """
 
     def __init__(self, width: int, head_width: int, condition: int, size: int) -> None:
@@ -579,7 +590,7 @@ class NeighbourhoodAttention(HDiTAttention):
         n, height, width, heads, d = q.shape
         rows = _around(height, self.size, device=q.device)[:, None, :, None]
         columns = _around(width, self.size, device=q.device)[:, None]
-        k, v = (  # of each tile: (tiles, N·h, keys, d)
+        k, v = (  # for each tile: (tiles, N·h, keys, d)
             x.permute(1, 2, 0, 3, 4)[rows, columns].view(-1, rows.shape[2] * columns.shape[2], n * heads, d)
             for x in (k, v)
         )
@@ -592,12 +603,12 @@ class NeighbourhoodAttention(HDiTAttention):
 
 
 def _tile(length: int) -> int:
-    """Queries of a tile along an axis: the most, up to `TILE`, that divide it evenly."""
+    """Side of a tile along an axis: the largest divisor of its length up to `TILE`."""
     return next(side for side in range(TILE, 0, -1) if length % side == 0)
 
 
 def _keys(length: int, size: int) -> np.ndarray:
-    """The cells of an axis that the queries of each tile see together: (tiles, keys)."""
+    """The cells of an axis that at least one query of a tile attends to: (tiles, keys)."""
     tile = _tile(length)
     count = min(tile + size - 1, length)
     first = np.clip(np.arange(0, length, tile) - size // 2, 0, length - count)
@@ -609,7 +620,7 @@ _around = made_once(_keys)
 
 @made_once
 def _neighbourhood_mask(height: int, width: int, size: int) -> np.ndarray:
-    """Which of the keys around its tile a query sees: (tiles, 1, queries, keys)."""
+    """Which of the keys around its tile a query attends to: (tiles, 1, queries, keys) bool."""
 
     def seen(length: int) -> np.ndarray:
         first = np.clip(np.arange(length) - size // 2, 0, length - size).reshape(-1, _tile(length), 1)
@@ -622,7 +633,7 @@ def _neighbourhood_mask(height: int, width: int, size: int) -> np.ndarray:
 
 
 def cut(x: Tensor, tall: int, broad: int) -> Tensor:
-    """The grid in tiles: (N, H, W, h, d) -> (tiles, N·h, tall·broad, d)."""
+    """Split a grid into tiles of tall·broad tokens: (N, H, W, h, d) -> (tiles, N·h, tall·broad, d)."""
     x = x.unflatten(2, (-1, broad)).unflatten(1, (-1, tall))  # N, rows, tall, columns, broad, h, d
     return x.permute(1, 3, 0, 5, 2, 4, 6).flatten(4, 5).flatten(2, 3).flatten(0, 1)
 

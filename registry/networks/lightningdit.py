@@ -1,6 +1,7 @@
-"""LightningDiT: "Reconstruction vs. Generation" (arXiv 2501.01423), DiT with parts of language models.
+"""LightningDiT: "Reconstruction vs. Generation" (arXiv 2501.01423), DiT with layers of language models.
 
-Its released weights are of VA-VAE's latents, normalised by the mean and deviation of each channel.
+Its released weights were trained on VA-VAE's latents, normalised by the mean and standard deviation of each
+channel.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from registry.layers.norms import RMSNorm
 
 
 class LightningDiT(Backbone):
-    """DiT with RMS norms, SwiGLU, and RoPE beside its position table; predicts the velocity of a flow."""
+    """DiT with RMS norms, SwiGLU, and RoPE as well as a position table; predicts the velocity of a flow."""
 
     objective = "flow"
-    guided_channels = 3  # of 32 too, as in the released sampling program
+    guided_channels = 3  # of 32, as in the released sampling program
     fixed_parameters = frozenset({"pos_embed", "feat_rope.freqs_cos", "feat_rope.freqs_sin"})
     checkpoint_names: ClassVar[list[Rule]] = [
         (r"^x_embedder\.proj\.", "embed."),
@@ -63,23 +64,25 @@ class LightningDiT(Backbone):
         """
         Args:
             input_size: side of the input grid in cells, or (H, W); 16 for VA-VAE's latents of 256×256 images.
-            num_classes: classes without the null class; 0 for an unconditional network.
+            num_classes: number of classes without the null class; 0: unconditional.
             in_channels: channels of the input; 32 for VA-VAE's latents.
-            patch_size: side of a patch in cells; a token stands for one.
+            patch_size: side of a patch in cells; each patch becomes one token.
             hidden_size: width D of a token, in channels.
             depth: number of blocks.
             num_heads: attention heads; each is hidden_size / num_heads wide.
-            mlp_ratio: hidden width of the MLP over hidden_size; SwiGLU has two thirds of it, twice.
-            class_dropout_prob: share of labels replaced by the null class in training; at 0 there is none.
+            mlp_ratio: hidden width of the MLP as a multiple of hidden_size; each half of SwiGLU has two
+                thirds of it.
+            class_dropout_prob: probability that a label becomes the null class in training; 0: no null class.
             swiglu: SwiGLU in place of the MLP with tanh GELU.
-            rope: turn queries and keys by their rows and columns, beside the position table.
-            rms_norm: RMS norms with a weight in place of LayerNorm without.
-            qk_norm: norm queries and keys.
-            shift: whether blocks shift what they norm, beside scaling it.
-            learn_sigma: whether the head makes as many channels again, which are dropped.
+            rope: rotary positions in addition to the position table.
+            rms_norm: RMS norms with a weight in place of LayerNorm without weights.
+            qk_norm: normalise queries and keys.
+            shift: whether the condition shifts the norms in addition to scaling them.
+            learn_sigma: whether the head computes C further channels, which are discarded.
 
         Raises:
-            UsageError: a width that is no multiple of 4, or whose heads are none with RoPE.
+            UsageError: hidden_size is not a multiple of 4 or of num_heads, or with RoPE a head's width is not
+                a multiple of 4.
         """
         require_positive(patch_size=patch_size)
         super().__init__(
@@ -104,12 +107,12 @@ class LightningDiT(Backbone):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """As DiT's: Xavier-uniform linear maps, with the patch embedding; closed branches; zero output."""
+        """As in DiT: Xavier-uniform linear maps and patch embedding; gates and the output start at zero."""
         for layer in self.blocks.modules():
             if isinstance(layer, nn.Linear) and not isinstance(layer, Modulation):
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
-        nn.init.xavier_uniform_(self.embed.weight.flatten(1))  # a view: fills the convolution
+        nn.init.xavier_uniform_(self.embed.weight.flatten(1))  # a view, so it fills the convolution's weight
         nn.init.zeros_(self.embed.bias)  # type: ignore[arg-type]
         nn.init.zeros_(self.head.project.weight)
         nn.init.zeros_(self.head.project.bias)
@@ -123,7 +126,7 @@ class LightningDiT(Backbone):
         p = self.patch_size
         rows, columns = height // p, width // p
         x = self.embed(x).flatten(2).transpose(1, 2) + self.pos_embed  # (N, T, D), row-major
-        c = F.silu(self.condition(t, y))  # (N, D); every modulation begins with this SiLU
+        c = F.silu(self.condition(t, y))  # (N, D); computed once, because every modulation begins with SiLU
         for block in self.blocks:
             x = block(x, c, rows, columns)
         x = self.head(x, c).view(n, rows, columns, p, p, -1)
@@ -131,7 +134,7 @@ class LightningDiT(Backbone):
 
 
 class LightningDiTBlock(nn.Module):
-    """Attention and SwiGLU, each normed, shifted, scaled and gated by the condition.
+    """Attention and SwiGLU; each branch has a norm and is shifted, scaled and gated by the condition.
 
     Args:
         hidden_size, num_heads, mlp_ratio, swiglu, rope, rms_norm, qk_norm, shift: as for `LightningDiT`.
@@ -170,13 +173,13 @@ class LightningDiTBlock(nn.Module):
 
 
 class LightningDiTAttention(nn.Module):
-    """Multi-head self-attention, queries and keys normed and turned; channels ordered (q|k|v, head, channel).
+    """Multi-head self-attention with optional QK-norm and RoPE; channels ordered (q|k|v, head, channel).
 
     Args:
         hidden_size, num_heads, rope, rms_norm, qk_norm: as for `LightningDiT`.
 
     Raises:
-        UsageError: the width is no multiple of the number of heads, or with RoPE that of a head none of 4.
+        UsageError: hidden_size is not a multiple of num_heads, or with RoPE a head's width is not one of 4.
     """
 
     def __init__(self, hidden_size: int, num_heads: int, rope: bool, rms_norm: bool, qk_norm: bool) -> None:
@@ -211,13 +214,13 @@ class LightningDiTAttention(nn.Module):
 
 @made_once
 def rotations(rows: int, columns: int, head_width: int, double: bool) -> np.ndarray:
-    """RoPE's rotations as complex numbers: (rows · columns, head_width / 2), row-major, for all heads alike.
+    """RoPE's rotations as complex numbers: (rows · columns, head_width / 2), row-major, equal for all heads.
 
-    With e = head_width / 2 there are e / 2 frequencies θ_j = 10000^(−2j/e). Pairs of adjacent channels in the
-    first half of a head turn by row·θ_j, those in the second half by column·θ_j.
+    With e = head_width / 2 there are e / 2 frequencies θ_j = 10000^(−2j/e). Pairs of adjacent channels rotate
+    by row·θ_j in the first half of a head and by column·θ_j in the second.
 
     Args:
-        rows, columns: of the grid of tokens.
+        rows, columns: size of the grid of tokens.
         head_width: a multiple of 4.
         double: complex128, for networks in float64; otherwise complex64.
     """
@@ -228,11 +231,11 @@ def rotations(rows: int, columns: int, head_width: int, double: bool) -> np.ndar
 
 
 class FusedSwiGLU(nn.Module):
-    """Linear to two halves, SiLU of the first times the second, Linear (arXiv 2002.05202).
+    """SwiGLU with one linear map for both halves: contract(SiLU(a)·b), [a, b] = expand(x) (arXiv 2002.05202).
 
     Args:
         hidden_size: width D of a token.
-        inner: width of a half.
+        inner: width of each half.
     """
 
     def __init__(self, hidden_size: int, inner: int) -> None:
@@ -251,7 +254,7 @@ class LightningDiTHead(nn.Module):
 
     Args:
         hidden_size: width D of a token.
-        out_features: numbers of an output patch, p·p·C.
+        out_features: values of an output patch, p·p·C.
         rms_norm: as for `LightningDiT`.
     """
 
@@ -283,7 +286,7 @@ _L: dict[str, Any] = {"hidden_size": 1024, "depth": 24, "num_heads": 16}
 _XL: dict[str, Any] = {"hidden_size": 1152, "depth": 28, "num_heads": 16}
 _1P0B: dict[str, Any] = {"hidden_size": 1536, "depth": 24, "num_heads": 24}
 _1P6B: dict[str, Any] = {"hidden_size": 1792, "depth": 28, "num_heads": 28}
-# Latents of Stable Diffusion's autoencoder, in patches of 2×2.
+# For latents of Stable Diffusion's autoencoder, in patches of 2×2.
 _PATCH_2: dict[str, Any] = {"input_size": 32, "in_channels": 4, "patch_size": 2}
 register("lightningdit-b-1", **_B)(LightningDiT)
 register("lightningdit-b-2", **_B, **_PATCH_2)(LightningDiT)

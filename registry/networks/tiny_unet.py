@@ -1,7 +1,7 @@
 """TinyUNet: the small U-Net of the article "U-Net Architecture", for 28×28 grey images.
 
-As printed it cannot run: its first GroupNorm has 8 groups on 1 channel. Here a norm has as many of
-its 8 groups as divide the channels; the parameter count stays that of the printed widths.
+As printed it cannot run, because its first GroupNorm has 8 groups on 1 channel. Here a norm has gcd(8,
+channels) groups, which leaves the parameter count unchanged.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from registry.layers.embeddings import LabelEmbedding, sinusoids
 
 
 class TinyUNet(Backbone):
-    """Three scales of residual blocks with the step added as a bias; predicts noise."""
+    """Three scales of residual blocks, with the step embedding added as a bias; predicts noise."""
 
     checkpoint_names: ClassVar[list[Rule]] = [
         (r"^t_emb\.(\d)", lambda match: f"time.{int(match[1]) - 1}"),
@@ -50,7 +50,7 @@ class TinyUNet(Backbone):
             in_channels: channels of the input; 1 for grey images.
             widths: channels of the three scales.
             time_width: channels of the step embedding.
-            class_dropout_prob: share of labels replaced by the null class in training; at 0 there is none.
+            class_dropout_prob: probability that a label becomes the null class in training; 0: no null class.
         """
         super().__init__(input_size=input_size, in_channels=in_channels, num_classes=num_classes)
         require_positive(time_width=time_width, width=min(widths))
@@ -73,7 +73,7 @@ class TinyUNet(Backbone):
         self.output = nn.Conv2d(w1, in_channels, 1)
 
     def _check_grid(self, height: int, width: int) -> None:
-        self.size_multiple = 8 if min(height, width) < 8 else 1  # three poolings leave at least one cell
+        self.size_multiple = 8 if min(height, width) < 8 else 1  # three poolings must leave at least one cell
         super()._check_grid(height, width)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
@@ -93,15 +93,15 @@ class TinyUNet(Backbone):
 
 
 def join(x: Tensor, skip: Tensor) -> Tensor:
-    """x at the skip's size (nearest neighbour), then the skip behind its channels."""
+    """x enlarged to the skip's size (nearest neighbours), concatenated with the skip on channels."""
     return torch.cat([F.interpolate(x, size=skip.shape[-2:], mode="nearest"), skip], dim=1)
 
 
 class TinyUNetBlock(nn.Module):
-    """GroupNorm, SiLU, 3×3 convolution, twice, with the condition added between, and a shortcut.
+    """Residual block: twice GroupNorm, SiLU and a 3×3 convolution, with the condition added between.
 
     Args:
-        in_channels, out_channels: of the feature map.
+        in_channels, out_channels: channels of the feature map.
         time_width: width of the condition.
     """
 

@@ -1,11 +1,11 @@
 """DiT-UNet and U-DiT: "U-DiTs: Downsample Tokens in U-Shaped Diffusion Transformers" (arXiv 2405.02730).
 
-One network with switches. All of them off is DiT-UNet; `attention="downsampled"` and the rows of
-Tables 5 and 6 turn them on one by one; all of them on is U-DiT. Settings of the T-sized rows are
-not printed in the paper: they are those whose cost matches every figure it prints.
+One network with options. With all of them off it is DiT-UNet; with all of them on it is U-DiT. The rows of
+Tables 5 and 6 turn them on one by one. The paper does not print the settings of the T-sized rows; those used
+here reproduce every cost that it prints.
 
-Feature maps are (N, C, H, W) in channels-last memory: there norms and 1×1 convolutions need no
-permuting copies, and depthwise convolutions run fastest.
+Feature maps are (N, C, H, W) in channels-last memory, in which norms and 1×1 convolutions need no copies and
+depthwise convolutions run fastest.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ DownsamplerKind = Literal["pixel-shuffle", "depthwise", "depthwise+shortcut", "c
 
 
 def _layer_name(match: re.Match[str]) -> str:
-    """Two layers a stage unit: `.3.attn2.` -> `.7.attention.`"""
+    """The name of a layer. A stage unit has two layers: `.3.attn2.` -> `.7.attention.`"""
     parts = {"attn": "attention", "mlp": "ffn", "adaLN_modulation": "modulation"}
     return f".{2 * int(match[1]) + int(match[3]) - 1}.{parts[match[2]]}."
 
@@ -91,22 +91,26 @@ class UDiT(Backbone):
         """
         Args:
             input_size: side of the input grid in cells, or (H, W); 32 for latents of 256×256 images.
-            num_classes: classes without the null class; 0 for an unconditional network.
+            num_classes: number of classes without the null class; 0: unconditional.
             in_channels: channels of the input; 4 for latents.
             hidden_size: width C of the first scale, in channels.
-            depth: stage units of encoder 1, encoder 2, middle, decoder 2, decoder 1; two layers each.
-            num_heads: heads of every attention; their width grows with the scale.
-            mlp_ratio: hidden width of the feed-forward branch over its outer width.
-            attention: over all tokens, or inside four groups of every second row and column.
-            downsampler: what filters the feature map before its tokens are grouped; without effect where
-                attention is full.
+            depth: stage units of encoder 1, encoder 2, middle, decoder 2, decoder 1; a unit has two layers.
+            num_heads: attention heads at every scale; their width grows with that of the scale.
+            mlp_ratio: hidden width of the feed-forward branch as a multiple of its input width.
+            attention: over all tokens (full), or within each of four groups of tokens, which hold every
+                second row and column (downsampled).
+            downsampler: the filter before the tokens are grouped (Table 5); no effect with full attention.
             cosine: cosine attention with a learned scale instead of dot products.
             rope: RoPE2D on queries and keys.
-            ffn: the feed-forward branch: 1×1 convolutions (mlp), with a depthwise one between them (dwconv),
-                or the same with more parameters to train, merged for inference (reparam).
-            learn_sigma: whether the output is noise and variance range, or noise alone.
-            class_dropout_prob: share of labels replaced by the null class in training, at each width by
-                itself; at 0 there is none.
+            ffn: the feed-forward branch: two 1×1 convolutions (mlp), a depthwise convolution between them
+                (dwconv), or the same with more trained parameters, merged for inference (reparam).
+            learn_sigma: output the variance range beside the noise (2·C channels), or the noise alone (C).
+            class_dropout_prob: probability that a label becomes the null class in training, drawn for
+                each of the three widths separately; 0: no null class.
+
+        Raises:
+            UsageError: hidden_size is odd or not a multiple of num_heads, a head's width is not a multiple
+                of 4 with RoPE2D, or a size does not fit.
         """
         factor = 2 if attention == "downsampled" else 1
         super().__init__(
@@ -156,7 +160,7 @@ class UDiT(Backbone):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         self.check_input(x)
-        # SiLU here, once: every modulation of a layer begins with it.
+        # SiLU is computed here once, because the modulation of every layer begins with it.
         c1, c2, c3 = (F.silu(c(t, y)) for c in (self.condition1, self.condition2, self.condition3))
 
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
@@ -179,7 +183,7 @@ class UDiTLayer(nn.Module):
 
     Args:
         width: channels of the feature map, and width of the condition.
-        factor: of token downsampling, 2 or 1.
+        factor: factor of token downsampling, 2 or 1.
         num_heads, mlp_ratio, downsampler, cosine, rope, ffn: as for `UDiT`.
     """
 
@@ -208,14 +212,18 @@ class UDiTLayer(nn.Module):
 
 
 class TokenAttention(nn.Module):
-    """Self-attention on downsampled tokens (Section 3, Figure 3c); `factor` 1 is full attention.
+    """Self-attention on downsampled tokens (Section 3, Figure 3c).
 
-    The downsampler filters the feature map; then factor² groups of tokens attend, each to itself.
+    The downsampler filters the feature map, whose tokens are then split into factor² groups. Tokens attend to
+    the tokens of their group.
 
     Args:
         width: channels of the feature map.
-        factor: of token downsampling, 2 or 1.
+        factor: factor of token downsampling: 2, or 1 for full attention.
         num_heads, downsampler, cosine, rope: as for `UDiT`.
+
+    Raises:
+        UsageError: the width is not a multiple of num_heads, or with RoPE2D a head's width is not one of 4.
     """
 
     def __init__(
@@ -249,7 +257,7 @@ class TokenAttention(nn.Module):
             qk = rotate(qk, turn[:, None])
         scale = None
         if self.logit_scale is not None:
-            # exp(s)·q̂·k̂, with exp(s) put into q's norm, so that the logits need no second pass.
+            # exp(s)·q̂·k̂: exp(s) is applied to q, so that the logits need no second pass.
             sharpness = torch.exp(self.logit_scale.clamp(max=4.6052)).view(-1, 1)
             norm = torch.linalg.vector_norm(qk, dim=-1, keepdim=True).clamp_min(1e-12)
             qk = qk / (norm / torch.stack([sharpness, torch.ones_like(sharpness)]))
@@ -262,7 +270,7 @@ class TokenAttention(nn.Module):
 
 
 def make_downsampler(kind: DownsamplerKind, width: int) -> nn.Module:
-    """What filters the feature map before its tokens are grouped (Table 5)."""
+    """The filter of a feature map before its tokens are grouped (Table 5): (N, C, H, W) -> (N, C, H, W)."""
     if kind == "pixel-shuffle":
         return nn.Identity()
     if kind == "depthwise":

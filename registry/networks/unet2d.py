@@ -1,4 +1,4 @@
-"""diffusers' UNet2DModel behind the backbone contract: the convolutional rival. Predicts noise."""
+"""diffusers' UNet2DModel as a backbone: a convolutional baseline that predicts noise."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from registry.layers.embeddings import LabelDropout
 class UNet2D(Backbone):
     """UNet2DModel of diffusers with attention at every scale but the first.
 
-    `unet2d-64` is the configuration of the article "U-Net Architecture"; `unet2d` has the same
-    widths for class-conditional 4×32×32 latents.
+    `unet2d-64` is the configuration of the article "U-Net Architecture". `unet2d` has the same widths, for
+    class-conditional 4×32×32 latents.
     """
 
     checkpoint_names: ClassVar[list[Rule]] = [(r"^", "net.")]
@@ -39,13 +39,17 @@ class UNet2D(Backbone):
         """
         Args:
             input_size: side of the input grid in cells, or (H, W); 32 for latents of 256×256 images.
-            num_classes: classes without the null class; 0 for an unconditional network.
+            num_classes: number of classes without the null class; 0: unconditional.
             in_channels: channels of the input; 4 for latents.
-            block_out_channels: channels of each scale, full resolution first; each halves H and W.
+            block_out_channels: channels of each scale, full resolution first; each further scale halves H
+                and W.
             layers_per_block: residual blocks of each scale of the encoder; the decoder has one more.
-            norm_num_groups: groups of every norm; fewer than the channels of any scale, or a norm
-                of single channels cancels what step and label add to them.
-            class_dropout_prob: share of labels replaced by the null class in training; at 0 there is none.
+            norm_num_groups: groups of every GroupNorm; must be fewer than the channels of any scale, because
+                a norm over a single channel cancels the bias of step and label.
+            class_dropout_prob: probability that a label becomes the null class in training; 0: no null class.
+
+        Raises:
+            UsageError: a width is not a multiple of norm_num_groups, or a size is not positive.
         """
         require_positive(
             layers_per_block=layers_per_block,
@@ -94,7 +98,7 @@ class UNet2D(Backbone):
         return {**embeddings, "stem": net.conv_in, **scales, "middle": net.mid_block, **mirror, **head}
 
     def long_skips(self) -> dict[str, Callable[[], contextlib.AbstractContextManager[None]]]:
-        """One skip for each residual block of the decoder, taken from the list its scale is given."""
+        """One skip for each residual block of the decoder."""
         return {
             f"up{len(self.net.up_blocks) - i}.skip{j}": lambda block=block, j=j: _cut(block, j)  # type: ignore[misc]
             for i, block in enumerate(self.net.up_blocks)
@@ -104,7 +108,7 @@ class UNet2D(Backbone):
 
 @contextlib.contextmanager
 def _cut(block: nn.Module, index: int) -> Iterator[None]:
-    """Within this context, skip `index` into an up block of diffusers is zero."""
+    """Within this context, skip number `index` into a decoder block of diffusers is zero."""
 
     def cut(_module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         hidden, skips, *rest = args

@@ -1,6 +1,6 @@
 """U-ViT: "All are Worth Words: A ViT Backbone for Diffusion Models" (arXiv 2209.12152).
 
-Not to be mixed up with diffusers' UVit2DModel (`uvit2d`), another network of that name.
+Diffusers' UVit2DModel (`uvit2d`) is a different network.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from registry.layers.feed_forward import Mlp
 
 
 class UViT(Backbone):
-    """Transformer in which label and time are tokens and long skips join mirrored blocks; predicts noise."""
+    """Transformer with time and label as tokens and long skips between mirrored blocks; predicts noise."""
 
     beta_schedule = "scaled_linear"  # of the published latent weights of size H
     checkpoint_names: ClassVar[list[Rule]] = [
@@ -47,15 +47,19 @@ class UViT(Backbone):
         """
         Args:
             input_size: side of the input grid in cells, or (H, W); 32 for latents of 256×256 images.
-            num_classes: classes without the null class; 0 for an unconditional network.
+            num_classes: number of classes without the null class; 0: unconditional.
             in_channels: channels of the input; 4 for latents.
-            patch_size: side of a patch in cells; a token stands for one.
+            patch_size: side of a patch in cells; each patch becomes one token.
             hidden_size: width D of a token, in channels.
             depth: blocks besides the middle one, half before it and half after.
             num_heads: attention heads; each is hidden_size / num_heads wide.
-            mlp_ratio: hidden width of the MLP over hidden_size.
-            class_dropout_prob: share of labels replaced by the null class in training; at 0 there is none,
-                as in the ImageNet 64 models.
+            mlp_ratio: hidden width of the MLP as a multiple of hidden_size.
+            class_dropout_prob: probability that a label becomes the null class in training; 0: no null
+                class, as in the ImageNet 64 models.
+
+        Raises:
+            UsageError: depth or hidden_size is odd, hidden_size is not a multiple of num_heads, or a size is
+                not positive.
         """
         require_positive(patch_size=patch_size)
         super().__init__(
@@ -87,7 +91,7 @@ class UViT(Backbone):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Truncated normal linear maps and positions, std 0.02; zero biases; standard normal labels."""
+        """Linear maps and positions truncated normal (std 0.02), biases zero, labels standard normal."""
         if self.label is not None:
             nn.init.normal_(self.label.table.weight)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
@@ -121,11 +125,11 @@ class UViT(Backbone):
 
 
 class UViTBlock(nn.Module):
-    """Pre-norm attention and MLP; a mirrored block first joins the skip: Linear([x, skip]).
+    """Pre-norm attention and MLP; a mirrored block first takes Linear([x, skip]).
 
     Args:
         hidden_size, num_heads, mlp_ratio: as for `UViT`.
-        mirrored: whether it takes the skip from an in-block.
+        mirrored: whether the block takes a skip from its mirror image in the first half.
     """
 
     def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float, mirrored: bool) -> None:
@@ -146,9 +150,9 @@ class UViTBlock(nn.Module):
 
 
 class UViTLinear(UViT):
-    """U-ViT trained on the linear schedule, as the released weights for pixels and of size L are."""
+    """U-ViT trained on the linear β schedule: the released weights of size L and those for pixels."""
 
-    beta_schedule = "linear"  # a time 0 … 1 of their continuous process is a step t · 999
+    beta_schedule = "linear"  # time τ in 0 … 1 of their continuous process is step 999·τ
 
 
 _S: dict[str, Any] = {"hidden_size": 512, "depth": 12, "num_heads": 8}

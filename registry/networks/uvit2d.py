@@ -1,7 +1,7 @@
-"""diffusers' UVit2DModel, and a class-conditional latent denoiser made of its parts.
+"""diffusers' UVit2DModel, and a class-conditional latent denoiser built from its blocks.
 
-The reference page of UVit2DModel links "simple diffusion" (arXiv 2301.11093), which it implements
-for masked token prediction. U-ViT proper (`uvit-*`, arXiv 2209.12152) is another network.
+UVit2DModel is the U-ViT of "simple diffusion" (arXiv 2301.11093), adapted to masked token prediction. The
+U-ViT of arXiv 2209.12152 (`uvit-*`) is a different network.
 """
 
 from __future__ import annotations
@@ -23,21 +23,22 @@ from registry.layers.embeddings import LabelEmbedding, TimestepEmbedding
 
 
 class UVit2D(Backbone):
-    """UVit2DModel with diffusers' defaults: VQ tokens, text and micro-conditions to codebook logits."""
+    """UVit2DModel with diffusers' defaults: predicts codebook logits from VQ tokens and text."""
 
     checkpoint_names: ClassVar[list[Rule]] = [(r"^", "net.")]
 
     def __init__(self, input_size: Size = 16) -> None:
         """
         Args:
-            input_size: side of the grid of VQ tokens, or (H, W); 16 for 256×256 images at the 16-fold VQ-GAN.
+            input_size: side of the grid of VQ tokens, or (H, W); 16 for 256×256 images and a VQ-GAN that
+                downsamples by 16.
         """
         super().__init__(input_size=input_size, in_channels=1, num_classes=0)
         self.net = UVit2DModel()
         self.out_channels = self.net.config.codebook_size
 
     def example_inputs(self, batch_size: int = 1) -> tuple[Tensor, ...]:
-        """Token ids (N, H, W), text states (N, 77, 768), pooled text (N, 768), micro-conditions (N, 5)."""
+        """Token ids (N, H, W), text embeddings (N, 77, 768), pooled (N, 768), micro-conditions (N, 5)."""
         config, weight = self.net.config, self.net.project_to_hidden.weight
         like = {"device": weight.device, "dtype": weight.dtype}
         conditions = config.micro_cond_embed_dim // config.micro_cond_encode_dim
@@ -51,7 +52,7 @@ class UVit2D(Backbone):
         )
 
     def forward(self, tokens: Tensor, text: Tensor, pooled: Tensor, micro_conditions: Tensor) -> Tensor:
-        """-> logits (N, codebook_size, H, W)."""
+        """Arguments as of `example_inputs` -> logits (N, codebook_size, H, W)."""
         return self.net(tokens, text, pooled, micro_conditions)
 
     def stages(self) -> dict[str, nn.Module]:
@@ -59,14 +60,14 @@ class UVit2D(Backbone):
 
 
 class UVit2DLatent(Backbone):
-    """Class-conditional denoiser of UVit2DModel's blocks: convolutional ends, a transformer between.
+    """Class-conditional denoiser of UVit2DModel's blocks: a transformer between two convolutional stages.
 
-    The latent takes the place of the VQ tokens, step and label that of pooled text and micro-
-    conditions, and the two of them that of the text states in cross-attention. Predicts noise.
+    The latent replaces the VQ tokens. The sum of step and label embeddings replaces pooled text and micro-
+    conditions; cross-attention is to the two of them instead of to text. Predicts noise.
 
-    Token prediction does without long skips, a denoiser does not: its output holds the noise of every
-    cell, which the halved grid and the norms between would lose. There is one around the transformer and
-    one around both ends, as the U-ViT of "simple diffusion" keeps those of a U-Net.
+    Unlike UVit2DModel it has long skips: one around the transformer, one around everything between stem and
+    head. A denoiser needs them to predict the noise of every cell, which the halved grid and the norms would
+    lose. The U-ViT of "simple diffusion" has the skips of a U-Net for the same reason.
     """
 
     def __init__(
@@ -85,15 +86,18 @@ class UVit2DLatent(Backbone):
         """
         Args:
             input_size: side of the input grid in cells, or (H, W); 32 for latents of 256×256 images.
-            num_classes: classes without the null class; 0 for an unconditional network.
+            num_classes: number of classes without the null class; 0: unconditional.
             in_channels: channels of the input; 4 for latents.
-            block_out_channels: channels of the convolutional ends; the transformer runs at H/2, W/2.
-            num_res_blocks: ConvNeXt and attention pairs in each end.
+            block_out_channels: channels of the two convolutional stages; the transformer runs at H/2, W/2.
+            num_res_blocks: pairs of a ConvNeXt block and an attention in each convolutional stage.
             hidden_size: width D of a token, in channels.
-            depth: transformer blocks between the ends.
-            num_heads: attention heads, in the transformer and in the ends.
-            mlp_ratio: feed-forward width over hidden_size; 2.75 as in UVit2DModel's defaults.
-            class_dropout_prob: share of labels replaced by the null class in training; at 0 there is none.
+            depth: transformer blocks between the stages.
+            num_heads: attention heads in the transformer and in the stages.
+            mlp_ratio: feed-forward width as a multiple of hidden_size; 2.75 as in UVit2DModel's defaults.
+            class_dropout_prob: probability that a label becomes the null class in training; 0: no null class.
+
+        Raises:
+            UsageError: a width is not a multiple of num_heads, or a size is not positive.
         """
         super().__init__(
             input_size=input_size, in_channels=in_channels, num_classes=num_classes, size_multiple=2
@@ -166,7 +170,7 @@ class UVit2DLatent(Backbone):
         for block in self.transformer:
             x = block(x, encoder_hidden_states=context, added_cond_kwargs={"pooled_text_emb": pooled})
         x = self.from_hidden(x).reshape(n, height, width, channels).permute(0, 3, 1, 2)
-        # The ends of diffusers view their input as (N, C, H·W), which takes it contiguous.
+        # Stages of diffusers view their input as (N, C, H·W), so it must be contiguous.
         x = (x + self.skip2(skip2)).contiguous()
         return self.head(self.up_block(x, pooled, context, None) + self.skip1(skip1))
 

@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=100_000)
     args = parser.parse_args()
     lines = [
-        "| made | command | CPU seconds | peak memory (MiB) |",
+        "| added | command | CPU seconds | peak memory (MiB) |",
         "|--:|:--|--:|--:|",
     ]
     for count in args.counts:
@@ -122,8 +122,8 @@ def main() -> None:
             print(lines[-1], flush=True)
     where = environment()
     page = "\n".join(lines) + (
-        f"\n\nBeside the committed ones. Measured {where.date[:10]} on {where.cores} cores of "
-        f"{where.cpu}, Python {where.python}; CPU time of one process."
+        f"\n\nThe committed records were in the folder too. Measured {where.date[:10]} on {where.cores} "
+        f"cores of {where.cpu}, Python {where.python}; CPU time of one process."
     )
     if args.write:
         write_section(MARKS, page)

@@ -102,7 +102,7 @@ def forward(name: str, batch_size: int, repeats: int) -> dict[str, Any]:
 
     difference = (ours(*inputs) - straightforward()).abs().max().item()
     seconds = interleaved({"ours": lambda: ours(*inputs), "other": straightforward}, repeats)
-    against = "independent implementation" if name in PLAIN else "same network, separate products"
+    against = "plain implementation" if name in PLAIN else "same network, separate products"
     return _compared(name, against, seconds) | {"largest_difference": difference}
 
 
@@ -154,7 +154,7 @@ def training(name: str, batch_size: int, repeats: int) -> dict[str, Any]:
     ours = step(network, [p for p in network.parameters() if p.requires_grad])
     other = step(lambda *args: PLAIN[name](state, *args), trained)
     seconds = interleaved({"ours": ours, "other": other}, repeats)
-    return _compared(name, "independent implementation", seconds)
+    return _compared(name, "plain implementation", seconds)
 
 
 def _compared(name: str, against: str, seconds: dict[str, list[float]]) -> dict[str, Any]:
@@ -228,13 +228,14 @@ def page(found: dict[str, Any]) -> str:
             for c in found["commands"]
         ),
         "",
-        f"One forward pass, batch {found['batch_size']}, float32, against an implementation "
-        "with separate matmul, softmax, matmul, or against the library that the network comes from:",
+        f"One forward pass, batch {found['batch_size']}, float32, against the plain "
+        "implementation of the tests (`tests/plain.py`), the same network with separate attention products, "
+        "or the library that the network comes from:",
         "",
         *_rows(found["forward"]),
         "",
         f"One training step (forward, backward, AdamW), batch {found['batch_size']}, float32, against the "
-        "independent implementation of the tests:",
+        "plain implementation of the tests (`tests/plain.py`):",
         "",
         *_rows(found["training"]),
         "",

@@ -123,7 +123,8 @@ def main() -> None:
     whole = studies(args.studies)
     where = environment()
     heading = [
-        "| a step under `micro` | CPU ms | memory kept, ms | times as fast | page faults | memory kept |",
+        "| a step under `micro` | CPU ms, default | CPU ms, memory kept | times as fast | page faults, "
+        "default | page faults, memory kept |",
         "|:--|--:|--:|--:|--:|--:|",
     ]
     page = "\n".join(cells()) + (

@@ -39,10 +39,10 @@ class Local(Executor):
     """Processes of this machine.
 
     Args:
-        jobs: how many groups are done at once; by default one for each GPU, or for each core where there is
-            none. They share the cores evenly, whatever is left to do, so that a study that was interrupted
-            goes on with as many threads; of several GPUs each has one, or as many as the protocol has
-            processes for a cell.
+        jobs: number of groups measured at the same time; default: one per GPU, or per core without a GPU.
+            They share the cores evenly, regardless of how many cells are left, so that an interrupted study
+            resumes with the same number of threads. Each has one GPU, or as many as the protocol has
+            processes per cell.
     """
 
     def __init__(self, jobs: int | None = None) -> None:

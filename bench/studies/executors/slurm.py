@@ -1,8 +1,7 @@
 """A Slurm cluster as executor, by submitit: a task of a job array for each group.
 
-A task that is preempted, or runs into its time limit, is put into the queue again and goes on where it was.
-Submitit signals it before the limit. What a task is given and what it returns lies in `WORK/slurm`, with what
-it prints.
+A task that is preempted or reaches its time limit is requeued and resumes. Submitit signals it before the
+limit. The input, result and output of a task are in `WORK/slurm`.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ class Slurm(Executor):
     """Tasks of Slurm job arrays.
 
     Args:
-        jobs: most tasks at once; by default as many as Slurm lets run.
-        partition, account, qos, constraint: as of `sbatch`.
-        hours: time limit of a task, after which it goes on as another one.
-        timeouts: how often it may do so.
+        jobs: largest number of tasks at once; default: as many as Slurm runs.
+        partition, account, qos, constraint: options of `sbatch`.
+        hours: time limit of a task, after which it is requeued and resumes.
+        timeouts: how often a task may be requeued.
         cpus: cores of each process of a task.
-        gpus: GPUs of each.
-        memory: GiB of a task, which is ended where it takes more; by default the partition's own.
-        cluster: `slurm`; `local` stands for it by processes of this machine, `debug` by this process.
+        gpus: GPUs of each process of a task.
+        memory: memory limit of a task in GiB; default: the partition's.
+        cluster: `slurm`; for a trial, `local` uses processes of this machine and `debug` this process.
     """
 
     def __init__(

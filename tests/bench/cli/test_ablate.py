@@ -170,7 +170,7 @@ def test_what_is_measured_needs_neither_torch_nor_a_process(whole: Place, tmp_pa
         and shown.stdout.count("1.250 ± 0.000") == 6
         # No published figure stands beside scores that say nothing.
         and "96.15" not in shown.stdout
-        and "Scores of this protocol say nothing about quality" in shown.stdout
+        and "Scores of this protocol do not measure quality" in shown.stdout
     )
 
 
@@ -313,7 +313,7 @@ def test_sigterm_stops_all_of_it(tmp_path: Path) -> None:
     process.terminate()
     _, told = process.communicate(timeout=30)
     assert process.returncode == 143
-    assert told.splitlines()[-1] == "stopped: the same command goes on where it was"
+    assert told.splitlines()[-1] == "stopped: the same command resumes"
     saved = list((log.parent / "checkpoints").iterdir())
     assert saved, "a checkpoint is written on the way out"
     size = log.stat().st_size

@@ -95,8 +95,8 @@ def test_the_table_says_what_a_reader_must_know(bench, width) -> None:
     for said in (
         "Samples: s, 120 images of 16×16. Reference: r, 180 images of 16×16.",
         f"Features of digits (weights {digest}), the default for images of at most 16 pixels a side",
-        "FID and sFID: reference statistics of its 180 images.",
-        "Inception score: mean over splits of 5,000 in file order.",
+        "Reference of FID and sFID: the statistics of its 180 images.",
+        "Inception score: mean over splits of up to 5,000 samples in file order.",
         "Precision and recall: k = 3, distances in float32.",
         "s: 120 in mode L of 120 images, converted to 8-bit RGB.",
         "with fewer than 50,000 samples FID and sFID are biased upward",

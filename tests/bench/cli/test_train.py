@@ -128,7 +128,7 @@ def test_a_signal_to_train_is_one_line_and_its_status(tmp_path, number):
     assert process.returncode == 128 + number and out == ""
     assert (
         err.startswith("stopped at step ")
-        and err.endswith("with --resume goes on\n")
+        and err.endswith("with --resume continues\n")
         and err.count("\n") == 1
     )
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
@@ -142,7 +142,7 @@ def test_a_signal_to_sample_is_one_line_and_its_status(run_bench, tmp_path):
     wait_for(tmp_path / ".a.npz.partial", process)
     process.terminate()
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 143 and err == "stopped: the same command goes on where it was\n"
+    assert process.returncode == 143 and err == "stopped: the same command resumes\n"
 
 
 def test_without_a_terminal_a_line_now_and_then(capsys, monkeypatch):

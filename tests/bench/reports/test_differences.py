@@ -45,7 +45,7 @@ def diff(run_bench):
 def test_equal_folders_differ_in_nothing(folders, diff):
     assert differences(*folders).judgements == []
     code, out, err = diff(*folders)
-    assert (code, err) == (0, "") and "3 records compared" in out and "none changed" in out
+    assert (code, err) == (0, "") and "3 records compared" in out and "No value changed" in out
 
 
 @pytest.mark.parametrize(
@@ -263,12 +263,14 @@ def test_the_summary_is_markdown_with_what_is_worse_first(tmp_path, diff):
     keep(folders[1], "cost")
     code, out, err = diff(*folders, "--markdown")
     assert (code, err) == (1, "")
-    assert "3 records compared, 1 added, 0 removed. Of their values, over seeds: 1 worse, 1 better." in out
+    assert "1 added, 0 removed. Changed values (scores: means over seeds): 1 worse, 1 better." in out
     worse, better = out.partition("## Better")[::2]
     (line,) = [line for line in worse.splitlines() if "FID" in line]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[:5] == ["udit-t ffn=mlp protocol micro step 9", "FID↓", "21.00", "22.00", "+4.76%"]
     assert cells[5:] == ["+4.76% to +4.76%", "3"]
     assert "IS↑" in better and out.index("## Worse") < out.index("## Better")
-    assert "none changed" in diff(folders[0], folders[0], "--markdown")[1]
-    assert "## Within the tolerance of 0.05 of" in diff(*folders, "--markdown", "--tolerance", "0.05")[1]
+    assert "No value changed" in diff(folders[0], folders[0], "--markdown")[1]
+    assert (
+        "## Changed within the tolerance of 5.00%" in diff(*folders, "--markdown", "--tolerance", "0.05")[1]
+    )

@@ -50,13 +50,13 @@ def small():
         (
             shares(("a", 0.7, 0.2), ("b", 0.3, 0.8)),
             shares(("norm", 0.6, 0.0), ("linear", 0.4, 1.0)),
-            "a takes 70% of the time for 20% of the multiply-accumulates; of the operators, norm takes 60% "
-            "for 0%.",
+            "a takes 70% of the time for 20% of the multiply-accumulates. Of the operators, norm takes 60% "
+            "of the time for 0%.",
         ),
         (
             shares(("all", 0.996, 1.0), ("(between)", 0.004, 0.0)),
             shares(("linear", 1.0, 1.0)),
-            "No stage takes more than its share of the time; of the operators, none does.",
+            "No stage takes more than its share of the time. Of the operators, none does.",
         ),
     ],
 )

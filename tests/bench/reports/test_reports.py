@@ -161,7 +161,7 @@ def test_bold_are_the_scores_that_are_not_significantly_worse_than_the_best(resu
 def test_what_is_significant_is_told(results):
     page = page_of("downsampler", results)
     said = page.sections[1].text[1]
-    assert "are significant with 3 seeds: 2 of 3 pairs, all in the published order." in said
+    assert "over the 3 seeds that all rows have: 2 of 3 pairs, all in the published order." in said
     best = r"DW Conv. Shortcut \+ PS \([\d.]+\) has the lowest FID, significantly better than all other rows"
     assert re.search(best, said)
     assert "3 rows, 95% interval 0.50 to 1.00, too few for any order to be significant" in said
@@ -204,7 +204,7 @@ def test_scores_by_other_weights_get_a_table_of_their_own(results):
     assert "weights fedcba543210" in " ".join(second.table.remarks)
     assert "999" not in markdown.page(Page("x", "x", [first]))
     assert all(row[-1].text == "2" for row in first.table.rows)
-    assert "significance needs two seeds or more" in second.text[1]
+    assert "significance needs at least two seeds in common" in second.text[1]
     assert all(row["FID↓"].text == "999.00" for row in cells_of(second).values())  # and no ±
 
 
@@ -345,7 +345,7 @@ def test_orders_are_compared_with_published_ones_of_the_same_objective(tmp_path)
     (_, said) = section.text
     for objective in ("noise prediction", "flow"):
         assert f"published FID ({objective}): 1.00 (3 rows" in said
-    assert "15 of 15 pairs. Of the 6 with comparable published scores all are in the published order." in said
+    assert "15 of 15 pairs. All of the 6 with comparable published scores are in the published order." in said
 
 
 def test_rows_of_other_code_carry_a_footnote(results):

@@ -143,7 +143,7 @@ def test_what_a_gpu_waits_for_is_told(monkeypatch, small):
     assert rows["idle"].seconds == 2 and rows["idle"].time_share == found.idle == 0.5
     assert sum(row.time_share for row in found.operators) == pytest.approx(1)
     assert found.operator_seconds == 2 and rows["linear"].time_share == 0.25
-    assert "of the operators, norm takes 12%" in finding(found) or "linear takes 25%" in finding(found)
+    assert "Of the operators, norm takes 12%" in finding(found) or "linear takes 25%" in finding(found)
     assert finding(found).endswith(
         "The GPU is idle for 50% of the time, until the next operator is launched."
     )
