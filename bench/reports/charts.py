@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import product
@@ -361,6 +361,13 @@ def _conditions(row: Json) -> str:
     return re.sub(r" [\d.]+M images,", "", row["group"])
 
 
+def conditions(rows: Sequence[Json]) -> tuple[list[str], list[list[str]]]:
+    """The conditions that all rows share, and those of each that differ; without the length of training."""
+    every = [_conditions(row).split(", ") for row in rows]
+    common = [word for word in (every or [[]])[0] if all(word in words for words in every)]
+    return common, [[word for word in words if word not in common] for words in every]
+
+
 def fid_against_cost(board: Board) -> Json:
     """Figure 1 of the U-DiT paper with all published networks: FID against GFLOPs under its conditions."""
     rows = [row for row in board.rows if row["group"] == board.groups[0] and "cost" in row]
@@ -564,23 +571,9 @@ def _results(line: Line, setting: Setting) -> list[tuple[str, Quality]]:
 
 def held_out_curves(rows: Sequence[Line], setting: Setting) -> Chart | None:
     """Held-out loss at each checkpoint, whole or in a band; None where no training has two."""
-    values: list[Json] = []
-    for line in rows:
-        by_step: dict[tuple[str, int], list[float]] = {}
-        for _, result in _results(line, setting):
-            for loss, name in product(result.held_out, HELD_OUT):
-                if (value := loss.value(name)) is not None:
-                    by_step.setdefault((name, loss.step), []).append(value)
-        values += [
-            {
-                "row": line.row.label,
-                "band": name,
-                "step": step,
-                "value": _number(sum(found) / len(found)),
-                "seeds": len(found),
-            }
-            for (name, step), found in by_step.items()
-        ]
+    values: list[Json] = [
+        {"row": line.row.label, **each} for line in rows for each in _held_out(line, setting, HELD_OUT)
+    ]
     if len({value["step"] for value in values}) < 2:
         return None
     last = {value["row"]: value["value"] for value in values if value["band"] == "held_out"}
@@ -597,6 +590,63 @@ def held_out_curves(rows: Sequence[Line], setting: Setting) -> Chart | None:
         {"Noise level": options, **rest},
         "Means over seeds, with averaged weights, on images that were not trained on.",
     )
+
+
+def _held_out(line: Line, setting: Setting, bands: Iterable[str]) -> list[Json]:
+    """A row's losses at each checkpoint, as means over seeds."""
+    by_step: dict[tuple[str, int], list[float]] = {}
+    for _, result in _results(line, setting):
+        for loss, name in product(result.held_out, bands):
+            if (value := loss.value(name)) is not None:
+                by_step.setdefault((name, loss.step), []).append(value)
+    return [
+        {"band": name, "step": step, "value": _number(sum(found) / len(found)), "seeds": len(found)}
+        for (name, step), found in by_step.items()
+    ]
+
+
+def over_steps(published: Sequence[Json], measured: Sequence[tuple[str, Line, Setting]]) -> Chart | None:
+    """One network over training steps: published FID by conditions, held-out loss here by row.
+
+    Args:
+        published: its rows of the board.
+        measured: rows measured here, with their setting and its words.
+
+    Returns:
+        None where nothing is known at two steps.
+    """
+    views: dict[tuple[str, str], list[Json]] = {}
+    rows = [row for row in published if row["extra"] == "none" and row.get("training_steps", "").isdigit()]
+    for row, apart in zip(rows, conditions(rows)[1], strict=True):
+        series = ", ".join([row["row"], *apart])
+        point = {"series": series, "step": int(row["training_steps"]), "value": row["fid"]}
+        views.setdefault(("Published", "FID↓"), []).append(point)
+    for words, line, setting in measured:
+        if line.row.step is None and "steps" not in (line.row.training or {}):  # a part of another curve
+            curve = [{"series": line.label, **each} for each in _held_out(line, setting, ["held_out"])]
+            views.setdefault((f"Here, {words}", HELD_OUT["held_out"].title), []).extend(curve)
+    values: list[Json] = []
+    options = []
+    most_first = sorted(views.items(), key=lambda item: -len({value["series"] for value in item[1]}))
+    for (view, title), found in most_first:
+        steps: dict[str, set[int]] = {}
+        for value in found:
+            steps.setdefault(value["series"], set()).add(value["step"])
+        curves = [value for value in found if len(steps[value["series"]]) > 1]
+        parts, _ = _parts([*dict.fromkeys(value["series"] for value in curves)])
+        for part in dict.fromkeys(parts.values()):
+            text = view if len(set(parts.values())) == 1 else f"{view}: rows {part}"
+            options.append(Option(text, {"view": text, "title": title}))
+            values += [value | {"view": text} for value in curves if parts[value["series"]] == part]
+    if not options:
+        return None
+    chosen = alt.FieldEqualPredicate(field="view", equal="{{view}}")
+    base = _over(values).transform_filter(chosen)
+    base = base.encode(
+        x=_axis(alt.X, "step", "Training steps", log=True, format="~s"), y=_axis(alt.Y, "value", "{{title}}")
+    )
+    chart = _lines(base, "series", _tips("series", "step", value="{{title}}"))
+    return Chart("Over training steps", spec(chart), {"Score": options})
 
 
 def held_out_by_noise(rows: Sequence[Line], setting: Setting) -> Chart | None:

@@ -78,9 +78,12 @@ const table = new Tabulator("#board", {
   groupBy: "group",
   groupHeader: (value, count) => element("span", {}, `${value} · ${count} row${count === 1 ? "" : "s"}`),
   headerSortElement: "<span></span>",
+  printAsHtml: true, // all rows that filters leave, in the page's own style
+  printStyled: false,
+  printRowRange: "active",
   initialSort: [{ column: "fid", dir: "asc" }],
   columns: [
-    { title: "", field: "compare", headerSort: false, width: 34, frozen: !narrow, download: false,
+    { title: "", field: "compare", headerSort: false, width: 34, frozen: !narrow, download: false, print: false,
       titleFormatter: () => element("span", { title: "Compare two or three rows" }, "⇄"),
       formatter: (place) => {
         const { id, row } = place.getData();
@@ -95,7 +98,7 @@ const table = new Tabulator("#board", {
     ...heads.map((head) => ({
       title: head.title, field: head.name, visible: head.shown, hozAlign: head.number || head.name === "printed_params" ? "right" : "left",
       frozen: head.name === "row", sorter: sorter(head.name), headerSortStartingDir: head.higher ? "desc" : "asc",
-      titleFormatter: () => heading(head), formatter: (place) => cell(place.getData(), head.name),
+      titleFormatter: () => heading(head), titlePrint: head.title, formatter: (place) => cell(place.getData(), head.name),
       accessorDownload: (_, row) => (head.name === "source" ? row.from : row.texts?.[head.name] ?? row[head.name]),
       width: head.name === "row" && narrow ? 150 : WIDTHS[head.name], resizable: "header",
     })),

@@ -179,6 +179,8 @@ function charts() {
 
 addEventListener("beforeprint", () => all("main details:not(.menu)").forEach((each) => { each.open = true; }));
 
+all(".zoom").forEach((button) => button.addEventListener("click", () =>
+  button.setAttribute("aria-pressed", String(button.getAttribute("aria-pressed") !== "true"))));
 all("table.sortable").forEach(sortable);
 all(".tabs").forEach(tabs);
 charts();
