@@ -67,6 +67,7 @@ function heading(head) {
 const WIDTHS = { row: 210, rank: 66, fid: 68, source: 70, gflops: 84, printed_gflops: 84, params: 106,
   printed_params: 84, family: 84, kind: 100, sfid: 62, inception_score: 70, precision: 66, recall: 62, held_out: 124,
   remarks: 240, other: 220, sampler: 180 };
+const title = (group, count) => element("span", {}, `${group} · ${count} row${count === 1 ? "" : "s"}`);
 const narrow = matchMedia("(max-width: 44rem)").matches;
 
 const table = new Tabulator("#board", {
@@ -76,7 +77,8 @@ const table = new Tabulator("#board", {
   layout: "fitDataFill",
   placeholder: "Nothing found: try fewer words or another filter.",
   groupBy: "group",
-  groupHeader: (value, count) => element("span", {}, `${value} · ${count} row${count === 1 ? "" : "s"}`),
+  groupHeader: title,
+  groupHeaderPrint: (value, count) => title(value, count).innerHTML, // of which Tabulator makes markup
   headerSortElement: "<span></span>",
   printAsHtml: true, // all rows that filters leave, in the page's own style
   printStyled: false,
