@@ -183,9 +183,6 @@ bar.querySelector("[name=clear]").addEventListener("click", () => { compared = [
 
 // ---- the scatter ----
 
-const LETTER = 6.2; // pixels of a letter of a label
-const LABELS = 14;
-
 // The group of the filter, or else the one with the most rows that have both values.
 function plotted({ x, y }) {
   const known = visible.filter((row) => row[x] > 0 && row[y] > 0);
@@ -197,7 +194,7 @@ function plotted({ x, y }) {
     const apart = row.deviations?.[y] ?? 0;
     const bars = share > 1 ? { low: row.fid / share, high: row.fid * share }
       : { low: row[y] > apart ? row[y] - apart : row[y], high: row[y] + apart };
-    return { ...row, page: row.page ?? row.url, ...bars, left: "", right: "" };
+    return { ...row, page: row.page ?? row.url, ...bars };
   });
   document.getElementById("shown").textContent = group
     ? `Shown: ${group}; ${points.length} of ${visible.length} rows.`
@@ -205,49 +202,10 @@ function plotted({ x, y }) {
   return points;
 }
 
-// Names where they fit, those of the Pareto front first, then those far from other points.
-function label(view, { x, y, x_sign, y_sign }, points) {
-  const scales = [view.scale("x"), view.scale("y")];
-  const places = points.map((row) => [scales[0](row[x]), scales[1](row[y])]);
-  const [width, height] = [view.width(), view.height()];
-  const front = points.map((row) => !points.some((other) => x_sign * other[x] <= x_sign * row[x]
-    && y_sign * other[y] < y_sign * row[y]));
-  const near = (i) => places.filter(([a, b]) => Math.hypot(a - places[i][0], b - places[i][1]) < 60).length;
-  const order = points.map((_, i) => i).sort((i, j) => front[j] - front[i] || near(i) - near(j) || i - j);
-  const taken = places.map(([a, b]) => [a - 6, b - 6, a + 6, b + 6]);
-  const free = (box) => box[0] >= 0 && box[2] <= width && box[1] >= 0 && box[3] <= height
-    && taken.every((other) => box[2] < other[0] || other[2] < box[0] || box[3] < other[1] || other[3] < box[1]);
-  let named = 0;
-  const labelled = points.map((row) => ({ ...row }));
-  for (const i of order) {
-    const [a, b] = places[i];
-    const name = points[i].row.replace(/ \([^+].*\)/, "");
-    const long = name.length * LETTER;
-    if (named >= LABELS || a < 0 || a > width || b < 0 || b > height || name.length > 28) continue;
-    for (const [side, from] of [["right", a + 7], ["left", a - 7 - long]]) {
-      const box = [from, b - 16, from + long, b - 3];
-      if (!free(box)) continue;
-      taken.push(box);
-      labelled[i][side] = name;
-      named += 1;
-      break;
-    }
-  }
-  return view.data("board", labelled).runAsync();
-}
-
 let points = [];
-const scatter = chart(document.getElementById("scatter"), {
-  before: (whole, chosen) => {
-    points = plotted(chosen);
-    whole.data = { name: "board", values: points.map((row) => ({ ...row })) }; // Vega marks what it is given
-  },
-  after: (view, chosen) => {
-    let waiting;
-    const again = () => { clearTimeout(waiting); waiting = setTimeout(() => label(view, chosen, points), 150); };
-    for (const name of ["wheel", "pointerup", "dblclick"]) view.addEventListener(name, again);
-    return label(view, chosen, points);
-  },
+const scatter = chart(document.getElementById("scatter"), (whole, chosen) => {
+  points = plotted(chosen);
+  whole.data = { name: "board", values: points.map((row) => ({ ...row })) }; // Vega marks what it is given
 });
 
 // ---- the address ----

@@ -253,7 +253,8 @@ def plotted(browser):
 def test_the_front_is_where_nothing_cheaper_is_better_and_names_do_not_collide(browser, folder):
     show(browser, folder / "index.html", 1280, 3000)
     names = (
-        "[...document.querySelectorAll('#scatter .mark-text.role-mark text')].filter((t) => t.textContent)"
+        "[...document.querySelectorAll('#scatter .mark-text.role-mark text')]"
+        ".filter((t) => t.textContent && t.getAttribute('opacity') !== '0')"
     )
     until(lambda: browser.execute_script(f"return {names}.length"))
     rows = plotted(browser)
