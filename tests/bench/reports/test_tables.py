@@ -2,6 +2,7 @@
 
 import csv
 import importlib.resources
+import re
 
 import pytest
 
@@ -152,6 +153,16 @@ def test_recorded_costs_are_those_of_every_row_of_every_study_and_of_the_field(c
         recorded, counted = found[cost_request(row).file], costs[cost_request(row).file]
         assert recorded.parameters == counted.parameters and recorded.macs == counted.macs
         assert recorded.stages == counted.stages
+
+
+def test_a_report_shows_findings_then_the_table_then_the_picture_then_notes():
+    kinds = {"|": 1, "![": 2, "<details>": 3}
+    for path in sorted((ROOT / "reports").glob("*.md")):
+        text = re.sub("<details>.*?</details>", "<details>", path.read_text("utf-8"), flags=re.DOTALL)
+        for part in re.split("^#+ .*$", text, flags=re.MULTILINE):
+            blocks = filter(None, part.split("\n\n"))
+            found = [next((n for start, n in kinds.items() if b.startswith(start)), 0) for b in blocks]
+            assert found == sorted(found), path
 
 
 # ---- in a terminal ----
