@@ -81,7 +81,7 @@ def plan_table(plan: Plan, executor: Executor) -> Table:
     rows = [list(map(Entry, _row(plan, cell))) for cell in plan.wanted]
     at_once, times = executor.at_once(len(plan.groups())), list(plan.seconds.values())
     if None in times:
-        total = "in an unknown time: some have no record to estimate it from"
+        total = "in unknown time, because some have no record to estimate it from"
     else:
         total = f"expected to take {_time(sum(t or 0 for t in times) / (at_once or 1)) or 'no time'}"
         total += " in one process" if at_once is None else f" with {at_once} at once" if at_once > 1 else ""

@@ -361,7 +361,8 @@ def _names(x: str, y: str, most: int, *, paper: bool = False) -> Json:
     }
     label = {
         "type": "label",
-        "size": {"signal": "[width, height]"},
+        # Names follow a zoom, since the transform runs again when its size is set.
+        "size": {"signal": "slice([width, height, domain('x'), domain('y')], 0, 2)"},
         "sort": {"field": "datum.importance"},
         "anchor": ["top-right", "bottom-left", "left", "right", "top-left", "bottom-right", *far],
         "offset": [7] * 6 + [16] * len(far),

@@ -105,7 +105,7 @@ def noise(site: Site) -> str:
     )
 
 
-_STEPS = (1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 400_000)  # of the table of losses
+_STEPS = (1_000, 2_000, 10_000, 50_000, 100_000, 400_000)  # of the table of losses
 
 
 def losses(site: Site) -> str:

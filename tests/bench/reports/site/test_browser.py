@@ -250,13 +250,15 @@ def plotted(browser):
     return browser.execute_script("return points")
 
 
+NAMES = (
+    "[...document.querySelectorAll('#scatter .mark-text.role-mark text')]"
+    ".filter((t) => t.textContent && t.getAttribute('opacity') !== '0')"
+)
+
+
 def test_the_front_is_where_nothing_cheaper_is_better_and_names_do_not_collide(browser, folder):
     show(browser, folder / "index.html", 1280, 3000)
-    names = (
-        "[...document.querySelectorAll('#scatter .mark-text.role-mark text')]"
-        ".filter((t) => t.textContent && t.getAttribute('opacity') !== '0')"
-    )
-    until(lambda: browser.execute_script(f"return {names}.length"))
+    until(lambda: browser.execute_script(f"return {NAMES}.length"))
     rows = plotted(browser)
     assert {row["group"] for row in rows} == {MAIN} and len(rows) > 40
     front = {
@@ -265,9 +267,28 @@ def test_the_front_is_where_nothing_cheaper_is_better_and_names_do_not_collide(b
         if not any(other["cost"] <= row["cost"] and other["fid"] < row["fid"] for other in rows)
     }
     assert {"U-DiT-S", "U-DiT-B", "U-DiT-L", "DiCo-L"} <= front and "DiT-XL/2" not in front
-    found = boxes(browser, names)
+    found = boxes(browser, NAMES)
     assert 8 <= len(found) <= 14 and {"U-DiT-S", "U-DiT-L", "DiCo-L"} <= {name for name, *_ in found}
     assert_apart(found)
+
+
+def test_names_follow_their_marks_when_the_chart_is_dragged(browser, folder):
+    from selenium.webdriver import ActionChains
+
+    def apart():
+        name = next(box for box in boxes(browser, NAMES) if box[0] == "U-DiT-S")
+        mark = browser.find_element("css selector", "#scatter [aria-label='U-DiT-S']").rect
+        return mark["x"] - name[1], mark["y"] - name[2]
+
+    show(browser, folder / "index.html", 1280, 3000)
+    before, mark = apart(), browser.find_element("css selector", "#scatter [aria-label='U-DiT-S']").rect
+    place = browser.find_element("css selector", "#scatter svg")
+    drag = ActionChains(browser).move_to_element_with_offset(place, -100, -120).click_and_hold()
+    drag.move_by_offset(120, 40).release().perform()
+    moved = lambda: browser.find_element("css selector", "#scatter [aria-label='U-DiT-S']").rect  # noqa: E731
+    until(lambda: moved()["x"] > mark["x"] + 100)
+    until(lambda: apart() == pytest.approx(before, abs=2))
+    assert_apart(boxes(browser, NAMES))
 
 
 def boxes(browser, elements):
