@@ -1,4 +1,4 @@
-"""What `bench ablate` prints of a study: its plan, what is reused, and its rows, published and measured."""
+"""What `bench ablate` prints: the plan of a study, which records it reuses, and its results."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def results(plan: Plan, rows: list[Line]) -> list[Table]:
 
 
 def reused(plan: Plan) -> str:
-    """How many cells are measured and how many are reused, and since when these are known."""
+    """How many cells are to be measured, how many are reused, and when these were measured."""
     parts, known = [], plan.reused
     if known:
         dates = sorted(record.environment.date[:10] for record in known)
@@ -59,7 +59,7 @@ def reused(plan: Plan) -> str:
         parts.append(f"{len(again)} of them again, since {', '.join(sorted(set(again)))}")
     shown = {plan.outdated[record.file] for record in known if record.file in plan.outdated}
     if shown:
-        parts.append(f"some that are stale are shown: {', '.join(sorted(shown))}")
+        parts.append(f"stale records are shown: {', '.join(sorted(shown))}")
     text = "; ".join(parts) or "nothing is measured under this protocol"
     stop = ["Stop at any moment: the same command resumes."] if plan.todo else []
     return " ".join([f"{text}.", *_not_here(plan), *stop])
@@ -81,10 +81,10 @@ def plan_table(plan: Plan, executor: Executor) -> Table:
     rows = [list(map(Entry, _row(plan, cell))) for cell in plan.wanted]
     at_once, times = executor.at_once(len(plan.groups())), list(plan.seconds.values())
     if None in times:
-        total = "for some of them there is no record to expect a time from"
+        total = "in unknown time, because some have no record to estimate it from"
     else:
         total = f"expected to take {_time(sum(t or 0 for t in times) / (at_once or 1)) or 'no time'}"
-        total += " of one process" if at_once is None else f" with {at_once} at once" if at_once > 1 else ""
+        total += " in one process" if at_once is None else f" with {at_once} at once" if at_once > 1 else ""
     return Table(
         [Column(heading, number=i > 0) for i, heading in enumerate(headings)],
         rows,
@@ -113,7 +113,7 @@ def _time(seconds: float | None) -> str:
 
 
 def _attention(tokens: dict[str, dict[str, int]]) -> list[str]:
-    """How many tokens the attention of each row has to choose from, rows with the same told together."""
+    """How many tokens a token can attend to; rows with the same counts share a note."""
     alike: dict[str, list[str]] = {}
     for label, stages in tokens.items():
         told = ", ".join(f"{stage} {count}" for stage, count in stages.items()) or "no fused attention"
@@ -122,16 +122,13 @@ def _attention(tokens: dict[str, dict[str, int]]) -> list[str]:
     notes = [f"{told_of}: {told} ({'; '.join(labels)})." for told, labels in alike.items()]
     if any(count == 1 for stages in tokens.values() for count in stages.values()):
         notes.append(
-            "Where that is 1, attention has nothing to choose from: changes to it cannot show there."
+            "Where it is 1, a token attends to itself alone, so changes to attention have no effect."
         )
     return notes
 
 
 def _power(plan: Plan) -> list[str]:
-    """What difference in what ranks its rows the study can see.
-
-    From the spread between seeds in the records of its cells.
-    """
+    """The smallest difference that the study detects, by the seed variance in the records of its cells."""
     quantity = MEASURED[plan.protocol.evaluation.judges[0]]
     of_row: dict[str, dict[int, float]] = {cell.row.label: {} for cell in plan.cells}
     for cell in plan.cells:
@@ -144,16 +141,13 @@ def _power(plan: Plan) -> list[str]:
     if len(of_row) < 2:
         return []
     if count < 2:
-        return ["One seed tells no two rows apart: take two or more."]
+        return ["With one seed no difference is significant: use two or more."]
     if deviation is None:
-        return [
-            "No two of its rows have records of two seeds yet, so what difference it can see is not known."
-        ]
+        return ["The detectable difference is unknown until two rows have records of two seeds."]
     least = detectable(deviation, len(of_row), count)
     return [
-        f"With {count} seeds a true difference in {phrase(quantity)} of {least:.2g} between two of its "
-        f"{len(of_row)} rows is found with probability 0.8, by the spread between seeds in the records of "
-        "its cells."
+        f"With {count} seeds a true difference in {phrase(quantity)} of {least:.2g} between two of the "
+        f"{len(of_row)} rows is detected with a probability of 0.8 (by the seed variance in the records)."
     ]
 
 

@@ -70,13 +70,13 @@ def heads() -> list[Head]:
         "inception_score": "Inception Score; higher is better.",
         "precision": "Share of samples that look like training images; higher is better.",
         "recall": "Share of training images that samples cover; higher is better.",
-        "held_out": "Training objective on images that were held out; lower is better. Of runs here alone.",
+        "held_out": "Loss on images that were not trained on; lower is better. Only for runs here.",
     }
     scores = [
         Head(
             name,
             quantity.title,
-            hints.get(name, f"{quantity.title}, of runs here."),
+            hints.get(name, f"{quantity.title} of runs here."),
             name in (*published.QUALITY, "held_out"),
             higher=bool(quantity.higher_is_better),
         )
@@ -85,44 +85,72 @@ def heads() -> list[Head]:
     family = Head("family", "Family", "Networks of one design.", True, False)
     kind = Head("kind", "Kind", "Who reports it. " + _listed(field.KINDS), True, False)
     return [
-        Head("row", "Model", "The network, and whose run it is where not its authors'.", True, False),
+        Head("row", "Model", "Network. In brackets: who trained it, if not its authors.", True, False),
         Head(
             "rank",
             "Rank",
-            "1 + the number of rows of its group shown to be better. Published: FID lower by more than "
-            f"{noise}, which trainings of one network differ by. Measured here: significant over seeds. "
-            "Empty where more than the architecture differs, or where seeds do not tell.",
+            "1 + the number of rows of its group shown to be better. Published rows: FID lower by more than "
+            f"{noise}, the noise between trainings of one network. Rows measured here: a significant "
+            "difference over seeds. Empty if more than the architecture differs, or with too few seeds.",
             True,
         ),
         *scores[:1],
-        Head("source", "Source", "Where the figure is printed; sources are listed below.", True, False),
-        Head("gflops", "GFLOPs", "10⁹ multiply-accumulates of one forward pass, counted here.", True),
-        Head("printed_gflops", "(printed)", "GFLOPs as its source prints them.", True),
+        Head(
+            "source",
+            "Source",
+            "Publication that prints the figure. All sources are listed below the table.",
+            True,
+            False,
+        ),
+        Head(
+            "gflops",
+            "GFLOPs",
+            "10⁹ multiply-accumulates of one forward pass, as papers count FLOPs. Counted here.",
+            True,
+        ),
+        Head("printed_gflops", "(printed)", "GFLOPs as printed in the source.", True),
         Head("params", "Params (M)", "Parameters in millions, counted here.", True),
-        Head("printed_params", "(printed)", "Parameters as its source prints them.", False, False),
+        Head("printed_params", "(printed)", "Parameters as printed in the source.", False, False),
         family,
         kind,
         *scores[1:],
-        Head("speed", "Images/s", "Forward passes a second measured here, deployed network.", higher=True),
+        Head(
+            "speed",
+            "Images/s",
+            "Images per second of one forward pass, measured here; branches merged.",
+            higher=True,
+        ),
         Head("images", "Images seen (M)", "Steps times batch size, in millions."),
         Head("compute", "Training (EFLOPs)", "3 × GFLOPs × images seen, forward and backward, in 10¹⁸."),
         Head(
             "extra",
-            "Besides",
+            "Also differs",
             "What differs besides the architecture. " + _listed(field.EXTRAS),
             False,
             False,
         ),
-        Head("other", "Other figures", "FID of the same network, same conditions, elsewhere.", False, False),
+        Head(
+            "other",
+            "Other figures",
+            "Other published FIDs of the same network under the same conditions.",
+            False,
+            False,
+        ),
         Head("training_steps", "Steps", "Training length as printed.", False, False),
         Head("batch_size", "Batch", "Images a training step."),
         Head("guidance", "Guidance", "Classifier-free guidance unless said otherwise.", False, False),
         Head("cfg_scale", "Scale", "Guidance scale as printed.", False, False),
         Head("sampler", "Sampler", "Sampler and number of steps as printed.", False, False),
         Head("throughput", "Printed speed", "Speed as printed, with its device.", False, False),
-        Head("seeds", "Seeds", "Trainings here."),
-        Head("checked", "Checked", "Whether the figure was read in its source; what was not.", False, False),
-        Head("remarks", "Remarks", "What else is known.", False, False),
+        Head("seeds", "Seeds", "Number of trainings here."),
+        Head(
+            "checked",
+            "Checked",
+            "Whether the figure was compared with its source, and what could not be.",
+            False,
+            False,
+        ),
+        Head("remarks", "Remarks", "Other remarks.", False, False),
     ]
 
 

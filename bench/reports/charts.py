@@ -12,11 +12,11 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import product
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import altair as alt
 
@@ -140,7 +140,9 @@ def svg(spec: Json, config: Json = _CONFIG) -> str:
     """A picture that holds the numbers it shows."""
     import vl_convert
 
-    picture = vl_convert.vegalite_to_svg(spec, config=config, allowed_base_urls=[])
+    drawn = _with_names(vl_convert.vegalite_to_vega(spec, config=config))
+    picture = vl_convert.vega_to_svg(drawn, allowed_base_urls=[])
+    picture = re.sub('<text [^>]*(/>|opacity="0"[^>]*>[^<]*</text>)', "", picture)  # names without room
     numbers = json.dumps([values for values in _numbers(spec) if values], ensure_ascii=False)
     made_by = f"vl-convert {version('vl-convert-python')}"
     told = html.escape(f"{made_by}: {numbers}", quote=False)
@@ -247,15 +249,11 @@ def _tips(*fields: str, **titled: str) -> list[alt.Tooltip]:
 # ---- the board ----
 
 
-# Of a label: the field that holds it, how it is aligned, how far it is from its point.
-_SIDES: tuple[tuple[str, Literal["left", "right"], int], ...] = (("right", "left", 8), ("left", "right", -8))
-
-
 def scatter(rows: Sequence[Json], *, paper: bool = False) -> Chart:
     """Any cost on one axis, any score on the other, with the Pareto front and noise.
 
-    Whoever draws it puts the rows of one group in as the data `board`: each with its `colour`, the ends `low`
-    and `high` of its bar, and its name as `right` or `left` where there is room.
+    Whoever draws it puts the rows of one group in as the data `board`: each with its `colour` and the ends
+    `low` and `high` of its bar.
 
     Args:
         rows: of the board, whose costs, scores and families it has.
@@ -290,7 +288,9 @@ def scatter(rows: Sequence[Json], *, paper: bool = False) -> Chart:
         alt.Chart(alt.NamedData("board"))
         .transform_calculate(cost_sign="{{x_sign}} * datum['{{x}}']", worse="{{y_sign}} * datum['{{y}}']")
         .transform_window(best="min(worse)", sort=[alt.SortField("cost_sign")], ignorePeers=False)
-        .transform_calculate(front="{{y_sign}} * datum.best")
+        .transform_calculate(front="{{y_sign}} * datum.best", named="datum.best === datum.worse ? 0 : 1")
+        .transform_window(of_family="rank()", groupby=["colour"], sort=[alt.SortField("worse")])
+        .transform_window(importance="row_number()", sort=[*map(alt.SortField, ("named", "of_family"))])
         .encode(x=x)
     )
     numbers = {"{{x}}": "{{x_title}}", "{{y}}": "{{y_title}}"}
@@ -306,8 +306,7 @@ def scatter(rows: Sequence[Json], *, paper: bool = False) -> Chart:
         _networks(base, families(rows), _size(None) if paper else None)
         .encode(y=y, opacity=faded, tooltip=tips)
         .add_params(family, *([] if paper else [zoom])),
-        *(each.encode(y=y, opacity=faded) for each in _names(base)),
-    ).properties(height=440)
+    ).properties(height=440, usermeta=_names("{{x}}", "{{y}}", len(rows) if paper else 18, paper=paper))
     return Chart(
         "Cost against quality",
         spec(chart),
@@ -330,15 +329,77 @@ def _networks(base: Any, known: Sequence[str], size: alt.Size | None = None) -> 
     marks = base.mark_point(size=70, strokeWidth=2, filled=False).encode(
         color=alt.Color("colour:N", title=None, sort=None, scale=scale),
         shape=alt.Shape("colour:N", title=None, sort=None, scale=scale),
-        href="page:N",
         description="row:N",
     )
-    return marks if size is None else marks.encode(size=size)
+    marks = marks.encode(href="page:N") if size is None else marks.encode(size=size)
+    return marks.properties(name=_NETWORKS)
 
 
-def _names(base: Any) -> list[Any]:
-    """The names that rows have beside their marks."""
-    return [base.mark_text(align=align, dx=dx, dy=-7).encode(text=f"{side}:N") for side, align, dx in _SIDES]
+_NETWORKS = "networks"  # the marks that have names
+
+
+def _names(x: str, y: str, most: int, *, paper: bool = False) -> Json:
+    """What `_with_names` adds to a chart: names beside marks where there is room, important ones first.
+
+    Vega's transform `label` keeps names away from each other and from the points that it is given, which here
+    have no text: eight about each mark.
+    """
+    longest = 20 if paper else 28
+    far = ["left", "right", "top-right", "bottom-left"] if paper else []  # of large marks
+    radius = f"sqrt({_SIZES[0][1]} + {_GROWTH} * datum.cost) / 2" if paper else "5"
+    around = {"dx": (0, -1, 0, 1, -1, 1, -1, 0, 1), "dy": (0, -1, -1, -1, 0, 0, 1, 1, 1)}
+    plain = r"replace(datum.row, regexp(' \\(as quoted.*\\)| authors\' run(?=\\))'), '')"
+    formulas = {
+        **{name: f"datum.{name} * {radius}" for name in around},
+        "name": plain,
+        "importance": f"datum.dx || datum.dy || length(datum.name) > {longest} ? 1000 : datum.importance",
+        "text": f"datum.importance > {most} ? '' : datum.name",
+    }
+    place = {
+        channel: {"scale": channel, "field": field, "offset": {"field": f"d{channel}"}}
+        for channel, field in (("x", x), ("y", y))
+    }
+    label = {
+        "type": "label",
+        # Names follow a zoom, since the transform runs again when its size is set.
+        "size": {"signal": "slice([width, height, domain('x'), domain('y')], 0, 2)"},
+        "sort": {"field": "datum.importance"},
+        "anchor": ["top-right", "bottom-left", "left", "right", "top-left", "bottom-right", *far],
+        "offset": [7] * 6 + [16] * len(far),
+    }
+    return {
+        "data": {
+            "name": "names",
+            "transform": [
+                *({"type": "formula", "as": name, "expr": f"{[*each]}"} for name, each in around.items()),
+                {"type": "flatten", "fields": [*around]},
+                *({"type": "formula", "as": name, "expr": expr} for name, expr in formulas.items()),
+            ],
+        },
+        "mark": {
+            "type": "text",
+            "from": {"data": "names"},
+            "encode": {
+                "update": {
+                    **place,
+                    "text": {"field": "text"},
+                    "font": {"value": _CONFIG["font"] if paper else "system-ui, sans-serif"},
+                    "fontSize": {"value": _LETTER - 1 if paper else 11},
+                    "fill": {"value": "currentColor"},
+                }
+            },
+            "transform": [label],
+        },
+    }
+
+
+def _with_names(vega: Json) -> Json:
+    """A compiled chart with the names of `_names`, if it has any; the page's script does likewise."""
+    if names := vega.get("usermeta"):
+        (marks,) = (mark for mark in vega["marks"] if mark["name"] == f"{_NETWORKS}_marks")
+        vega["data"].append(names["data"] | {"source": marks["from"]["data"]})
+        vega["marks"].append(names["mark"])
+    return vega
 
 
 def families(rows: Sequence[Json]) -> list[str]:
@@ -351,9 +412,9 @@ def families(rows: Sequence[Json]) -> list[str]:
 # ---- figures for a paper ----
 
 _SIZES = ((0, 120), (20, 220))  # GFLOPs, and the pixels² of their marks
+_GROWTH = (_SIZES[1][1] - _SIZES[0][1]) / _SIZES[1][0]
 _WIDE, _HIGH = 400, 320  # pixels of a figure's plot
 _PADDING = 20  # of logarithmic axes
-_UNNAMED = {side: "" for side, *_ in _SIDES}  # or Vega writes "undefined"
 
 
 def _conditions(row: Json) -> str:
@@ -361,11 +422,18 @@ def _conditions(row: Json) -> str:
     return re.sub(r" [\d.]+M images,", "", row["group"])
 
 
+def conditions(rows: Sequence[Json]) -> tuple[list[str], list[list[str]]]:
+    """The conditions that all rows share, and those of each that differ; without the length of training."""
+    every = [_conditions(row).split(", ") for row in rows]
+    common = [word for word in (every or [[]])[0] if all(word in words for words in every)]
+    return common, [[word for word in words if word not in common] for words in every]
+
+
 def fid_against_cost(board: Board) -> Json:
     """Figure 1 of the U-DiT paper with all published networks: FID against GFLOPs under its conditions."""
     rows = [row for row in board.rows if row["group"] == board.groups[0] and "cost" in row]
     rows = [row for row in rows if row["extra"] == "none"]
-    shown = _named(_coloured(rows, families(rows)), "cost", most=11)
+    shown = _coloured(rows, families(rows))
     return scatter(rows, paper=True).panel(_WIDE, height=_HIGH, data={"name": "board", "values": shown})
 
 
@@ -386,13 +454,19 @@ def fid_against_steps(board: Board) -> Json:
         lengths.setdefault(row["row"], set()).add(row["step"])
     curves = {name: max(steps) for name, steps in lengths.items() if len(steps) > 1}
     known = families([row for row in rows if row["group"] == board.groups[0]])  # as in Figure 1
-    shown = _coloured(rows, known)
     # A curve has its name at its end.
-    ends = [row for row in shown if row["step"] == curves.get(row["row"], row["step"])]
-    shown = [*_named(ends, "step", most=12), *(row | _UNNAMED for row in shown if row not in ends)]
-    base = _over(shown).encode(
-        x=_axis(alt.X, "step", "Training steps", log=True, format="~s"),
-        y=_axis(alt.Y, "fid", "FID↓", log=True),
+    shown = [
+        row | {"named": int(row["step"] != curves.get(row["row"], row["step"]))}
+        for row in _coloured(rows, known)
+    ]
+    ordered = [*map(alt.SortField, ("named", "fid"))]
+    base = (
+        _over(shown)
+        .transform_window(importance="row_number()", sort=ordered)
+        .encode(
+            x=_axis(alt.X, "step", "Training steps", log=True, format="~s"),
+            y=_axis(alt.Y, "fid", "FID↓", log=True),
+        )
     )
     line = base.transform_filter(alt.FieldOneOfPredicate(field="row", oneOf=list(curves)))
     chart = alt.layer(
@@ -400,9 +474,9 @@ def fid_against_steps(board: Board) -> Json:
             detail="row:N", color=alt.Color("colour:N", sort=None, scale=alt.Scale(domain=known))
         ),
         _networks(base, known, _size(alt.Legend(title="GFLOPs", values=[5, 20, 80]))),
-        *_names(base),
     )
-    return spec(chart) | {"width": _WIDE, "height": _HIGH}
+    names = _names("step", "fid", sum(not row["named"] for row in shown), paper=True)
+    return spec(chart) | {"width": _WIDE, "height": _HIGH, "usermeta": names}
 
 
 def _size(legend: alt.Legend | None) -> alt.Size:
@@ -428,44 +502,6 @@ def _coloured(rows: Sequence[Json], known: Sequence[str]) -> list[Json]:
         }
         for row in rows
     ]
-
-
-def _named(rows: Sequence[Json], x: str, most: int) -> list[Json]:
-    """Rows with their names as `right` or `left`, where these fit; the page's script does likewise.
-
-    Rows of the Pareto front come first, then those with the fewest neighbours.
-    """
-
-    def place(row: Json) -> tuple[float, float]:
-        across = (math.log(row[x]) - math.log(low_x)) / (math.log(high_x) - math.log(low_x))
-        down = (math.log(high_y) - math.log(row["fid"])) / (math.log(high_y) - math.log(low_y))
-        return (_PADDING + across * (_WIDE - 2 * _PADDING), _PADDING + down * (_HIGH - 2 * _PADDING))
-
-    low_x, high_x = min(row[x] for row in rows), max(row[x] for row in rows)
-    low_y, high_y = min(row["low"] for row in rows), max(row["high"] for row in rows)
-    places = [place(row) for row in rows]
-    front = [not any(o[x] <= row[x] and o["fid"] < row["fid"] for o in rows) for row in rows]
-    near = [sum(math.dist(here, other) < 40 for other in places) for here in places]
-    order = sorted(range(len(rows)), key=lambda i: (not front[i], near[i], i))
-    (_, most_cost), (least, largest) = _SIZES
-    radii = [math.sqrt(least + (largest - least) * row["cost"] / most_cost) / 2 + 1 for row in rows]
-    taken = [(a - r, b - r, a + r, b + r) for (a, b), r in zip(places, radii, strict=True)]
-    named: dict[int, tuple[str, str]] = {}
-    for i in order:
-        name, (a, b) = re.sub(r" \(as quoted.*\)| authors' run(?=\))", "", rows[i]["row"]), places[i]
-        long = 0.55 * _LETTER * len(name)
-        for side, left in (("right", a + 8), ("left", a - 8 - long)):
-            box = (left, b - 15, left + long, b - 2)
-            inside = box[0] >= 0 and box[2] <= _WIDE and box[1] >= 0
-            if len(named) < most and len(name) <= 20 and inside and not any(_meet(box, o) for o in taken):
-                taken.append(box)
-                named[i] = (side, name)
-                break
-    return [row | _UNNAMED | dict([named[i]] if i in named else []) for i, row in enumerate(rows)]
-
-
-def _meet(one: Sequence[float], other: Sequence[float]) -> bool:
-    return one[0] <= other[2] and other[0] <= one[2] and one[1] <= other[3] and other[1] <= one[3]
 
 
 # ---- published training curves ----
@@ -564,23 +600,9 @@ def _results(line: Line, setting: Setting) -> list[tuple[str, Quality]]:
 
 def held_out_curves(rows: Sequence[Line], setting: Setting) -> Chart | None:
     """Held-out loss at each checkpoint, whole or in a band; None where no training has two."""
-    values: list[Json] = []
-    for line in rows:
-        by_step: dict[tuple[str, int], list[float]] = {}
-        for _, result in _results(line, setting):
-            for loss, name in product(result.held_out, HELD_OUT):
-                if (value := loss.value(name)) is not None:
-                    by_step.setdefault((name, loss.step), []).append(value)
-        values += [
-            {
-                "row": line.row.label,
-                "band": name,
-                "step": step,
-                "value": _number(sum(found) / len(found)),
-                "seeds": len(found),
-            }
-            for (name, step), found in by_step.items()
-        ]
+    values: list[Json] = [
+        {"row": line.row.label, **each} for line in rows for each in _held_out(line, setting, HELD_OUT)
+    ]
     if len({value["step"] for value in values}) < 2:
         return None
     last = {value["row"]: value["value"] for value in values if value["band"] == "held_out"}
@@ -597,6 +619,63 @@ def held_out_curves(rows: Sequence[Line], setting: Setting) -> Chart | None:
         {"Noise level": options, **rest},
         "Means over seeds, with averaged weights, on images that were not trained on.",
     )
+
+
+def _held_out(line: Line, setting: Setting, bands: Iterable[str]) -> list[Json]:
+    """A row's losses at each checkpoint, as means over seeds."""
+    by_step: dict[tuple[str, int], list[float]] = {}
+    for _, result in _results(line, setting):
+        for loss, name in product(result.held_out, bands):
+            if (value := loss.value(name)) is not None:
+                by_step.setdefault((name, loss.step), []).append(value)
+    return [
+        {"band": name, "step": step, "value": _number(sum(found) / len(found)), "seeds": len(found)}
+        for (name, step), found in by_step.items()
+    ]
+
+
+def over_steps(published: Sequence[Json], measured: Sequence[tuple[str, Line, Setting]]) -> Chart | None:
+    """One network over training steps: published FID by conditions, held-out loss here by row.
+
+    Args:
+        published: its rows of the board.
+        measured: rows measured here, with their setting and its words.
+
+    Returns:
+        None where nothing is known at two steps.
+    """
+    views: dict[tuple[str, str], list[Json]] = {}
+    rows = [row for row in published if row["extra"] == "none" and row.get("training_steps", "").isdigit()]
+    for row, apart in zip(rows, conditions(rows)[1], strict=True):
+        series = ", ".join([row["row"], *apart])
+        point = {"series": series, "step": int(row["training_steps"]), "value": row["fid"]}
+        views.setdefault(("Published", "FID↓"), []).append(point)
+    for words, line, setting in measured:
+        if line.row.step is None and "steps" not in (line.row.training or {}):  # a part of another curve
+            curve = [{"series": line.label, **each} for each in _held_out(line, setting, ["held_out"])]
+            views.setdefault((f"Here, {words}", HELD_OUT["held_out"].title), []).extend(curve)
+    values: list[Json] = []
+    options = []
+    most_first = sorted(views.items(), key=lambda item: -len({value["series"] for value in item[1]}))
+    for (view, title), found in most_first:
+        steps: dict[str, set[int]] = {}
+        for value in found:
+            steps.setdefault(value["series"], set()).add(value["step"])
+        curves = [value for value in found if len(steps[value["series"]]) > 1]
+        parts, _ = _parts([*dict.fromkeys(value["series"] for value in curves)])
+        for part in dict.fromkeys(parts.values()):
+            text = view if len(set(parts.values())) == 1 else f"{view}: rows {part}"
+            options.append(Option(text, {"view": text, "title": title}))
+            values += [value | {"view": text} for value in curves if parts[value["series"]] == part]
+    if not options:
+        return None
+    chosen = alt.FieldEqualPredicate(field="view", equal="{{view}}")
+    base = _over(values).transform_filter(chosen)
+    base = base.encode(
+        x=_axis(alt.X, "step", "Training steps", log=True, format="~s"), y=_axis(alt.Y, "value", "{{title}}")
+    )
+    chart = _lines(base, "series", _tips("series", "step", value="{{title}}"))
+    return Chart("Over training steps", spec(chart), {"Score": options})
 
 
 def held_out_by_noise(rows: Sequence[Line], setting: Setting) -> Chart | None:
@@ -880,7 +959,8 @@ def as_published(rows: Sequence[Line]) -> Chart | None:
     values = [
         {
             "row": line.label,
-            "family": "U-DiT" if "U-DiT" in line.label or "UNet" in line.label else line.label.split("-")[0],
+            "family": ("U-DiT" if "U-DiT" in line.label or "UNet" in line.label else line.label.split("-")[0])
+            + "*" * line.label.endswith("*"),
             "gflops": float(row.printed["gflops"]),
             "fid": float(row.printed["fid"]),
         }
@@ -892,6 +972,8 @@ def as_published(rows: Sequence[Line]) -> Chart | None:
     base = (
         _over(values)
         .transform_window(best="min(fid)", sort=[alt.SortField("gflops")], ignorePeers=False)
+        .transform_calculate(named="datum.best === datum.fid ? 0 : 1")
+        .transform_window(importance="row_number()", sort=[*map(alt.SortField, ("named", "fid"))])
         .encode(x=_axis(alt.X, "gflops", "GFLOPs, as published", log=True))
     )
     y = _axis(alt.Y, "fid", _FID, log=True)
@@ -899,12 +981,13 @@ def as_published(rows: Sequence[Line]) -> Chart | None:
         base.mark_line(interpolate="step-after", color=GREY, strokeDash=[5, 4]).encode(
             y=_axis(alt.Y, "best", _FID, log=True), order=alt.Order("gflops:Q")
         ),
-        _points(base, "family", _tips("row", gflops="GFLOPs", fid="FID")).encode(y=y),
-        base.transform_filter("datum.best === datum.fid")
-        .mark_text(align="left", dx=8, dy=-7, fontSize=11)
-        .encode(y=y, text="row:N"),
-    ).properties(height=340)
+        _points(base, "family", _tips("row", gflops="GFLOPs", fid="FID"), filled=False, strokeWidth=2)
+        .encode(y=y)
+        .properties(name=_NETWORKS),
+    ).properties(height=340, usermeta=_names("gflops", "fid", len(values)))
     text = "Dashed line: Pareto front. Both axes are logarithmic."
+    if any(line.label.endswith("*") for line in rows):
+        text += " *: the same network, trained again by this paper; many of these marks lie on the originals."
     return Chart("Published FID against cost", spec(chart), {}, text)
 
 

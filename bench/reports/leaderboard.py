@@ -10,13 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import registry
-from bench.metrics.scores import MEASURED, SCORES
-from bench.records.quantities import COSTS
+from bench.metrics.scores import MEASURED
 from bench.records.schema import Cost, Network, Quality
-from bench.reports.page import Column, Entry, Table
 from bench.reports.select import Line, Setting, SpeedColumn, settings
 from bench.reports.statistics import compare_rows
-from bench.reports.tables import quality_title, significant, spread
+from bench.reports.tables import quality_title
 from bench.studies import published
 from bench.studies.published import PublishedRow
 
@@ -30,7 +28,6 @@ class Standing:
         study: name of that study.
         network: its cost, at the published size or at the size that the group's protocol trained; None if it
             was not counted.
-        counted: files of the records of this cost.
         rank: 1 + number of significantly better rows; None if seeds are missing.
         images_per_second: at its published size, in the setting in which most networks were measured.
         speed_record: file of the record of this speed.
@@ -39,7 +36,6 @@ class Standing:
     line: Line
     study: str
     network: Cost | Network | None
-    counted: tuple[str, ...] = ()
     rank: int | None = None
     images_per_second: float | None = None
     speed_record: str | None = None
@@ -95,81 +91,6 @@ def _timed(standing: Standing, speed: SpeedColumn | None) -> Standing:
     )
 
 
-_SOURCES = {"u-dit": "U-DiT paper", "dit": "DiT paper"}  # sources of Tables 1 to 6
-
-
-def shown(groups: Sequence[Group]) -> set[str]:
-    """Titles of the columns that are visible by default, among them the scores that rank."""
-    judges = (name for group in groups if group.setting for name in group.setting.judges)
-    return {
-        *("Model", "Family", "Rank", "Params (M)", "GFLOPs", "Images/s", "Seeds", "Source"),
-        *(MEASURED[name].title for name in (*published.QUALITY, "held_out", *judges)),
-    }
-
-
-def tables(groups: Sequence[Group]) -> list[Table]:
-    """A table for each group, all with the same columns."""
-    names = _columns(groups)
-    columns = [
-        Column("Model", number=False),
-        Column("Rank"),
-        Column("Family", number=False),
-        Column("Objective", number=False),
-        *(Column(quantity.title) for quantity in COSTS.values()),
-        Column("Images/s"),
-        *(Column(MEASURED[name].title) for name in names),
-        Column("Seeds"),
-        Column("Source", number=False),
-    ]
-    return [
-        Table(columns, [_entries(each, group.setting, names) for each in group.standings], group.title)
-        for group in groups
-    ]
-
-
-def _columns(groups: Sequence[Group]) -> list[str]:
-    """Names of the quantities that get a column: those of every record, and others that some record has."""
-    always = {name for name in MEASURED if name not in SCORES or SCORES[name].recorded}
-    found = {
-        name
-        for group in groups
-        if group.setting
-        for standing in group.standings
-        for name in MEASURED
-        if name not in always and standing.line.score(group.setting, name)
-    }
-    return [name for name in MEASURED if name in always | found]
-
-
-def _entries(standing: Standing, setting: Setting | None, names: Sequence[str]) -> list[Entry]:
-    line, row = standing.line, standing.line.row.published
-    if setting is None:
-        assert row is not None
-        scores = [Entry(row.printed.get(name, "")) for name in names]
-        last = [Entry(""), Entry(_SOURCES.get(row.source, row.source))]
-    else:
-        found = {name: line.score(setting, name) for name in names}
-        files = line.files(setting)
-        scores = [
-            Entry(spread(MEASURED[name], found[name]), False, files if found[name] else ()) for name in names
-        ]
-        last = [Entry(str(len(files))), Entry("measured here")]
-    speed = standing.images_per_second
-    return [
-        Entry(line.label, model=line.row.model or ""),
-        Entry("" if standing.rank is None else str(standing.rank)),
-        Entry(standing.family),
-        Entry(objective(line)),
-        *(
-            Entry(q.text(getattr(standing.network, q.field, None)), False, standing.counted)
-            for q in COSTS.values()
-        ),
-        Entry("") if speed is None else Entry(significant(speed), False, (standing.speed_record or "",)),
-        *scores,
-        *last,
-    ]
-
-
 def objective(line: Line) -> str:
     """The training objective in words; empty if unknown."""
     if line.row.published:
@@ -189,7 +110,7 @@ def _published(found: Mapping[str, Sequence[Line]]) -> list[Group]:
                 place = by_conditions.setdefault((*row.conditions, _steps(row)), {})
                 # A figure that several tables print is shown once; two figures of one network are both shown.
                 cost = line.cost.cost if line.cost else None
-                standing = Standing(line, study, cost, (cost.request.file,) if cost else ())
+                standing = Standing(line, study, cost)
                 place.setdefault((line.variant or line.label, _printed_fid(standing)), standing)
     groups = []
     for (words, guidance, steps), standings in by_conditions.items():
@@ -211,8 +132,8 @@ def _measured(found: Mapping[str, Sequence[Line]]) -> list[Group]:
                 # Rows of a shorter training are not a different network.
                 shorter = line.row.step is not None or "steps" in (line.row.training or {})
                 if setting in line.quality and not shorter:
-                    files, (first, *_) = line.files(setting), line.results(setting).values()
-                    standings.setdefault(files[0], Standing(line, study, first.network, files))
+                    first, *_ = line.results(setting).values()
+                    standings.setdefault(line.files(setting)[0], Standing(line, study, first.network))
         title = quality_title(setting, every).replace("Quality, protocol", "Measured:")
         guided = None if setting.cfg_scale is None else setting.cfg_scale != 1
         ranked = _ranked([*standings.values()], setting)

@@ -25,7 +25,24 @@ from registry.values import format_value
 _QUANTITIES: dict[str, Quantity] = {
     **{quantity.field or name: quantity for name, quantity in {**COSTS, **SPEEDS, LOSS.name: LOSS}.items()},
 }
+# Of parts of a network, likewise.
+_OF_PARTS: dict[str, Quantity] = {
+    **{COSTS[name].field: COSTS[name] for name in ("macs", "params", "params_deployed", "memory")},
+    "paper": Quantity("paper", "GFLOPs", False, scale=1e-9),
+    "seconds": Quantity("seconds", "Time", False, unit="ms", scale=1e3),
+    "time_share": Quantity("time_share", "Share of time", None, digits=1, unit="%", scale=100),
+    "macs_share": Quantity("macs_share", "Share of MACs", None, digits=1, unit="%", scale=100),
+    "ratio": Quantity("ratio", "Share of time / share of MACs", None),
+}
 MOST = 8  # entries of a list that are shown in a line
+# Fields of a request by the heading that they stand under; the others are the heading "Request".
+_SECTIONS = {
+    "Network": ("model", "config"),
+    "Training": ("data", "data_options", "training", "step", "seed"),
+    "Sampling": ("sampling",),
+    "Evaluation": ("extractor", "reference", "held_out"),
+}
+_OPTIONS = ("config.", "data_options.")  # whose names stay as one sets them
 
 
 class _Plain(NamedTuple):
@@ -41,6 +58,7 @@ _PLAIN = {
     "batch_reason": _Plain("Why this batch size"),
     "quartiles": _Plain("Quartiles over the rounds", "images/s"),
     "latency_ms": _Plain("Latency of one image, from the median to the 95th percentile", "ms"),
+    "peak_bytes": _Plain("Peak memory", "MiB", 2**-20),
     "flops_per_second": _Plain("Arithmetic", "GFLOP/s", 1e-9),
     "peak_share": _Plain("Share of the device's peak", "%", 100),
     "intensity": _Plain("Arithmetic intensity", "FLOP/byte"),
@@ -50,7 +68,10 @@ _PLAIN = {
     "ratio": _Plain("Times as fast as the network it was timed with", "×"),
     "interval": _Plain("95% interval of that ratio", "×"),
     "compile_seconds": _Plain("First compiled call", "s"),
-    "seconds_per_image": _Plain("Time of one image in every round", "ms", 1e3),
+    "seconds_per_image": _Plain("Time of one image in each round", "ms", 1e3),
+    "seconds": _Plain("Forward pass of the batch", "ms", 1e3),
+    "overhead": _Plain("Stages in sum longer than that by", "%", 100),
+    "device.name": _Plain("Device"),
     "device.clock_mhz": _Plain("Device: clock", "MHz"),
     "device.peak_flops": _Plain("Device: peak arithmetic", "GFLOP/s", 1e-9),
     "device.bandwidth": _Plain("Device: memory bandwidth", "GB/s", 1e-9),
@@ -66,13 +87,51 @@ _PLAIN = {
     "seconds.eval": _Plain("Time of scoring", "s"),
     "images_per_second.train": _Plain("Training speed", "images/s"),
     "images_per_second.sample": _Plain("Sampling speed", "images/s"),
-    "training.learning_rate": _Plain("Training: learning rate"),
-    "commit": _Plain("Commit"),
+    "flops": _Plain("FLOPs, two for each multiply-accumulate", "G", 1e-9),
+    "loss": _Plain("Training loss↓"),
+    "scores.inception_score": _Plain("Inception Score↑"),
+    "scores.precision": _Plain("Precision↑"),
+    "scores.recall": _Plain("Recall↑"),
+    "scores.density": _Plain("Density↑"),
+    "scores.coverage": _Plain("Coverage↑"),
+    "sample_count": _Plain("Samples scored"),
+    "reference_count": _Plain("Reference images"),
+    # of requests
+    "model": _Plain("Backbone"),
+    "data": _Plain("Dataset"),
+    "step": _Plain("Weights after step"),
+    "beta_schedule": _Plain("β schedule"),
+    "prediction_type": _Plain("The network predicts"),
+    "min_snr_gamma": _Plain("Min-SNR γ"),
+    "zero_terminal_snr": _Plain("Zero-terminal SNR"),
+    "warmup": _Plain("Warm-up steps"),
+    "guided_channels": _Plain("Guided channels (0: all)"),
+    "clip": _Plain("Largest gradient norm"),
+    "ema_decay": _Plain("EMA decay"),
+    "ema_width": _Plain("EMA width"),
+    "posthoc_ema": _Plain("Widths of stored EMAs"),
+    "flip": _Plain("Half of the images mirrored"),
+    "tf32": _Plain("TF32"),
+    "cfg_scale": _Plain("Guidance scale"),
+    "num": _Plain("Samples"),
+    "labels": _Plain("Class labels"),
+    "images": _Plain("Images of the held-out loss"),
+    "dtype": _Plain("Number format"),
+    "device_name": _Plain("Device"),
+    "num_inference_steps": _Plain("Denoising steps"),
+    # of the environment
+    "against": _Plain("Timed against"),
+    "repeats": _Plain("Rounds"),
+    "cpu": _Plain("CPU"),
+    "denoiser-bench": _Plain("denoiser-bench"),
+    "torch": _Plain("PyTorch"),
+    "diffusers": _Plain("diffusers"),
+    "clean": _Plain("Checkout without changes"),
 }
 
 
 def tables(record: Record, outdated: str | None = None) -> list[Table]:
-    """Tables of the result, of each of its breakdowns, of the request and of the environment.
+    """Tables of the result, its breakdowns, the request, the environment and the fingerprints.
 
     Args:
         record: any record.
@@ -84,15 +143,32 @@ def tables(record: Record, outdated: str | None = None) -> list[Table]:
     result.pop("held_out", None)  # a table of its own
     parts = {name: value for name, value in result.items() if _is_breakdown(value)}
     values = {name: value for name, value in result.items() if name not in parts}
-    origin = {name: whole[name] for name in ("context", "fingerprints")} | whole["environment"]
+    del request["kind"]  # which the title says
     title = f"{record.request.label}: {record.request.kind}"
+    found = {heading: _fields(request, names) for heading, names in _SECTIONS.items()}
+    sections = found | {
+        "Request": request,
+        "Environment": whole["context"] | whole["environment"],
+        "Fingerprints": whole["fingerprints"],
+    }
     return [
-        _pairs(title, "Measured", values, [f"Stale: {outdated} since."] if outdated else []),
+        _pairs("Measured", values, title, [f"Stale: {outdated} since."] if outdated else []),
         *curve,
         *(_breakdown(name, entries) for name, entries in parts.items()),
-        _pairs("", "Request", request),
-        _pairs("", "Where", origin),
+        *(_pairs(heading, section) for heading, section in sections.items() if section),
     ]
+
+
+def _fields(request: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Takes fields out of a request; nested settings stand among the others, but for options."""
+    found: dict[str, Any] = {}
+    for name in names:
+        value = request.pop(name, None)
+        if isinstance(value, dict) and f"{name}." not in _OPTIONS:
+            found |= value
+        else:
+            found[name] = value
+    return {name: value for name, value in found.items() if value not in (None, [], {})}
 
 
 def command(record: Record, place: tuple[str, str] | None = None) -> str:
@@ -140,35 +216,37 @@ def command(record: Record, place: tuple[str, str] | None = None) -> str:
     return shlex.join(words)
 
 
-def _pairs(title: str, heading: str, values: dict[str, Any], remarks: Sequence[str] = ()) -> Table:
+def _pairs(heading: str, values: dict[str, Any], title: str = "", remarks: Sequence[str] = ()) -> Table:
+    """Names and values in words; what is not set is left out, but for a score that could not be computed."""
     columns = [Column(heading, number=False), Column("", number=False)]
     rows = []
     for name, value in _flat(values):
-        score = SCORES.get(name.removeprefix("scores."))
-        quantity = _QUANTITIES.get(name, score) if heading == "Measured" else None
-        if quantity:
-            rows.append([Entry(quantity.title), Entry("none" if value is None else quantity.text(value))])
-        elif heading != "Measured" or value is not None:
-            plain = _PLAIN.get(name, _Plain(_words(name)))
+        quantity = _QUANTITIES.get(name, SCORES.get(name.removeprefix("scores.")))
+        plain = _PLAIN.get(name)
+        if heading == "Measured" and quantity and not (plain and plain.unit):
+            words = plain.words if plain else quantity.title
+            rows.append([Entry(words), Entry("none" if value is None else quantity.text(value))])
+        elif value not in (None, [], {}):
+            plain = plain or _Plain(_words(name))
             rows.append([Entry(plain.words), Entry(_with_unit(value, plain))])
     return Table(columns, rows, title, remarks=remarks)
 
 
 def _words(name: str) -> str:
-    """`training.batch_size` as `Training: batch size`; names of options stay as one sets them."""
-    part, _, rest = name.partition(".")
-    if part in ("config", "data_options"):
-        return f"{part.replace('_', ' ').capitalize()}: {rest}"
-    return name.replace("_", " ").replace(".", ": ").capitalize()
+    """`batch_size` as `Batch size`; names of options stay as one sets them."""
+    for options in _OPTIONS:
+        if name.startswith(options):
+            return name.removeprefix(options)
+    words = name.replace("_", " ").replace(".", ": ")
+    return words[:1].upper() + words[1:]
 
 
 def _with_unit(value: Any, plain: _Plain) -> str:
     if not plain.unit:
         return _text(value)
     values = value if isinstance(value, list) else [value]
-    if len(values) > MOST:
-        return f"{len(values)} values"
-    shown = " to ".join("none" if each is None else f"{each * plain.scale:,.4g}" for each in values)
+    ends = values if len(values) < 3 else [min(values), max(values)]
+    shown = " to ".join(f"{each * plain.scale:,.4g}" for each in ends)
     return f"{shown}{'' if plain.unit in '%×' else ' '}{plain.unit}"
 
 
@@ -205,20 +283,24 @@ def _is_breakdown(value: Any) -> bool:
 def _breakdown(name: str, entries: list[dict[str, Any]]) -> Table:
     """A row for each part; empty columns are left out."""
     keys = [key for key in entries[0] if any(entry[key] is not None for entry in entries)]
-    columns = [Column(key, number=key != "name") for key in keys]
-    columns[0] = Column(name.capitalize(), number=False)
-    return Table(columns, [[Entry(_text(entry[key])) for key in keys] for entry in entries])
+    first = Column(name.removesuffix("s").capitalize(), number=False)
+    columns = [first, *(Column(_OF_PARTS[key].title) for key in keys[1:])]
+    rows = [
+        [Entry(entry["name"]), *(Entry(_OF_PARTS[key].text(entry[key])) for key in keys[1:])]
+        for entry in entries
+    ]
+    return Table(columns, rows, name.capitalize())
 
 
 def _text(value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, bool):
-        return str(value).lower()
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, list):
         return ", ".join(map(_text, value)) if len(value) <= MOST else f"{len(value)} values"
-    return str(value) if value != {} else "none"
+    return str(value)

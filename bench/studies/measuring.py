@@ -33,6 +33,7 @@ from bench.metrics.scores import SCORES
 from bench.records.schema import (
     Context,
     Cost,
+    CostRequest,
     Fingerprints,
     HeldOutLoss,
     Network,
@@ -43,6 +44,7 @@ from bench.records.schema import (
 from bench.studies import StudyRow, processes
 from bench.studies.cells import cost_request
 from bench.studies.jobs import Job, Task
+from bench.studies.published import field
 from bench.studies.staleness import fingerprints
 from bench.training.loop import versions
 from bench.training.run import Run
@@ -78,13 +80,16 @@ def count_costs(rows: Iterable[StudyRow], progress: Progress = silent) -> dict[s
 
 
 def record_costs(results: Path, progress: Progress = silent) -> None:
-    """Count the cost of every row of every built-in study and write the records, each network's once.
+    """Count each network of the built-in studies and of the published rows of the field, and record its cost.
 
     Raises:
         UsageError: the folder cannot be written to.
     """
     rows = [row for name in studies.names() for row in studies.load(name).rows]
     requests = {request.file: (row.label, request) for row in rows if (request := cost_request(row))}
+    for name in dict.fromkeys(row.backbone for row in field.rows() if row.backbone):
+        request = CostRequest(model=name, config=registry.canonical(name, {}))
+        requests.setdefault(request.file, (name, request))
     for i, (label, request) in enumerate(requests.values()):
         progress(label, i, len(requests))
         measure_cost(Job(title=label, request=request, results=results))

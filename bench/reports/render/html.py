@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 
 @cache
@@ -22,7 +24,16 @@ def _templates() -> Environment:
         keep_trailing_newline=True,
     )
     made.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False}
+    made.filters["linked"] = _linked
     return made
+
+
+def _linked(text: str) -> Markup:
+    """Text, escaped, whose arXiv ids are links."""
+    from markupsafe import Markup, escape
+
+    link = r'<a href="https://arxiv.org/abs/\1">\g<0></a>'
+    return Markup(re.sub(r"arXiv (\d{4}\.\d{4,5})", link, str(escape(text))))
 
 
 def render(template: str, **values: Any) -> str:

@@ -67,6 +67,7 @@ function heading(head) {
 const WIDTHS = { row: 210, rank: 66, fid: 68, source: 70, gflops: 84, printed_gflops: 84, params: 106,
   printed_params: 84, family: 84, kind: 100, sfid: 62, inception_score: 70, precision: 66, recall: 62, held_out: 124,
   remarks: 240, other: 220, sampler: 180 };
+const title = (group, count) => element("span", {}, `${group} · ${count} row${count === 1 ? "" : "s"}`);
 const narrow = matchMedia("(max-width: 44rem)").matches;
 
 const table = new Tabulator("#board", {
@@ -76,11 +77,15 @@ const table = new Tabulator("#board", {
   layout: "fitDataFill",
   placeholder: "Nothing found: try fewer words or another filter.",
   groupBy: "group",
-  groupHeader: (value, count) => element("span", {}, `${value} · ${count} row${count === 1 ? "" : "s"}`),
+  groupHeader: title,
+  groupHeaderPrint: (value, count) => title(value, count).innerHTML, // of which Tabulator makes markup
   headerSortElement: "<span></span>",
+  printAsHtml: true, // all rows that filters leave, in the page's own style
+  printStyled: false,
+  printRowRange: "active",
   initialSort: [{ column: "fid", dir: "asc" }],
   columns: [
-    { title: "", field: "compare", headerSort: false, width: 34, frozen: !narrow, download: false,
+    { title: "", field: "compare", headerSort: false, width: 34, frozen: !narrow, download: false, print: false,
       titleFormatter: () => element("span", { title: "Compare two or three rows" }, "⇄"),
       formatter: (place) => {
         const { id, row } = place.getData();
@@ -95,7 +100,7 @@ const table = new Tabulator("#board", {
     ...heads.map((head) => ({
       title: head.title, field: head.name, visible: head.shown, hozAlign: head.number || head.name === "printed_params" ? "right" : "left",
       frozen: head.name === "row", sorter: sorter(head.name), headerSortStartingDir: head.higher ? "desc" : "asc",
-      titleFormatter: () => heading(head), formatter: (place) => cell(place.getData(), head.name),
+      titleFormatter: () => heading(head), titlePrint: head.title, formatter: (place) => cell(place.getData(), head.name),
       accessorDownload: (_, row) => (head.name === "source" ? row.from : row.texts?.[head.name] ?? row[head.name]),
       width: head.name === "row" && narrow ? 150 : WIDTHS[head.name], resizable: "header",
     })),
@@ -178,9 +183,6 @@ bar.querySelector("[name=clear]").addEventListener("click", () => { compared = [
 
 // ---- the scatter ----
 
-const LETTER = 6.2; // pixels of a letter of a label
-const LABELS = 14;
-
 // The group of the filter, or else the one with the most rows that have both values.
 function plotted({ x, y }) {
   const known = visible.filter((row) => row[x] > 0 && row[y] > 0);
@@ -192,7 +194,7 @@ function plotted({ x, y }) {
     const apart = row.deviations?.[y] ?? 0;
     const bars = share > 1 ? { low: row.fid / share, high: row.fid * share }
       : { low: row[y] > apart ? row[y] - apart : row[y], high: row[y] + apart };
-    return { ...row, page: row.page ?? row.url, ...bars, left: "", right: "" };
+    return { ...row, page: row.page ?? row.url, ...bars };
   });
   document.getElementById("shown").textContent = group
     ? `Shown: ${group}; ${points.length} of ${visible.length} rows.`
@@ -200,49 +202,10 @@ function plotted({ x, y }) {
   return points;
 }
 
-// Names where they fit, those of the Pareto front first, then those far from other points.
-function label(view, { x, y, x_sign, y_sign }, points) {
-  const scales = [view.scale("x"), view.scale("y")];
-  const places = points.map((row) => [scales[0](row[x]), scales[1](row[y])]);
-  const [width, height] = [view.width(), view.height()];
-  const front = points.map((row) => !points.some((other) => x_sign * other[x] <= x_sign * row[x]
-    && y_sign * other[y] < y_sign * row[y]));
-  const near = (i) => places.filter(([a, b]) => Math.hypot(a - places[i][0], b - places[i][1]) < 60).length;
-  const order = points.map((_, i) => i).sort((i, j) => front[j] - front[i] || near(i) - near(j) || i - j);
-  const taken = places.map(([a, b]) => [a - 6, b - 6, a + 6, b + 6]);
-  const free = (box) => box[0] >= 0 && box[2] <= width && box[1] >= 0 && box[3] <= height
-    && taken.every((other) => box[2] < other[0] || other[2] < box[0] || box[3] < other[1] || other[3] < box[1]);
-  let named = 0;
-  const labelled = points.map((row) => ({ ...row }));
-  for (const i of order) {
-    const [a, b] = places[i];
-    const name = points[i].row.replace(/ \([^+].*\)/, "");
-    const long = name.length * LETTER;
-    if (named >= LABELS || a < 0 || a > width || b < 0 || b > height || name.length > 28) continue;
-    for (const [side, from] of [["right", a + 7], ["left", a - 7 - long]]) {
-      const box = [from, b - 16, from + long, b - 3];
-      if (!free(box)) continue;
-      taken.push(box);
-      labelled[i][side] = name;
-      named += 1;
-      break;
-    }
-  }
-  return view.data("board", labelled).runAsync();
-}
-
 let points = [];
-const scatter = chart(document.getElementById("scatter"), {
-  before: (whole, chosen) => {
-    points = plotted(chosen);
-    whole.data = { name: "board", values: points.map((row) => ({ ...row })) }; // Vega marks what it is given
-  },
-  after: (view, chosen) => {
-    let waiting;
-    const again = () => { clearTimeout(waiting); waiting = setTimeout(() => label(view, chosen, points), 150); };
-    for (const name of ["wheel", "pointerup", "dblclick"]) view.addEventListener(name, again);
-    return label(view, chosen, points);
-  },
+const scatter = chart(document.getElementById("scatter"), (whole, chosen) => {
+  points = plotted(chosen);
+  whole.data = { name: "board", values: points.map((row) => ({ ...row })) }; // Vega marks what it is given
 });
 
 // ---- the address ----

@@ -5,14 +5,16 @@ from __future__ import annotations
 import ast
 import importlib.util
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import registry
-from bench.records.quantities import COSTS
+from bench.metrics.scores import MEASURED
+from bench.records.quantities import COSTS, decimals
 from bench.records.schema import Record
-from bench.reports import board, charts, leaderboard, proxy, tables
+from bench.reports import board, charts, proxy, tables
 from bench.reports.findings import METHOD, by_soundness, findings, verdict
 from bench.reports.links import named_page, record_page, samples_file
 from bench.reports.page import Column, Entry, Page, Table
@@ -20,8 +22,8 @@ from bench.reports.record import command
 from bench.reports.record import tables as record_tables
 from bench.reports.render import html
 from bench.reports.samples import kept_samples
-from bench.reports.select import Line, settings
-from bench.studies.published import field
+from bench.reports.select import Line, Setting, settings
+from bench.studies.published import QUALITY, field
 from bench.studies.staleness import fingerprints, stale
 from registry.errors import UsageError
 from registry.values import format_value
@@ -74,6 +76,7 @@ def index(site: Site) -> str:
 
 def noise(site: Site) -> str:
     """How far figures of one network differ: the repeats, and the limit that ranks the board."""
+    known = {row.plain: row.backbone for row in field.rows()}
     columns = [
         Column("Network", number=False),
         Column("What differs", number=False),
@@ -83,7 +86,7 @@ def noise(site: Site) -> str:
     ]
     rows = [
         [
-            Entry(each.network),
+            Entry(each.network, model=known.get(each.network, "")),
             Entry(_DIFFERS[each.differs]),
             Entry(", ".join(f"{fid:g}" for fid in each.fid) or each.spread),
             Entry("" if each.deviation is None else f"{each.deviation:.1%}"),
@@ -102,7 +105,7 @@ def noise(site: Site) -> str:
     )
 
 
-_STEPS = (1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 400_000)  # of the table of losses
+_STEPS = (1_000, 2_000, 10_000, 50_000, 100_000, 400_000)  # of the table of losses
 
 
 def losses(site: Site) -> str:
@@ -117,13 +120,14 @@ def losses(site: Site) -> str:
     rows = []
     for curve in curves:
         at = {step: f"{loss:.4f}" for step, loss, _ in curve.points}
-        texts = [curve.name, curve.loss, curve.conditions, *(at.get(step, "") for step in _STEPS)]
+        texts = [curve.loss, curve.conditions, *(at.get(step, "") for step in _STEPS)]
         texts.append(f"{curve.fid:g}" if curve.fid else "")
-        rows.append([*map(Entry, texts), Entry(curve.source, url=curve.url)])
+        of_it = curve.network if curve.network in site.models else ""
+        rows.append([Entry(curve.name, model=of_it), *map(Entry, texts), Entry(curve.source, url=curve.url)])
     known = field.rows()
     again = [
         [
-            Entry(row.row),
+            Entry(row.row, model=row.backbone),
             Entry(f"{row.fid:g}"),
             Entry("; ".join(f"{other.fid:g} ({other.row})" for other in others)),
             Entry(row.title),
@@ -145,10 +149,10 @@ def losses(site: Site) -> str:
 
 
 _DIFFERS = {
-    "run": "the seed",
-    "program": "who trained it, with which program",
-    "sampler": "the sampler",
-    "labels": "how many samples each class has",
+    "run": "seed",
+    "program": "program, and who trained it",
+    "sampler": "sampler",
+    "labels": "samples of each class",
 }
 
 
@@ -165,7 +169,7 @@ def study(site: Site, name: str) -> str:
     every = settings(rows)
     parts = []
     for setting in by_soundness(rows, every):
-        title = tables.quality_title(setting, every).removeprefix("Quality, ").removeprefix("protocol ")
+        title = _protocol(setting, every)
         section = tables.quality(chosen, rows, setting)
         samples = kept_samples(rows, setting.protocol, site.selection.folder)
         parts.append((title, section, charts.of_setting(rows, setting, "../"), samples))
@@ -199,68 +203,96 @@ def _conclusions(rows: Sequence[Line]) -> list[str]:
 
 
 def backbone(site: Site, name: str) -> str:
-    """A backbone: what it is, its options, its stages, and every score measured or published."""
-    costs = site.costs.get(name, {})
-    plain = [cost for cost in costs.values() if registry.label(name, cost.request.config) == name]
-    made: dict[str, Table] = {}
-    if costs:
-        columns = [Column("Network", number=False), *(Column(q.title) for q in COSTS.values())]
-        rows = [
-            [
-                Entry(registry.label(name, cost.request.config)),
-                *(Entry(q.text(getattr(cost, q.field)), records=(file,)) for q in COSTS.values()),
-            ]
-            for file, cost in costs.items()
+    """A backbone: what it is, every score over steps and protocols, cost, stages, options."""
+    published = [row for row in site.board.rows if row.get("backbone") == name]
+    measured = _measured(site, name)
+    counted = site.costs.get(name, {})
+    plain = [cost for cost in counted.values() if registry.label(name, cost.request.config) == name]
+    columns = [Column("Network", number=False), *(Column(q.title) for q in COSTS.values())]
+    rows = [
+        [
+            Entry(registry.label(name, cost.request.config)),
+            *(Entry(q.text(getattr(cost, q.field)), records=(file,)) for q in COSTS.values()),
         ]
-        made["Cost"] = Table(columns, rows)
-    if published := [row for row in site.board.rows if row.get("backbone") == name]:
-        made["Published"] = _published(published)
-    every, titles = leaderboard.tables(site.groups), leaderboard.shown(site.groups)
-    for group, table in zip(site.groups, every, strict=True):
-        if group.setting is None:
-            continue
-        kept = [
-            entries
-            for standing, entries in zip(group.standings, table.rows, strict=True)
-            if standing.line.row.model == name
-        ]
-        if kept:
-            used = [
-                i
-                for i, column in enumerate(table.columns)
-                if column.title in titles and any(entries[i].text for entries in kept)
-            ]
-            shown = [[entries[i] for i in used] for entries in kept]
-            made[group.title] = Table([table.columns[i] for i in used], shown)
+        for file, cost in counted.items()
+    ]
     return _render(
         "backbone.html",
         site,
         name,
         **_described(name),
-        stages=_known(charts.cost_by_stage({name: plain[0]}) if plain else None),
-        tables=made,
+        scores=scores(published, measured),
+        costs=Table(columns, rows) if rows else None,
+        made_charts=[
+            *_known(charts.over_steps(published, measured)),
+            *_known(charts.cost_by_stage({name: plain[0]}) if plain else None),
+        ],
         commands=[shlex.join(["bench", command, "--model", name]) for command in ("flops", "throughput")],
     )
 
 
-def _published(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Figures of the field, of every group of conditions."""
-    shown = ("row", "group", "fid", "sfid", "inception_score", "precision", "recall", "rank", "kind", "from")
-    heads = {head.name: head for head in board.heads()}
+def _measured(site: Site, name: str) -> list[tuple[str, Line, Setting]]:
+    """Rows of a backbone that were measured, each record once, by the words of their setting."""
+    lines = [line for rows in site.lines.values() for line in rows if line.row.model == name]
+    every = settings(lines)
+    found: dict[str, tuple[str, Line, Setting]] = {}  # by the first record
+    for line in lines:
+        for setting in line.quality:
+            found.setdefault(line.files(setting)[0], (_protocol(setting, every), line, setting))
+    return sorted(found.values(), key=itemgetter(0))
+
+
+def _protocol(setting: Setting, every: Sequence[Setting]) -> str:
+    return tables.quality_title(setting, every).removeprefix("Quality, ").removeprefix("protocol ")
+
+
+def scores(published: Sequence[board.Json], measured: Sequence[tuple[str, Line, Setting]]) -> Table:
+    """What is published of a backbone, then what was measured here, with steps and conditions."""
+    judges = {name for _, _, setting in measured for name in setting.judges}
+    names = [name for name in MEASURED if name in {*QUALITY, "held_out", *judges}]
+    common, apart = charts.conditions(published)
+    rows = [
+        [
+            Entry(row["row"]),
+            Entry(", ".join(words) or "published"),
+            Entry(_steps(row.get("training_steps", ""))),
+            Entry(decimals(row["cost"], 2) if "cost" in row else ""),
+            *(Entry(f"{row.get(name, '')}") for name in names),
+            Entry(""),
+            Entry(row["from"], url=row["url"]),
+        ]
+        for row, words in zip(published, apart, strict=True)
+    ]
+    for words, line, setting in measured:
+        files, (result, *_) = line.files(setting), line.results(setting).values()
+        found = {name: line.score(setting, name) for name in names}
+        rows.append(
+            [
+                Entry(line.label),
+                Entry(words),
+                Entry(f"{result.request.step:,}"),
+                Entry(decimals(result.network.paper_gflops, 2)),
+                *(Entry(tables.spread(MEASURED[name], found[name]), records=files) for name in names),
+                Entry(str(len(files))),
+                Entry("measured here", records=files),
+            ]
+        )
     columns = [
-        Column("Conditions", number=False)
-        if name == "group"
-        else Column("Source", number=False)
-        if name == "from"
-        else Column(heads[name].title, number=heads[name].number)
-        for name in shown
+        *(Column(title, number=False) for title in ("Row", "Conditions")),
+        *(Column(title) for title in ("Steps", "GFLOPs", *(MEASURED[name].title for name in names), "Seeds")),
+        Column("Source", number=False),
     ]
-    table = [
-        [Entry(f"{row.get(name, '')}", url=row["url"] if name == "from" else "") for name in shown]
-        for row in rows
-    ]
-    used = [i for i in range(len(shown)) if any(entries[i].text for entries in table)]
-    return Table([columns[i] for i in used], [[entries[i] for i in used] for entries in table])
+    used = [i for i in range(len(columns)) if any(entries[i].text for entries in rows)]
+    return Table(
+        [columns[i] for i in used],
+        [[entries[i] for i in used] for entries in rows],
+        text=[f"Published rows: {', '.join(common)}."] if common else [],
+    )
+
+
+def _steps(printed: str) -> str:
+    """`400000` as `400,000`; others as printed."""
+    return f"{int(printed):,}" if printed.isdigit() else printed
 
 
 def _described(name: str) -> dict[str, Any]:
@@ -305,7 +337,7 @@ def record(site: Site, found: Record) -> str:
         if len(table.columns) == 2:  # names and values: the heading says of what
             heading = table.columns[0].title
             table = Table([Column("", number=False)] * 2, table.rows, remarks=table.remarks)
-        shown.append((heading, table.remarks, table))
+        shown.append((heading, table))
     return _render(
         "record.html",
         site,
@@ -315,7 +347,8 @@ def record(site: Site, found: Record) -> str:
         row=line and line.row.label,
         command=command(found, (study, line.row.label) if study and line else None),
         seeds=[(seed, other.file) for seed, other in site.seeds.get(found.file, [])],
-        tables=shown,
+        tables=shown[:-1],
+        fingerprints=shown[-1],
     )
 
 

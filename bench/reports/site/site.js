@@ -128,8 +128,16 @@ const CONFIG = {
   text: { fill: "currentColor" },
 };
 
-// A chart that another script looks after gets its numbers from `before` and is given to `after` once drawn.
-function chart(figure, { before = () => {}, after = () => {} } = {}) {
+// Names beside marks, as the specification has them; see `_with_names` in bench/reports/charts.py.
+function named(vega) {
+  const { usermeta: names } = vega;
+  if (!names?.mark) return vega;
+  const { from } = vega.marks.find(({ name }) => name === "networks_marks");
+  return { ...vega, data: [...vega.data, { ...names.data, source: from.data }], marks: [...vega.marks, names.mark] };
+}
+
+// A chart that another script looks after gets its numbers from `before`.
+function chart(figure, before = () => {}) {
   const { spec, choices, colours } = JSON.parse(figure.querySelector("script").textContent);
   const view = figure.querySelector(".view");
   const controls = figure.querySelector(".controls");
@@ -156,8 +164,7 @@ function chart(figure, { before = () => {}, after = () => {} } = {}) {
     const range = { category: colours };
     const config = { ...CONFIG, legend, range, ...(narrow && { axis: { ...CONFIG.axis, labelLimit: 130 } }) };
     return vegaEmbed(view, { width: "container", height: 340, autosize: { type: "fit-x", contains: "padding" },
-      ...whole, config }, { actions: false, renderer: "svg", ast: true }) // the page's policy allows no eval
-      .then(({ view: drawn }) => after(drawn, chosen))
+      ...whole, config }, { actions: false, renderer: "svg", ast: true, patch: named }) // no eval: the page's policy
       .then(() => { figure.dataset.drawn = "true"; })
       .catch((error) => { view.textContent = `This chart could not be drawn: ${error.message}`; });
   };
@@ -179,6 +186,8 @@ function charts() {
 
 addEventListener("beforeprint", () => all("main details:not(.menu)").forEach((each) => { each.open = true; }));
 
+all(".zoom").forEach((button) => button.addEventListener("click", () =>
+  button.setAttribute("aria-pressed", String(button.getAttribute("aria-pressed") !== "true"))));
 all("table.sortable").forEach(sortable);
 all(".tabs").forEach(tabs);
 charts();

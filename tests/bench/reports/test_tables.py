@@ -2,6 +2,7 @@
 
 import csv
 import importlib.resources
+import re
 
 import pytest
 
@@ -16,6 +17,7 @@ from bench.reports.select import Measured, Selection, lines
 from bench.studies import published
 from bench.studies.cells import cost_request
 from bench.studies.measuring import count_costs, record_costs
+from bench.studies.published import field
 from tests.conftest import ROOT
 
 
@@ -135,18 +137,32 @@ def test_without_records_there_are_costs_and_no_speed(costs, tmp_path):
     assert "GFLOPs, measured" in titles and not any("Images/s" in title for title in titles)
 
 
-def test_recorded_costs_are_those_of_every_row_of_every_study(costs, tmp_path, monkeypatch):
+def test_recorded_costs_are_those_of_every_row_of_every_study_and_of_the_field(costs, tmp_path, monkeypatch):
     # Two networks of one label: that of components, and that of backbones, which has another width.
     names = ["components", "backbones"]
     monkeypatch.setattr(bench.studies, "names", lambda: names)
+    published = [next(row for row in field.rows() if row.backbone == "dit-b-8")]
+    monkeypatch.setattr(field, "rows", lambda: published)
     record_costs(tmp_path)
     found = {record.file: record.result for record in records.read(tmp_path)}
     rows = [row for name in names for row in bench.studies.load(name).rows]
-    assert found.keys() == {cost_request(row).file for row in rows}
+    (of_the_field,) = found.keys() - {cost_request(row).file for row in rows}
+    assert len(found) == 1 + len({cost_request(row).file for row in rows})
+    assert found[of_the_field].request.model == "dit-b-8"
     for row in bench.studies.load("components").rows:
         recorded, counted = found[cost_request(row).file], costs[cost_request(row).file]
         assert recorded.parameters == counted.parameters and recorded.macs == counted.macs
         assert recorded.stages == counted.stages
+
+
+def test_a_report_shows_findings_then_the_table_then_the_picture_then_notes():
+    kinds = {"|": 1, "![": 2, "<details>": 3}
+    for path in sorted((ROOT / "reports").glob("*.md")):
+        text = re.sub("<details>.*?</details>", "<details>", path.read_text("utf-8"), flags=re.DOTALL)
+        for part in re.split("^#+ .*$", text, flags=re.MULTILINE):
+            blocks = filter(None, part.split("\n\n"))
+            found = [next((n for start, n in kinds.items() if b.startswith(start)), 0) for b in blocks]
+            assert found == sorted(found), path
 
 
 # ---- in a terminal ----

@@ -250,12 +250,15 @@ def plotted(browser):
     return browser.execute_script("return points")
 
 
+NAMES = (
+    "[...document.querySelectorAll('#scatter .mark-text.role-mark text')]"
+    ".filter((t) => t.textContent && t.getAttribute('opacity') !== '0')"
+)
+
+
 def test_the_front_is_where_nothing_cheaper_is_better_and_names_do_not_collide(browser, folder):
     show(browser, folder / "index.html", 1280, 3000)
-    names = (
-        "[...document.querySelectorAll('#scatter .mark-text.role-mark text')].filter((t) => t.textContent)"
-    )
-    until(lambda: browser.execute_script(f"return {names}.length"))
+    until(lambda: browser.execute_script(f"return {NAMES}.length"))
     rows = plotted(browser)
     assert {row["group"] for row in rows} == {MAIN} and len(rows) > 40
     front = {
@@ -264,19 +267,111 @@ def test_the_front_is_where_nothing_cheaper_is_better_and_names_do_not_collide(b
         if not any(other["cost"] <= row["cost"] and other["fid"] < row["fid"] for other in rows)
     }
     assert {"U-DiT-S", "U-DiT-B", "U-DiT-L", "DiCo-L"} <= front and "DiT-XL/2" not in front
-    boxes = browser.execute_script(
+    found = boxes(browser, NAMES)
+    assert 8 <= len(found) <= 14 and {"U-DiT-S", "U-DiT-L", "DiCo-L"} <= {name for name, *_ in found}
+    assert_apart(found)
+
+
+def test_names_follow_their_marks_when_the_chart_is_dragged(browser, folder):
+    from selenium.webdriver import ActionChains
+
+    def apart():
+        name = next(box for box in boxes(browser, NAMES) if box[0] == "U-DiT-S")
+        mark = browser.find_element("css selector", "#scatter [aria-label='U-DiT-S']").rect
+        return mark["x"] - name[1], mark["y"] - name[2]
+
+    show(browser, folder / "index.html", 1280, 3000)
+    before, mark = apart(), browser.find_element("css selector", "#scatter [aria-label='U-DiT-S']").rect
+    place = browser.find_element("css selector", "#scatter svg")
+    drag = ActionChains(browser).move_to_element_with_offset(place, -100, -120).click_and_hold()
+    drag.move_by_offset(120, 40).release().perform()
+    moved = lambda: browser.find_element("css selector", "#scatter [aria-label='U-DiT-S']").rect  # noqa: E731
+    until(lambda: moved()["x"] > mark["x"] + 100)
+    until(lambda: apart() == pytest.approx(before, abs=2))
+    assert_apart(boxes(browser, NAMES))
+
+
+def boxes(browser, elements):
+    """Text, left, top, right and bottom of elements."""
+    return browser.execute_script(
         f"""
-        return {names}.map((t) => {{
+        return {elements}.map((t) => {{
           const box = t.getBoundingClientRect();
           return [t.textContent, box.left, box.top, box.right, box.bottom];
         }});
         """
     )
-    assert 8 <= len(boxes) <= 14 and {"U-DiT-S", "U-DiT-L", "DiCo-L"} <= {name for name, *_ in boxes}
-    for i, (_, left, top, right, bottom) in enumerate(boxes):
-        for _, other_left, other_top, other_right, other_bottom in boxes[i + 1 :]:
+
+
+def assert_apart(found):
+    for i, (_, left, top, right, bottom) in enumerate(found):
+        for _, other_left, other_top, other_right, other_bottom in found[i + 1 :]:
             apart = other_left > right or left > other_right or other_top > bottom or top > other_bottom
             assert apart or min(bottom, other_bottom) - max(top, other_top) < 3  # ascenders, not letters
+
+
+@pytest.mark.parametrize(("file", "least"), [("fid-gflops.svg", 15), ("fid-steps.svg", 20)])
+def test_names_in_the_papers_figures_do_not_collide(browser, file, least):
+    browser.get((ROOT / "reports" / file).as_uri())
+    found = boxes(browser, "[...document.querySelectorAll('.mark-text.role-mark text')]")
+    assert len(found) >= least and {"U-DiT-S", "U-DiT-B", "U-DiT-L"} <= {name for name, *_ in found}
+    assert_apart(found)
+
+
+def test_the_first_chart_is_drawn_within_a_second_and_a_half(browser, folder):
+    def seconds():  # of the page's thread: other work on the machine does not count
+        metrics = browser.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+        return next(each["value"] for each in metrics if each["name"] == "ThreadTime")
+
+    browser.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
+    browser.get("about:blank")
+    begin = seconds()
+    browser.get((folder / "index.html").as_uri())
+    until(lambda: browser.find_elements("css selector", "#scatter[data-drawn]"))
+    assert 0 < seconds() - begin < 1.5
+
+
+def test_a_printed_page_holds_every_row_and_its_sources(browser, folder):
+    show(browser, folder / "index.html")
+    choose(browser, "family", "DiCo")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    printed = browser.find_element("css selector", ".tabulator-print-table")
+    names = [row["row"] for row in shown_rows(browser)]
+    rows = printed.find_elements("css selector", "tbody tr:not(.tabulator-print-table-group)")
+    assert len(rows) == len(names) > 20 and all(name in printed.text for name in names)
+    assert MAIN in printed.text and "[object" not in printed.text and "DiT-XL/2 " not in printed.text
+    for selector in ("header", "#filters", "#board"):
+        assert not browser.find_element("css selector", selector).is_displayed()
+    assert (
+        "https://arxiv.org/abs/2505.11196"
+        in browser.find_element("id", "source-1").find_element("xpath", "..").text
+    )
+    browser.execute_script("dispatchEvent(new Event('afterprint'))")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert browser.find_element("id", "board").is_displayed()
+
+
+def test_a_backbone_has_one_table_and_one_curve(browser, folder):
+    show(browser, folder / "backbones/dit-xl-2.html", 1280)
+    charts = [figure.text for figure in browser.find_elements("css selector", "figure.chart")]
+    assert [text.splitlines()[0] for text in charts] == ["Over training steps", "Cost by stage"]
+    told = browser.find_element("css selector", "table.scores").text
+    assert "7,000,000" in told and "9.62" in told and "Table 2 of arXiv 2405.02730" in told
+    link = browser.find_element("css selector", "main p a")
+    assert link.get_attribute("href") == "https://arxiv.org/abs/2212.09748"
+
+
+def test_samples_are_enlarged_by_a_key(browser, folder):
+    from selenium.webdriver import Keys
+
+    show(browser, next((folder / "records").glob("quality-udit-s-*")), 1600)
+    button = browser.find_element("css selector", ".zoom")
+    width = lambda: button.find_element("tag name", "img").size["width"]  # noqa: E731
+    assert width() == 1316  # twice the picture's own
+    browser.execute_script("arguments[0].focus()", button)
+    button.send_keys(Keys.ENTER)
+    assert width() == 2632 and content_width(browser) <= 1600
 
 
 def test_colours_of_families_stand_out_in_both_themes(browser, folder):
