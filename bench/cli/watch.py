@@ -125,8 +125,8 @@ class View:
             lines = [self.summary(found)]
             for each in found:
                 title, where, doing, done, rate, left = cells(each)
-                rest = (doing, done, rate and f"{rate} images/s", left and f"{left} left")
-                lines.append(f"  {title} ({where}): {', '.join(filter(None, rest))}")
+                parts = [doing, f"step {done}", rate and f"{rate} images/s", left and f"{left} left"]
+                lines.append(f"  {title} ({where}): {', '.join(filter(None, parts))}")
             if time.monotonic() - printed >= EVERY:
                 printed = time.monotonic()
                 print("\n".join(lines), file=sys.stderr, flush=True)

@@ -10,12 +10,14 @@ from typing import NamedTuple
 
 from bench.metrics.scores import MEASURED
 from bench.records.quantities import HELD_OUT, LOSS, Quantity
-from bench.reports.select import Line, Setting, published_conditions
-from bench.reports.statistics import LEVEL, BySeed, Comparison, compare_rows, rank_correlation
+from bench.reports.select import Line, Setting, distinctions, published_conditions
+from bench.reports.statistics import LEVEL, BySeed, Comparison, compare_rows, rank_correlation, summary
 
+PUBLISHED = "paper"  # the protocol whose scores compare with published ones
 METHOD = (
     "Significance: Tukey's range test at 5% on the means over the seeds that all rows share, with the seed "
-    "variance pooled over rows. If all rows were equal, 5 of 100 tables would show a significant pair. The "
+    "variance pooled over rows. Tables show means over all seeds. If all rows were equal, 5 of 100 tables "
+    "would show a significant pair. The "
     "interval of Spearman's ρ covers every order that agrees with the significant pairs. p is the "
     "probability of a ρ at least this high if all orders were equally likely. ρ measures how well this "
     "protocol reproduces the published order; it does not confirm published scores or differences."
@@ -28,90 +30,94 @@ def findings(rows: Sequence[Line], setting: Setting) -> list[str]:
 
 
 def verdict(rows: Sequence[Line], every: Sequence[Setting]) -> str:
-    """The finding of a study in one sentence: of the best protocol, else of published figures, else empty.
+    """A study in a few sentences, by the soundest protocol, or else by what is published; "" of neither.
 
     Args:
         rows: lines of the study.
-        every: its settings, the best first (`by_soundness`).
+        every: its settings, the soundest first. Those of one protocol get a clause each: scores of two
+            settings do not compare.
     """
-    for setting in every:
-        for quantity in (MEASURED[name] for name in setting.judges):
-            found = _compared(quantity, rows, setting)
-            if found and found.comparison.pairs:
-                words = ", ".join(setting.distinctions(every))
-                name = f"{phrase(quantity)} under {setting.protocol}" + (f" ({words})" if words else "")
-                best = _best(name, found.comparison, found.labels)
-                apart, pairs, agree = found.counts()
-                order = (
-                    f", {'all' if agree == apart else agree} in the published order"
-                    if found.printed and apart
-                    else ""
-                )
-                text = f"{best}. {apart} of {pairs} pairs of rows differ significantly{order}."
-                return text + _other_best(found)
-    published = [
-        (float(row.printed["gflops"]), float(row.printed["fid"]), line.label)
-        for line in rows
-        if (row := line.row.published) and row.printed.get("gflops") and row.printed.get("fid")
-    ]
-    if len(published) < 2:
+    judged = [(setting, found) for setting in every if (found := _first_compared(rows, setting))]
+    judged = [(setting, found) for setting, found in judged if setting.protocol == judged[0][0].protocol]
+    if not judged:
+        return _published_verdict(rows)
+    texts = []
+    for setting, found in judged:
+        apart, pairs, agree = found.counts()
+        counted = f"{apart} of {pairs} pairs of rows differ significantly"
+        if best := _best(found):
+            text = f"{best}; {counted}" if pairs > 1 else best
+        else:
+            text = f"{counted} in {phrase(found.quantity)}"
+        if found.printed and apart and pairs > 1:
+            text += f", {'all' if agree == apart else agree} in the published order"
+        if other := _published_best(found):
+            text += f"; in the paper {other} is best"
+        words = f" ({', '.join(own)})" if (own := distinctions(setting, every)) else ""
+        texts.append(f"Under {setting.protocol}{words}, {text}.")
+    if judged[0][0].protocol != PUBLISHED:
+        texts.append("Scores of this reduced protocol do not compare with published ones.")
+    return " ".join(texts)
+
+
+def _published_best(found: _Compared) -> str:
+    """The row with the best published FID, if it is not the best here; empty if FIDs are not comparable."""
+    if len(found.printed) != 1:
         return ""
-    if any(published_conditions(rows)):
-        return _lowest(rows)
+    (fids,) = found.printed.values()
+    best = min(fids, key=fids.__getitem__)
+    return "" if best == found.comparison.groups()[0][0] else found.labels[best]
+
+
+def _published_verdict(rows: Sequence[Line]) -> str:
+    """The lowest published FID of each of the conditions, and the Pareto front where all compare."""
+    by_conditions: dict[str, list[tuple[float, float, str]]] = {}
+    for line, conditions in zip(rows, published_conditions(rows), strict=True):
+        if (row := line.row.published) and row.printed.get("gflops") and row.printed.get("fid"):
+            figures = float(row.printed["gflops"]), float(row.printed["fid"]), line.label
+            by_conditions.setdefault(conditions, []).append(figures)
+    if sum(map(len, by_conditions.values())) < 2:
+        return ""
+    best = {words: min(found, key=lambda each: each[1]) for words, found in by_conditions.items()}
+    if len(best) > 1:
+        each = "; ".join(f"{label}, {fid:g} ({words})" for words, (_, fid, label) in best.items())
+        return f"Lowest published FID: {each}. FIDs under different conditions are not comparable."
+    ((found, (cost, fid, label)),) = zip(by_conditions.values(), best.values(), strict=True)
     front = [
-        label
-        for cost, fid, label in sorted(published)
-        if not any(other <= cost and better < fid for other, better, _ in published)
+        name
+        for own, value, name in sorted(found)
+        if not any(other <= own and better < value for other, better, _ in found)
     ]
-    cost, fid, label = min(published, key=lambda each: each[1])
     return (
-        f"{label} has the lowest published FID, {fid:g} at {cost:g} GFLOPs. The Pareto front of FID and "
+        f"{label} has the lowest published FID, {fid:g} at {cost:g} GFLOPs. On the Pareto front of FID and "
         f"GFLOPs: {'; '.join(front)}."
     )
 
 
-def _other_best(found: _Compared) -> str:
-    """A sentence if the published best is not the best here; empty if FIDs are not comparable."""
-    if len(found.printed) != 1:
-        return ""
-    ((_, fids),) = found.printed.items()
-    best = min(fids, key=fids.__getitem__)
-    if best == found.comparison.groups()[0][0]:
-        return ""
-    return f" In the paper, {_named(found.labels[best])} is best."
-
-
-def _lowest(rows: Sequence[Line]) -> str:
-    """The lowest published FID under each of several conditions."""
-    best: dict[str, tuple[float, str]] = {}
-    for line, conditions in zip(rows, published_conditions(rows), strict=True):
-        if line.row.published and (text := line.row.published.printed.get("fid")):
-            best[conditions] = min(best.get(conditions, (float("inf"), "")), (float(text), line.label))
-    words = [f"{label} {fid:g} ({conditions})" for conditions, (fid, label) in best.items()]
-    return f"Lowest published FID: {'; '.join(words)}. FIDs of different conditions are not comparable."
-
-
 def by_soundness(rows: Sequence[Line], every: Sequence[Setting]) -> list[Setting]:
-    """Settings by the number of pairs that are significant and in the published order, the highest first.
+    """Settings by the share of pairs that differ significantly in the published order, the highest first.
 
     A significant pair in the opposite order counts −1. If nothing is published, all significant pairs count.
     """
 
-    def decided(setting: Setting) -> int:
-        counts = [0]
+    def share(setting: Setting) -> float:
+        shares = [0.0]
         for name in setting.judges:
             if found := _compared(MEASURED[name], rows, setting):
-                apart, _, agree = found.counts()
-                counts.append(2 * agree - apart if found.printed else apart)
-        return max(counts)
+                apart, pairs, agree = found.counts()
+                if pairs:
+                    shares.append((2 * agree - apart if found.printed else apart) / pairs)
+        return max(shares)
 
-    return sorted(every, key=decided, reverse=True)
+    return sorted(every, key=share, reverse=True)
 
 
 class _Compared(NamedTuple):
     """Rows with a score, and their published FIDs by conditions and row; FIDs compare within conditions."""
 
+    quantity: Quantity
     labels: list[str]
+    shown: list[str]  # the means over all seeds of a row, as its table prints them
     values: Sequence[BySeed]
     printed: dict[str, dict[int, float]]
     comparison: Comparison
@@ -140,7 +146,16 @@ def _compared(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> _Co
         if row := found[i][0].row.published:
             printed.setdefault(conditions, {})[i] = float(row.printed["fid"])
     scores = [values for _, values in found]
-    return _Compared([line.row.label for line, _ in found], scores, printed, compare_rows(scores))
+    labels = [line.row.label for line, _ in found]
+    means = [summary([*line.by_seed(setting, quantity.name).values()]) for line, _ in found]
+    shown = [quantity.text(mean.mean) if mean else "" for mean in means]
+    return _Compared(quantity, labels, shown, scores, printed, compare_rows(scores))
+
+
+def _first_compared(rows: Sequence[Line], setting: Setting) -> _Compared | None:
+    """By the first quantity that the protocol judges by in which two rows have two seeds or more."""
+    every = (_compared(MEASURED[name], rows, setting) for name in setting.judges)
+    return next((found for found in every if found and found.comparison.pairs), None)
 
 
 def _by(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> str:
@@ -150,7 +165,7 @@ def _by(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> str:
     labels, comparison = found.labels, found.comparison
     name = phrase(quantity)
     if comparison.pairs:
-        texts = [_significant(quantity, found), f"{_best(name, comparison, labels)}."]
+        texts = [_significant(quantity, found), *([f"{best}."] if (best := _best(found)) else [])]
         if comparison.outlier is not None:
             texts.append(
                 f"The seed variance of {labels[comparison.outlier]} is higher than that of the other rows "
@@ -161,7 +176,7 @@ def _by(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> str:
             texts.append(f"Not compared, with fewer than two seeds in common with the other rows: {without}.")
     else:
         first = labels[min(range(len(labels)), key=comparison.means.__getitem__)]
-        texts = [f"By {name}, {_named(first)} is best; significance needs at least two seeds in common."]
+        texts = [f"{first} has the {_extreme(quantity)} {name}; significance needs two seeds or more."]
     for conditions, fids in found.printed.items():
         texts += _order(name, [found.values[i] for i in fids], [*fids.values()], conditions)
     return " ".join(texts)
@@ -172,8 +187,8 @@ def _significant(quantity: Quantity, found: _Compared) -> str:
     comparison, agree = found.comparison, found.agreeing()
     apart, pairs, _ = found.counts()
     text = (
-        f"Differences in {phrase(quantity)} above {quantity.text(comparison.critical)} are significant over "
-        f"the {len(comparison.seeds)} seeds that all rows have: {apart} of {pairs} pairs"
+        f"Differences in {phrase(quantity)} above {quantity.text(comparison.critical)} are significant with "
+        f"{len(comparison.seeds)} seeds: {apart} of {pairs} pairs"
     )
     if not agree:
         return f"{text}."
@@ -184,24 +199,29 @@ def _significant(quantity: Quantity, found: _Compared) -> str:
     return f"{text}. {compared} are in the published order."
 
 
-def _best(name: str, comparison: Comparison, labels: Sequence[str]) -> str:
-    """The best row and those not significantly worse, as a sentence without its full stop."""
-    best, *equal = comparison.groups()[0]
-    first, ties = labels[best], [labels[i] for i in equal]
-    others = len(comparison.means) - len(comparison.left_out) - 1
-    if len(ties) == others:
-        return f"By {name}, no row is significantly better than the others"
+def _best(found: _Compared) -> str:
+    """The best row and those not significantly worse, without a full stop; "" where no two differ."""
+    comparison, name = found.comparison, phrase(found.quantity)
+    named = [f"{label} ({shown})" for label, shown in zip(found.labels, found.shown, strict=True)]
+    first, *ties = comparison.groups()[0]
+    others = [i for i in range(len(named)) if i != first and i not in comparison.left_out]
+    if len(ties) == len(others):
+        return ""
+    best = f"{named[first]} has the {_extreme(found.quantity)} {name}"
     if not ties:
-        rest = [labels[i] for i in range(len(labels)) if i not in (*comparison.left_out, best)]
-        which = "every other row" if others > 1 else _named(rest[0])
-        return f"By {name}, {_named(first)} is significantly better than {which}"
-    which = " and ".join(map(_named, ties)) if len(ties) < 3 else f"{len(ties)} of the other {others} rows"
-    return f"By {name}, {_named(first)} is best, but not significantly better than {which}"
+        return (
+            f"{best}, significantly better than {named[others[0]] if len(others) == 1 else 'all other rows'}"
+        )
+    which = (
+        " and ".join(named[i] for i in ties)
+        if len(ties) < 3
+        else f"{len(ties)} of the other {len(others)} rows"
+    )
+    return f"{best}, not significantly better than {which}"
 
 
-def _named(label: str) -> str:
-    """A label within a sentence; in quotation marks if it contains a comma."""
-    return f"“{label}”" if "," in label else label
+def _extreme(quantity: Quantity) -> str:
+    return "highest" if quantity.higher_is_better else "lowest"
 
 
 def _order(name: str, found: Sequence[BySeed], printed: Sequence[float], conditions: str) -> list[str]:

@@ -90,7 +90,9 @@ def _timed(standing: Standing, speed: SpeedColumn | None) -> Standing:
     variant = standing.line.variant
     if speed is None or variant not in speed.figures:
         return standing
-    return replace(standing, images_per_second=speed.figures[variant], speed_record=speed.records[variant])
+    return replace(
+        standing, images_per_second=speed.figures[variant], speed_record=speed.records[variant].file
+    )
 
 
 _SOURCES = {"u-dit": "U-DiT paper", "dit": "DiT paper"}  # sources of Tables 1 to 6

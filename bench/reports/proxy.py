@@ -109,7 +109,8 @@ REMARKS = (
     "of two rows that were also in the first study are not counted. Significant pairs correct: of the pairs "
     "that differ significantly, those in the published order.",
     "Core-minutes: training until that step and measuring, for one row and one seed, on one core of the "
-    "machine that the records name. No training: more GFLOPs, or more parameters, predict a better score.",
+    "machine that the records name. Machines and their load differ, so times of two protocols compare only "
+    "roughly. No training: more GFLOPs, or more parameters, predict a better score.",
     "Shared seed variance: share of the variance between seeds that all rows have in common. Rows of one "
     "seed share batches, noise and noise levels, so this share cancels in their differences.",
     "Mean of standardised bands: each band is scaled to mean 0 and deviation 1 over the rows. Training "
@@ -180,40 +181,37 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
     best, (rho, low) = choice.best, WANTED
     interval = f"95% interval {_interval(best.interval)}" if best.interval else "one seed, no interval"
     reliable = best.rho >= rho and best.interval is not None and best.interval[0] >= low
-    words = (
-        "Use"
-        if reliable
-        else f"No protocol measured here is reliable for a whole order (ρ of at least {rho}, interval "
-        f"above {low}). The best is"
-    )
+    words = "Use" if reliable else "No protocol measured here is reliable for a whole order. The best one is"
     advice = (
         f"{words} {_name(best)}: ρ = {_number(best.rho)} with the published {heading} over {best.rows} rows "
         f"({interval}), {best.correct} of {best.pairs} pairs in the published order, at "
-        f"{best.seconds / 60:.0f} core-minutes per row and seed."
+        f"{best.seconds / 60:.0f} core-minutes per row and seed. Reliable means a ρ of at least {rho} and an "
+        f"interval above {low}."
     )
     if choice.free:
         cheap = choice.free[0]
-        advice += (
-            f" Ranking {_study(cheap.study)} by {_alone(cheap.predictor)}, without training, gives ρ = "
-            f"{_number(cheap.rho)}."
+        advice = (
+            f"Without any training, {_alone(cheap.predictor)} order {_study(cheap.study)} at "
+            f"ρ = {_number(cheap.rho)}. {advice}"
         )
+    equal = [each for each in choice.candidates if (each.rho, each.interval) == (best.rho, best.interval)]
+    place = "the best" if len(equal) == 1 else f"the first of {len(equal)} equally good ones"
     texts = [
         advice,
-        f"It is the best of {len(choice.candidates)} candidates (protocol, predictor, checkpoint) by the "
-        "lower end of the interval (of equal ones the first). Its figures are optimistically biased, because "
-        f"it was selected on this study. {_judged(choice)}",
+        f"It is {place} of {len(choice.candidates)} candidates (protocol, predictor, checkpoint) by the "
+        "lower end of the interval. Its figures are optimistically biased, because it was selected on this "
+        f"study. {_judged(choice)}",
     ]
     if best.critical_difference:
         column = best.predictor in studies.COLUMNS and best.predictor not in _judges(best.protocol)
         columns = f' columns = ["{best.predictor}"],' if column else ""
         order = "all" if best.significant_correct == best.significant else str(best.significant_correct)
-        order = f", {order} of them in the published order" if best.significant else ""
         texts.append(
             f"With {len(best.seeds)} seeds, differences in {phrase(best.quantity)} above "
-            f"{best.critical_difference:.2%} of the mean are significant: {best.significant} of {best.pairs} "
-            f"pairs{order}. To rank your own network, write a "
-            f"study file with{columns} your rows and the rows to compare with, and run: bench ablate "
-            f"my_study.toml --plugin my_net.py --protocol {best.protocol}"
+            f"{best.critical_difference:.2%} of its mean are significant: {best.significant} of {best.pairs} "
+            f"pairs, {order} in the published order. To rank your own network, write a study file with{columns}"
+            " your rows and the rows to compare with, and run: bench ablate my_study.toml --plugin my_net.py "
+            f"--protocol {best.protocol}"
         )
     return texts
 

@@ -50,29 +50,6 @@ class Setting(NamedTuple):
     ema: str  # decay or width of the average of the weights
     judges: tuple[str, ...]  # quantities that order rows, the first of which ranks them
 
-    @property
-    def levels(self) -> str:
-        """The noise levels of the held-out loss in words, if the β schedule limits them; else empty."""
-        bounds = zip(("above", "below"), self.log_snr, strict=True)
-        words = [f"{word} {bound:.2f}".replace("-", "−") for word, bound in bounds if bound is not None]
-        return f"ln SNR {' and '.join(words)}" if words else ""
-
-    def distinctions(self, others: Sequence[Setting]) -> list[str]:
-        """What distinguishes this setting from others of its protocol and extractor, in words."""
-        words = {
-            "weights": f"weights {self.weights}",
-            "data": f"data {self.data}",
-            "sample_count": f"{self.sample_count or 0:,} samples",
-            "sampler": self.sampler,
-            "cfg_scale": "no guidance" if self.cfg_scale in (None, 1) else f"guidance {self.cfg_scale:g}",
-            "held_out": f"{self.held_out} held-out images" if self.held_out else "",
-            "log_snr": self.levels,
-            "reference": f"reference {self.reference}" if self.reference else "",
-            "ema": f"EMA {self.ema}",
-        }
-        like = [o for o in others if (o.protocol, o.extractor) == (self.protocol, self.extractor)]
-        return [text for name, text in words.items() if text and len({getattr(o, name) for o in like}) > 1]
-
     @classmethod
     def of(cls, record: Record, protocol: Protocol) -> Setting:
         """The setting of a record of quality."""
@@ -179,15 +156,13 @@ class SpeedColumn:
         words: mode, arithmetic, batch and device.
         figures: variant -> images per second.
         quartiles: variant -> the middle half of the rounds.
-        records: variant -> the file that says so.
-        dates: days of the measurements, with the version of this program.
+        records: variant -> the record that says so.
     """
 
     words: str
     figures: dict[str, float] = field(default_factory=dict)
     quartiles: dict[str, tuple[float, float]] = field(default_factory=dict)
-    records: dict[str, str] = field(default_factory=dict)
-    dates: set[str] = field(default_factory=set)
+    records: dict[str, Record] = field(default_factory=dict)
 
 
 class Selection:
@@ -256,9 +231,7 @@ class Selection:
                 column = found.setdefault(words, SpeedColumn(words))
                 column.figures[variant] = result.images_per_second
                 column.quartiles[variant] = result.quartiles
-                column.records[variant] = record.file
-                environment = record.environment
-                column.dates.add(f"{environment.date[:10]} with denoiser-bench {environment.version}")
+                column.records[variant] = record
         return [found[words] for words in sorted(found)]
 
 
@@ -308,6 +281,30 @@ def published_conditions(rows: Sequence[Line]) -> list[str]:
     found = [line.row.published.conditions if line.row.published else () for line in rows]
     differ = [len(set(words)) > 1 for words in zip(*filter(None, found), strict=True)]
     return [", ".join(compress(words, differ)) for words in found]
+
+
+def distinctions(setting: Setting, others: Sequence[Setting]) -> list[str]:
+    """What tells a setting from others of its protocol and extractor, in words."""
+    words = {
+        "weights": f"weights {setting.weights}",
+        "data": f"data {setting.data}",
+        "sample_count": f"{setting.sample_count or 0:,} samples",
+        "sampler": setting.sampler,
+        "cfg_scale": "no guidance" if setting.cfg_scale in (None, 1) else f"guidance {setting.cfg_scale:g}",
+        "held_out": f"{setting.held_out} held-out images" if setting.held_out else "",
+        "log_snr": levels(setting),
+        "reference": f"reference {setting.reference}" if setting.reference else "",
+        "ema": f"EMA {setting.ema}",
+    }
+    like = [o for o in others if (o.protocol, o.extractor) == (setting.protocol, setting.extractor)]
+    return [text for name, text in words.items() if text and len({getattr(o, name) for o in like}) > 1]
+
+
+def levels(setting: Setting) -> str:
+    """Noise levels of the held-out loss in words, where the β schedule does not reach all; else ""."""
+    bounds = zip(("above", "below"), setting.log_snr, strict=True)
+    words = [f"{word} {bound:.2f}".replace("-", "−") for word, bound in bounds if bound is not None]
+    return f"ln SNR {' and '.join(words)}" if words else ""
 
 
 def speed_words(record: Record) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, repeat
 from operator import attrgetter
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -13,9 +13,18 @@ import registry
 from bench.metrics.scores import MEASURED, SCORES
 from bench.records.quantities import COSTS, Quantity, decimals
 from bench.records.schema import Cost, Environment, Network
-from bench.reports.findings import METHOD, by_soundness, findings, verdict
+from bench.reports.findings import METHOD, PUBLISHED, by_soundness, findings, verdict
 from bench.reports.page import Column, Entry, Page, Section, Table
-from bench.reports.select import Line, Selection, Setting, SpeedColumn, published_conditions, settings
+from bench.reports.select import (
+    Line,
+    Selection,
+    Setting,
+    SpeedColumn,
+    distinctions,
+    levels,
+    published_conditions,
+    settings,
+)
 from bench.reports.statistics import BySeed, Summary, compare_rows
 from bench.studies import Study, StudyRow, published
 
@@ -148,7 +157,7 @@ def speed_columns(rows: Sequence[Line], shown: Sequence[SpeedColumn]) -> dict[st
             Entry(
                 significant(speed.figures[variant]),
                 variant in fastest and len(fastest) < len({*known}),
-                (speed.records[variant],),
+                (speed.records[variant].file,),
             )
             if (variant := line.variant) in speed.figures
             else Entry("")
@@ -215,10 +224,8 @@ def table(
         label: the label of a line, by default as the paper prints it.
     """
     shown = [column for column in columns if not column.empty]
-    marked = [(of, text) for of, text in footnotes if of]
-    remarks = [*(text for of, text in footnotes if not of), *remarks]
     labels = [
-        label(line) + "".join(f" [{i}]" for i, (of, _) in enumerate(marked, 1) if line.row.label in of)
+        label(line) + "".join(f" [{i}]" for i, (of, _) in enumerate(footnotes, 1) if line.row.label in of)
         for line in rows
     ]
     first = [Entry(text, model=line.row.model or "") for text, line in zip(labels, rows, strict=True)]
@@ -227,7 +234,7 @@ def table(
         [Column("Model", number=False), *(column.column for column in shown)],
         [list(row) for row in entries],
         title,
-        [text for _, text in marked],
+        [text for _, text in footnotes],
         [remark for remark in remarks if remark],
         [caution] if caution else [],
     )
@@ -276,6 +283,7 @@ def summary_table(
 def overview(study: Study, rows: Sequence[Line], selection: Selection | None, *, title: str = "") -> Table:
     """The table of published figures, counted costs, and measured speeds."""
     from_paper, costs = published_columns(rows), cost_columns(study, rows)
+    notes = _footnotes(rows)
     shown = shown_speeds(rows, selection)
     speeds = speed_columns(rows, shown)
     gaps = any(
@@ -288,19 +296,19 @@ def overview(study: Study, rows: Sequence[Line], selection: Selection | None, *,
         rows,
         [*chain.from_iterable(from_paper.values()), *costs.values(), *speeds.values()],
         title=title,
-        footnotes=_footnotes(rows),
+        footnotes=[(labels, text) for labels, text in notes if labels],
         remarks=[
-            *(
-                f"[{letter}] {speed.words}; measured {', '.join(sorted(speed.dates))}. Bold: the fastest "
-                "and those whose quartiles over rounds overlap with it."
-                for letter, speed in zip(ascii_lowercase, shown, strict=False)
-            ),
+            *(text for labels, text in notes if not labels),
+            *map(_speed, ascii_lowercase, shown, speeds.values(), repeat(rows), repeat(selection)),
             f"Published: {published.source()}." if of_the_paper else "",
+            "\\*: replicated by the authors of U-DiT with the official code of DiT."
+            if of_the_paper and any(line.label.endswith("*") for line in rows)
+            else "",
             _samplers(rows),
-            _networks(rows),
-            "GFLOPs: multiply-accumulates, plus one per output element of an elementwise product, an affine "
-            "norm or a pooling (the U-DiT paper's convention), of one forward pass at batch 1 and the "
-            "network's own input size. Networks with branches that merge for inference are counted merged."
+            _backbones(rows),
+            "GFLOPs: multiply-accumulates, plus one per output element of an elementwise product (the U-DiT "
+            "paper's convention), of one forward pass at batch 1 and the network's own input size. Networks "
+            "with branches that merge for inference are counted merged."
             + (" Empty cells: not measured." if gaps else ""),
             _environments([line.cost.environment for line in rows if line.cost], "Counted"),
         ],
@@ -346,17 +354,16 @@ def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
     missing = "" if all(line.quality.get(setting) for line in rows) else " Empty cells: not measured."
     remarks = [
         f"Protocol {setting.protocol}: {setting.words}.",
-        f"Mean ± standard deviation over all recorded training seeds. {BOLD}{missing}",
+        f"Mean ± standard deviation over training seeds. {BOLD}{missing}",
         _samples(setting),
         _held_out(setting),
         _environments([record.environment for record in known], "Measured"),
         f"Not measured: {', '.join(unknown)}." if unknown else "",
-        METHOD if found else "",
     ]
     footnotes = [*_changes(rows, setting), *_outdated(rows)]
     return Section(
         quality_title(setting, others),
-        [text for text in (*found, reduced(setting.protocol)) if text],
+        [text for text in (reduced(setting.protocol), *found) if text],
         table(rows, columns, footnotes=footnotes, remarks=remarks),
     )
 
@@ -365,7 +372,7 @@ def quality_title(setting: Setting, others: Sequence[Setting]) -> str:
     """Title of a table of scores, with what distinguishes its setting from the others on the page."""
     parts = [f"Quality, protocol {setting.protocol}"]
     parts += [f"extractor {setting.extractor}"] if setting.extractor else []
-    return ", ".join([*parts, *setting.distinctions(others)])
+    return ", ".join([*parts, *distinctions(setting, others)])
 
 
 def _samples(setting: Setting) -> str:
@@ -383,11 +390,11 @@ def _held_out(setting: Setting) -> str:
     """How the held-out loss was measured, in words; empty if it was not."""
     if setting.held_out is None:
         return ""
-    levels = f", restricted to the range of the β schedule, {setting.levels}" if setting.levels else ""
+    only = f", but only {levels(setting)}, which the β schedule reaches" if levels(setting) else ""
     return (
         f"Held-out loss: mean squared error of the predicted noise on {setting.held_out} images that were "
         "not trained on, with averaged weights and the same noise for every row and seed. Noise levels "
-        f"follow DDPM's linear schedule{levels}. Predicted velocities are converted to noise. The floor is "
+        f"follow DDPM's linear schedule{only}. Predicted velocities are converted to noise. The floor is "
         "above 0: it is set by the data and is the same for all rows."
     )
 
@@ -402,7 +409,7 @@ def _reference(setting: Setting) -> str:
 
 def reduced(protocol: str) -> str:
     """The caution about scores of a protocol other than the published one; empty for that."""
-    if protocol == "paper":
+    if protocol == PUBLISHED:
         return ""
     if protocol == RUNS_ONLY:
         return "Scores of this protocol do not measure quality: it only tests that everything runs."
@@ -425,6 +432,8 @@ def page(
     text = [*filter(None, [verdict(rows, every)])]
     sections = [Section("", text, overview(study, rows, selection), picture=shown[0] if shown else None)]
     sections += [quality(study, rows, setting) for setting in every]
+    if any(findings(rows, setting) for setting in every):
+        sections.append(Section("How significance is judged", [METHOD], folded=True))
     if len(sections) == 1:
         sections.append(Section("Quality", ["Not measured here: no row has a record of quality."]))
     sections += [Section(text, picture=(file, text), folded=True) for file, text in shown[1:]]
@@ -482,13 +491,6 @@ def _samplers(rows: Sequence[Line]) -> str:
     return f"Published scores: {'; '.join(dict.fromkeys(words))}." if words else ""
 
 
-def _networks(rows: Sequence[Line]) -> str:
-    """The backbones of rows that stand for no published row, in words; empty without such rows."""
-    found = [line.row for line in rows if line.row.model and not line.row.published and not line.row.extra]
-    words = [f"{row.label}: {registry.label(row.model, row.overrides)}" for row in found if row.model]
-    return f"Backbones: {'; '.join(words)}." if words else ""
-
-
 def _outdated(rows: Sequence[Line]) -> list[tuple[set[str], str]]:
     """Footnotes on rows whose figures are stale."""
     reasons: dict[str, set[str]] = {}
@@ -508,14 +510,43 @@ def _changes(rows: Sequence[Line], setting: Setting) -> list[tuple[set[str], str
 
 
 def _own_settings(row: StudyRow) -> str:
-    words = []
-    for verb, own in (("trained", row.training), ("sampled", row.sampling)):
-        if own:
-            values = (f"{key.replace('_', ' ')} {value}" for key, value in own.items())
-            words.append(f"{verb} with {', '.join(values)}")
-    words += [f"guidance {row.cfg_scale}"] if row.cfg_scale is not None else []
-    words += [f"the weights after step {row.step:,}"] if row.step is not None else []
-    return f"Here: {'; '.join(words)}." if words else ""
+    own = {
+        f"{part} {key}" if key == "steps" else key: value
+        for part, changed in (("training", row.training), ("sampling", row.sampling))
+        for key, value in (changed or {}).items()
+    }
+    if row.cfg_scale is not None:
+        own["guidance"] = row.cfg_scale
+    if row.step is not None:
+        own["the weights after step"] = f"{row.step:,}"
+    words = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in own.items())
+    return f"Here with {words}." if words else ""
+
+
+def _backbones(rows: Sequence[Line]) -> str:
+    """Each row's backbone and options, as `--model` takes them."""
+    labels: dict[str, dict[str, None]] = {}
+    for line in rows:
+        if line.row.model:
+            labels.setdefault(registry.label(line.row.model, line.row.overrides), {})[line.label] = None
+    words = [f"{', '.join(names)}: {model}" for model, names in labels.items()]
+    return f"Backbones, as --model takes them: {'; '.join(words)}." if words else ""
+
+
+def _speed(
+    letter: str, speed: SpeedColumn, column: Filled, rows: Sequence[Line], selection: Selection | None
+) -> str:
+    """How and when speeds were measured, what is marked, and which records are stale."""
+    records = {line.label: speed.records[line.variant] for line in rows if line.variant in speed.records}
+    made = sorted({(each.environment.date[:10], each.environment.version) for each in records.values()})
+    when = "; ".join(f"{date} with denoiser-bench {version}" for date, version in made)
+    texts = [f"[{letter}] {speed.words}. Median over interleaved rounds, measured {when}."]
+    if any(entry.best for entry in column.entries):
+        texts.append("Bold: the fastest row, and those whose middle half of rounds overlaps with its own.")
+    stale = [label for label, record in records.items() if selection and selection.outdated([record])]
+    if stale:
+        texts.append(f"Stale, because the backbone's code has changed since: {', '.join(stale)}.")
+    return " ".join(texts)
 
 
 def _environments(found: Sequence[Environment], verb: str) -> str:
@@ -524,8 +555,9 @@ def _environments(found: Sequence[Environment], verb: str) -> str:
         return "No record of cost yet."
     places: dict[tuple[str, str, str], set[str]] = {}
     for environment in found:
-        commit = (environment.commit or "unknown")[:7]
-        commit += " with uncommitted changes" if environment.clean is False else ""
+        commit = (environment.commit or "unknown")[:7] + " with uncommitted changes" * (
+            environment.clean is False
+        )
         key = (environment.device, environment.torch, environment.version)
         places.setdefault(key, set()).add(commit)
     texts = [
@@ -570,7 +602,7 @@ def values(rows: Sequence[Line], selection: Selection | None) -> list[dict[str, 
             entry[f"images per second ({speed.words})"] = speed.figures.get(line.variant)
         for setting in settings(rows):
             parts = (setting.protocol, setting.extractor, setting.weights)
-            words = ", ".join(filter(None, [*parts, *setting.distinctions(settings(rows))]))
+            words = ", ".join(filter(None, [*parts, *distinctions(setting, settings(rows))]))
             entry[f"paper_gflops as trained ({words})"] = line.trained_gflops(setting)
             for name in MEASURED:
                 if any(other.score(setting, name) for other in rows):

@@ -220,13 +220,16 @@ def test_a_record_of_equivalent_code_is_not_stale(changes):
     def made_by(code):
         return Fingerprints(code=code * 12)
 
-    def reason(then, now):
-        return stale(SimpleNamespace(fingerprints=made_by(then)), made_by(now))
+    def reason(then, now, kind="cost"):
+        record = SimpleNamespace(fingerprints=made_by(then), request=SimpleNamespace(kind=kind))
+        return stale(record, made_by(now))
 
     assert reason("a", "b") == "the backbone's code has changed"
     changes += [{"fingerprints": {"net": ["a" * 12, "b" * 12]}}]
     fingerprints._classes.cache_clear()
     assert reason("a", "b") is None
+    assert reason("a", "b", "speed") == "the backbone's code has changed"  # it may take another time
+    assert reason("a", "a", "speed") is None
     assert reason("a", "c") == "the backbone's code has changed"
 
 

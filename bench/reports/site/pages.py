@@ -13,7 +13,7 @@ import registry
 from bench.records.quantities import COSTS
 from bench.records.schema import Record
 from bench.reports import board, charts, leaderboard, proxy, tables
-from bench.reports.findings import by_soundness, findings, verdict
+from bench.reports.findings import METHOD, by_soundness, findings, verdict
 from bench.reports.links import named_page, record_page, samples_file
 from bench.reports.page import Column, Entry, Page, Table
 from bench.reports.record import command
@@ -181,6 +181,7 @@ def study(site: Site, name: str) -> str:
         published_chart=_known(None if every else charts.as_published(rows)),
         cost_chart=_known(costs),
         command=shlex.join(["bench", "ablate", name]),
+        method=METHOD,
     )
 
 

@@ -65,8 +65,8 @@ def test_a_score_of_which_more_is_better_ranks_where_the_protocol_says_so(tmp_pa
     ]  # fmt: skip
     (text,) = findings(rows, group.setting)
     assert text.endswith(
-        "are significant over the 3 seeds that all rows have: 2 of 3 pairs. "
-        "By IS, far is significantly better than every other row."
+        "are significant with 3 seeds: 2 of 3 pairs. "
+        "far (91.00) has the highest IS, significantly better than all other rows."
     )
 
 

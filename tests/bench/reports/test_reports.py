@@ -19,6 +19,7 @@ from scipy import stats
 import bench.reports
 import bench.studies
 from bench.reports import charts, tables
+from bench.reports.findings import METHOD, verdict
 from bench.reports.page import Column, Entry, Page, Section, Table
 from bench.reports.render import csv as csv_form
 from bench.reports.render import latex, markdown, terminal
@@ -107,7 +108,7 @@ def test_remarks_tell_protocol_extractor_number_and_environment(results):
 
 @pytest.mark.parametrize("form", [markdown, latex])
 def test_published_scores_stand_beside_those_of_a_reduced_protocol_only_below_a_caution(results, form):
-    paper, measured = page_of("downsampler", results).sections
+    paper, measured, _ = page_of("downsampler", results).sections
     text = form.page(Page("x", "x", [measured]))
     caution = "Scores of this reduced protocol are comparable with each other, not with published scores."
     assert text.count(caution) == 1 and text.index(caution) < min(text.index("96.15"), text.index("15.10"))
@@ -158,14 +159,39 @@ def test_bold_are_the_scores_that_are_not_significantly_worse_than_the_best(resu
 
 
 def test_what_is_significant_is_told(results):
-    section = page_of("downsampler", results).sections[1]
-    said = section.text[0]
-    assert (
-        "significant over the 3 seeds that all rows have: 2 of 3 pairs, all in the published order." in said
-    )
-    assert "DW Conv. Shortcut + PS is significantly better than every other row." in said
+    page = page_of("downsampler", results)
+    said = page.sections[1].text[1]
+    assert "are significant with 3 seeds: 2 of 3 pairs, all in the published order." in said
+    best = r"DW Conv. Shortcut \+ PS \([\d.]+\) has the lowest FID, significantly better than all other rows"
+    assert re.search(best, said)
     assert "3 rows, 95% interval 0.50 to 1.00, too few for any order to be significant" in said
-    assert "5 of 100 tables" in " ".join(section.table.remarks)
+    every = [text for section in page.sections for text in section.text]
+    assert [text for text in every if "5 of 100 tables" in text] == [METHOD]
+
+
+def test_a_verdict_names_both_rows_of_a_pair_and_compares_no_two_samplers(tmp_path):
+    """As under `micro`, where networks of other objectives take other samplers."""
+    (tmp_path / "two.toml").write_text(
+        'title = "Samplers"\nprotocol = "smoke"\nseeds = [0, 1, 2]\ncolumns = ["fid"]\n'
+        + "".join(
+            f'[[rows]]\nlabel = "{label}"\nbackbone = "dit-s-4"\n'
+            f"overrides = {{ depth = {depth} }}\nsampling = {{ steps = {steps} }}\n"
+            for label, depth, steps in (("a", 1, 2), ("b", 2, 2), ("c", 1, 3), ("d", 2, 3), ("e", 3, 3))
+        )
+    )
+    study = bench.studies.load(str(tmp_path / "two.toml"))
+    means = {"a": 10.0, "b": 20.0, "c": 5.0, "d": 5.1, "e": 9.0}
+    for cell in cells(study, protocols.load("smoke"), (0, 1, 2)):
+        fid = means[cell.row.label] + 0.1 * (cell.seed - 1) * (1 if cell.row.label in "ad" else -1)
+        made.put(tmp_path / "results", made.quality(cell.request, fid=fid), "smoke")
+    rows = lines(study, Selection(tmp_path / "results"))
+    first, second = verdict(rows, settings(rows)).partition(". Scores of this reduced")[0].split(". Under ")
+    assert first.endswith("a (10.00) has the lowest FID, significantly better than b (20.00)")
+    assert second.endswith(
+        "c (5.00) has the lowest FID, not significantly better than d (5.10); 2 of 3 pairs of rows differ "
+        "significantly"
+    )
+    assert ", 2 steps)" in first and ", 3 steps)" in second
 
 
 def test_scores_by_other_weights_get_a_table_of_their_own(results):
@@ -173,19 +199,19 @@ def test_scores_by_other_weights_get_a_table_of_their_own(results):
     other = made.FINGERPRINTS.model_copy(update={"extractor": "fedcba543210"})
     for cell in cells(study, protocols.load("micro"), [2]):
         made.put(results, made.quality(cell.request, fid=999.0), "micro", other)
-    first, second = page_of("downsampler", results).sections[1:]
+    _, first, second, _ = page_of("downsampler", results).sections
     assert "weights d63e10104591" in " ".join(first.table.remarks)
     assert "weights fedcba543210" in " ".join(second.table.remarks)
     assert "999" not in markdown.page(Page("x", "x", [first]))
     assert all(row[-1].text == "2" for row in first.table.rows)
-    assert "significance needs at least two seeds in common" in second.text[0]
+    assert "significance needs two seeds or more" in second.text[1]
     assert all(row["FID↓"].text == "999.00" for row in cells_of(second).values())  # and no ±
 
 
 def test_a_row_without_records_is_empty_and_a_table_without_says_so_once(tmp_path):
     results = tmp_path / "results"
     keep_quality(results, "downsampler", FIDS[:2])
-    first, quality = page_of("downsampler", results).sections
+    first, quality, _ = page_of("downsampler", results).sections
     assert [entry.text for entry in quality.table.rows[2]][2:] == [""] * (len(quality.table.columns) - 2)
     assert "Empty cells: not measured." in " ".join(quality.table.remarks)
     assert "Empty cells: not measured." in " ".join(first.table.remarks)  # no cost either
@@ -316,7 +342,7 @@ def test_orders_are_compared_with_published_ones_of_the_same_objective(tmp_path)
         request = cell.request
         made.put(tmp_path, made.quality(request, fid=fids[cell.row.label] + 0.1 * cell.seed), "smoke")
     (section,) = [s for s in page_of(own, tmp_path).sections if s.title.startswith("Quality")]
-    (said, _) = section.text
+    (_, said) = section.text
     for objective in ("noise prediction", "flow"):
         assert f"published FID ({objective}): 1.00 (3 rows" in said
     assert "15 of 15 pairs. All of the 6 with comparable published scores are in the published order." in said
