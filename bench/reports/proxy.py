@@ -209,9 +209,9 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
         texts.append(
             f"With {len(best.seeds)} seeds, differences in {phrase(best.quantity)} above "
             f"{best.critical_difference:.2%} of its mean are significant: {best.significant} of {best.pairs} "
-            f"pairs, {order} in the published order. To rank your own network, write a study file with{columns}"
-            " your rows and the rows to compare with, and run: bench ablate my_study.toml --plugin my_net.py "
-            f"--protocol {best.protocol}"
+            f"pairs, {order} in the published order. To rank your own network, write a study file "
+            f"with{columns} your rows and the rows to compare with, and run: bench ablate my_study.toml "
+            f"--plugin my_net.py --protocol {best.protocol}"
         )
     return texts
 
