@@ -274,7 +274,7 @@ def summary_table(
         columns,
         title=study.title,
         footnotes=_origins(rows),
-        remarks=[_samplers(rows), *remarks, BOLD if setting else ""],
+        remarks=[_samplers(rows), *remarks, BOLD if any(e.best for c in columns for e in c.entries) else ""],
         caution=reduced(setting.protocol) if setting else "",
         label=attrgetter("row.label"),  # the label by which a user selects rows
     )
@@ -354,7 +354,7 @@ def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
     missing = "" if all(line.quality.get(setting) for line in rows) else " Empty cells: not measured."
     remarks = [
         f"Protocol {setting.protocol}: {setting.words}.",
-        f"Mean ± standard deviation over training seeds. {BOLD}{missing}",
+        f"Mean ± standard deviation over all recorded training seeds. {BOLD}{missing}",
         _samples(setting),
         _held_out(setting),
         _environments([record.environment for record in known], "Measured"),
