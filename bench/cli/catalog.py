@@ -175,7 +175,9 @@ def describe(
         [registry.argument.capitalize(), "Default", "Type"],
         rows,
         numbers=False,
-        notes=[USES[kind].format(description.name)] if kind in USES and rows else [],
+        notes=[" --plugin ".join([USES[kind].format(description.name), *plugins])]
+        if kind in USES and rows
+        else [],
     )
 
 

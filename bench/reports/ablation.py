@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bench import studies
-from bench.metrics.scores import MEASURED
+from bench.metrics.scores import MEASURED, SCORES
 from bench.records import NOT_IN_THE_PACKAGE
+from bench.records.quantities import HELD_OUT
 from bench.records.schema import Quality
 from bench.reports import tables
 from bench.reports.findings import phrase
@@ -37,7 +38,7 @@ def results(plan: Plan, rows: list[Line]) -> list[Table]:
     """
     protocol = plan.protocol
     words = f"Here: {protocol.title} ({protocol.name}); mean ± standard deviation over seeds."
-    remarks = [words, *_left_out(plan)]
+    remarks = [words, *_unmeasured(plan), *_sizes(plan), *_left_out(plan)]
     shown: list[Setting | None] = [*settings(rows)]
     return [tables.summary_table(plan.study, rows, each, remarks) for each in shown or [None]]
 
@@ -94,6 +95,8 @@ def plan_table(plan: Plan, executor: Executor) -> Table:
             *_not_here(plan),
             *_attention(plan.tokens),
             *_power(plan),
+            *_unmeasured(plan),
+            *_sizes(plan),
             *_left_out(plan),
         ],
     )
@@ -148,6 +151,34 @@ def _power(plan: Plan) -> list[str]:
     return [
         f"With {count} seeds a true difference in {phrase(quantity)} of {least:.2g} between two of the "
         f"{len(of_row)} rows is detected with a probability of 0.8 (by the seed variance in the records)."
+    ]
+
+
+def _unmeasured(plan: Plan) -> list[str]:
+    """Columns that the study asks for and the protocol does not measure."""
+    evaluation = plan.protocol.evaluation
+    lacking = [
+        phrase(MEASURED[name])
+        for name in plan.study.columns
+        if (name in SCORES and not evaluation.samples) or (name in HELD_OUT and not evaluation.held_out)
+    ]
+    return [f"{plan.protocol.name} does not measure: {', '.join(lacking)}."] if lacking else []
+
+
+def _sizes(plan: Plan) -> list[str]:
+    """Rows at their own size under a protocol that trains narrow versions of others."""
+    name = plan.protocol.name
+    rows = {cell.row.label: cell for cell in plan.cells}
+    own = []
+    for label, cell in rows.items():
+        scaled = cell.protocol.overrides(cell.model).keys()
+        if name not in (cell.row.scale or {}) and (not scaled or scaled & cell.row.overrides.keys()):
+            own.append(label)
+    if not own or not any(cell.protocol.overrides(cell.model) for cell in rows.values()):
+        return []
+    return [
+        f"{name} trains narrow versions of networks, but not of: {'; '.join(own)}. To compare at about equal "
+        f"cost, give these rows a `scale.{name}`."
     ]
 
 

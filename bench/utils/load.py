@@ -45,8 +45,8 @@ def load_note(cores: float | None) -> str | None:
     if cores is None or cores < NOTABLE * total:
         return None
     return (
-        f"Other processes used {cores:.1f} of {total} cores meanwhile and slowed this one down, less so with "
-        "one thread (OMP_NUM_THREADS=1)."
+        f"Other processes used {cores:.1f} of {total} cores meanwhile, which slowed this one down. One "
+        "thread is affected least (OMP_NUM_THREADS=1)."
     )
 
 
