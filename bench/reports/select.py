@@ -50,6 +50,29 @@ class Setting(NamedTuple):
     ema: str  # decay or width of the average of the weights
     judges: tuple[str, ...]  # quantities that order rows, the first of which ranks them
 
+    @property
+    def levels(self) -> str:
+        """The noise levels of the held-out loss in words, if the β schedule limits them; else empty."""
+        bounds = zip(("above", "below"), self.log_snr, strict=True)
+        words = [f"{word} {bound:.2f}".replace("-", "−") for word, bound in bounds if bound is not None]
+        return f"ln SNR {' and '.join(words)}" if words else ""
+
+    def distinctions(self, others: Sequence[Setting]) -> list[str]:
+        """What distinguishes this setting from others of its protocol and extractor, in words."""
+        words = {
+            "weights": f"weights {self.weights}",
+            "data": f"data {self.data}",
+            "sample_count": f"{self.sample_count or 0:,} samples",
+            "sampler": self.sampler,
+            "cfg_scale": "no guidance" if self.cfg_scale in (None, 1) else f"guidance {self.cfg_scale:g}",
+            "held_out": f"{self.held_out} held-out images" if self.held_out else "",
+            "log_snr": self.levels,
+            "reference": f"reference {self.reference}" if self.reference else "",
+            "ema": f"EMA {self.ema}",
+        }
+        like = [o for o in others if (o.protocol, o.extractor) == (self.protocol, self.extractor)]
+        return [text for name, text in words.items() if text and len({getattr(o, name) for o in like}) > 1]
+
     @classmethod
     def of(cls, record: Record, protocol: Protocol) -> Setting:
         """The setting of a record of quality."""
