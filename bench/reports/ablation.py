@@ -171,8 +171,9 @@ def _sizes(plan: Plan) -> list[str]:
     rows = {cell.row.label: cell for cell in plan.cells}
     own = []
     for label, cell in rows.items():
-        scaled = cell.protocol.overrides(cell.model).keys()
-        if name not in (cell.row.scale or {}) and (not scaled or scaled & cell.row.overrides.keys()):
+        scaled = cell.protocol.overrides(cell.model)
+        kept = any(cell.row.overrides.get(option, value) != value for option, value in scaled.items())
+        if name not in (cell.row.scale or {}) and (kept or not scaled):
             own.append(label)
     if not own or not any(cell.protocol.overrides(cell.model) for cell in rows.values()):
         return []

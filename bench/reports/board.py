@@ -90,8 +90,9 @@ def heads() -> list[Head]:
             "rank",
             "Rank",
             "1 + the number of rows of its group shown to be better. Published rows: FID lower by more than "
-            f"{noise}, the noise between trainings of one network. Rows measured here: a significant "
-            "difference over seeds. Empty if more than the architecture differs, or with too few seeds.",
+            f"{noise}, the noise between trainings of one network, which is ranked by its authors' lowest "
+            "figure. Rows measured here: a significant difference over seeds. Empty if more than the "
+            "architecture differs, with too few seeds, and for other figures of a ranked network.",
             True,
         ),
         *scores[:1],

@@ -15,7 +15,7 @@ from bench.metrics.scores import MEASURED
 from bench.records.quantities import COSTS, decimals
 from bench.records.schema import Record
 from bench.reports import board, charts, proxy, tables
-from bench.reports.findings import METHOD, by_soundness, findings, verdict
+from bench.reports.findings import METHOD, by_soundness, verdict
 from bench.reports.links import named_page, record_page, samples_file
 from bench.reports.page import Column, Entry, Page, Table
 from bench.reports.record import command
@@ -57,7 +57,7 @@ def _render(template: str, site: Site, title: str, root: str = "../", **values: 
 
 def index(site: Site) -> str:
     """The front page: the board, cost against quality, what the studies found."""
-    found = {name: _conclusions(rows) for name, rows in site.lines.items()}
+    found = {name: verdict(rows, by_soundness(rows, settings(rows))) for name, rows in site.lines.items()}
     return _render(
         "index.html",
         site,
@@ -69,7 +69,7 @@ def index(site: Site) -> str:
         citation=board.CITATION,
         noise=field.noise(),
         limit=field.limit(),
-        findings={name: texts for name, texts in found.items() if texts},
+        findings={name: text for name, text in found.items() if text},
         speed_charts=_known(charts.roofline(site.selection.records, "")),
     )
 
@@ -187,16 +187,6 @@ def study(site: Site, name: str) -> str:
         command=shlex.join(["bench", "ablate", name]),
         method=METHOD,
     )
-
-
-def _conclusions(rows: Sequence[Line]) -> list[str]:
-    """What a study shows, by protocol where it was measured under several."""
-    every = settings(rows)
-    texts = []
-    for setting in every:
-        words = tables.quality_title(setting, every).removeprefix("Quality, ")
-        texts += [f"{text} ({words})" for text in findings(rows, setting)]
-    return texts
 
 
 # ---- a backbone ----

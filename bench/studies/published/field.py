@@ -181,7 +181,7 @@ class FieldRow(BaseModel):
     @property
     def plain(self) -> str:
         """The network alone: without whose run it is, and with which sampler."""
-        return re.sub(_WHOSE_RUN, "", self.row)
+        return re.sub(_WHOSE_RUN, "", self.row).removesuffix("*")
 
     @property
     def title(self) -> str:
@@ -262,15 +262,19 @@ def limit() -> float:
 
 
 def ranks(found: Sequence[FieldRow]) -> list[int | None]:
-    """Of rows of one group: 1 + the number of rows whose FID is lower by more than noise.
+    """Of rows of one group: 1 + the number of networks whose FID is lower by more than noise.
 
-    A row that differs in more than its architecture, or that repeats the run of another, has no rank and
-    counts against none; nor has a row that is alone.
+    A network is ranked by the figure of its authors, the lowest of several; its other figures have no rank. A
+    row that differs in more than its architecture, or that repeats the run of another, has none either and
+    counts against none; nor has a network that is alone.
     """
-    ranked = [row for row in found if row.extra == "none" and not row.duplicate]
+    ranked: dict[str, FieldRow] = {}
+    for row in sorted(found, key=lambda row: ([*KINDS].index(row.kind), row.fid)):
+        if row.extra == "none" and not row.duplicate:
+            ranked.setdefault(row.plain, row)
     return [
-        1 + sum(row.fid > other.fid * limit() for other in ranked)
-        if row in ranked and len(ranked) > 1
+        1 + sum(row.fid > other.fid * limit() for other in ranked.values())
+        if len(ranked) > 1 and row is ranked.get(row.plain)
         else None
         for row in found
     ]

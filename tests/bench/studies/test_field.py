@@ -108,7 +108,15 @@ def test_figures_that_were_quoted_before_are_among_them():
 def test_noise_is_the_pooled_deviation_of_repeats():
     """By hand: ln of the figures, squares about each network's mean, over the degrees of freedom."""
     squares = freedom = 0.0
-    for fids in ((68.3, 68.9), (68.38, 68.6), (19.47, 18.1), (68.40, 67.16), (43.47, 45.33, 44.83)):
+    for fids in (
+        (68.3, 68.9),
+        (68.38, 68.6),
+        (19.47, 18.1, 20.05),
+        (68.40, 67.16, 67.40),
+        (43.47, 45.33, 44.83, 42.84),
+        (45.64, 46.10),
+        (23.33, 23.27),
+    ):
         logs = [math.log(fid) for fid in fids]
         mean = sum(logs) / len(logs)
         squares += sum((log - mean) ** 2 for log in logs)
@@ -124,6 +132,17 @@ def test_differences_below_noise_share_a_rank_and_only_architectures_are_ranked(
     rows.append(row(row="e", fid="9.99", duplicate="a"))
     assert field.ranks(rows) == [1, 1, 3, None, None]
     assert field.ranks(rows[:1]) == [None]
+
+
+def test_a_network_has_one_rank_whoever_trained_it():
+    rows = [
+        row(row="a", fid="10.0", kind="paper"),
+        row(row="a (rerun by others)", fid="5.0", kind="rerun by others"),
+        row(row="a*", fid="20.0", kind="rerun by others"),
+        row(row="b", fid="8.0", kind="paper"),
+        row(row="b", fid="7.0", kind="paper"),  # with another guidance scale, say
+    ]
+    assert field.ranks(rows) == [2, None, None, None, 1]
 
 
 def test_conflicting_figures_name_each_other():

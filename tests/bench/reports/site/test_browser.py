@@ -208,7 +208,7 @@ def test_a_header_explains_itself_on_focus(browser, folder):
     show(browser, folder / "index.html")
     browser.execute_script("document.querySelector('[tabulator-field=rank] button').focus()")
     told = browser.find_element("id", "hint").text
-    assert "1 + the number of rows of its group shown to be better" in told and "7%" in told
+    assert "1 + the number of rows of its group shown to be better" in told and "8%" in told
 
 
 def test_two_rows_are_compared_and_the_address_keeps_them(browser, folder):
