@@ -1,4 +1,4 @@
-"""One record as tables for people: what was measured, its parts, the request, and where it was."""
+"""One record as tables: results, breakdowns, request, and environment."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from bench.records.schema import (
 from bench.reports.page import Column, Entry, Table
 from registry.values import format_value
 
-# Of a result's fields, by the names that they have there.
+# Quantities by the names of their fields in results.
 _QUANTITIES: dict[str, Quantity] = {
     **{quantity.field or name: quantity for name, quantity in {**COSTS, **SPEEDS, LOSS.name: LOSS}.items()},
 }
-MOST = 8  # entries of a list that are shown in a line
+MOST = 8  # maximum number of list entries shown in a line
 
 
 class _Plain(NamedTuple):
@@ -96,11 +96,11 @@ def tables(record: Record, outdated: str | None = None) -> list[Table]:
 
 
 def command(record: Record, place: tuple[str, str] | None = None) -> str:
-    """What measures a record again, for a shell; "" of quality that no known study asks for.
+    """The shell command that measures a record again; empty for quality that no known study requests.
 
     Args:
-        record: any.
-        place: study and label of the row that quality belongs to.
+        record: any record.
+        place: for quality, the study and the label of its row.
     """
     request, context, result = record.request, record.context, record.result
     if isinstance(request, ScoredRequest):
@@ -155,7 +155,7 @@ def _pairs(title: str, heading: str, values: dict[str, Any], remarks: Sequence[s
 
 
 def _words(name: str) -> str:
-    """`training.batch_size` as `Training: batch size`; names of options stay as one sets them."""
+    """`training.batch_size` -> `Training: batch size`; names of options stay unchanged."""
     part, _, rest = name.partition(".")
     if part in ("config", "data_options"):
         return f"{part.replace('_', ' ').capitalize()}: {rest}"
@@ -173,7 +173,7 @@ def _with_unit(value: Any, plain: _Plain) -> str:
 
 
 def _curve(held_out: Sequence[HeldOutLoss]) -> list[Table]:
-    """Held-out loss, whole and by band, at each checkpoint; no table where it was not measured."""
+    """A table of the held-out loss and its bands at each checkpoint; none if it was not measured."""
     if not held_out:
         return []
     quantities = [HELD_OUT[name] for name in HELD_OUT if held_out[0].value(name) is not None]
