@@ -22,6 +22,7 @@ from bench.records import schema
 from bench.records.quantities import COSTS, HELD_OUT, Quantity, decimals
 from bench.studies import Study, StudyRow, _WrittenRow, _WrittenStudy
 from bench.training import protocols
+from bench.utils.text import documented
 
 Table = list[list[str]]
 
@@ -220,28 +221,10 @@ def _kind(model: type, name: str) -> str:
 def _meaning(model: type, name: str) -> str:
     """What the class's docstring says of an attribute."""
     for owner in model.__mro__:
-        said = _attributes(owner.__doc__ or "").get(name)
+        said = documented(owner.__doc__ or "").get(name)
         if said:
             return said
     return ""
-
-
-def _attributes(doc: str, heading: str = "Attributes:") -> dict[str, str]:
-    """The `Attributes:` or `Args:` of a docstring by name; a line may name several."""
-    _, _, section = inspect.cleandoc(doc).partition(f"{heading}\n")
-    found: dict[str, str] = {}
-    names: list[str] = []
-    for line in section.splitlines():
-        indent = len(line) - len(line.lstrip())
-        head, colon, rest = line.strip().partition(":")
-        if indent == 4 and colon:
-            names = [part.strip() for part in head.split(",")]
-            found |= dict.fromkeys(names, rest.strip())
-        elif indent > 4:
-            found |= {name: f"{found[name]} {line.strip()}" for name in names}
-        elif line.strip():
-            break
-    return found
 
 
 def _arguments(factory: Any) -> dict[str, str]:
@@ -249,7 +232,7 @@ def _arguments(factory: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     for owner in inspect.getmro(factory) if inspect.isclass(factory) else (factory,):
         for doc in (owner.__doc__, getattr(owner.__init__, "__doc__", "") if inspect.isclass(owner) else ""):
-            found = _attributes(doc or "", "Args:") | found
+            found = documented(doc or "", "Args:") | found
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import importlib
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -166,19 +168,40 @@ def describe(
         )
     if kind == "backbone" and (wrapped := _wrapped(name)):
         lines.append(wrapped)
-    rows = [
-        [key, "(required)" if option.required else str(option.default), option.type.replace("pathlib.", "")]
-        for key, option in description.options.items()
-    ]
+    meanings = _meanings(registry, name)
+    rows = []
+    for key, option in description.options.items():
+        default = "(required)" if option.required else str(option.default)
+        rows.append([key, default, option.type.replace("pathlib.", ""), meanings.get(key, "")])
     print_table(
         "\n".join(lines),
-        [registry.argument.capitalize(), "Default", "Type"],
+        ["Option", "Default", "Type", "Meaning"],
         rows,
         numbers=False,
         notes=[" --plugin ".join([USES[kind].format(description.name), *plugins])]
         if kind in USES and rows
         else [],
     )
+
+
+def _meanings(registry: Registry, name: str) -> dict[str, str]:
+    """What docstrings say of each option, read from source where that is enough."""
+    from bench.utils.text import documented
+    from registry.plugins import unwrapped
+    from registry.source import UnreadableError
+
+    entry = registry.find(name)
+    if entry.factory or not entry.registration:
+        factory = unwrapped(registry.factory(name))
+        docs = [factory.__doc__, factory.__init__.__doc__]
+    else:
+        source, definition = entry.registration.source.definition(entry.registration.target)
+        docs = [ast.get_docstring(definition)]
+        if isinstance(definition, ast.ClassDef):
+            with contextlib.suppress(AttributeError, UnreadableError):
+                _, init = source.member(definition, "__init__")
+                docs.append(ast.get_docstring(init) if isinstance(init, ast.FunctionDef) else None)
+    return {key: text for doc in docs for key, text in documented(doc or "", "Args:").items()}
 
 
 def _wrapped(name: str) -> str:

@@ -158,7 +158,7 @@ def _weights(given: list[str]) -> str | dict[str, str] | None:
             return text
         else:
             raise UsageError(
-                f"--weights {text}: of several files each takes its extractor, as in dinov2=FILE"
+                f"--weights {text}: with several files, each needs its extractor, as in dinov2=FILE"
             )
     return named or None
 

@@ -67,7 +67,7 @@ def train(
 
     Examples:
         bench train --model udit-t --protocol smoke --out run
-        bench train --model udit-b --protocol paper --data-option root=latents --out run --resume
+        bench train -m udit-b --protocol paper --data-option root=latents --out run
     """
     from bench.utils.load import load_note, other_load
 

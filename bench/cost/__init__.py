@@ -53,7 +53,7 @@ def measure(model: str | nn.Module, *, input_size: Size | None = None, **overrid
             overrides["input_size"] = input_size
         network: Any = _weightless(model, overrides)
     elif overrides or input_size is not None:
-        raise UsageError("overrides and input_size go with a name; a module is measured as it is")
+        raise UsageError("overrides and input_size need a name; a module is measured unchanged")
     else:
         network = model
     analysis = Analysis(network)

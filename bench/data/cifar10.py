@@ -76,8 +76,8 @@ def _read_torchvision(root: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
         raise UsageError(f"cannot read {root / 'cifar-10-batches-py'}: {reason(error)}") from None
     except RuntimeError:
         raise UsageError(
-            f"{root / 'cifar-10-batches-py'} lacks files or has others than the official ones, which are "
-            f"pickled and not read therefore: use the binary version, {URL}"
+            f"{root / 'cifar-10-batches-py'} lacks files or differs from the official ones, so its "
+            f"pickles are not read: use the binary version, {URL}"
         ) from None
     return batches.data, np.array(batches.targets)
 

@@ -64,7 +64,8 @@ class Euler(FixedTimes):
     """Euler's method, one evaluation a step; deterministic.
 
     Args:
-        shift, last_step: as for `FixedTimes`.
+        shift: above 1, steps are smaller near the noise; see `FixedTimes`.
+        last_step: size of the last step before the shift; None: as all others.
     """
 
     def loop(self, objective: Objective, denoiser: Denoiser, x: Tensor, noise: Noise, steps: str) -> Tensor:
@@ -79,7 +80,8 @@ class Heun(FixedTimes):
     """Heun's method, of second order, two evaluations a step; deterministic.
 
     Args:
-        shift, last_step: as for `FixedTimes`.
+        shift: above 1, steps are smaller near the noise; see `FixedTimes`.
+        last_step: size of the last step before the shift; None: as all others.
     """
 
     def evaluations(self, steps: str) -> int:

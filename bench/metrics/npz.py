@@ -113,8 +113,8 @@ class Member:
         """
         if self._info.file_size > max(LARGE, USUAL_RATIO * self._info.compress_size):
             raise UsageError(
-                f"{self.path}: {self.name} unpacks to {self._info.file_size:,} bytes, which no honest array "
-                "does"
+                f"{self.path}: {self.name} unpacks to {self._info.file_size:,} bytes, as a decompression "
+                "bomb does"
             )
         with self._open() as file:
             file.seek(self._offset)

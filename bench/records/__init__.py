@@ -204,7 +204,7 @@ def _parsed(path: Path, *, light: bool = False) -> tuple[Record, dict[str, Any]]
     if name != path.name:
         raise UsageError(f"{damaged}: its request does not fit its name")
     if not as_written:
-        raise UsageError(f"{damaged}: its content is not what was written, by its {DIGEST}")
+        raise UsageError(f"{damaged}: its content does not match its {DIGEST}")
     vars(record)["digest"] = digest
     return record, table
 

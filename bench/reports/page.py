@@ -1,4 +1,4 @@
-"""Tables and pages as plain pieces, which `bench.reports.render` writes in many forms."""
+"""Tables and pages as data, which `bench.reports.render` writes in several formats."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ _GROUPS = {"": "", "published": "Published", "measured": "Measured here"}
 
 
 class Entry(NamedTuple):
-    """One place of a table.
+    """A cell of a table.
 
     Attributes:
-        best: whether it is marked.
-        records: the files that its figure is from, one for each seed.
-        url: address of a source, which pages of the site link.
-        model: name of a backbone, whose page is linked likewise.
+        text: its text.
+        best: whether it is bold.
+        records: files of the records of its figure, one for each seed.
+        url: address of a source, linked on the site.
+        model: name of a backbone, whose page is linked on the site.
     """
 
     text: str
@@ -33,9 +34,9 @@ class Column:
     """A column of a table.
 
     Attributes:
-        heading: with its unit.
+        heading: heading with the unit.
         group: where its figures come from.
-        number: whether it holds numbers, which align right and are never cut.
+        number: whether it holds numbers, which are right-aligned and never shortened.
     """
 
     heading: str
@@ -59,10 +60,11 @@ class Table:
     """Columns and rows; the first column labels the rows.
 
     Attributes:
-        title: above it in a terminal; may be empty. On a page the section's stands there.
-        footnotes: numbered from 1, as the marks "[1]" in labels say.
-        remarks: how the numbers came about and what they mean, a sentence or more each.
-        text: paragraphs below the title, likewise.
+        columns, rows: the columns, and the entries of each row.
+        title: title in a terminal; may be empty. On a page the section has the title.
+        footnotes: numbered from 1, for the marks "[1]" in labels.
+        remarks: how numbers were measured and what they mean, each one or more sentences.
+        text: paragraphs between title and table.
     """
 
     columns: Sequence[Column]
@@ -74,7 +76,7 @@ class Table:
 
     @property
     def groups(self) -> list[tuple[str, int]]:
-        """Where figures of neighbouring columns come from, and how many these are; [] where all are alike."""
+        """(heading, number of columns) of neighbouring columns of one group; [] if all are of one group."""
         runs = [(group, len([*of])) for group, of in groupby(self.columns, attrgetter("group"))]
         return [(_GROUPS[group], count) for group, count in runs] if len(runs) > 1 else []
 
@@ -84,10 +86,12 @@ class Section:
     """A part of a page.
 
     Attributes:
-        title: `""` for the first, which stands under the page's own.
+        title: its title; empty for the first section.
         text: paragraphs before the table.
+        table: the table, if any.
+        remarks: notes below the table.
         picture: file name and description.
-        folded: whether a reader opens it first, by its title.
+        folded: whether it is folded until a reader opens it.
     """
 
     title: str = ""
@@ -100,7 +104,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A page, and the file it goes to, without its ending."""
+    """A page with its file name without extension."""
 
     file: str
     title: str

@@ -1,4 +1,4 @@
-"""One record as tables for people: what was measured, its parts, the request, and where it was."""
+"""One record as tables: results, breakdowns, request, and environment."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bench.records.schema import (
 from bench.reports.page import Column, Entry, Table
 from registry.values import format_value
 
-# Of a result's fields, by the names that they have there.
+# Quantities by the names of their fields in results.
 _QUANTITIES: dict[str, Quantity] = {
     **{quantity.field or name: quantity for name, quantity in {**COSTS, **SPEEDS, LOSS.name: LOSS}.items()},
 }
@@ -34,6 +34,7 @@ _OF_PARTS: dict[str, Quantity] = {
     "macs_share": Quantity("macs_share", "Share of MACs", None, digits=1, unit="%", scale=100),
     "ratio": Quantity("ratio", "Share of time / share of MACs", None),
 }
+_CURRENT = "Not stale: its code and data are those of today, or give equal results."
 MOST = 8  # entries of a list that are shown in a line
 # Fields of a request by the heading that they stand under; the others are the heading "Request".
 _SECTIONS = {
@@ -152,7 +153,7 @@ def tables(record: Record, outdated: str | None = None) -> list[Table]:
         "Fingerprints": whole["fingerprints"],
     }
     return [
-        _pairs("Measured", values, title, [f"Stale: {outdated} since."] if outdated else []),
+        _pairs("Measured", values, title, [f"Stale: {outdated} since." if outdated else _CURRENT]),
         *curve,
         *(_breakdown(name, entries) for name, entries in parts.items()),
         *(_pairs(heading, section) for heading, section in sections.items() if section),
@@ -172,11 +173,11 @@ def _fields(request: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def command(record: Record, place: tuple[str, str] | None = None) -> str:
-    """What measures a record again, for a shell; "" of quality that no known study asks for.
+    """The shell command that measures a record again; empty for quality that no known study requests.
 
     Args:
-        record: any.
-        place: study and label of the row that quality belongs to.
+        record: any record.
+        place: for quality, the study and the label of its row.
     """
     request, context, result = record.request, record.context, record.result
     if isinstance(request, ScoredRequest):
@@ -251,7 +252,7 @@ def _with_unit(value: Any, plain: _Plain) -> str:
 
 
 def _curve(held_out: Sequence[HeldOutLoss]) -> list[Table]:
-    """Held-out loss, whole and by band, at each checkpoint; no table where it was not measured."""
+    """A table of the held-out loss and its bands at each checkpoint; none if it was not measured."""
     if not held_out:
         return []
     quantities = [HELD_OUT[name] for name in HELD_OUT if held_out[0].value(name) is not None]

@@ -1,7 +1,7 @@
 """The files of a report: a page for each study, pictures, and a ledger of the records.
 
-A page for each built-in study: table-1 … table-6, backbones and leaderboard, or for those of one's own.
-`records.csv` names every record with its digest, so that a report is known to be stale once any digit of any
+There is a page for each built-in study (table-1 … table-6, backbones, leaderboard, …), or for given studies.
+`records.csv` lists every record with its digest, so a report is known to be out of date if any digit of any
 record changes.
 """
 
@@ -36,16 +36,15 @@ LEDGER = "records.csv"
 def files(
     results: str | Path, formats: str | Sequence[str], studies: str | Sequence[str] = ()
 ) -> dict[str, str]:
-    """Every file of a report: its name and its content.
+    """Every file of a report: file name -> content.
 
     Args:
         results: folder of records.
         formats: some of `FORMATS`; pictures are always SVG.
-        studies: names or TOML files, a page for each; all that are built in, and the ledger, where none
-            are given.
+        studies: names or TOML files, a page for each. Default: all built-in studies, with the ledger.
 
     Raises:
-        UsageError: no such folder, an unknown format, or two studies that would have one page.
+        UsageError: there is no such folder, a format is unknown, or two studies would have the same page.
     """
     formats, studies = texts(formats), texts(studies)
     for name in formats:
@@ -70,10 +69,10 @@ def files(
 
 
 def chosen_studies(names: Sequence[str]) -> dict[str, Study]:
-    """Studies by name: those given, as names or TOML files, or all that are built in.
+    """Studies by name: the given names or TOML files, or all built-in ones.
 
     Raises:
-        UsageError: there is no such study, or two of them would have one page.
+        UsageError: there is no such study, or two of them would have the same page.
     """
     pages: dict[str, str] = {}
     chosen = {}
@@ -103,7 +102,7 @@ def _proxy(found: Mapping[str, Sequence[Line]], formats: Sequence[str]) -> dict[
 
 
 def _scored(selection: Selection, formats: Sequence[str]) -> dict[str, str]:
-    """The page of samples from any source; nothing where no record is of such."""
+    """The page of scored samples; empty without such records."""
     page = scored.page(selection.records)
     if page is None:
         return {}
@@ -115,7 +114,7 @@ def _scored(selection: Selection, formats: Sequence[str]) -> dict[str, str]:
 
 
 def _ledger(selection: Selection) -> str:
-    """Every record with the digest of its content: a report is current while these are the same."""
+    """Every record with the digest of its content, as CSV. A report is current while these are unchanged."""
     rows = [
         {
             "file": record.file,
@@ -157,7 +156,7 @@ def _pictures(
                 made[f"scores-{name}.svg"] = charts.svg(chart.panel(560))
                 title = f"{chart.title}, protocol {setting.protocol}"
                 shown.setdefault(name, {})[f"scores-{name}.svg"] = title
-        if name in tables.NUMBERS and name != "components":  # it says as much as all of them
+        if name in tables.NUMBERS and name != "components":  # one of these pages is enough
             continue
         costs = {line.label: line.cost.cost for line in rows if line.cost}
         if chart := charts.cost_by_stage(costs, ["gflops"]):
@@ -184,12 +183,12 @@ def write(
 def check(
     folder: str | Path, results: str | Path, formats: str | Sequence[str], studies: str | Sequence[str] = ()
 ) -> list[str]:
-    """How the files of a report differ from what the records make; see `files` and `check_files`."""
+    """How the files of a report differ from those that the records give; see `files` and `check_files`."""
     return check_files(folder, files(results, formats, studies).items())
 
 
 def write_files(folder: str | Path, made: Iterable[tuple[str, Content]]) -> list[Path]:
-    """Write files, each whole or not at all; one that is as it should be is left alone.
+    """Write files, each completely or not at all. Files that are up to date are not touched.
 
     Raises:
         UsageError: the folder cannot be written to.
@@ -204,7 +203,7 @@ def write_files(folder: str | Path, made: Iterable[tuple[str, Content]]) -> list
 
 
 def check_files(folder: str | Path, made: Iterable[tuple[str, Content]]) -> list[str]:
-    """A line for each file that is not as it should be."""
+    """A message for each file that is out of date."""
     complaints = []
     for name, content in made:
         path = Path(folder) / name
@@ -219,7 +218,7 @@ def check_files(folder: str | Path, made: Iterable[tuple[str, Content]]) -> list
         if found == _bytes(content):
             continue
         if isinstance(content, bytes):
-            complaints.append(f"{path} is another picture")
+            complaints.append(f"{path} is a different picture")
             continue
         text = found.decode("utf-8", "replace")
         if not (path.suffix == ".svg" and _shows_the_same(text, content)):
@@ -232,13 +231,13 @@ def _bytes(content: Content) -> bytes:
 
 
 def _shows_the_same(found: str, wanted: str) -> bool:
-    """Whether two pictures, drawn by different versions of vl-convert, hold the same numbers."""
+    """Whether two pictures were drawn by different versions of vl-convert from the same numbers."""
     (by, shown), (here, shows) = charts.described(found), charts.described(wanted)
     return by != here and shown == shows
 
 
 def _first_difference(found: str, wanted: str, width: int = 80) -> str:
-    """Where two texts part, and both lines from a little before that place."""
+    """The first line in which two texts differ, from shortly before the difference."""
     pairs = enumerate(zip(found, wanted, strict=False))
     part = next((i for i, (a, b) in pairs if a != b), min(len(found), len(wanted)))
     begin = found.rfind("\n", 0, part) + 1

@@ -1,4 +1,4 @@
-"""Samples that are kept beside records."""
+"""Samples kept beside records."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.reports.select import Line, settings
 
 
 def kept_samples(rows: Sequence[Line], protocol: str, results: Path) -> dict[str, str]:
-    """Records with a picture beside them, by label: of the lowest seed that all measured rows have."""
+    """Files of records with a picture, by label, for the lowest seed that all measured rows have."""
     measured: dict[str, dict[int, str]] = {line.label: {} for line in rows}
     for line in rows:
         for setting in (setting for setting in settings([line]) if setting.protocol == protocol):
@@ -31,10 +31,9 @@ def _picture(results: Path, file: str) -> Path:
 
 
 def sheet(rows: Sequence[Line], protocol: str, results: Path) -> str | None:
-    """The pictures kept beside records, line by line, as SVG; see `kept_samples`.
+    """The pictures kept beside records, a line for each row, as SVG; see `kept_samples`.
 
-    The same place in a line has the same class and noise, whatever the guidance. None where no picture is
-    kept.
+    A column has the same class and noise in every line. None if no pictures are kept.
     """
     kept = {
         label: _picture(results, file).read_bytes()

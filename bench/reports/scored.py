@@ -17,7 +17,7 @@ TITLE = "Scored samples"
 
 
 def page(found: Iterable[Record]) -> Page | None:
-    """The page; None where no record is of samples alone.
+    """The page; None without records of scored samples.
 
     Args:
         found: records of any kind.
@@ -37,7 +37,7 @@ def page(found: Iterable[Record]) -> Page | None:
 
 
 def values(found: Iterable[Record]) -> list[dict[str, Any]]:
-    """A row for each record, for programs."""
+    """For each record, its values for CSV."""
     rows = []
     for record in found:
         if isinstance(result := record.result, Scored):
@@ -63,7 +63,7 @@ def values(found: Iterable[Record]) -> list[dict[str, Any]]:
 
 
 def _conditions(record: Record, result: Scored) -> tuple[Any, ...]:
-    """What scores have in common that compare."""
+    """The conditions that comparable scores have in common."""
     request = result.request
     weights = record.fingerprints.extractor
     reference = result.reference
@@ -85,7 +85,7 @@ def _section(group: Sequence[tuple[Record, Scored]]) -> Section:
         notes += _notes(record, each)
         try:
             published = beside(each)
-        except UsageError as error:  # a row that was renamed since
+        except UsageError as error:  # the published row has been renamed since
             published = []
             notes.append(f"{label}: {error}")
         for other in published:
@@ -94,7 +94,7 @@ def _section(group: Sequence[tuple[Record, Scored]]) -> Section:
             texts = [score.text(printed.get(score.name)) for score in scores]
             rows.append([Entry(name, url=other.url), Entry(""), *map(Entry, texts)])
             notes += [f"{label} beside {other.row}: {note}" for note in other.notes]
-    count = f"{reference.count:,} images" if reference.count else "statistics alone"
+    count = f"{reference.count:,} images" if reference.count else "statistics only"
     weights = f" (weights {first.fingerprints.extractor})" if first.fingerprints.extractor else ""
     remarks = [
         f"Features of {request.extractor}{weights}. Reference: {reference.file} (digest {reference.digest}), "
@@ -106,7 +106,7 @@ def _section(group: Sequence[tuple[Record, Scored]]) -> Section:
 
 
 def _notes(record: Record, result: Scored) -> list[str]:
-    """What to know of a record besides its scores."""
+    """Notes on a record: backbone, provenance, staleness."""
     label = result.request.label
     notes = []
     if result.model:

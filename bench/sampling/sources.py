@@ -74,7 +74,7 @@ def open_weights(
             or a decoder is given for pixels.
     """
     if pixels and (vae or normalise):
-        raise UsageError("pixels need no decoder: leave the VAE out, or say that samples are no pixels")
+        raise UsageError("pixels need no decoder: leave --vae out, or add --no-pixels")
     network, trained_by, identity = load_weights(path, model, overrides, key)
     if pixels is None:
         pixels = vae is None and normalise is None and network.in_channels in (1, 3)
@@ -85,7 +85,7 @@ def open_weights(
         defaults = defaults.model_copy(update={"sampler": "ancestral clip=true"})
     if vae_precision != "fp32":
         if pixels:
-            raise UsageError(f"pixels are decoded by no VAE, in {vae_precision} or fp32")
+            raise UsageError("pixels need no decoder: leave --vae-precision out")
         identity |= {"vae_precision": vae_precision}
     if pixels:
         return Source(network, to_pixels, trained_by, defaults, identity)

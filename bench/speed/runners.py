@@ -347,7 +347,7 @@ class TrainingRunner(Runner):
 
     def __init__(self, network: Any, request: SpeedRequest, device: torch.device) -> None:
         if not any(parameter.requires_grad for parameter in network.parameters()):
-            raise UsageError(f"{request.model} cannot be trained: it has no weights that learn")
+            raise UsageError(f"{request.model} cannot be trained: it has no trainable parameters")
         super().__init__(network, request, device)
         self.scaler = torch.amp.GradScaler(device.type) if request.dtype == "fp16" else None
         self.update = Update(

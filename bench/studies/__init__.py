@@ -233,7 +233,7 @@ def _row(written: _WrittenRow, study: _WrittenStudy) -> StudyRow:
     stands_for = None
     if written.published is not None:
         if written.extra:
-            raise UsageError("extra = true goes with rows that stand for no published one: leave one out")
+            raise UsageError("extra = true is for rows without a published row: leave one of the two out")
         stands_for = _published(written.published, written.step)
     label = written.label or (stands_for.label if stands_for else None)
     backbone = written.backbone or (stands_for.model if stands_for else None)
@@ -242,7 +242,7 @@ def _row(written: _WrittenRow, study: _WrittenStudy) -> StudyRow:
             raise UsageError(f"it needs the key {key!r}, or a published row to take it from")
     assert label is not None
     if backbone is None and (written.overrides or written.scale):
-        raise UsageError(f"no backbone here stands for {label!r}: overrides need the key 'backbone'")
+        raise UsageError(f"no network of {label!r} is in this package: overrides need the key 'backbone'")
     # A backbone of one's own does not take on the published one's overrides.
     taken = stands_for.overrides if stands_for and written.backbone is None else {}
     for place, table in (("overrides", written.overrides or {}), *written.scale.items()):

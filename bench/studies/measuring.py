@@ -204,7 +204,7 @@ class _Measurement:
         """
         dataset = datasets.load(self.request.data, **self.options)
         if self.foreign(dataset):
-            raise UsageError(f"{self.run} is of other code or data: measure the row anew to score it")
+            raise UsageError(f"{self.run} is of other code or data: measure the row again to score it")
         if not self.images.exists():
             Run(self.run).checkpoint(self.request.step)  # which tells where there is none
             self.sample()

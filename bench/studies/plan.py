@@ -267,8 +267,8 @@ def _lacking(cells: Sequence[Cell], known: Records, scores: Sequence[str], work:
             lost.append(cell.title)
     if lost:
         warnings.warn(
-            f"{work} has neither samples nor the checkpoint of {len(lost)} cells, {lost[0]} first: they get "
-            "no more scores unless they are measured anew (--force)",
+            f"{work} has neither samples nor the checkpoint of {len(lost)} cells, {lost[0]} first: no "
+            "scores can be added to them; measure them again with --force",
             stacklevel=3,
         )
     return list(found.values())
@@ -277,5 +277,5 @@ def _lacking(cells: Sequence[Cell], known: Records, scores: Sequence[str], work:
 def _part(text: str) -> tuple[int, int]:
     part, _, parts = text.partition("/")
     if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
-        raise UsageError(f"a shard is a machine's number and how many there are, as in 3/16, not {text!r}")
+        raise UsageError(f"a shard is PART/PARTS, such as 3/16, not {text!r}")
     return int(part), int(parts)

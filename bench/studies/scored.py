@@ -261,7 +261,7 @@ def _beside(row: _Row, result: Scored) -> Beside:
 
 
 def _refusals(row: _Row, result: Scored) -> list[str]:
-    """Why a row and a result do not compare."""
+    """Why a row and a result are not comparable."""
     found = []
     extractor, size = result.request.extractor, result.samples.size or result.reference.size
     if extractor != "inception":
@@ -275,7 +275,7 @@ def _refusals(row: _Row, result: Scored) -> list[str]:
 
 
 def _cautions(row: _Row, result: Scored, scores: Collection[str]) -> list[str]:
-    """How a row and a result differ, and what is not known of them."""
+    """Differences of a row and a result, and what is unknown about them."""
     found = []
     if (result.samples.size or result.reference.size) is None:
         found.append(f"The resolution of these samples is unknown; the row's is {row.resolution} pixels.")
@@ -286,13 +286,11 @@ def _cautions(row: _Row, result: Scored, scores: Collection[str]) -> list[str]:
         )
     usual = [each.file for each in REFERENCES if str(row.resolution) in re.findall(r"\d+", each.data)]
     if result.reference.file in usual:
-        found.append(
-            f"The reference is, by its name, {result.reference.file}; the row does not name its own."
-        )
+        found.append(f"By its name, the reference is {result.reference.file}; the row does not name its own.")
     else:
         found.append(
-            f"The reference {result.reference.file} is not by its name one that papers use at this "
-            f"resolution ({', '.join(usual) or 'none is known'}); the row does not name its own."
+            f"Papers at this resolution use other references than {result.reference.file} "
+            f"({', '.join(usual) or 'none is known'}); the row does not name its own."
         )
     if {"precision", "recall"} & {*scores} and result.reference.count not in (None, PRECISION_IMAGES):
         found.append(
@@ -300,7 +298,7 @@ def _cautions(row: _Row, result: Scored, scores: Collection[str]) -> list[str]:
             f"{result.reference.count:,}."
         )
     found.append(
-        "The row does not say which program computed its scores, nor whether the samples' classes were "
-        f"balanced; those of these are {result.labels}."
+        "The row does not say which program computed its scores, nor whether its samples' classes were "
+        f"balanced; the classes of these samples: {result.labels}."
     )
     return found

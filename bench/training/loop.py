@@ -238,7 +238,7 @@ def begin_or_continue(run: Run, manifest: Manifest, resume: bool) -> int | None:
     distributed.wait()  # every process has looked before one of them writes
     if begun and not resume:
         raise UsageError(
-            f"{run.folder} already holds a run: continue it with --resume, or choose another folder"
+            f"{run.folder} already holds a run: add --resume to continue it, or choose another folder"
         )
     if begun:
         was, wanted = (_decisive(each.request) for each in (run.manifest, manifest))
@@ -250,7 +250,7 @@ def begin_or_continue(run: Run, manifest: Manifest, resume: bool) -> int | None:
                     whose = manifest.request.model if key == "fingerprint" else f"the {key[8:]}"
                     difference = f"with other code of {whose}, or of what it imports"
                 raise UsageError(
-                    f"the run in {run.folder} was begun {difference}: choose another folder, or delete it"
+                    f"the run in {run.folder} was started {difference}: choose another folder, or delete it"
                 )
         manifest = manifest.model_copy(update={"threads": run.manifest.threads})
     if distributed.is_main():

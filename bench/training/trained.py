@@ -44,7 +44,7 @@ def open_run(
     dataset = datasets.load(request.data, **manifest.data_options)
     if vae or vae_precision != "fp32":
         if not isinstance(dataset, Latents):
-            raise UsageError(f"images of {request.data} are decoded by no VAE: leave its options out")
+            raise UsageError(f"images of {request.data} need no VAE: leave its options out")
         dataset.vae, dataset.vae_precision = vae or dataset.vae, vae_precision
     identity |= {"vae_precision": vae_precision} if vae_precision != "fp32" else {}
     objective = objective_with(request.training)

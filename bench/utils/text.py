@@ -1,7 +1,8 @@
-"""Text helpers: control characters in foreign text, times in words, one text or several."""
+"""Text helpers: control characters in foreign text, sections of docstrings, times in words."""
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -26,6 +27,24 @@ def hidden_character(value: Any) -> str | None:
     if isinstance(value, list | tuple):
         return next(filter(None, map(hidden_character, value)), None)
     return None
+
+
+def documented(doc: str, heading: str = "Attributes:") -> dict[str, str]:
+    """The `Attributes:` or `Args:` of a docstring by name; a line may name several."""
+    _, _, section = inspect.cleandoc(doc).partition(f"{heading}\n")
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in section.splitlines():
+        indent = len(line) - len(line.lstrip())
+        head, colon, rest = line.strip().partition(":")
+        if indent == 4 and colon:
+            names = [part.strip() for part in head.split(",")]
+            found |= dict.fromkeys(names, rest.strip())
+        elif indent > 4:
+            found |= {name: f"{found[name]} {line.strip()}" for name in names}
+        elif line.strip():
+            break
+    return found
 
 
 def span(seconds: float) -> str:

@@ -1,1 +1,1 @@
-"""Tables and pages in many forms: terminal, Markdown, HTML, LaTeX, CSV. Nothing is computed here."""
+"""Writes tables and pages in several formats: terminal, Markdown, HTML, LaTeX, CSV. Computes nothing."""

@@ -1,4 +1,4 @@
-"""CSV for programs; a spreadsheet that opens it runs no formula."""
+"""CSV for programs. No cell is a formula to a spreadsheet."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# What begins like a formula and is none that does anything: a number, or a label such as "- shortcut".
+# Cells that begin like a formula but are harmless: a number, or a label such as "- shortcut".
 _HARMLESS = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?|[+-] ?[^\W\d][\w .,/&+-]*", re.IGNORECASE)
 
 
 def frame(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of numbers and texts; numbers to six significant digits, for machines differ in the last."""
+    """Rows as CSV; numbers have six significant digits, because machines differ in the last ones."""
     import pandas as pd
 
     text, table = io.StringIO(), pd.DataFrame(rows, dtype=object)

@@ -1,4 +1,4 @@
-"""HTML from templates that escape whatever they are given."""
+"""HTML from templates that escape all values."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ def _linked(text: str) -> Markup:
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of `bench/reports/templates` with these values, each of them escaped."""
+    """A template of `bench/reports/templates`, filled with escaped values."""
     return _templates().get_template(template).render(values)

@@ -1,4 +1,4 @@
-"""LaTeX: the tables, to be included in a document; it needs no package."""
+"""LaTeX tables to include in a document; they need no packages."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _table(page_title: str, section: Section) -> str:
     assert table is not None
     sentences = filter(None, (page_title, section.title))
     caption = " ".join(text if text.endswith(("?", "!", ".")) else f"{text}." for text in sentences)
-    # A row that begins with a bracket would be read as the line break's optional argument.
+    # A row that begins with a bracket would be taken for an argument of the line break before it.
     rows = [" & ".join(map(_cell, row)) for row in table.rows]
     notes = [f"[{i}] {text}" for i, text in enumerate(table.footnotes, 1)]
     notes += [*table.remarks, *section.remarks]
@@ -63,7 +63,7 @@ def _table(page_title: str, section: Section) -> str:
 
 
 def escape(text: str) -> str:
-    """Text as itself."""
+    """Escape text so that LaTeX prints it unchanged."""
     return "".join(_CHARACTERS.get(character, character) for character in text)
 
 

@@ -1,4 +1,4 @@
-"""Markdown as GitHub renders it; columns are padded, so that it reads as text too."""
+"""Markdown as GitHub renders it. Columns are padded, so the source is readable too."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def page(page: Page) -> str:
 
 
 def _section(section: Section) -> list[str]:
-    """What was found, the table, the picture, and the notes behind a fold."""
+    """Findings, table, picture, and folded notes."""
     parts = [*map(_item, section.text)]
     footnotes: Sequence[str] = ()
     remarks = list(section.remarks)
@@ -56,7 +56,7 @@ def table(table: Table) -> str:
 
 
 def escape(text: str) -> str:
-    """Text as itself: no table, heading, emphasis, tag, formula, code, link or picture comes of it."""
+    """Escape text so that it makes no table, heading, emphasis, tag, formula, code, link or picture."""
     text = re.sub(r"([\\|*_<>`#$~])", r"\\\1", text.strip())
     text = re.sub(r"&(?=#?\w+;)", r"\&", text)  # of `&lt;`
     text = re.sub(r"\](?=[(\[:])", r"\]", text)  # of a link or its target
@@ -64,7 +64,7 @@ def escape(text: str) -> str:
 
 
 def _item(text: str) -> str:
-    """Text of a paragraph or of an item of a list, in which no other list or line begins."""
+    """Text of a paragraph or list item, escaped so that it starts no list or rule."""
     return re.sub(r"^(\d*)([-+=.)](?=[-=\s]|$))", r"\1\\\2", escape(text))
 
 

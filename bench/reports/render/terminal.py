@@ -1,4 +1,4 @@
-"""Tables in a terminal of any width: a number is never cut, and a table too wide is printed in parts."""
+"""Tables in a terminal of any width. Numbers are never shortened; a table that is too wide is split."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.reports.page import Column, Table
 if TYPE_CHECKING:
     from rich.console import Console
 
-TEXT_WIDTH = 16  # characters that a column of texts gets at least
+TEXT_WIDTH = 16  # minimum width of a text column in characters
 
 
 def table(table: Table, console: Console) -> None:
@@ -31,7 +31,7 @@ def table(table: Table, console: Console) -> None:
 
 
 def _parts(table: Table, width: int) -> list[list[int]]:
-    """Columns of each part: all where they fit, else the labels and as many as do, like headings together."""
+    """Columns of each part: all if they fit, else the labels and as many as fit, equal headings together."""
     widths = [_least(table, i) for i in range(len(table.columns))]
     everything = list(range(len(table.columns)))
     if sum(widths) + len(widths) <= width:
@@ -50,7 +50,7 @@ def _parts(table: Table, width: int) -> list[list[int]]:
 
 
 def _least(table: Table, index: int) -> int:
-    """The narrowest a column can be: its numbers whole, its heading on several lines."""
+    """The minimum width of a column, with whole numbers and the heading on several lines."""
     column = table.columns[index]
     if not column.number:
         return TEXT_WIDTH
@@ -59,7 +59,7 @@ def _least(table: Table, index: int) -> int:
 
 
 def _rich(table: Table, part: list[int], width: int) -> RichTable:
-    """Some columns, as roomy as the width allows: with lines, or at least with headings in one line each."""
+    """Some columns, as wide as the terminal allows, with rules or at least with headings on one line."""
     least = [_least(table, i) for i in part]
     whole = [max(n, len(table.columns[i].short_title)) for n, i in zip(least, part, strict=True)]
     widths = next((w for w in (whole, least) if sum(w) + 3 * len(w) <= width), None)

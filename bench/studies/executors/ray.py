@@ -81,7 +81,7 @@ class Ray(Executor):
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except subprocess.TimeoutExpired:
             raise UsageError(
-                f"no Ray cluster at {address}: nothing of Ray answered in {CONNECT_PATIENCE} seconds"
+                f"no Ray cluster at {address}: no answer in {CONNECT_PATIENCE} seconds"
             ) from None
         except subprocess.CalledProcessError as error:
             last = error.stderr.strip().rpartition("\n")[2]

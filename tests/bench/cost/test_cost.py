@@ -190,7 +190,7 @@ def test_a_module_costs_what_its_name_costs_and_is_left_alone():
     assert by_module == by_name
     assert network.training and all(p.requires_grad for p in network.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
-    with pytest.raises(registry.UsageError, match="go with a name"):
+    with pytest.raises(registry.UsageError, match="need a name"):
         cost.measure(network, input_size=8)
 
 

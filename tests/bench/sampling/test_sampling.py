@@ -446,7 +446,7 @@ def test_mistakes_are_told_before_anything_runs(tmp_path: Path, run: Path, netwo
     refused("exists: delete it", made, network, plan("ddim", "4", 2), out)
     assert out.read_text() == "mine"
     for options in ({"vae": "any"}, {"vae_precision": "bf16"}):
-        refused("images of digits are decoded by no VAE", open_run, run, **options)
+        refused("images of digits need no VAE", open_run, run, **options)
 
 
 @pytest.mark.parametrize(

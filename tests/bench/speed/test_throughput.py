@@ -291,7 +291,7 @@ def test_a_mistake_in_a_network_is_shown_as_it_is(monkeypatch, mode):
 
 def test_a_network_without_weights_cannot_be_trained():
     network = registry.create(*TINY[:1], **TINY[1]).requires_grad_(False)
-    with pytest.raises(UsageError, match="tiny-unet cannot be trained: it has no weights that learn"):
+    with pytest.raises(UsageError, match="tiny-unet cannot be trained: it has no trainable parameters"):
         measure([network], Settings(batch_size=2, mode="training"), repeats=6)
 
 

@@ -204,5 +204,5 @@ def test_without_a_cluster_it_is_one_clear_line(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(ray, "CONNECT_PATIENCE", 1)
     with socket.create_server(("127.0.0.1", 0)) as server:  # of something that says nothing
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(UsageError, match=f"no Ray cluster at {address}: nothing of Ray answered in 1"):
+        with pytest.raises(UsageError, match=f"no Ray cluster at {address}: no answer in 1"):
             executor("ray", address=address).run([], work=tmp_path)

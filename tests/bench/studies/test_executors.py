@@ -137,7 +137,7 @@ def test_the_time_left_counts_what_an_earlier_call_trained(monkeypatch: pytest.M
     [
         ("rai", {}, "unknown executor 'rai'. Did you mean 'ray'"),
         ("local", {"address": "auto"}, "executor 'local' takes no option 'address'. It takes: jobs"),
-        ("local", {"jobs": 0}, "executor local: jobs = 0 is no number of processes"),
+        ("local", {"jobs": 0}, "executor local: jobs must be at least 1, not 0"),
     ],
 )
 def test_a_wrong_executor_is_one_clear_line(name: str, options: dict[str, object], told: str) -> None:

@@ -228,7 +228,7 @@ def test_differences_are_those_of_the_printed_figures() -> None:
     assert [each.scores["fid"][0] for each in found] == printed
     assert [each.scores["fid"][2] for each in found] == [pytest.approx(2.0 - fid) for fid in printed]
     notes = " ".join(found[0].notes)
-    assert "by its name, VIRTUAL_imagenet512.npz" in notes and "which program" in notes
+    assert "By its name, the reference is VIRTUAL_imagenet512.npz" in notes and "which program" in notes
     assert "50,000" not in notes
 
 
@@ -238,7 +238,7 @@ def test_differences_are_those_of_the_printed_figures() -> None:
         ({"size": 256}, "Not compared: published at 512×512 pixels, these samples have 256×256", False),
         ({"extractor": "digits"}, "Not compared: published scores are of Inception", False),
         ({"count": 5000}, "Published from 50,000 samples, these are 5,000", True),
-        ({"file": "mine.npz"}, "mine.npz is not by its name one that papers use", True),
+        ({"file": "mine.npz"}, "Papers at this resolution use other references than mine.npz", True),
         ({"size": None}, "The resolution of these samples is unknown", True),
     ],
 )

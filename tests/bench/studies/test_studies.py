@@ -442,7 +442,7 @@ def test_a_cost_is_stale_where_its_network_is_another(tmp_path: Path) -> None:
         ('[[rows]]\npublished = "DiT-S/2"', r'it is written "TABLE/LABEL"'),
         (
             '[[rows]]\npublished = "leaderboard/DiG-S/2"\noverrides = { depth = 3 }',
-            r"\[\[rows\]\] 1: no backbone here stands for 'DiG-S/2': overrides need the key 'backbone'",
+            r"\[\[rows\]\] 1: no network of 'DiG-S/2' is in this package: overrides need the key 'backbone'",
         ),
         ('[[rows]]\npublished = "Pixel Shuffle (PS)"', r'it is written "TABLE/LABEL"'),
         ('[[rows]]\npublished = "4/U-DiT-B"', r"Table 4 has 5 rows 'U-DiT-B': give step, one of 200000, "),
