@@ -1,4 +1,4 @@
-"""From a study and a folder of records to lines: what is known of each row."""
+"""Joins a study and a folder of records into lines: a row with its published figures and its records."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ from bench.training.protocols import Protocol
 
 
 class Setting(NamedTuple):
-    """How quality was measured. Scores of two settings do not compare and never share a column."""
+    """How quality was measured. Scores of different settings are not comparable and never share a column."""
 
     protocol: str
     words: str  # the protocol's title
-    extractor: str | None  # None, like all about samples, where the held-out loss alone is measured
-    weights: str | None  # digest of the extractor's
-    data: str | None  # digest
+    extractor: str | None  # None, as everything about samples, if only the held-out loss is measured
+    weights: str | None  # digest of the extractor's weights
+    data: str | None  # digest of the data
     sample_count: int | None
-    reference_count: int | None  # None of statistics alone
+    reference_count: int | None  # None for a file of statistics
     reference: str | None  # digest of the file; None: the dataset trained on
-    sampler: str | None  # and its steps
+    sampler: str | None  # with its number of steps
     cfg_scale: float | None
-    held_out: int | None  # images
-    log_snr: tuple[float | None, float | None]  # of the held-out loss, where a schedule does not reach all
+    held_out: int | None  # number of held-out images
+    log_snr: tuple[float | None, float | None]  # limits of the held-out loss, if the β schedule sets any
     ema: str  # decay or width of the average of the weights
-    judges: tuple[str, ...]  # quantities that order rows, the first of which ranks them
+    judges: tuple[str, ...]  # quantities that order rows; the first ranks them
 
     @property
     def levels(self) -> str:
@@ -105,7 +105,7 @@ def _ema(settings: TrainingSettings) -> str:
 
 
 class Measured(NamedTuple):
-    """A cost and where it was counted."""
+    """A cost and the environment in which it was counted."""
 
     cost: Cost
     environment: Environment
@@ -113,12 +113,13 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class Line:
-    """A row of a study and what records say of it.
+    """A row of a study with its records.
 
     Attributes:
-        cost: None where there is no record.
+        row: the row.
+        cost: its cost; None without a record.
         quality: records by setting, one for each seed.
-        outdated: why some of them are not what would be measured now; see `bench.studies.staleness`.
+        outdated: why some of the records are stale; see `bench.studies.staleness`.
     """
 
     row: StudyRow
@@ -128,41 +129,41 @@ class Line:
 
     @property
     def label(self) -> str:
-        """As the paper prints it, where the row stands for a published one."""
+        """The label of the published row if there is one, else that of the study."""
         return self.row.published.label if self.row.published else self.row.label
 
     @property
     def variant(self) -> str:
-        """What tells its network from others; `""` of a row without one."""
+        """Identifies its network; empty for a row without one."""
         if self.row.model is None:
             return ""
         return _variant(self.row.model, registry.canonical(self.row.model, self.row.overrides))
 
     def results(self, setting: Setting) -> dict[int, Quality]:
-        """Results of the seeds measured in that setting."""
+        """Results in a setting, by seed."""
         found = [record.result for record in self.quality.get(setting, [])]
         return {result.request.seed: result for result in found if isinstance(result, Quality)}
 
     def by_seed(self, setting: Setting, score: str) -> dict[int, float]:
-        """Finite values of the seeds measured in that setting."""
+        """Finite values of a score in a setting, by seed."""
         values = {seed: result.value(score) for seed, result in self.results(setting).items()}
         return {seed: value for seed, value in values.items() if value is not None and math.isfinite(value)}
 
     def better_is_lower(self, setting: Setting, quantity: Quantity) -> dict[int, float]:
-        """`by_seed` of a quantity, negated where more is better."""
+        """`by_seed` of a quantity, negated if higher is better."""
         sign = -1 if quantity.higher_is_better else 1
         return {seed: sign * value for seed, value in self.by_seed(setting, quantity.name).items()}
 
     def files(self, setting: Setting) -> tuple[str, ...]:
-        """The records of the seeds measured in that setting."""
+        """Files of the records in a setting."""
         return tuple(record.file for record in self.quality.get(setting, []))
 
     def score(self, setting: Setting, score: str) -> Summary | None:
-        """Over the seeds measured in that setting; None of none."""
+        """Mean and deviation of a score over the seeds in a setting; None without values."""
         return summary([*self.by_seed(setting, score).values()])
 
     def trained(self, setting: Setting) -> Network | None:
-        """The cost of the network at the size in which the setting's protocol trains it."""
+        """The cost of the network at the size that the setting's protocol trains."""
         return next((result.network for result in self.results(setting).values()), None)
 
     def trained_gflops(self, setting: Setting) -> float | None:
@@ -173,13 +174,13 @@ class Line:
 
 @dataclass(frozen=True)
 class SpeedColumn:
-    """Images per second of the networks that have a record, all measured in one way on one device.
+    """Images per second of networks, all measured in the same setting on the same device.
 
     Attributes:
-        words: mode, arithmetic, batch and device.
+        words: mode, number format, batch and device, in words.
         figures: variant -> images per second.
-        quartiles: variant -> the middle half of the rounds.
-        records: variant -> the record that says so.
+        quartiles: variant -> quartiles over the rounds.
+        records: variant -> the record.
     """
 
     words: str
@@ -189,18 +190,18 @@ class SpeedColumn:
 
 
 class Selection:
-    """The records of a folder, as reports ask for them.
+    """The records of a folder, selected as reports need them.
 
     Args:
-        folder: of records.
-        data_options: of the dataset, as far as they are known.
-        found: the records, where they were read before.
+        folder: folder of records.
+        data_options: options of the dataset, if known.
+        found: the records, if they are read already.
 
     Raises:
         UsageError: there is no such folder.
 
     Warns:
-        UserWarning: names each damaged record; it is left out.
+        UserWarning: names each damaged record, which is left out.
     """
 
     def __init__(
@@ -215,7 +216,7 @@ class Selection:
         self.measured = measured(self.records)
 
     def cost(self, row: StudyRow) -> Measured | None:
-        """What a row's backbone costs at its published size."""
+        """The cost of a row's backbone at its published size."""
         for record in self.cost_records(row):
             if isinstance(record.result, Cost):
                 return Measured(record.result, record.environment)
@@ -238,13 +239,13 @@ class Selection:
         return [record] if record else []
 
     def outdated(self, found: Sequence[Record]) -> tuple[str, ...]:
-        """Why some of these records are not what would be measured now."""
+        """Why some of these records are stale."""
         reasons = (stale(record, fingerprints(record.request, self.data_options)) for record in found)
         return tuple(dict.fromkeys(filter(None, reasons)))
 
     @cached_property
     def speeds(self) -> list[SpeedColumn]:
-        """What the records of speed say."""
+        """Columns of speed, one for each setting."""
         found: dict[str, SpeedColumn] = {}
         for record in self.records:
             if isinstance(request := record.request, SpeedRequest):
@@ -268,9 +269,9 @@ def lines(
 
     Args:
         study: see `bench.studies`.
-        selection: None where there are no records.
-        costs: of rows by label, in place of the records'.
-        cells: whose scores are wanted; by default all that have records.
+        selection: the records; None: none.
+        costs: costs by the label of the row, in place of the records'.
+        cells: the cells whose scores are wanted; default: all with records.
     """
     quality = {}
     if selection:
@@ -291,15 +292,15 @@ def lines(
 
 
 def settings(rows: Sequence[Line]) -> list[Setting]:
-    """All in which some row's quality was measured."""
+    """All settings in which the quality of at least one row was measured."""
     return sorted({setting for line in rows for setting in line.quality}, key=str)
 
 
 def published_conditions(rows: Sequence[Line]) -> list[str]:
-    """What tells how each row's published scores came about from how others' of these rows did, in words.
+    """The conditions of each row's published scores, in words, as far as the rows differ in them.
 
-    Objective and guidance, as far as rows differ in them: scores under two conditions never share a column.
-    `""` where all are alike, and of a row that stands for no published one.
+    Conditions are objective and guidance. Scores under different conditions never share a column. Empty if
+    all rows have the same, and for rows without published scores.
     """
     found = [line.row.published.conditions if line.row.published else () for line in rows]
     differ = [len(set(words)) > 1 for words in zip(*filter(None, found), strict=True)]
@@ -307,7 +308,7 @@ def published_conditions(rows: Sequence[Line]) -> list[str]:
 
 
 def speed_words(record: Record) -> str:
-    """How a speed was measured: mode, arithmetic, batch, device."""
+    """How a speed was measured, in words: mode, number format, batch, device."""
     result, environment = record.result, record.environment
     assert isinstance(result, Speed)
     request = result.request

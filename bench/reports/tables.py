@@ -267,7 +267,7 @@ def summary_table(
         columns,
         title=study.title,
         footnotes=_origins(rows),
-        remarks=[_samplers(rows), *remarks, BOLD if setting else ""],
+        remarks=[_samplers(rows), *remarks, BOLD if any(e.best for c in columns for e in c.entries) else ""],
         caution=reduced(setting.protocol) if setting else "",
         label=attrgetter("row.label"),  # the label by which a user selects rows
     )
@@ -276,7 +276,6 @@ def summary_table(
 def overview(study: Study, rows: Sequence[Line], selection: Selection | None, *, title: str = "") -> Table:
     """The table of published figures, counted costs, and measured speeds."""
     from_paper, costs = published_columns(rows), cost_columns(study, rows)
-    notes = _footnotes(rows)
     shown = shown_speeds(rows, selection)
     speeds = speed_columns(rows, shown)
     gaps = any(
@@ -289,9 +288,8 @@ def overview(study: Study, rows: Sequence[Line], selection: Selection | None, *,
         rows,
         [*chain.from_iterable(from_paper.values()), *costs.values(), *speeds.values()],
         title=title,
-        footnotes=[(labels, text) for labels, text in notes if labels],
+        footnotes=_footnotes(rows),
         remarks=[
-            *(text for labels, text in notes if not labels),
             *map(_speed, ascii_lowercase, shown, speeds.values(), repeat(rows), repeat(selection)),
             f"Published: {published.source()}." if of_the_paper else "",
             _samplers(rows),
