@@ -33,7 +33,6 @@ from bench.cli import (
     proxy,
     references,
     report,
-    runs,
     sample,
     show,
     tables,
@@ -81,7 +80,6 @@ PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "encode": encode.encode,
         "export": export.export_dataset,
         "features": features.features,
-        "runs": runs.runs,
     },
 }
 for _panel, _commands in PANELS.items():
