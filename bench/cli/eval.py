@@ -60,9 +60,6 @@ def evaluate(
         bool,
         typer.Option("--half-distances", help="Precision and recall at half precision, as in the ADM suite."),
     ] = False,
-    fid_infinity: Annotated[
-        bool, typer.Option("--fid-infinity", help="Also FID extrapolated to infinitely many samples.")
-    ] = False,
     intervals: Annotated[bool, typer.Option("--intervals", help="95% confidence intervals.")] = False,
     cache: Cache = None,
     label: Annotated[
@@ -105,13 +102,10 @@ def evaluate(
     """
     with working("loading torch"):
         from bench.metrics.evaluation import compare
-        from bench.metrics.scores import select
         from bench.studies import scored
         from bench.utils import distributed
 
     told = scored.Declared(label, model, provenance, labels, published, record=record)
-    if fid_infinity:
-        scores = [*(scores or [score.name for score in select(())]), "fid_infinity"]
     device = device or distributed.device()
     with bar() as progress:
         found = compare(
