@@ -14,9 +14,7 @@ from bench.utils.bars import bar, of_training
 
 def train(
     model: Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="Backbone, such as `udit-t`.")],
-    out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder for checkpoints, log and samples.")
-    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for checkpoints, log and samples.")],
     protocol: Annotated[
         str,
         typer.Option(
