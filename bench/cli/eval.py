@@ -14,17 +14,6 @@ from bench.utils.bars import bar
 if TYPE_CHECKING:
     from bench.metrics.evaluation import Comparison
 
-Extractor = Annotated[
-    str | None,
-    typer.Option(help="`inception`, `digits` (the default up to 16×16 pixels) or a plugin's."),
-]
-Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights of the extractor.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images a pass of the extractor.")]
-Cache = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Folder to store features in. Default: in the user's cache."),
-]
-
 
 def evaluate(
     samples: Annotated[
@@ -46,7 +35,10 @@ def evaluate(
             "`bench list --kind score`.",
         ),
     ] = [],  # noqa: B006
-    extractor: Extractor = None,
+    extractor: Annotated[
+        str | None,
+        typer.Option(help="`inception`, `digits` (the default up to 16×16 pixels) or a plugin's."),
+    ] = None,
     weights: Annotated[
         list[str],
         typer.Option(
@@ -54,14 +46,17 @@ def evaluate(
             help="Weights of the extractor, or of the one that is named; repeatable. See `bench weights`.",
         ),
     ] = [],  # noqa: B006
-    batch_size: BatchSize = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a pass of the extractor.")] = 64,
     device: Device = None,
     half_distances: Annotated[
         bool,
         typer.Option("--half-distances", help="Precision and recall at half precision, as in the ADM suite."),
     ] = False,
     intervals: Annotated[bool, typer.Option("--intervals", help="95% confidence intervals.")] = False,
-    cache: Cache = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder to store features in. Default: in the user's cache."),
+    ] = None,
     label: Annotated[
         str | None,
         typer.Option(help="What was sampled and how, for the record: 'EDM2-S, guidance 1.4'."),
@@ -94,7 +89,7 @@ def evaluate(
 
     A folder is searched at any depth for all that Pillow reads.
     An .npz holds images (arr_0) as the ADM suite's files do, features that
-    `bench features` wrote, or statistics (mu, sigma), which give FID and sFID.
+    `bench.metrics.features.make_file` wrote, or statistics (mu, sigma), which give FID and sFID.
 
     Examples:
         bench eval --samples samples.npz --reference digits.npz
