@@ -94,6 +94,13 @@ def _affine_norm(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     return Counter({"affine norm": outputs[0].elements if affine else 0})
 
 
+def _weighted_bags(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """Sums of rows that are looked up: with weights, one product for each number of each row."""
+    rows, looked_up, weights = inputs[0], inputs[1], inputs[6] if len(inputs) > 6 else None
+    weighted = isinstance(weights, Spec)
+    return Counter({"weighted sum": math.prod(looked_up.shape) * rows.shape[-1] if weighted else 0})
+
+
 HANDLERS: dict[str, Handler] = {
     **{f"aten::{op}": _convolution for op in ("convolution", "_convolution")},
     **{
@@ -116,6 +123,7 @@ HANDLERS: dict[str, Handler] = {
             "fused_attention_overrideable",
         )
     },
+    **{f"aten::{op}": _weighted_bags for op in ("_embedding_bag", "_embedding_bag_forward_only")},
     "torch::einsum": _each_output("einsum"),
     **{f"aten::{op}": _each_output("product") for op in ("mul", "addcmul")},
     **{
