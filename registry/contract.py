@@ -26,7 +26,9 @@ from torch import Tensor, nn
 from registry.backbone import check_output, height_width, is_denoiser
 from registry.errors import CodeError, reason, user_frame
 from registry.layers.embeddings import LabelDropout
+from registry.meaning import meaning
 from registry.training_output import parts_of, prediction_of
+from registry.wrapping import Wrapped
 
 Status = Literal["pass", "warn", "fail", "n/a"]
 Verdict = tuple[Status, str]  # and the reason
@@ -72,7 +74,10 @@ def check(model: nn.Module, *, progress: Callable[[str, int, int], None] | None 
             progress(name, len(results), len(CHECKS))
         with _repeatable():
             try:
-                status, found = run(_opened(model, label_dropout=run is _null_class))
+                copied = (
+                    _as_it_is(model) if run is _meaning else _opened(model, label_dropout=run is _null_class)
+                )
+                status, found = run(copied)
             except CodeError as error:
                 status, found = "fail", str(error)
             except Exception as error:
@@ -118,6 +123,11 @@ def _repeatable() -> Iterator[None]:
         yield
 
 
+def _as_it_is(model: nn.Module) -> Any:
+    """A copy in float32 and eval mode."""
+    return copy.deepcopy(model).float().eval()
+
+
 @torch.no_grad()
 def _opened(model: nn.Module, *, label_dropout: bool = False) -> Any:
     """A copy in float32 and eval mode, without dropout, in which no parameter is zero or closes a branch.
@@ -125,7 +135,7 @@ def _opened(model: nn.Module, *, label_dropout: bool = False) -> Any:
     Args:
         label_dropout: keep that of labels.
     """
-    net = copy.deepcopy(model).float().eval()
+    net = _as_it_is(model)
     net.zero_grad()
     for module in net.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
@@ -504,6 +514,31 @@ def _deterministic(net: Any) -> Verdict:
     return "fail", f"two calls in eval mode differ by {_of_output(_difference(second, first))}"
 
 
+@_of_denoisers
+def _meaning(net: Any) -> Verdict:
+    """Of a network as it is, with the weights that it has."""
+    found = meaning(net)
+    if found is None:
+        return (
+            "n/a",
+            f"objective {net.objective} does not state its variables, or the output is no prediction",
+        )
+    declared, other = found
+    if other is None and not declared.fits:
+        return (
+            "pass",
+            "not checked: an untrained network without preconditioning predicts nothing yet",
+        )
+    if other is None:
+        return "pass", f"as {declared.form} it denoises smooth images"
+    return "fail", (
+        f"it does not behave as {declared.form}, but as {other.form}: "
+        + ("declare that" if isinstance(net, Wrapped) else "declare that by registry.wrap")
+        + f"; its error is then {math.exp(other.excess):.2g} times that of a linear denoiser, and "
+        f"{math.exp(declared.excess):.2g} times as declared now"
+    )
+
+
 CHECKS: dict[str, Callable[[Any], Verdict]] = {
     "output shape": _output_shape,
     "depends on t": _depends_on_t,
@@ -517,6 +552,7 @@ CHECKS: dict[str, Callable[[Any], Verdict]] = {
     "rebuilt from weights": _rebuilt_from_weights,
     "bf16 autocast": _bf16_autocast,
     "float64": _float64,
+    "meaning": _meaning,
     "deterministic": _deterministic,
 }
 

@@ -110,7 +110,7 @@ def test_network_with_other_inputs_passes(monkeypatch):
     monkeypatch.setattr(registry.networks.uvit2d, "UVit2DModel", small)
     results = contract.check(registry.create("uvit2d", input_size=4))
     assert statuses(results, "fail") == []
-    of_denoisers = ["depends on t", "depends on y", "long skips", "null class"]
+    of_denoisers = ["depends on t", "depends on y", "long skips", "null class", "meaning"]
     assert statuses(results, "n/a") == of_denoisers
     assert "(2, 12, 4, 4)" in reason(results, "output shape")
 

@@ -81,7 +81,9 @@ def test_cost_is_that_of_the_network_itself(name: str, run_bench: Any) -> None:
 def test_its_contract_holds(name: str, run_bench: Any) -> None:
     network(name)
     code, out, err = run_bench("check", "--plugin", FILE, "-m", name, "--set", "input_size=8", "--json")
+    results = {result["check"]: result for result in json.loads(out)}
     assert code == 0, (out, err)
+    assert results["meaning"]["status"] == "pass"
 
 
 @pytest.mark.parametrize("name", TRAINED)
