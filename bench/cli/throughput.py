@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -32,7 +32,13 @@ def throughput(
     input_size: InputSize = None,
     device: Device = None,
     dtype: Dtype = "fp32",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in a call.")] = 8,
+    batch_size: Annotated[
+        str,
+        typer.Option(
+            metavar="N|auto",
+            help="Images in a call. `auto`: the largest of 1, 2, 3, 4, 6, 8, 12, … that fits.",
+        ),
+    ] = "8",
     compiled: Annotated[bool, typer.Option("--compile", help="Run networks through torch.compile.")] = False,
     channels_last: Annotated[
         bool, typer.Option("--channels-last", help="Use the channels-last memory format.")
@@ -62,6 +68,7 @@ def throughput(
     """
     shared = parse_shared(overrides, input_size)
     networks = [pair for text in models for pair in parse_models([text], shared)]
+    batch = _batch_size(batch_size)
     if train and sampling:
         raise registry.UsageError("--sampling times inference: leave --train or --sampling out")
     with working("loading torch"):
@@ -75,7 +82,7 @@ def throughput(
         settings = Settings(
             device=device,
             dtype=dtype,
-            batch_size=batch_size,
+            batch_size=batch,
             mode="training" if train else "inference",
             compile=compiled,
             channels_last=channels_last,
@@ -92,6 +99,16 @@ def throughput(
     else:
         _print(results, device, repeats)
         console().print(f"records written to {out}")
+
+
+def _batch_size(text: str) -> int | Literal["auto"]:
+    from registry.errors import UsageError
+
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--batch-size takes a number of images (at least 1) or auto, not {text!r}")
+    return int(text)
 
 
 def _print(results: list[Speed], device: str, repeats: int) -> None:
@@ -154,6 +171,8 @@ def _notes(result: Speed) -> list[str]:
         parts.append(f"compiled in {_figures(result.compile_seconds)} s")
     elif result.compiled != "no":
         parts.append(result.compiled)
+    if result.request.batch_size == "auto":
+        parts.append(f"batch {result.batch_size} because {result.batch_reason}")
     if result.training:
         forward, backward, optimizer = (
             _figures(1e3 * spent) for spent in result.training.model_dump().values()

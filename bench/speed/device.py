@@ -52,18 +52,23 @@ def check_dtype(dtype: str, device: torch.device) -> None:
 
 @contextlib.contextmanager
 def out_of_memory(message: str) -> Iterator[None]:
-    """Where PyTorch, cuBLAS or cuDNN run out of memory within this context, raise `UsageError(message)`."""
+    """Where a GPU's memory runs out within this context, raise `UsageError(message)`."""
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "_STATUS_ALLOC_FAILED" not in str(error):
+        if not of_memory(error):
             raise
         raise UsageError(message) from None
 
 
+def of_memory(error: RuntimeError) -> bool:
+    """Whether an error means that memory ran out, in PyTorch, cuBLAS or cuDNN."""
+    return isinstance(error, torch.OutOfMemoryError) or "_STATUS_ALLOC_FAILED" in str(error)
+
+
 def no_room(name: str, batch_size: int, device: torch.device) -> str:
     """The message that a network's batch does not fit."""
-    hint = "; try a smaller --batch-size" if batch_size > 1 else ""
+    hint = "; try a smaller --batch-size, or auto" if batch_size > 1 else ""
     return f"{name}: a batch of {batch_size} does not fit in the memory of {device}{hint}"
 
 

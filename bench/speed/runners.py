@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import math
 import statistics
 from abc import ABC, abstractmethod
@@ -31,7 +32,7 @@ from bench.speed.device import TORCH_DTYPES, between, enqueue_seconds, mark, no_
 from bench.speed.traffic import Traffic
 from bench.training.step import Update
 from bench.utils.compilation import compile_network
-from bench.utils.device import available_memory, on_cuda
+from bench.utils.device import on_cuda
 from registry.backbone import is_denoiser
 from registry.errors import UsageError, reason
 from registry.training_output import prediction_of
@@ -55,7 +56,7 @@ class Runner(ABC):
 
     Attributes:
         macs: multiply-accumulates of one deployed forward pass at batch 1.
-        batch_size: images per call.
+        batch_size, batch_reason: images per call, and the reason.
         few: images of the call by which the launch time on a GPU is measured; see `turn`.
         calls: in one turn.
         moved: bytes that one eager call moves.
@@ -116,21 +117,24 @@ class Runner(ABC):
         """
         return 1
 
+    def widest(self, n: int) -> int:
+        """Numbers of the largest tensor that a forward pass of n images makes."""
+        with torch.no_grad(), Traffic(0) as traffic:
+            self.network(*self.network.example_inputs(n))
+        return traffic.largest
+
     def make_inputs(self, n: int) -> None:
         """Prepare distinct batches of n images, which are used over and over."""
         self.inputs[n] = cycle([self._batch(n) for _ in range(DISTINCT_INPUTS)])
 
-    def prepare(self, batch_size: int) -> None:
-        """Count what a call of so many images moves and needs, compile, warm up.
+    def prepare(self, batch_size: int, batch_reason: str) -> None:
+        """Count what a call moves and needs, compile, warm up.
 
         Raises:
             UsageError: the batch does not fit.
             Exception: any error of the network.
         """
-        self.batch_size = batch_size
-        # On a CPU running out of memory would kill the process.
-        if not on_cuda(self.device) and self.bytes_needed(batch_size) > available_memory():
-            raise UsageError(no_room(self.name, batch_size, self.device))
+        self.batch_size, self.batch_reason = batch_size, batch_reason
         with self._room():
             for n in (batch_size, self.few):
                 self.make_inputs(n)
@@ -181,6 +185,12 @@ class Runner(ABC):
         """Bytes of `own_tensors`."""
         storages = (tensor.untyped_storage() for tensor in self.own_tensors())
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+    def release(self) -> None:
+        """Free the inputs, and what a failed call may have left."""
+        self.inputs = {}
+        gc.collect()
+        torch.cuda.empty_cache()
 
     def layout(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Inputs in the memory format that was requested."""
@@ -397,6 +407,11 @@ class TrainingRunner(Runner):
         """Weights, their average, gradients and AdamW's two moments, and what waits for the backward pass."""
         weights = sum(tensor.nbytes for tensor in (*self.network.parameters(), *self.network.buffers()))
         return 5 * weights + 4 * n * self.activation_bytes
+
+    def release(self) -> None:
+        """Free the inputs and the gradients."""
+        self.update.optimizer.zero_grad()
+        super().release()
 
     def _turn_more(self) -> None:
         marks: list[Any] = []

@@ -29,6 +29,7 @@ from torch import nn
 import registry
 from bench.cost import identity
 from bench.records.schema import Device, SamplingSpeed, Speed, SpeedRequest, SpeedSettings
+from bench.speed.batch import choose_batch
 from bench.speed.device import check_dtype, clock_mhz, limits
 from bench.speed.nominal import nominal_flops
 from bench.speed.runners import InferenceRunner, Runner, TrainingRunner
@@ -101,7 +102,7 @@ def measure(
             runners.append(make(network, settings.request(network, device), device))
         for i, runner in enumerate(runners):
             progress(f"first calls of {runner.name}", i, len(models))
-            runner.prepare(settings.batch_size)
+            runner.prepare(*choose_batch(runner))
         with other_load() as found:
             rounds = interleave([runner.turn for runner in runners], repeats, progress)
         if on_cuda(device):
@@ -182,7 +183,7 @@ def _speed(
     return Speed(
         request=runner.request,
         batch_size=runner.batch_size,
-        batch_reason="as requested",
+        batch_reason=runner.batch_reason,
         images_per_second=middle,
         quartiles=(low, high),
         latency_ms=runner.latency_ms,
@@ -210,8 +211,8 @@ def _checked(settings: Settings, repeats: int) -> torch.device:
     steps = settings.num_inference_steps
     if repeats < LEAST_ROUNDS:
         raise UsageError(f"repeats must be at least {LEAST_ROUNDS}, not {repeats}: fewer give no interval")
-    if settings.batch_size < 1:
-        raise UsageError(f"batch size must be at least 1, not {settings.batch_size}")
+    if settings.batch_size != "auto" and settings.batch_size < 1:
+        raise UsageError(f"batch size must be at least 1, or auto, not {settings.batch_size}")
     if steps is not None and settings.mode == "training":
         raise UsageError("sampling times a network for inference: leave training out")
     if steps is not None and not 1 <= steps <= 1000:

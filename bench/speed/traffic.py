@@ -22,11 +22,12 @@ class Traffic(TorchDispatchMode):
     Attributes:
         moved: bytes that operators read and wrote.
         memory: live bytes, `own` included.
+        largest: numbers of the largest tensor that was made.
     """
 
     def __init__(self, own: int) -> None:
         super().__init__()
-        self.moved, self.memory = 0, LiveTensors(live=own)
+        self.moved, self.largest, self.memory = 0, 0, LiveTensors(live=own)
         self.memory.mark()
 
     @property
@@ -45,6 +46,7 @@ class Traffic(TorchDispatchMode):
             self.moved += sum(map(_bytes, read)) + sum(map(_bytes, written))
         for tensor in made:
             self.memory.add(tensor)
+            self.largest = max(self.largest, tensor.numel())
         return out
 
 

@@ -113,6 +113,7 @@ def first(device: torch.device, out: Path, tiny: bool) -> Items:
         "a network beside itself": (60, partial(_itself, device, shown[0], 2 if tiny else 64)),
         "the VAE": (60, partial(_vae, device, tiny)),
         "one process of many": (40, partial(_one_rank, device)),
+        "automatic batch": (90, partial(_automatic, shown[0], settings(batch_size="auto"), out)),
         **compiled,
         "50,000 features": (120, partial(_features, device, 16 if tiny else 2000, 32 if tiny else 256)),
     }
@@ -410,10 +411,14 @@ def _rates(networks: list[Network], settings: throughput.Settings, out: Path) ->
             "launch share": one.launch_share,
             "of peak": one.peak_share,
             "MiB": one.peak_bytes / 2**20,
-            "batch": one.batch_size,
+            "batch": f"{one.batch_size}: {one.batch_reason}",
         }
         for one in timed(networks, settings, out)
     }
+
+
+def _automatic(network: Network, settings: throughput.Settings, out: Path) -> Found:
+    return _rates([network], settings, out)
 
 
 def _compiled(network: Network, settings: throughput.Settings, out: Path) -> Found:

@@ -49,7 +49,7 @@ def speed(device: torch.device, out: Path, tiny: bool) -> Items:
         **dict(
             _alone(small[:2], [("bf16", 64), ("bf16", 8)], device, out, num_inference_steps=50, compile=True)
         ),
-        **dict(_eager(most, [("bf16", 512)], device, out)),
+        **dict(_eager(most, [("bf16", "auto")], device, out)),
         **dict(_alone(small, [("bf16", 1), ("tf32", 64)], device, out, compile=True)),
         **dict(_eager(groups, rest, device, out)),
         **dict(_alone(small, [("bf16", 64)], device, out, channels_last=True)),
@@ -65,7 +65,7 @@ def training(device: torch.device, out: Path, tiny: bool) -> Items:
     return {
         **dict(_alone(networks, [("bf16", 64), ("tf32", 64)], device, out, **options)),
         **dict(_alone(networks[:2], [("bf16", 64)], device, out, compile=True, **options)),
-        **dict(_alone(networks, [("bf16", 256), ("fp32", 64)], device, out, **options)),
+        **dict(_alone(networks, [("bf16", "auto"), ("fp32", 64)], device, out, **options)),
         **dict(_alone(networks[2:], [("bf16", 64)], device, out, compile=True, **options)),
     }
 

@@ -96,7 +96,8 @@ def _speeds(found: Iterable[Record]) -> list[str]:
         rows = [
             [label, *(_speed(of[way]) if way in of else "" for way in ways)] for label, of in networks.items()
         ]
-        heading = f"## {mode.capitalize()}, batch {batch}: images/s (MiB)"
+        heading = f"## {mode.capitalize()}, batch {batch}: images/s (MiB"
+        heading += ", batch)" if batch == "auto" else ")"
         tables.append(heading + "\n\n" + _table(["network", *ways], rows))
     return tables
 
@@ -140,7 +141,8 @@ def _way(speed: Speed) -> str:
 
 
 def _speed(speed: Speed) -> str:
-    text = f"{speed.images_per_second:,.0f} ({speed.peak_bytes / 2**20:,.0f})"
+    text = f"{speed.images_per_second:,.0f} ({speed.peak_bytes / 2**20:,.0f}"
+    text += f", {speed.batch_size})" if speed.request.batch_size == "auto" else ")"
     return text + (" eager" if speed.compiled not in ("no", "yes") else "")
 
 

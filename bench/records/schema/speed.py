@@ -15,7 +15,7 @@ class SpeedSettings(Model):
 
     Attributes:
         dtype: arithmetic. `tf32` is float32 with products rounded to TF32, on CUDA.
-        batch_size: images per call.
+        batch_size: images per call, or `auto`: the largest of 1, 2, 3, 4, 6, 8, 12, … that fits in memory.
         mode: forward passes of the deployed network, or training steps.
         compile: whether the network is compiled by torch.compile.
         channels_last: whether convolution weights and inputs have the channels-last memory format.
@@ -23,7 +23,7 @@ class SpeedSettings(Model):
     """
 
     dtype: Dtype = "fp32"
-    batch_size: int = 8
+    batch_size: int | Literal["auto"] = 8
     mode: Literal["inference", "training"] = "inference"
     compile: bool = False
     channels_last: bool = False
@@ -110,7 +110,7 @@ class Speed(Result):
     Attributes:
         request: what was measured.
         batch_size: images per call.
-        batch_reason: why this batch size; of new records always `as requested`.
+        batch_reason: why this batch size.
         images_per_second: median over the rounds.
         quartiles: first and third quartile over the rounds.
         latency_ms: median and 95th percentile of the time of a single image; None in training.

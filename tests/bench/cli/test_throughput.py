@@ -128,8 +128,8 @@ def test_json_and_records(bench, tmp_path):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--batch-size", "many"], "'--batch-size': Input should be a valid integer"),
-        (["--batch-size", "0"], "'--batch-size': Input should be greater than or equal to 1"),
+        (["--batch-size", "many"], "--batch-size takes a number of images (at least 1) or auto, not 'many'"),
+        (["--batch-size", "0"], "--batch-size takes a number of images (at least 1) or auto, not '0'"),
         (["--dtype", "tf32"], "the cpu has no tf32"),
         (["--device", "cuda:99"], "no device 'cuda:99' here"),
     ],

@@ -13,7 +13,8 @@ import registry
 from bench import cost
 from bench.records.schema import Device, SamplingSpeed, Speed, TrainingTime
 from bench.sampling import Plan
-from bench.speed import device, runners, throughput
+from bench.speed import batch, device, runners, throughput
+from bench.speed.batch import choose_batch, largest_batch
 from bench.speed.nominal import nominal_flops
 from bench.speed.throughput import Settings, measure
 from bench.speed.traffic import Traffic
@@ -53,7 +54,7 @@ def runner(model, **settings):
 
 def test_a_turn_warms_up_rotates_inputs_and_uses_every_output(monkeypatch):
     timed = runner(TINY, batch_size=2)
-    timed.prepare(2)
+    timed.prepare(2, "")
     ticks = iter(range(1000))
     monkeypatch.setattr(device.time, "perf_counter", lambda: next(ticks))
     seen, sizes = [], []
@@ -74,7 +75,7 @@ def test_a_turn_warms_up_rotates_inputs_and_uses_every_output(monkeypatch):
 
 def test_a_turn_of_training_tells_the_parts_of_a_step(monkeypatch):
     timed = runner(TINY, mode="training")
-    timed.prepare(2)
+    timed.prepare(2, "")
     now = 0.0
 
     def spend(function, seconds):
@@ -98,20 +99,35 @@ def test_a_turn_of_training_tells_the_parts_of_a_step(monkeypatch):
 # ---- the batch ----
 
 
+@pytest.mark.parametrize(
+    ("limit", "cap", "number", "why"),
+    [
+        (0, 8, 0, "1 does not fit"),
+        (1, 8, 1, "2 does not fit"),
+        (5, 256, 4, "8 does not fit"),
+        (7, 256, 6, "8 does not fit"),
+        (99, 16, 16, "ends at 16"),
+    ],
+)
+def test_largest_batch(limit, cap, number, why):
+    found, reason = largest_batch(lambda n: "does not fit" if n > limit else "", cap)
+    assert found == number and why in reason
+
+
 @pytest.mark.parametrize("mode", MODES)
-def test_a_batch_on_the_cpu_goes_by_predicted_memory(monkeypatch, mode):
-    timed = runner(TINY, mode=mode)
+def test_auto_on_the_cpu_goes_by_predicted_memory(monkeypatch, mode):
+    timed = runner(TINY, batch_size="auto", mode=mode)
     weights = sum(tensor.nbytes for tensor in timed.network.state_dict().values())
     each = cost.measure(TINY[0], **TINY[1]).activation_bytes
     # Training: weights, gradients, two moments, an average; activations wait for the backward pass.
     room = 5 * weights + 4 * 5 * each if mode == "training" else weights + 5 * each
-    monkeypatch.setattr(runners, "available_memory", lambda: room)
-    timed.prepare(5)
-    with pytest.raises(UsageError, match=r"a batch of 6 does not fit in the memory of cpu; try a smaller"):
-        timed.prepare(6)
-    monkeypatch.setattr(runners, "available_memory", lambda: 1)
+    monkeypatch.setattr(batch, "available_memory", lambda: room)
+    assert choose_batch(timed) == (4, "8 does not fit in memory")
+    monkeypatch.setattr(batch, "available_memory", lambda: 10**15)
+    assert choose_batch(timed) == (256, "the search ends at 256")
+    monkeypatch.setattr(batch, "available_memory", lambda: 1)
     with pytest.raises(UsageError, match=r"a batch of 1 does not fit in the memory of cpu$"):
-        timed.prepare(1)
+        choose_batch(timed)
 
 
 @pytest.mark.slow
@@ -122,29 +138,101 @@ def test_predicted_memory_is_not_below_what_a_step_needs(mode):
     assert timed.own_bytes() < result.peak_bytes <= 1.3 * timed.bytes_needed(4)
 
 
+@pytest.mark.slow
+def test_auto_on_a_gpu_tries_and_recovers(monkeypatch):
+    timed = runner(TINY, batch_size=64)
+    emptied = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(1))
+    call, tried = timed.call, []
+
+    def limited(n):
+        tried.append(n)
+        if n > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        call(n)
+
+    monkeypatch.setattr(timed, "call", limited)
+    assert largest_batch(lambda n: batch.tried(timed, n, 1), 8192) == (4, "8 does not fit in memory")
+    assert tried == [1, 2, 4, 8, 6] and len(emptied) == 5 and not timed.inputs
+    monkeypatch.setattr(batch, "on_cuda", lambda device: True)
+    with pytest.raises(UsageError, match=r"tiny-unet: a batch of 64 does not fit .* --batch-size, or auto"):
+        choose_batch(timed)
+
+
 @pytest.mark.parametrize(
-    ("message", "error", "told"),
+    ("message", "found"),
     [
-        ("CUDA out of memory", UsageError, "tiny-unet: a batch of 8 does not fit .* a smaller --batch-size"),
-        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling", UsageError, "a batch of 8 does not fit"),
-        # A user wants to see what the network has raised.
-        ("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED", RuntimeError, "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"),
+        (
+            "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED\nmore",
+            (4, "8 fails: RuntimeError: cuDNN error: "),
+        ),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling", (4, "8 does not fit in memory")),
+        ("integer out of range", (4, "8 fails: RuntimeError: integer out of range")),
+        ("CUDA error: an illegal memory access was encountered", None),
     ],
 )
-def test_a_batch_that_a_gpu_has_no_room_for_is_one_line(monkeypatch, message, error, told):
-    timed = runner(TINY)
+def test_kernels_that_refuse_a_batch_end_the_search(monkeypatch, message, found):
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(batch, "on_cuda", lambda device: True)
+    monkeypatch.setitem(batch.LARGEST_BATCH, "cpu", 8192)
+    timed = runner(TINY, batch_size="auto")
+    call = timed.call
 
-    def fail(n):
-        raise (torch.OutOfMemoryError if "out of memory" in message else RuntimeError)(message)
+    def limited(n):
+        if n > 4:
+            raise RuntimeError(message)
+        call(n)
 
-    monkeypatch.setattr(timed, "call", fail)
-    with pytest.raises(error, match=told):
-        timed.prepare(8)
+    monkeypatch.setattr(timed, "call", limited)
+    if found is None:
+        with pytest.raises(RuntimeError, match="illegal"):
+            choose_batch(timed)
+        return
+    size, why = choose_batch(timed)
+    assert size == found[0] and why.startswith(found[1]) and "\n" not in why
+    own = runner(TINY, batch_size=8)
+    monkeypatch.setattr(own, "call", limited)
+    if "ALLOC" in message:
+        with pytest.raises(UsageError, match="a batch of 8 does not fit"):
+            choose_batch(own)
+    else:  # asked for this batch and no other, a user wants to see what the network has raised
+        with pytest.raises(RuntimeError, match=re.escape(message.splitlines()[0])):
+            choose_batch(own)
+
+
+def test_a_search_ends_before_tensors_that_kernels_cannot_index(monkeypatch):
+    """U-DiT-S at 8,192 images: 2^31 numbers and more in one tensor."""
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(batch, "on_cuda", lambda device: True)
+    timed = runner(TINY, batch_size="auto")
+    made = []
+    for module in timed.network.modules():
+        module.register_forward_hook(
+            lambda _, __, out: made.append(out.numel()) if isinstance(out, torch.Tensor) else None
+        )
+    assert timed.widest(4) == max(made) == 4 * timed.widest(1)
+    monkeypatch.setattr(batch, "INDEXED", 7 * timed.widest(1))
+    size, why = choose_batch(timed)
+    assert (size, why) == (6, "8 makes tensors of 2³¹ numbers or more, which not all kernels can index")
+
+
+def test_a_failed_training_step_leaves_no_gradients(monkeypatch):
+    timed = runner(TINY, mode="training")
+
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(timed.update, "step", fail)
+    assert batch.tried(timed, 1, 1) == "does not fit in memory"
+    assert all(parameter.grad is None for parameter in timed.network.parameters())
 
 
 def test_memory_that_runs_out_later_is_one_line(monkeypatch):
     timed = runner(TINY)
-    timed.prepare(2)
+    timed.prepare(2, "")
 
     def fail(n):
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -167,7 +255,7 @@ def test_memory_that_runs_out_later_is_one_line(monkeypatch):
         ({"device": "meta"}, "run on cpu or cuda, not on 'meta'"),
         ({"device": "cuda:99"}, "no device 'cuda:99' here"),
         ({"batch_size": 0}, "batch size must be at least 1"),
-        ({"batch_size": 2**40}, "does not fit in the memory of cpu; try a smaller --batch-size"),
+        ({"batch_size": 2**40}, "does not fit in the memory of cpu; try a smaller --batch-size, or auto"),
         ({"mode": "training", "num_inference_steps": 9}, "leave training out"),
         ({"num_inference_steps": 0}, "1 to 1000 steps, not 0"),
         ({"mode": "training", "dtype": "fp16"}, "fp16 needs a CUDA device"),
@@ -264,7 +352,7 @@ def test_a_gpu_that_waits_for_launches_is_bound_by_them(monkeypatch, mode, share
     monkeypatch.setattr(runners, "seconds", lambda call, times, _: float(times))
     monkeypatch.setattr(timed, "_cuda_peak", lambda: 64)
     timed.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    timed.prepare(4)
+    timed.prepare(4, "")
     rounds = [timed.turn() for _ in range(6)]
     assert rounds == [0.25] * 6 and sizes[0] == 1  # so many kernels, and none that the GPU is behind with
     where = Device(name="d", threads=1, clock_mhz=None, peak_flops=1e12, bandwidth=1e9, nominal_flops=2e12)
@@ -296,7 +384,7 @@ def test_memory_of_a_cuda_graph_is_seen_while_it_is_recorded(monkeypatch):
     monkeypatch.setattr(torch, "compile", compiled)
     monkeypatch.setattr(runners, "on_cuda", lambda _: True)
     monkeypatch.setattr(timed, "_cuda_peak", peak)
-    timed.prepare(4)
+    timed.prepare(4, "")
     assert seen == [[4]] and timed.peak_bytes == 11 and calls[:3] == [4, 4, 1]
 
 
@@ -359,7 +447,7 @@ def test_what_is_changed_in_place_in_lists_is_read_and_written():
 def test_inference_casts(dtype):
     timed = runner(TINY, dtype=dtype)
     assert {p.dtype for p in timed.network.parameters()} == {device.TORCH_DTYPES[dtype]}
-    timed.prepare(1)
+    timed.prepare(1, "")
     assert math.isfinite(timed.total.item())
 
 
@@ -367,7 +455,7 @@ def test_training_runs_under_autocast():
     timed, seen = runner(TINY, dtype="bf16", mode="training"), set()
     assert {p.dtype for p in timed.network.parameters()} == {torch.float32} and timed.network.training
     timed.network.register_forward_hook(lambda module, args, out: seen.add(out.dtype))
-    timed.prepare(1)
+    timed.prepare(1, "")
     assert seen == {torch.bfloat16} and math.isfinite(timed.total.item())
 
 
