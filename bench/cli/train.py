@@ -50,6 +50,10 @@ def train(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Train the network through torch.compile.")
     ] = False,
+    tracker: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Also log to a tracker of accelerate, such as `tensorboard`."),
+    ] = None,
     plugins: Plugins = [],  # noqa: B006
 ) -> None:
     """Train a backbone under a protocol.
@@ -87,6 +91,7 @@ def train(
             resume=resume,
             accumulation=accumulation,
             compiled=compiled,
+            tracker=tracker,
             **of_training(shown),
         )
     if distributed.is_main():

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -60,6 +60,9 @@ from registry.backbone import check_output
 from registry.errors import UsageError, reason
 from registry.layers.embeddings import LabelDropout
 from registry.values import split_options
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 VERSION = 1  # raise it when the same request gives other weights; part of each record
 Entry = dict[str, Any]  # a line of the log: step, means of the loss's terms, learning_rate, …
@@ -120,6 +123,7 @@ def train(
     locked: bool = False,
     accumulation: int = 1,
     compiled: bool = False,
+    tracker: str | None = None,
     progress: Progress = silent,
     log: Callable[[Entry], None] = lambda _: None,
 ) -> TrainingResult:
@@ -135,7 +139,8 @@ def train(
         locked: whether the caller already holds the lock of `out`.
         accumulation: parts into which the batch of each process is cut, for memory.
         compiled: compile the network by torch.compile.
-        log: is given each line of the log, which a tracker of experiments can take.
+        tracker: an experiment tracker that accelerate knows, such as `tensorboard`.
+        log: is given each line of the log.
 
     Raises:
         UsageError: anything that does not fit, before the first step; afterwards a loss that is not
@@ -196,7 +201,7 @@ def train(
         deterministic(settings.deterministic),
         threads(begin_or_continue(run, manifest, resume)),
     ):
-        trainer = Trainer(run, network, dataset, request, protocol, accumulation, compiled)
+        trainer = Trainer(run, network, dataset, request, protocol, accumulation, compiled, tracker)
         return trainer.train(until or settings.steps, progress, log)
 
 
@@ -271,7 +276,7 @@ class Trainer:
         run: whose folder is begun; its newest checkpoint is continued.
         network: randomly initialised.
         request: request of the run; the protocol adds when to log and to save.
-        accumulation, compiled: see `train`.
+        accumulation, compiled, tracker: see `train`.
     """
 
     def __init__(
@@ -283,15 +288,13 @@ class Trainer:
         protocol: Protocol,
         accumulation: int = 1,
         compiled: bool = False,
+        tracker: str | None = None,
     ) -> None:
-        from accelerate import Accelerator
-
         self.run, self.dataset, self.seed = run, dataset, request.seed
         self.settings, self.schedule = request.training, protocol.training
-        self.accumulation, self.step = accumulation, 0
+        self.accumulation, self.tracker, self.step = accumulation, tracker, 0
         self.previews = protocol.evaluation.samples
-        # Precision is not left to it: its state is that of the process, and the first run's would stay.
-        self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
+        self.accelerator = _accelerator(run.folder, tracker, request)
         self.device = self.accelerator.device
         self.network = network.to(self.device).train()
         # Labels are dropped here instead, by place, so that every number of processes drops the same.
@@ -351,6 +354,8 @@ class Trainer:
                     self._save()
                 since = time.perf_counter()
             received = self._most(signals[0] if signals else 0)  # it may have come with the last checkpoint
+        if self.tracker is not None:
+            self.accelerator.end_training()
         rate = float(np.median(rates)) if rates else math.nan
         taken = self.step - self.first_step
         return TrainingResult(self.run.folder, self.step, end, taken, received, loss, rate)
@@ -433,6 +438,8 @@ class Trainer:
         entry["images_per_second"] = len(recent) * self.settings.batch_size / seconds
         if distributed.is_main():
             self.run.log(entry)
+        if self.tracker is not None:
+            self.accelerator.log(entry, step=self.step)
         return entry
 
     def _save(self) -> None:
@@ -485,3 +492,24 @@ class Trainer:
         if distributed.count() == 1:
             return number
         return int(self.accelerator.gather(torch.tensor([number], device=self.device)).max())
+
+
+def _accelerator(folder: Path, tracker: str | None, request: RunRequest) -> Accelerator:
+    """What wraps a network for several processes and writes to a tracker.
+
+    Raises:
+        UsageError: the tracker is not known or cannot be started.
+    """
+    from accelerate import Accelerator
+
+    # Precision is not left to it: its state is that of the process, and the first run's would stay.
+    options: dict[str, Any] = {"cpu": not torch.cuda.is_available(), "mixed_precision": "no"}
+    if tracker is None:
+        return Accelerator(**options)
+    try:
+        accelerator = Accelerator(**options, log_with=tracker, project_dir=folder)
+        config = {key: str(value) for key, value in _leaves(request.model_dump(mode="json"))}
+        accelerator.init_trackers("denoiser-bench", config)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        raise UsageError(f"tracker {tracker} cannot be started: {reason(error)}") from error
+    return accelerator

@@ -102,6 +102,10 @@ def test_export(run_bench, tmp_path):
         (("train", "--model", "udit-t", "--seed", str(10**22)), "a seed is a number from 0"),
         (("train", "--model", "udit-t", "--set", "depth=1,2"), "depth"),
         (("train", "--model", "udit-t", "--protocol", "mirco"), "Did you mean 'micro'?"),
+        (
+            ("train", "--model", "udit-t", "--protocol", "smoke", "--tracker", "tensorbord"),
+            "tracker tensorbord",
+        ),
         (("sample", "--checkpoint", "nowhere"), "add --model"),
     ],
 )

@@ -19,7 +19,7 @@ import registry
 from bench.diffusion import sampler, samplers
 from bench.records.schema import SamplingSettings
 from bench.sampling import Plan
-from bench.training import protocols
+from bench.training import loop, protocols
 from bench.training.run import objective_with
 from tests.conftest import SMALLEST, made_for
 from tests.device.checks import trainer_on
@@ -77,7 +77,7 @@ def test_a_training_step_copies_its_images_alone(tmp_path: Any, model: str, opti
     accelerator = SimpleNamespace(
         device=META, prepare=lambda network: network, no_sync=lambda _: nullcontext()
     )
-    with mock.patch("accelerate.Accelerator", lambda **_: accelerator):
+    with mock.patch.object(loop, "_accelerator", lambda *_: accelerator):
         training = trainer_on(META, model, tmp_path, SMOKE.model_copy(update={"training": settings}), 2)
     for _ in range(2):  # tables are brought to the device once
         training.take_step()
