@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -506,6 +507,44 @@ def _reached(net: Any, before: dict[str, Tensor], label: int | None = None) -> d
     return reached
 
 
+@_of_denoisers
+def _sizes(net: Any) -> Verdict:
+    x, t, y = net.example_inputs(2)
+    n, channels, height, width = x.shape
+    taken: list[str] = []
+    refused: list[str] = []
+    half = max(height // 2, 1), max(width // 2, 1)
+    for h, w in ((height + 1, width + 1), (height, width + 1), (height, 2 * width), half):
+        out, problem = _try(net, (torch.randn(n, channels, h, w).to(x), t, y), {h, w})
+        if problem:
+            return "fail", f"a {h}×{w} input {problem}"
+        if out is not None and tuple(out.shape[2:]) != (h, w):
+            return "fail", f"a {h}×{w} input gives a {'×'.join(map(str, out.shape[2:]))} output"
+        (refused if out is None else taken).append(f"{h}×{w}")
+    wrong = f"{channels + 1} channels"
+    out, problem = _try(net, (torch.randn(n, channels + 1, height, width).to(x), t, y), {channels + 1})
+    if problem:
+        return "fail", f"an input of {wrong} {problem}"
+    if out is not None:
+        return "fail", f"an input of {wrong} is taken, where in_channels is {channels}"
+    return "pass", f"takes {', '.join(taken) or 'none'}; refuses {', '.join((*refused, wrong))}"
+
+
+def _try(net: Any, inputs: Sequence[Tensor], numbers: set[int]) -> tuple[Tensor | None, str]:
+    """The output, or None where the network refuses the input, and what is wrong about how it does."""
+    try:
+        return _forward(net, inputs), ""
+    except ValueError as error:  # UsageError is one
+        if numbers <= {int(number) for number in re.findall(r"\d+", str(error))}:
+            return None, ""
+        problem = f"is refused without being named ({reason(error)})"
+    except CodeError as error:
+        return None, f"is taken, but {error}"
+    except Exception as error:
+        problem = f"breaks the network ({reason(error)})"
+    return None, f"{problem}: call self.check_input(x) first, or raise a UsageError that names what it got"
+
+
 def _deterministic(net: Any) -> Verdict:
     inputs = net.example_inputs(2)
     first, second = _forward(net, inputs), _forward(net, inputs)
@@ -553,8 +592,9 @@ CHECKS: dict[str, Callable[[Any], Verdict]] = {
     "bf16 autocast": _bf16_autocast,
     "float64": _float64,
     "meaning": _meaning,
+    "sizes": _sizes,
     "deterministic": _deterministic,
 }
 
 # What fails here limits a network, and makes no number wrong.
-WARNINGS = {"train equals eval", "bf16 autocast"}
+WARNINGS = {"train equals eval", "bf16 autocast", "sizes"}

@@ -14,7 +14,7 @@ import registry
 import registry.networks.uvit2d
 from registry import contract
 from registry.backbone import Backbone, LongSkip, adopt
-from registry.errors import CodeError
+from registry.errors import CodeError, UsageError
 from registry.layers.embeddings import Condition
 
 
@@ -110,7 +110,7 @@ def test_network_with_other_inputs_passes(monkeypatch):
     monkeypatch.setattr(registry.networks.uvit2d, "UVit2DModel", small)
     results = contract.check(registry.create("uvit2d", input_size=4))
     assert statuses(results, "fail") == []
-    of_denoisers = ["depends on t", "depends on y", "long skips", "null class", "meaning"]
+    of_denoisers = ["depends on t", "depends on y", "long skips", "null class", "meaning", "sizes"]
     assert statuses(results, "n/a") == of_denoisers
     assert "(2, 12, 4, 4)" in reason(results, "output shape")
 
@@ -284,6 +284,43 @@ class WrongInDouble(Sound):
         return out.abs() if out.dtype == torch.float64 else out
 
 
+class Unchecked(Sound):
+    def check_input(self, x, *, fixed_size=False):
+        pass
+
+
+class FixedTable(Unchecked):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.ones(8, 8))
+
+    def forward(self, x, t, y):
+        return super().forward(x, t, y) + self.table
+
+
+class OtherSize(Sound):
+    def forward(self, x, t, y):
+        return F.interpolate(F.avg_pool2d(super().forward(x, t, y), 2), scale_factor=2)
+
+
+class NotFiniteWhenWide(Sound):
+    def forward(self, x, t, y):
+        out = super().forward(x, t, y)
+        return out / 0 if x.shape[3] == 16 else out
+
+
+class SilentRefusal(Sound):
+    def forward(self, x, t, y):
+        if x.shape[2:] != (8, 8):
+            raise UsageError("no")
+        return super().forward(x, t, y)
+
+
+class ExtraChannels(Unchecked):
+    def forward(self, x, t, y):
+        return super().forward(x[:, :2], t, y)
+
+
 class Unsteady(Sound):
     def forward(self, x, t, y):
         out = super().forward(x, t, y)
@@ -323,12 +360,19 @@ BROKEN = [
     (DeploysOnce, "deployed equals trained", "a second time changes the output"),
     (NeedsPrecision, "bf16 autocast", "differs from float32 by"),
     (WrongInDouble, "float64", "float32 differs from float64 by"),
+    (FixedTable, "sizes", "a 9×9 input breaks the network (RuntimeError: The size of tensor"),
+    (OtherSize, "sizes", "a 9×9 input gives a 8×8 output"),
+    (NotFiniteWhenWide, "sizes", "a 8×16 input is taken, but 512 of 512 output values are not finite"),
+    (SilentRefusal, "sizes", "a 9×9 input is refused without being named (UsageError: no)"),
+    (Unchecked, "sizes", "an input of 3 channels breaks the network (RuntimeError: Given groups=1"),
+    (ExtraChannels, "sizes", "an input of 3 channels is taken, where in_channels is 2"),
     (Unsteady, "deterministic", "two calls in eval mode differ by"),
 ]
 
 
 # Limits of a network that make no number wrong.
-LIMITS = {UnusedParameter, DropsUndeclared, BatchStatistics, OwnDropout, NeedsPrecision}
+LIMITS = {UnusedParameter, DropsUndeclared, BatchStatistics, OwnDropout, NeedsPrecision, FixedTable,
+          OtherSize, NotFiniteWhenWide, SilentRefusal, Unchecked, ExtraChannels}  # fmt: skip
 
 
 @pytest.mark.parametrize(("network", "check", "text"), BROKEN, ids=[case[0].__name__ for case in BROKEN])
