@@ -68,6 +68,16 @@ def _product(first: int) -> Handler:
     return handler
 
 
+def _outer_product(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    return Counter({"linear": outputs[0].elements * _real_products(*inputs[1:3])})
+
+
+def _summed_products(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """`addbmm`, which adds up the products of a batch."""
+    batch, _, inner = inputs[1].shape
+    return Counter({"linear": outputs[0].elements * batch * inner * _real_products(*inputs[1:3])})
+
+
 def _grouped_product(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     """A matrix product for each group; of two matrices, the inner dimension is what falls into groups."""
     left, right = inputs[:2]
@@ -75,11 +85,28 @@ def _grouped_product(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     return Counter({"linear": outputs[0].elements * left.shape[-1] // groups})
 
 
+def _bilinear(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """x·W·y for each output: a matrix product, then a product of vectors."""
+    x, _, y = (value.shape[-1] for value in inputs[:3])
+    return Counter({"linear": outputs[0].elements * (x + 1) * y})
+
+
+def _recurrent(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """A layer of an LSTM: at each step the matrices of the input and of the state."""
+    steps = math.prod(inputs[0].shape[:-1])
+    return Counter({"linear": steps * sum(weight.elements for weight in inputs[1:3])})
+
+
 def _convolution(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     x, weight, transposed = inputs[0], inputs[1], inputs[6]
     # Each output element (each input element, if transposed) meets one filter without its first axis.
     elements = x.elements if transposed else outputs[0].elements
     return Counter({"convolution": elements * math.prod(weight.shape[1:])})
+
+
+def _convolution_tbc(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """The weight is (width, channels, output channels)."""
+    return Counter({"convolution": outputs[0].elements * math.prod(inputs[1].shape[:2])})
 
 
 def _attention(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
@@ -103,15 +130,20 @@ def _weighted_bags(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
 
 HANDLERS: dict[str, Handler] = {
     **{f"aten::{op}": _convolution for op in ("convolution", "_convolution")},
+    "aten::conv_tbc": _convolution_tbc,
     **{
         f"aten::{op}": _product(0)
         for op in ("mm", "bmm", "mv", "dot", "vdot", "_int_mm", "_scaled_mm", "_scaled_mm_v2")
     },
     **{f"aten::{op}": _product(1) for op in ("addmm", "_addmm_activation", "addmv", "baddbmm")},
+    "aten::addbmm": _summed_products,
+    "aten::addr": _outer_product,
     **{
         f"aten::{op}": _grouped_product
         for op in ("_grouped_mm", "_scaled_grouped_mm", "_scaled_grouped_mm_v2")
     },
+    "aten::_trilinear": _bilinear,
+    "aten::mkldnn_rnn_layer": _recurrent,
     "higher_order::flex_attention": _attention,
     **{
         f"aten::_scaled_dot_product_{kind}": _attention

@@ -207,17 +207,26 @@ class _Observer(Mode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if isinstance(func, HigherOrderOperator):
-            if func is torch.ops.higher_order.flex_attention:
-                self._masks.append(args[4])
-            return self._run(f"higher_order::{func.name()}", func, args, kwargs)
+            return self._higher_order(func, args, kwargs)
         operator = func._schema.name
-        # Composite operators come here in inference mode.
+        # Composite operators come here in inference mode and in branches of `torch.cond`.
         if not {operator, operator.removesuffix("_")} & _KNOWN and not types:
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
         return self._run(operator, func, args, kwargs)
+
+    def _higher_order(self, func: HigherOrderOperator, args: Any, kwargs: Any) -> Any:
+        """An operator that takes functions: of `torch.cond` the branch that is taken runs, observed."""
+        if func is torch.ops.higher_order.cond:
+            condition, then, otherwise, operands = args
+            branch = then if condition else otherwise
+            with self:
+                return branch(*operands)
+        if func is torch.ops.higher_order.flex_attention:
+            self._masks.append(args[4])
+        return self._run(f"higher_order::{func.name()}", func, args, kwargs)
 
     def _run(self, operator: str, func: Any, args: Any, kwargs: Any) -> Any:
         """Run an operator, follow what it made of its inputs, and return it.

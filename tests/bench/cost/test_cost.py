@@ -316,8 +316,10 @@ def whole(*shape):
 
 
 PRODUCTS = [
+    (lambda net, x, t: torch.addbmm(x.new_ones(8, 8), *[x.new_ones(4, 8, 8)] * 2), 4 * 8**3),
     (lambda net, x, t: torch.baddbmm(*[x.new_ones(4, 8, 8)] * 3), 4 * 8**3),
     (lambda net, x, t: torch.addmv(x.new_ones(3), x.new_ones(3, 5), x.new_ones(5)), 15),
+    (lambda net, x, t: torch.addr(x.new_ones(3, 5), x.new_ones(3), x.new_ones(5)), 15),
     (lambda net, x, t: torch.vdot(*[x.new_ones(7)] * 2), 7),
     (lambda net, x, t: torch.linalg.vecdot(x, x[:, :1]), 256 * 4),
     (lambda net, x, t: torch.linalg.vecdot(x, x, dim=1), 256 * 4),
@@ -325,12 +327,15 @@ PRODUCTS = [
     (lambda net, x, t: complex_numbers(2, 3, 4) @ complex_numbers(4, 5), 4 * 2 * 3 * 4 * 5),
     (lambda net, x, t: torch.einsum("bi,bij->bj", x[0], x[0].new_ones(256, 4, 3)), 256 * 4 * 3),
     (lambda net, x, t: torch.tensordot(x[0], x[0], ([0], [0])), 256 * 16),
+    (lambda net, x, t: F.bilinear(x, x[..., :3], x.new_ones(7, 4, 3)), 256 * 7 * (4 + 1) * 3),
+    (lambda net, x, t: torch.conv_tbc(x, x.new_ones(3, 4, 5), x.new_ones(5), 1), 1 * 256 * 3 * 4 * 5),
     (lambda net, x, t: torch._int_mm(whole(32, 16), whole(16, 8)), 32 * 16 * 8),
     (lambda net, x, t: torch._scaled_mm(eights(32, 16), eights(48, 16).T, *[torch.ones(())] * 2), 32 * 768),
     (lambda net, x, t: x[0].int() @ t.new_ones(4, 3, dtype=torch.int32), 256 * 4 * 3),
     (lambda net, x, t: F.conv_transpose1d(x.mT, x.new_ones(4, 6, 3)), 256 * 4 * 6 * 3),
     (lambda net, x, t: F.conv3d(x.reshape(1, 4, 4, 8, 8), x.new_ones(6, 2, 1, 3, 3), groups=2), 864 * 2 * 9),
     (lambda net, x, t: F.scaled_dot_product_attention(x, x, x[..., :3]), 256 * 256 * (4 + 3)),
+    (_recurrent("LSTM"), 2 * 7 * 4 * 5 * ((4 + 5) + (10 + 5))),
     (_recurrent("GRU"), 2 * 7 * 3 * 5 * ((4 + 5) + (10 + 5))),
     (_in_place, 4**3),
     (_inferred, 4 * 256 * 16 + 2 * 256 * 256 * 4),
@@ -357,6 +362,14 @@ def test_flex_attention_counts_densely_and_says_so():
     assert (
         dense.notes[-1].startswith(words) and masked.notes[-1] == f"{words} (masks keep 75.0% of the blocks)."
     )
+
+
+def test_of_a_condition_the_branch_that_is_taken_counts():
+    def run(net, x, t):
+        torch.cond(t.max() > 499, lambda x: net.linear(x), lambda x: x.clone(), (x,))
+
+    found = cost.measure(Tokens(run))
+    assert found.macs == 256 * 16 and len(found.notes) == 1 and not found.uncounted
 
 
 def test_sparse_products_are_named_as_uncounted():
