@@ -26,14 +26,12 @@ from bench.cli import (
     encode,
     eval,
     export,
-    features,
     flops,
     new,
     profile,
     proxy,
     references,
     report,
-    runs,
     sample,
     show,
     tables,
@@ -80,15 +78,13 @@ PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "new": new.new,
         "encode": encode.encode,
         "export": export.export_dataset,
-        "features": features.features,
-        "runs": runs.runs,
     },
 }
 for _panel, _commands in PANELS.items():
     for _name, _function in _commands.items():
         app.command(_name, cls=Command, rich_help_panel=_panel)(_function)
 
-RESUMABLE = {"ablate", "encode", "eval", "export", "features", "sample"}
+RESUMABLE = {"ablate", "encode", "eval", "export", "sample"}
 
 
 def _version(wanted: bool) -> None:

@@ -149,7 +149,7 @@ def describe(
 
     registry = _registry(kind)
     description = registry.describe(name)
-    declared = {attribute: _declared(registry, name, attribute) for attribute in DECLARED.get(kind, ())}
+    declared = {attribute: _declared(kind, name, attribute) for attribute in DECLARED.get(kind, ())}
     if as_json:
         print_json(asdict(description) | declared)
         return
@@ -222,11 +222,16 @@ def _wrapped(name: str) -> str:
     return described
 
 
-def _declared(registry: Registry, name: str, attribute: str) -> Any:
-    """What one declares, of a backbone that a user's function makes included."""
-    from registry import backbones, declared
+def _declared(kind: str, name: str, attribute: str) -> Any:
+    """What a score declares, or a backbone, those that a user's function makes included."""
+    from bench.metrics.scores import SCORES, scores
+    from registry import declared
 
-    return declared(name, attribute) if registry is backbones else registry.attribute(name, attribute)
+    return (
+        declared(name, attribute)
+        if kind == "backbone"
+        else getattr(SCORES[scores.find(name).name], attribute)
+    )
 
 
 def _registry(kind: str) -> Registry:

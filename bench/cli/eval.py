@@ -14,21 +14,6 @@ from bench.utils.bars import bar
 if TYPE_CHECKING:
     from bench.metrics.evaluation import Comparison
 
-Extractor = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Extractor of scores that have none of their own, such as FID: `inception`, or a plugin's. "
-        "Default: `inception`; `digits` for images of at most 16×16 pixels.",
-    ),
-]
-Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights of the extractor.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images per pass of the extractor.")]
-Cache = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Folder to store features in. Default: in the user's cache."),
-]
-
 
 def evaluate(
     samples: Annotated[
@@ -51,7 +36,14 @@ def evaluate(
             "score`. Repeatable.",
         ),
     ] = [],  # noqa: B006
-    extractor: Extractor = None,
+    extractor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Extractor of scores that have none of their own, such as FID: `inception`, or a plugin's. "
+            "Default: `inception`; `digits` for images of at most 16×16 pixels.",
+        ),
+    ] = None,
     weights: Annotated[
         list[str],
         typer.Option(
@@ -59,17 +51,17 @@ def evaluate(
             help="Weights of the extractor, or of the named one; see `bench weights`. Repeatable.",
         ),
     ] = [],  # noqa: B006
-    batch_size: BatchSize = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per pass of the extractor.")] = 64,
     device: Device = None,
     half_distances: Annotated[
         bool,
         typer.Option("--half-distances", help="Precision and recall at half precision, as in the ADM suite."),
     ] = False,
-    fid_infinity: Annotated[
-        bool, typer.Option("--fid-infinity", help="Also extrapolate FID to infinitely many samples.")
-    ] = False,
     intervals: Annotated[bool, typer.Option("--intervals", help="Also print 95% intervals.")] = False,
-    cache: Cache = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder to store features in. Default: in the user's cache."),
+    ] = None,
     label: Annotated[
         str | None,
         typer.Option(help="For the record: what was sampled and how, as in 'EDM2-S, guidance 1.4'."),
@@ -102,7 +94,8 @@ def evaluate(
     in one pass over the images.
 
     A folder is searched at any depth for images that Pillow can read. An .npz file holds images (arr_0, as in
-    the ADM suite), features from `bench features`, or statistics (mu, sigma), which give FID and sFID.
+    the ADM suite), features from `bench.metrics.features.make_file`, or statistics (mu, sigma), which give
+    FID and sFID.
 
     Examples:
         bench eval --samples samples.npz --reference digits.npz
@@ -110,13 +103,10 @@ def evaluate(
     """
     with working("loading torch"):
         from bench.metrics.evaluation import compare
-        from bench.metrics.scores import select
         from bench.studies import scored
         from bench.utils import distributed
 
     told = scored.Declared(label, model, provenance, labels, published, record=record)
-    if fid_infinity:
-        scores = [*(scores or [score.name for score in select(())]), "fid_infinity"]
     device = device or distributed.device()
     with bar() as progress:
         found = compare(

@@ -94,7 +94,7 @@ def profile(
 
 
 def _print(profile: Profile) -> None:
-    from bench.reports.profile_figure import conditions, finding, floor, title
+    from bench.reports.profile_figure import conditions, finding, title
     from bench.utils.load import load_note
 
     network = title(profile)
@@ -108,8 +108,6 @@ def _print(profile: Profile) -> None:
     )
     console().print(finding(profile), style="bold")
     console().print(note, style="dim")
-    if depthwise := floor(profile):
-        console().print(depthwise, style="dim")
     if busy := load_note(profile.other_load):
         console().print(busy)
     if abs(profile.overhead) > 0.1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -27,17 +27,7 @@ if TYPE_CHECKING:
 
 
 def throughput(
-    models: Models = [],  # noqa: B006
-    tables: Annotated[
-        list[int],
-        typer.Option(
-            "--table",
-            metavar="N",
-            min=1,
-            max=6,
-            help="Add the networks of this table of the U-DiT paper. Repeatable.",
-        ),
-    ] = [],  # noqa: B006
+    models: Models,
     overrides: Overrides = [],  # noqa: B006
     input_size: InputSize = None,
     device: Device = None,
@@ -74,9 +64,10 @@ def throughput(
 
     Examples:
         bench throughput --model dit-s-2 --model udit-s --repeats 10
-        bench throughput --table 6 --batch-size 1 --sampling --steps 50
+        bench throughput --model udit-s --batch-size 1 --sampling --steps 50
     """
-    networks = _networks(models, tables, parse_shared(overrides, input_size))
+    shared = parse_shared(overrides, input_size)
+    networks = [pair for text in models for pair in parse_models([text], shared)]
     batch = _batch_size(batch_size)
     if train and sampling:
         raise registry.UsageError("--sampling times inference: leave --train or --sampling out")
@@ -108,22 +99,6 @@ def throughput(
     else:
         _print(results, device, repeats)
         console().print(f"records written to {out}")
-
-
-def _networks(
-    models: list[str], tables: list[int], shared: dict[str, Any]
-) -> list[tuple[str, dict[str, Any]]]:
-    """Those named, repeats included, then those of the tables that are not among them."""
-    from bench.studies import published
-    from registry.errors import UsageError
-
-    found = [pair for text in models for pair in parse_models([text], shared)]
-    for row in (row for table in tables for row in published.rows(table)):
-        if row.model and (pair := (row.model, shared | row.overrides)) not in found:
-            found.append(pair)
-    if not found:
-        raise UsageError("name a network with --model, or a table of the U-DiT paper with --table")
-    return found
 
 
 def _batch_size(text: str) -> int | Literal["auto"]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import statistics
 from pathlib import Path
 from typing import Annotated
 
@@ -16,9 +14,7 @@ from bench.utils.bars import bar, of_training
 
 def train(
     model: Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="Backbone, such as `udit-t`.")],
-    out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder for checkpoints, log, samples and loss curve.")
-    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for checkpoints, log and samples.")],
     protocol: Annotated[
         str,
         typer.Option(
@@ -99,8 +95,6 @@ def train(
             **of_training(shown),
         )
     if distributed.is_main():
-        if result.taken:
-            draw_loss(out)
         last = f", {result.images_per_second:.0f} images/s, loss {result.loss:.4f}" if result.taken else ""
         if result.interrupted:
             typer.echo(
@@ -112,35 +106,3 @@ def train(
             console().print(f"{out} is trained to step {result.step}{last}", markup=False)
     if result.interrupted:
         raise typer.Exit(128 + result.signal)
-
-
-def draw_loss(folder: Path) -> None:
-    """Draw the losses of a run's log, as they are and smoothed, to `loss.png` beside it."""
-    import altair as alt
-
-    from bench.reports import charts
-    from bench.utils.files import write_bytes
-
-    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    entries = [json.loads(line) for line in lines]
-    losses = [entry["loss"] for entry in entries]
-    window, every = max(1, len(losses) // 50), max(1, len(losses) // 2000)
-    values = [
-        {
-            "step": entries[i]["step"],
-            "loss": losses[i],
-            "mean": statistics.fmean(losses[max(0, i + 1 - window) : i + 1]),
-        }
-        for i in range(0, len(losses), every)
-    ]
-    scale = alt.Scale(type="log" if min(losses) > 0 else "linear", nice=False, zero=False)
-    base = alt.Chart(alt.Data(values=values), width=560, height=320).encode(x="step:Q")
-    chart = alt.layer(
-        *(
-            base.mark_line(color=charts.COLOURS[0], **style).encode(
-                y=alt.Y(field=field, type="quantitative", title="loss", scale=scale)
-            )
-            for field, style in (("loss", {"opacity": 0.4, "strokeWidth": 1}), ("mean", {"strokeWidth": 2}))
-        )
-    )
-    write_bytes(folder / "loss.png", charts.png(charts.spec(chart)))

@@ -101,22 +101,6 @@ def measure(model: str | nn.Module, *, input_size: Size | None = None, **overrid
     )
 
 
-def attention_tokens(network: nn.Module) -> dict[str, int]:
-    """How many tokens one token of a stage can attend to, by stage, in PyTorch's fused attention.
-
-    Stages without it are left out. Attention that is written as products and a softmax is not found.
-
-    With downsampled attention (U-DiT) these are the tokens of one group. With 1 the attention weights are
-    constant, so changes to the attention have no effect there.
-
-    Args:
-        network: as for `measure`, built for the input size that it is trained on.
-    """
-    from bench.cost.trace import Analysis
-
-    return Analysis(network).attention_tokens()
-
-
 def identity(network: nn.Module) -> tuple[str, dict[str, Any]]:
     """A network as requests name it: its registered name and all options.
 

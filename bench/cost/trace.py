@@ -157,16 +157,6 @@ class Analysis(JitModelAnalysis):
             "computed, and masked."
         ]
 
-    def attention_tokens(self) -> dict[str, int]:
-        """Keys of a query in fused attention, the most in each stage that has any."""
-        found: dict[str, int] = {}
-        for module, kind, inputs, _ in self._calls:
-            if "scaled_dot_product" in kind:
-                owners = self._get_all_ancestors(module)
-                stage = next((stage for stage, name in self.stages.items() if name in owners), BETWEEN)
-                found[stage] = max(found.get(stage, 0), inputs[1].shape[-2])
-        return found
-
     def _analyze(self) -> Statistics:
         if self._stats is None:
             counts: dict[str, Counter[str]] = {name: Counter() for name in self._named_modules}

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from bench.metrics.extractors import Extractor, create, extractors
-from bench.metrics.images import ABOUT, KINDS, FeatureSet, ImageSet, open_set, size_text
+from bench.metrics.images import ABOUT, KINDS, FeatureSet, ImageSet, open_set
 from bench.metrics.scores.base import Features
 from bench.metrics.statistics import Statistics
 from bench.utils import distributed
@@ -165,19 +165,15 @@ def make_file(
     weights: str | Path | None = None,
     batch_size: int = 64,
     device: str = "cpu",
-    with_images: bool = False,
     cache: Path | None = None,
     progress: Progress = silent,
-) -> list[str] | None:
-    """Write the features of the images at `path` to the file `out`; used by `bench features`.
+) -> None:
+    """Write the features of the images at `path` to the file `out`, once for many comparisons.
 
     Args:
         path: images; see `open_set`.
-        out: see `write_features`, for `with_images` too.
+        out: see `write_features`.
         extractor, weights, batch_size, device, cache, progress: see `bench.metrics.evaluation.compare`.
-
-    Returns:
-        What was written, a line each; None in all but the main one of several processes.
 
     Raises:
         UsageError: a set without images, or one that cannot be read; a place that cannot be written to.
@@ -188,31 +184,17 @@ def make_file(
     images = open_set(path, progress)
     if isinstance(images, FeatureSet):
         raise UsageError(f"{path} holds features or statistics, not images")
-    name, why = (extractor, "as requested") if extractor else fitting_extractor(images)
-    network = create(name, weights)
-    with feature_folder(cache) as (folder, cache_notes):
+    network = create(extractor or fitting_extractor(images)[0], weights)
+    with feature_folder(cache) as (folder, _):
         (features,) = features_of(
             images, [network], folder, batch_size=batch_size, device=device, progress=progress
         )
-    if not distributed.is_main():
-        return None
-    write_features(out, images, network, features, with_images=with_images, progress=progress)
-    return [
-        f"{out}: features of {images.count:,} images of {size_text(images.size)} by {network.name} "
-        f"(weights {network.digest}), {why}",
-        *images.notes,
-        *cache_notes,
-    ]
+    if distributed.is_main():
+        write_features(out, images, network, features, progress)
 
 
 def write_features(
-    path: Path,
-    images: ImageSet,
-    extractor: Extractor,
-    features: Features,
-    *,
-    with_images: bool = False,
-    progress: Progress = silent,
+    path: Path, images: ImageSet, extractor: Extractor, features: Features, progress: Progress = silent
 ) -> None:
     """Write an `.npz` that `bench eval`, the ADM suite and pytorch-fid read, whole or not at all.
 
@@ -225,7 +207,6 @@ def write_features(
         images: what the features are of.
         extractor: what made them.
         features: as `features_of` returns them.
-        with_images: also `arr_0`, which the ADM suite's evaluator wants of a reference.
         progress: see `bench.utils.progress`.
 
     Raises:
@@ -254,13 +235,6 @@ def write_features(
             for name, array in arrays.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                     np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
-            if with_images:
-                with archive.open("arr_0.npy", "w", force_zip64=True) as file:
-                    shape = (images.count, *images.size, 3)
-                    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                    np.lib.format.write_array_header_1_0(file, header)
-                    for pixels in images.read(images.batches(64)):
-                        file.write(pixels.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
 
     write_whole(path, write)
 

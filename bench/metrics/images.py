@@ -96,7 +96,7 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """What `bench features` wrote, or a file of statistics alone.
+    """What `make_file` of `bench.metrics.features` wrote, or a file of statistics alone.
 
     Attributes:
         path: the file.
@@ -133,7 +133,8 @@ def open_set(path: str | Path, progress: Progress = silent) -> ImageSet | Featur
     Args:
         path: a folder with images at any depth (see `bench.data.images.image_files`), taken in the order of
             their relative paths; or an `.npz` that holds images as the ADM suite's do (`arr_0`, uint8
-            N×H×W×3), features that `bench features` wrote, or statistics (`mu`, `sigma`; `mu_s`, `sigma_s`).
+            N×H×W×3), features that `bench.metrics.features.make_file` wrote, or
+            statistics (`mu`, `sigma`; `mu_s`, `sigma_s`).
         progress: see `bench.utils.progress`.
 
     Raises:
@@ -252,7 +253,7 @@ def _features(npz: Npz) -> FeatureSet:
     except (ValueError, KeyError, TypeError, IndexError) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"{npz.path}: {ABOUT!r} is not what `bench features` writes") from None
+        raise UsageError(f"{npz.path}: {ABOUT!r} does not tell of features") from None
     features: dict[str, np.ndarray] = {}
     for kind in KINDS:
         if kind not in npz.names:

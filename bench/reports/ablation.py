@@ -93,7 +93,6 @@ def plan_table(plan: Plan, executor: Executor) -> Table:
         remarks=[
             f"{len(plan.todo)} of {len(plan.wanted)} cells are to be measured, {total}.",
             *_not_here(plan),
-            *_attention(plan.tokens),
             *_power(plan),
             *_unmeasured(plan),
             *_sizes(plan),
@@ -113,21 +112,6 @@ def _time(seconds: float | None) -> str:
     if seconds is None:
         return "unknown"
     return span(seconds) if seconds else ""
-
-
-def _attention(tokens: dict[str, dict[str, int]]) -> list[str]:
-    """How many tokens a token can attend to; rows with the same counts share a note."""
-    alike: dict[str, list[str]] = {}
-    for label, stages in tokens.items():
-        told = ", ".join(f"{stage} {count}" for stage, count in stages.items()) or "no fused attention"
-        alike.setdefault(told, []).append(label)
-    told_of = "Tokens that a token can attend to, by stage"
-    notes = [f"{told_of}: {told} ({'; '.join(labels)})." for told, labels in alike.items()]
-    if any(count == 1 for stages in tokens.values() for count in stages.values()):
-        notes.append(
-            "Where it is 1, a token attends to itself alone, so changes to attention have no effect."
-        )
-    return notes
 
 
 def _power(plan: Plan) -> list[str]:

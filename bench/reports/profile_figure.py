@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import registry
-from bench.records.schema import DEPTHWISE, IDLE, Profile, Share
+from bench.records.schema import IDLE, Profile, Share
 from bench.utils.files import write_bytes, write_text
 
 VISIBLE = 0.02  # a smaller excess of time over work is none
@@ -43,22 +43,6 @@ def finding(profile: Profile) -> str:
     if profile.idle >= VISIBLE:
         text += f" The GPU is idle for {profile.idle:.0%} of the time, until the next operator is launched."
     return text
-
-
-def floor(profile: Profile) -> str:
-    """The time of the depthwise convolutions in the network and alone, in words; empty without any."""
-    alone = profile.depthwise
-    if alone is None:
-        return ""
-    text = f"Depthwise convolutions ({alone.count}): "
-    for row in profile.operators:
-        if row.name == DEPTHWISE:
-            text += f"{row.time_share:.1%} of the time for {row.macs_share:.1%} of the multiply-accumulates; "
-    return text + (
-        f"alone, in {alone.memory_format} memory, they take {alone.seconds * 1e3:.2f} ms "
-        f"({alone.seconds / profile.operator_seconds:.1%}); a copy moves their bytes in "
-        f"{alone.copy_seconds * 1e3:.2f} ms."
-    )
 
 
 def slowest(rows: Sequence[Share]) -> Share | None:

@@ -128,18 +128,14 @@ def limits(device: torch.device, dtype: str) -> tuple[Rate, Rate]:
 def _limits(device: torch.device, dtype: str) -> tuple[Rate, Rate]:
     side = 8192 if on_cuda(device) else 1024
     a, b = (torch.randn(side, side, device=device).to(TORCH_DTYPES[dtype]) for _ in range(2))
-    return _rate(2 * side**3, lambda: a @ b, device), bandwidth(device)
-
-
-_limits_of_gpu = functools.cache(_limits)
-
-
-def bandwidth(device: torch.device) -> Rate:
-    """Bytes/s that a copy reads and writes."""
     length = 2**28 if on_cuda(device) else 2**27
     source = torch.ones(length, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return _rate(2 * length, lambda: target.copy_(source), device)
+    products = _rate(2 * side**3, lambda: a @ b, device)
+    return products, _rate(2 * length, lambda: target.copy_(source), device)
+
+
+_limits_of_gpu = functools.cache(_limits)
 
 
 def _rate(work: float, call: Callable[[], Any], device: torch.device) -> Rate:

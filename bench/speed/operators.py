@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from bench.cost.conventions import HANDLERS
-from bench.records.schema import DEPTHWISE, Cost
+from bench.records.schema import Cost
 
 CLASSES = {
     "convolution": """conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution
@@ -45,7 +45,7 @@ def operator_class(event: Any) -> str:
 def convolution_class(channels: int, weight: list[int]) -> str:
     """Kind of a convolution, from its input channels and the weight's shape (out, in / groups, …)."""
     if weight[1] == 1 and channels > 1:
-        return DEPTHWISE
+        return "depthwise convolution"
     return "1×1 convolution" if all(side == 1 for side in weight[2:]) else "other convolution"
 
 

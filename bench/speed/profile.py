@@ -2,17 +2,13 @@
 
 The deployed network runs in inference mode. By stage, time is taken when a stage is entered and left; by
 operator, from torch.profiler, in the classes in which `bench.cost` counts (`bench.speed.operators`). A part
-with a larger share of the time than of the multiply-accumulates is slower than its FLOPs suggest. Depthwise
-convolutions, which do little work per byte, are also timed alone: a lower bound if all else were free.
+with a larger share of the time than of the multiply-accumulates is slower than its FLOPs suggest.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 import os
 import statistics
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,22 +16,20 @@ from typing import Any
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import cost
 from bench.cost.stages import BETWEEN, around, stages
-from bench.records.schema import DEPTHWISE, IDLE, Depthwise, Profile, ProfileRequest, Share
+from bench.records.schema import IDLE, Profile, ProfileRequest, Share
 from bench.speed.device import (
     TORCH_DTYPES,
     Dtype,
-    bandwidth,
     between,
     check_dtype,
     mark,
     no_room,
     out_of_memory,
 )
-from bench.speed.operators import convolution_class, operator_class, operator_macs
+from bench.speed.operators import operator_class, operator_macs
 from bench.utils.device import device_name, find_device, on_cuda
 from bench.utils.files import write_whole
 from bench.utils.load import other_load
@@ -98,7 +92,6 @@ def measure(
             for i in range(repeats):
                 progress(f"profiling {model}", i, repeats)
                 turns.append((passes.plain(), passes.by_stage(parts), passes.by_operator(parts)))
-        depthwise = _alone(passes.depthwise(), repeats, place)
     if trace is not None:
         write_whole(trace, lambda path: passes.profiler.export_chrome_trace(str(path)))
     whole = statistics.median(seconds for seconds, _, _ in turns)
@@ -118,7 +111,6 @@ def measure(
         overhead=sum(by_stage.values()) / whole - 1,
         stages=tuple(_shares(by_stage, {part.name: part.macs for part in counted.stages})),
         operators=tuple(sorted(_shares(by_operator, macs), key=lambda share: -share.seconds)),
-        depthwise=depthwise,
         other_load=found.cores,
     )
 
@@ -203,13 +195,6 @@ class _Passes:
             seconds, self.profiler = profiled(lambda: self.network(*self.inputs), self.device)
         return seconds
 
-    def depthwise(self) -> Counter[Any]:
-        """The depthwise convolutions that run (see `_DepthwiseSeen`)."""
-        # Under inference mode the dispatcher does not show which convolution an operator comes to.
-        with torch.inference_mode(False), torch.no_grad(), _DepthwiseSeen() as seen:
-            self.network(*self.inputs)
-        return seen.found
-
 
 def profiled(call: Callable[[], Any], device: torch.device) -> tuple[dict[str, float], Any]:
     """Seconds that each class of operators takes on the device in a call, and the profiler that saw it."""
@@ -228,69 +213,3 @@ def profiled(call: Callable[[], Any], device: torch.device) -> tuple[dict[str, f
             kind = operator_class(event)
             seconds[kind] = seconds.get(kind, 0.0) + own / 1e6
     return seconds, profiler
-
-
-# ---- depthwise convolutions alone ----
-
-
-_LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
-
-
-class _DepthwiseSeen(TorchDispatchMode):
-    """Counts depthwise convolutions by dtype, shapes of input, weight and bias, and the other arguments."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: Counter[Any] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten.convolution.default:
-            x, weight, bias, *others = args
-            if convolution_class(x.shape[1], [*weight.shape]) == DEPTHWISE:
-                shapes = tuple(None if a is None else tuple(a.shape) for a in (x, weight, bias))
-                others = [tuple(a) if isinstance(a, list) else a for a in others]
-                self.found[x.dtype, shapes, *others] += 1
-        return func(*args, **(kwargs or {}))
-
-
-def _alone(found: Counter[Any], repeats: int, device: torch.device) -> Depthwise | None:
-    """Time convolutions on random tensors, in each memory format.
-
-    On a GPU, several copies of the tensors are used, so that they exceed its cache.
-    """
-    if not found:
-        return None
-    times = {}
-    for name, layout in _LAYOUTS.items():
-        calls, moved = [], 0
-        for (dtype, shapes, *others), count in found.items():
-
-            def make(shapes: Any = shapes, dtype: Any = dtype, layout: Any = layout) -> list[Any]:
-                made = [None if s is None else torch.randn(s, device=device).to(dtype) for s in shapes]
-                return [a.to(memory_format=layout) if a is not None and a.dim() == 4 else a for a in made]
-
-            tensors = make()
-            out = torch.convolution(*tensors, *others)
-            size = sum(a.nbytes for a in (*tensors, out) if a is not None)
-            moved += count * size
-            sets = [tensors, *(make() for _ in range(math.ceil(2 * _cache_bytes(device) / size)))]
-            calls += [(itertools.cycle(sets), others)] * count
-
-        def run(calls: list[Any] = calls) -> None:
-            for sets, others in calls:
-                torch.convolution(*next(sets), *others)
-
-        run()
-        times[name] = statistics.median(profiled(run, device)[0][DEPTHWISE] for _ in range(repeats))
-    best = min(times, key=times.__getitem__)
-    return Depthwise(
-        count=found.total(),
-        memory_format=best,
-        seconds=times[best],
-        copy_seconds=moved / bandwidth(device).burst,
-    )
-
-
-def _cache_bytes(device: torch.device) -> int:
-    """Of a GPU's L2 cache; 0 on a CPU, whose convolutions of one shape follow each other in a network too."""
-    return torch.cuda.get_device_properties(device).L2_cache_size if on_cuda(device) else 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +73,6 @@ class Checker:
                 _check(cell, dataset)
             except UsageError as error:
                 raise UsageError(f"row {cell.row.label!r}: {error}") from None
-
-    def attention_tokens(self, cells: Iterable[Cell]) -> dict[str, dict[str, int]]:
-        """Tokens that a token can attend to, by the label of a row and by stage, on the protocol's grids.
-
-        What has one token alone has nothing to attend to: the protocol cannot tell such parts apart.
-        """
-        rows = {cell.row.label: cell for cell in cells}
-        return {label: cost.attention_tokens(self._network(cell)) for label, cell in rows.items()}
 
     def macs(self, cell: Cell) -> int | None:
         """Multiply-accumulates of a cell's network on its grids; None where it cannot be traced."""

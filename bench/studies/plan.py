@@ -7,7 +7,7 @@
     executor("ray").measure(made)       # see bench.studies.executors
 
 Making a plan imports no torch and writes nothing. Looking at networks does import it (`check`, `seconds`,
-`tokens`, `groups`), where something is to be measured.
+`groups`), where something is to be measured.
 """
 
 from __future__ import annotations
@@ -105,11 +105,6 @@ class Plan:
         if not self.todo:
             return {}
         return expected_seconds(self.todo, known(self.results), self._checker.macs)
-
-    @cached_property
-    def tokens(self) -> dict[str, dict[str, int]]:
-        """Tokens that a token can attend to, by row and stage; see `Checker.attention_tokens`."""
-        return self._checker.attention_tokens(self.wanted) if self.todo else {}
 
     def groups(self) -> list[Group]:
         """What is to be done, a group for each training run; what has a record is measured anew.

@@ -113,7 +113,7 @@ def speed(request: SpeedRequest = SPEED_REQUEST, **changed: Any) -> Speed:
 def profile(request: ProfileRequest = PROFILE_REQUEST, **changed: Any) -> Profile:
     """A profile of one stage and one operator."""
     parts = (Share(name="all", seconds=1.0, time_share=1.0, macs=7, macs_share=1.0, ratio=1.0),)
-    values = {"input_size": 32, "threads": 2, "seconds": 1.0, "overhead": 0.0, "depthwise": None}
+    values = {"input_size": 32, "threads": 2, "seconds": 1.0, "overhead": 0.0}
     return Profile(request=request, stages=parts, operators=parts, **values | changed)
 
 

@@ -31,10 +31,6 @@ COMMANDS = {
     "`bench ablate components`": ("-m", "bench.cli", "ablate", "components"),
     "`bench report`": ("-m", "bench.cli", "report", "--format", "md"),
 }
-RUNS_COMMANDS = {
-    "`bench runs`": ("-m", "bench.cli", "runs"),
-    "`bench ablate components`": COMMANDS["`bench ablate components`"],
-}
 # A small process in between, whose children's times and peak are those of the command.
 LAUNCHER = """
 import resource, subprocess, sys
@@ -116,10 +112,10 @@ def main() -> None:
         place = Path(folder)
         shutil.copytree(ROOT / "results", place / "results")
         make_runs(place / "runs", args.runs)
-        for name in RUNS_COMMANDS:
-            seconds, peak = measure(place, RUNS_COMMANDS[name])
-            lines.append(f"| {args.runs:,} runs | {name} | {seconds:.1f} | {peak:.0f} |")
-            print(lines[-1], flush=True)
+        name = "`bench ablate components`"
+        seconds, peak = measure(place, COMMANDS[name])
+        lines.append(f"| {args.runs:,} runs | {name} | {seconds:.1f} | {peak:.0f} |")
+        print(lines[-1], flush=True)
     where = environment()
     page = "\n".join(lines) + (
         f"\n\nThe committed records were in the folder too. Measured {where.date[:10]} on {where.cores} "

@@ -19,6 +19,6 @@ What may be faster, and waits for a GPU to show it (gains as expected, not measu
 - **1×1 convolutions as linear layers** over channels-last maps, 1.15 times: `kernels …` of `first` names what
   cuDNN runs for them; a name with `nchwToNhwc` beside it is a copy that would go.
 - **5×5 depthwise convolutions by cuDNN**: unknown. `kernels …` tells whether PyTorch's own `conv_depthwise2d`
-  runs, and `profile` what they take alone beside a copy of their bytes. Inductor's template for depthwise
-  convolutions has one dimension alone.
+  runs, and `profile` what they take of a network. Inductor's template for depthwise convolutions has one
+  dimension alone.
 """

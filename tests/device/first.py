@@ -32,7 +32,7 @@ from bench.diffusion import objective
 from bench.metrics.features import features_of
 from bench.metrics.images import open_set
 from bench.records.environment import environment
-from bench.records.schema import DEPTHWISE, SamplingSettings
+from bench.records.schema import SamplingSettings
 from bench.sampling import Plan, sample
 from bench.speed import profile, runners, throughput
 from bench.speed.device import TORCH_DTYPES, clock_mhz, limits, seconds
@@ -397,7 +397,7 @@ def _kernels(device: torch.device, networks: list[Network], dtype: str) -> Found
                 kind = operator_class(event)
                 kernels = [kernel.name for kernel in event.kernels] if on_cuda(device) else [event.name]
                 shapes = [shape for shape in event.input_shapes or () if shape]
-                if kind in ("attention", DEPTHWISE, "1×1 convolution") and kernels and shapes:
+                if kind in ("attention", "depthwise convolution", "1×1 convolution") and kernels and shapes:
                     found[f"{registry.label(name, options)}, {kind} {shapes[0]}"].update(kernels)
     return {key: sorted(names) for key, names in found.items()}
 

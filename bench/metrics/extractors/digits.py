@@ -1,7 +1,7 @@
 """A small CNN for the digits that scikit-learn bundles: features on any machine, with nothing to download.
 
 Made for the project's `digits` data, 16×16 grey pixels enlarged from 8×8. Its scores compare sets of such
-digits; on photographs they mean nothing. `python -m bench.metrics.extractors.train_digits` trains it.
+digits; on photographs they mean nothing. `python -m tests.train_digits` trains it.
 """
 
 from __future__ import annotations

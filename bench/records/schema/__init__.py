@@ -62,9 +62,7 @@ from bench.records.schema.scored import (
     ScoredSet,
 )
 from bench.records.schema.speed import (
-    DEPTHWISE,
     IDLE,
-    Depthwise,
     Device,
     DeviceRequest,
     Profile,

@@ -225,24 +225,7 @@ class Share(Model):
         return self.time_share - self.macs_share
 
 
-DEPTHWISE = "depthwise convolution"  # a class of operators
-IDLE = "idle"  # in the place of one: a GPU that waits for the next operator to be launched
-
-
-class Depthwise(Model):
-    """The depthwise convolutions of a forward pass, timed by themselves.
-
-    Attributes:
-        count: number of depthwise convolutions.
-        memory_format: the faster format, `contiguous` or `channels-last`.
-        seconds: time of all of them in that format, run by themselves, those of one shape in a row; median.
-        copy_seconds: time of a copy of as many bytes as their inputs, weights and outputs have.
-    """
-
-    count: int
-    memory_format: str
-    seconds: Finite
-    copy_seconds: Finite
+IDLE = "idle"  # in the place of a class of operators: a GPU that waits for the next operator to be launched
 
 
 class Profile(Result):
@@ -256,7 +239,6 @@ class Profile(Result):
         overhead: how much longer the stages took in sum, as a fraction of `seconds`.
         stages: shares of the stages, in order of execution; "(between)" is what runs in none.
         operators: shares by class of operator, the slowest first. On a GPU `idle` is the rest of the time.
-        depthwise: the depthwise convolutions by themselves; None if there are none.
         other_load: mean number of cores that other processes used; None: unknown.
     """
 
@@ -267,7 +249,6 @@ class Profile(Result):
     overhead: Finite
     stages: tuple[Share, ...] = Field(repr=False)
     operators: tuple[Share, ...] = Field(repr=False)
-    depthwise: Depthwise | None
     other_load: Finite | None = None
 
     def columns(self) -> Row:

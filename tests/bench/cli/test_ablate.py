@@ -241,7 +241,6 @@ def test_a_dry_run_tells_and_does_nothing(again: Place) -> None:
     assert [text.count("to do") for text in parts] == [3, 3]
     part = again.bench("--dry-run", "--shard", "1/2").output  # all machines together see the difference
     assert shown.output.partition("With ")[2][:60] == part.partition("With ")[2][:60] != ""
-    assert re.search(r"Tokens that a token can attend to, by\s+stage: blocks 16 \(plain\)", other.output)
 
 
 @pytest.mark.slow

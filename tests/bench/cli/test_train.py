@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import registry
 from bench.sampling import plan
@@ -39,10 +38,7 @@ def test_train_sample_and_what_they_leave(run_bench, tmp_path, monkeypatch):
     run = tmp_path / "run"
     code, out, _ = run_bench("train", "-m", "sit-s-2", "--protocol", "smoke", "--out", run)
     assert code == 0 and "is trained to step 8" in out
-    assert {path.name for path in run.iterdir()} == {
-        "checkpoints", "log.jsonl", "loss.png", "run.json", "samples"
-    }  # fmt: skip
-    assert Image.open(run / "loss.png").width > 1000
+    assert {path.name for path in run.iterdir()} == {"checkpoints", "log.jsonl", "run.json", "samples"}
     code, _, err = run_bench("sample", "--checkpoint", run, "--out", tmp_path / "a.npz")
     assert code == 2 and "sampler ddim is for objective ddpm, not flow" in err
     options = ("--sampler", "heun", "--steps", "2", "--num", "3")

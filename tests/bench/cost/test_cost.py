@@ -495,17 +495,6 @@ def test_a_first_measurement_equals_a_later_one():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("side", [8, 16, 32])
-def test_attention_tokens_follow_from_the_grid(side):
-    udit = cost.attention_tokens(registry.create("udit-t", input_size=side))
-    full = cost.attention_tokens(registry.create("dit-unet", input_size=side))
-    stages = {"encoder1": 1, "encoder2": 2, "middle": 4, "decoder2": 2, "decoder1": 1}
-    assert full == {stage: (side // scale) ** 2 for stage, scale in stages.items()}
-    assert udit == {stage: count // 4 for stage, count in full.items()}  # four groups of downsampled tokens
-    assert cost.attention_tokens(registry.create("dit-s-4", input_size=side)) == {"blocks": (side // 4) ** 2}
-    assert cost.attention_tokens(registry.create("dic-s", input_size=side)) == {}
-
-
 # ---- time to the first number ----
 
 

@@ -23,9 +23,9 @@ from bench.cli.options import load_plugins
 from bench.data import cifar10, digests, fashion_mnist, grid, sources
 from bench.data.digits import upsample
 from bench.data.folder import Folder, resize_and_crop
-from bench.metrics.extractors import train_digits
 from bench.metrics.images import ImageSet, open_set
 from registry.errors import CodeError, UsageError
+from tests import train_digits
 
 
 def test_names_are_known_without_importing_anything_heavy() -> None:

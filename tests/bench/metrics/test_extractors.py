@@ -15,11 +15,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from bench.metrics.extractors import create, extractors, file_digest, train_digits
+from bench.metrics.extractors import create, extractors, file_digest
 from bench.metrics.extractors import inception as inception_module
 from bench.metrics.extractors import weights as weights_module
 from bench.metrics.extractors.digits import enlarge
 from registry.errors import UsageError
+from tests import train_digits
 from tests.conftest import REFERENCE
 from tests.reference import recipe
 
@@ -174,7 +175,7 @@ def test_an_image_has_its_features_in_any_company() -> None:
 
 def test_the_training_script_trains(monkeypatch, tmp_path: Path, capsys) -> None:
     monkeypatch.setattr(train_digits, "EPOCHS", 8)
-    monkeypatch.setattr(train_digits, "__file__", str(tmp_path / "train_digits.py"))
+    monkeypatch.setattr(train_digits, "FOLDER", tmp_path)
     train_digits.main()
     report = json.loads((tmp_path / "digits.json").read_text())
     assert report["accuracy"] > 0.3 and "of 1437 unseen digits" in capsys.readouterr().out

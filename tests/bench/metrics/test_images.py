@@ -351,8 +351,8 @@ def test_images_of_two_sizes_are_named(tmp_path: Path) -> None:
         ({"pool": np.full((2, 3), np.nan, np.float32)}, "pool: NaN"),
         ({"pool": np.zeros((3, 3), np.float32)}, r"pool is float32 \(3, 3\), not float32 \(2, width\)"),
         ({"pool": np.zeros((2, 3))}, "pool is float64"),
-        ({"about": np.array("{}")}, "'about' is not what `bench features` writes"),
-        ({"about": np.array(["no JSON"])}, "'about' is not what"),
+        ({"about": np.array("{}")}, "'about' does not tell of features"),
+        ({"about": np.array(["no JSON"])}, "'about' does not tell"),
     ],
 )
 def test_feature_files_that_are_not_ours(tmp_path: Path, changes, message) -> None:

@@ -6,9 +6,9 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 import registry
-from bench.records.schema import DEPTHWISE, Depthwise, Profile, ProfileRequest, Share
+from bench.records.schema import Profile, ProfileRequest, Share
 from bench.reports import charts
-from bench.reports.profile_figure import conditions, draw, finding, floor, title
+from bench.reports.profile_figure import conditions, draw, finding, title
 
 
 def shares(*parts):
@@ -33,7 +33,6 @@ def profile(stages, operators, **overrides):
         overhead=0.0,
         stages=stages,
         operators=operators,
-        depthwise=None,
     )
 
 
@@ -69,17 +68,6 @@ def test_a_profile_is_titled_by_what_differs_from_the_defaults():
     assert title(made) == "udit-t rope=false"
     assert conditions(made) == "a processor, 1 threads, batch 2, fp32"
     assert conditions(made.model_copy(update={"threads": None})) == "a processor, batch 2, fp32"
-
-
-def test_depthwise_convolutions_in_words():
-    operators = shares((DEPTHWISE, 0.25, 0.125), ("linear", 0.75, 0.875))
-    alone = Depthwise(count=3, memory_format="contiguous", seconds=0.1, copy_seconds=0.05)
-    made = profile(shares(("all", 1, 1)), operators)
-    assert floor(made) == ""
-    assert floor(made.model_copy(update={"depthwise": alone})) == (
-        "Depthwise convolutions (3): 25.0% of the time for 12.5% of the multiply-accumulates; alone, in "
-        "contiguous memory, they take 100.00 ms (10.0%); a copy moves their bytes in 50.00 ms."
-    )
 
 
 def test_pictures_are_valid_and_the_same_each_time(small, tmp_path):

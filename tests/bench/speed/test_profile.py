@@ -52,13 +52,6 @@ class Net(registry.Backbone):
         return self.head(tokens[:, 0].transpose(1, 2).reshape(x.shape))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _short():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(device.LIMIT_SECONDS, "cpu", 0.0)
-        yield
-
-
 @pytest.fixture(scope="module")
 def small():
     network = registry.create("udit-t", depth=[1, 1, 1, 1, 1], input_size=16)
@@ -100,41 +93,9 @@ def test_a_stage_that_sleeps_is_the_slowest():
     assert found.seconds >= 0.05
 
 
-@pytest.mark.parametrize("functional", [False, True])
-def test_depthwise_convolutions_alone(monkeypatch, functional):
-    monkeypatch.setattr(profiling, "bandwidth", lambda _: device.Rate(1e9, 1e8))
-    network = Net(functional=functional)
-    if functional:
-        forward = network.slow.forward
-        network.slow.forward = lambda x: F.conv2d(forward(x), network.slow[0].weight, padding=2, groups=16)
-    alone = measure(network, batch_size=2, repeats=1).depthwise
-    # Input and output of 2 samples, 16 channels, 8 x 8; a 5 x 5 kernel for each channel; a bias.
-    moved = 4 * (2 * 2 * 16 * 64 + 16 * 25)
-    assert alone.count == 1 + functional
-    assert alone.copy_seconds == pytest.approx((alone.count * moved + 4 * 16) / 1e9)
-    assert alone.seconds > 0 and alone.memory_format in ("contiguous", "channels-last")
-
-
-def test_alone_on_a_gpu_no_tensor_is_in_its_cache_still(monkeypatch):
-    size, seen = 4 * (2 * 2 * 16 * 64 + 16 * 25 + 16), []
-    monkeypatch.setattr(profiling, "_cache_bytes", lambda _: size)
-    convolution = torch.convolution
-
-    def see(*tensors_and_options):
-        seen.append(tensors_and_options[0].data_ptr())
-        return convolution(*tensors_and_options)
-
-    monkeypatch.setattr(torch, "convolution", see)
-    measure(Net(), batch_size=2, repeats=5)
-    contiguous = seen[: len(seen) // 2][1:]  # the first call makes the output
-    assert len(contiguous) == 6 and len(set(contiguous)) == 3
-    assert contiguous[:3] == contiguous[3:]
-
-
 def test_what_a_gpu_waits_for_is_told(monkeypatch, small):
     """The processor stands for a GPU: of its time, half is in no operator."""
     monkeypatch.setattr(profiling, "on_cuda", lambda _: True)
-    monkeypatch.setattr(profiling, "_cache_bytes", lambda _: 0)
     monkeypatch.setattr(profiling._Passes, "plain", lambda _: 4.0)
     profiled = {"linear": 1.0, "norm": 0.5, "depthwise convolution": 0.5}
     monkeypatch.setattr(profiling, "profiled", lambda *_: (profiled, None))
@@ -148,11 +109,6 @@ def test_what_a_gpu_waits_for_is_told(monkeypatch, small):
         "The GPU is idle for 50% of the time, until the next operator is launched."
     )
     assert small.idle == 0 and "idle" not in finding(small)
-
-
-def test_what_has_no_depthwise_convolution_has_none_alone():
-    network = registry.create("tiny-unet", input_size=8)
-    assert measure(network, batch_size=1, repeats=1).depthwise is None
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])

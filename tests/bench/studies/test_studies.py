@@ -343,7 +343,7 @@ def test_a_plan_says_what_is_known_and_what_is_missing(tmp_path: Path) -> None:
     made = planning.plan("downsampler", results=results, work=tmp_path)
     kept = {cell.file for cell in made.cells} | {cost_request(row).file for row in made.study.rows}
     assert made.records.keys() == kept  # and no other record was read
-    assert made.groups() == [] and made.seconds == made.tokens == {}
+    assert made.groups() == [] and made.seconds == {}
     with pytest.raises(UsageError, match=r"seeds = \[-1\]: each is 0 or more"):
         counts(seeds=[-1])
     with pytest.raises(UsageError, match="as in 3/16, not '3/2'"):

@@ -1,4 +1,4 @@
-"""Train the `digits` extractor: `python -m bench.metrics.extractors.train_digits`, a minute on two cores.
+"""Train the `digits` extractor: `python -m tests.train_digits`, a minute on two cores.
 
 It learns from the fifth of scikit-learn's digits that `split = "test"` holds out, so that it judges
 networks that learn from the others, and these others themselves, by what it has never seen.
@@ -18,10 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.metrics import extractors
 from bench.metrics.extractors.digits import DigitsNet, enlarge
 from bench.utils.files import write_text, write_whole
 
 SEED, EPOCHS, BATCH, RATE = 0, 200, 60, 2e-3
+FOLDER = Path(extractors.__file__).parent
 
 
 def split() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -85,9 +87,8 @@ def main() -> None:
         "trained": f"{EPOCHS} epochs, batch {BATCH}, AdamW, one cycle to {RATE}, seed {SEED}",
         "torch": torch.__version__,
     }
-    folder = Path(__file__).parent
-    write_whole(folder / "digits.safetensors", lambda path: path.write_bytes(save(network.state_dict())))
-    write_text(folder / "digits.json", json.dumps(report, indent=2) + "\n")
+    write_whole(FOLDER / "digits.safetensors", lambda path: path.write_bytes(save(network.state_dict())))
+    write_text(FOLDER / "digits.json", json.dumps(report, indent=2) + "\n")
     print(f"{report['accuracy']:.2%} of {report['unseen']} unseen digits")
 
 

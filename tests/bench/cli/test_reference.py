@@ -1,12 +1,9 @@
-"""`bench ablate --reference` and `bench runs`, on one tiny cell."""
-
-import json
+"""`bench ablate --reference`, on one tiny cell."""
 
 import numpy as np
 import pytest
 
 from bench import records
-from bench.cli import runs
 
 STUDY = """
 title = "One network"
@@ -29,7 +26,7 @@ def place(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_reference_of_the_adm_suites_layout_and_the_runs_left(place, run_bench):
+def test_a_reference_of_the_adm_suites_layout(place, run_bench):
     # Images for precision and recall, and statistics of more than them, which here are another extractor's.
     images = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 3), np.uint8)
     np.savez(place / "reference.npz", arr_0=images, mu=np.zeros(2048), sigma=np.eye(2048))
@@ -49,24 +46,3 @@ def test_a_reference_of_the_adm_suites_layout_and_the_runs_left(place, run_bench
     assert f"reference {record.request.reference}" in page and "1,797 reference images" in page
     code, _, err = run_bench("ablate", "one.toml", "--reference", "nowhere.npz")
     assert code == 2 and "no reference file nowhere.npz" in err
-
-    (run,) = json.loads(run_bench("runs", "--json")[1])
-    assert (run["step"], run["steps"], run["state"]) == (8, 8, "recorded")
-    out = run_bench("runs", "--clean")[1]
-    assert "deleted" in out and not list(place.glob("runs/tiny-unet*"))
-    assert run_bench("runs", "elsewhere")[0] == 2
-
-
-def test_a_run_of_no_record_is_left_alone(place, run_bench, monkeypatch):
-    assert run_bench("train", "-m", "tiny-unet", "--protocol", "smoke", "--out", "runs/own")[0] == 0
-    (place / "runs/broken").mkdir()
-    (place / "runs/broken/run.json").write_text("[" * 10_000)
-    found = {run["folder"]: run for run in json.loads(run_bench("runs", "--json", "--clean")[1])}
-    assert found["runs/own"]["state"] == "finished" and found["runs/broken"]["state"] == "damaged"
-    assert (place / "runs/own/run.json").exists() and not any(run["deleted"] for run in found.values())
-    files = [path for path in (place / "runs/own").rglob("*") if path.is_file()]
-    assert found["runs/own"]["size"] == sum(path.stat().st_size for path in files)
-    monkeypatch.setattr(runs, "SHOWN", 1)
-    out = run_bench("runs")[1]
-    assert "2 training runs" in out and "Only the 1 written last" in out
-    assert "broken" in out and "own" not in out.partition("MiB in all")[0]
