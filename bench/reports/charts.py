@@ -987,7 +987,7 @@ def as_published(rows: Sequence[Line]) -> Chart | None:
     ).properties(height=340, usermeta=_names("gflops", "fid", len(values)))
     text = "Dashed line: Pareto front. Both axes are logarithmic."
     if any(line.label.endswith("*") for line in rows):
-        text += " *: the same network, trained again by this paper; many of these marks lie on the originals."
+        text += " *: trained again by the U-DiT paper; most of these marks lie on the original ones."
     return Chart("Published FID against cost", spec(chart), {}, text)
 
 

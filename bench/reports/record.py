@@ -229,7 +229,8 @@ def _pairs(heading: str, values: dict[str, Any], title: str = "", remarks: Seque
             rows.append([Entry(words), Entry("none" if value is None else quantity.text(value))])
         elif value not in (None, [], {}):
             plain = plain or _Plain(_words(name))
-            rows.append([Entry(plain.words), Entry(_with_unit(value, plain))])
+            backbone = value if name == "model" else ""
+            rows.append([Entry(plain.words), Entry(_with_unit(value, plain), model=backbone)])
     return Table(columns, rows, title, remarks=remarks)
 
 

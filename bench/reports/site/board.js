@@ -64,8 +64,8 @@ function heading(head) {
   return button;
 }
 
-const WIDTHS = { row: 210, rank: 66, fid: 68, source: 70, gflops: 84, printed_gflops: 84, params: 106,
-  printed_params: 84, family: 84, kind: 100, sfid: 62, inception_score: 70, precision: 66, recall: 62, held_out: 124,
+const WIDTHS = { row: 210, rank: 66, fid: 68, source: 70, gflops: 84, printed_gflops: 92, params: 106,
+  printed_params: 92, family: 84, kind: 100, sfid: 62, inception_score: 70, precision: 66, recall: 62, held_out: 124,
   remarks: 240, other: 220, sampler: 180 };
 const title = (group, count) => element("span", {}, `${group} · ${count} row${count === 1 ? "" : "s"}`);
 const narrow = matchMedia("(max-width: 44rem)").matches;
