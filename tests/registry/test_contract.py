@@ -377,6 +377,7 @@ LIMITS = {UnusedParameter, DropsUndeclared, BatchStatistics, OwnDropout, NeedsPr
 
 @pytest.mark.parametrize(("network", "check", "text"), BROKEN, ids=[case[0].__name__ for case in BROKEN])
 def test_one_fault_fails_its_check_alone(network, check, text):
+    torch.manual_seed(0)  # of 600 others 7 hardly show FirstStepForAll's fault
     results = contract.check(network())
     limits = network in LIMITS
     assert statuses(results, "fail") == ([] if limits else [check])
