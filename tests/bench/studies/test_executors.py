@@ -178,7 +178,7 @@ def test_locks_and_logs_tell_what_is_under_way(
             time.sleep(0.3)
         first, second, *_, last = capsys.readouterr().err.splitlines()
         assert first == last == title
-        assert second == f"  {every[0].title} ({holder}): training, 3 of 8, 8.0, {left}"
+        assert second == f"  {every[0].title} ({holder}): training, step 3 of 8, 8.0 images/s, {left} left"
         log.write_text('{"step": 8, "images_per_second": 8.0}\n')
         (one,) = watcher.look()
         assert (one.description, one.images_per_second, one.seconds_left) == (
