@@ -224,14 +224,13 @@ def _wrapped(name: str) -> str:
 
 def _declared(kind: str, name: str, attribute: str) -> Any:
     """What a score declares, or a backbone, those that a user's function makes included."""
-    from bench.metrics.scores import SCORES, scores
-    from registry import declared
+    if kind == "backbone":
+        from registry import declared
 
-    return (
-        declared(name, attribute)
-        if kind == "backbone"
-        else getattr(SCORES[scores.find(name).name], attribute)
-    )
+        return declared(name, attribute)
+    from bench.metrics.scores import SCORES, scores
+
+    return getattr(SCORES[scores.find(name).name], attribute)
 
 
 def _registry(kind: str) -> Registry:
