@@ -81,7 +81,7 @@ def test_commands_stand_in_panels(run_bench):
             ("throughput", "-m", "udit-t", "--repeats", "4"),
             "'--repeats': Input should be greater than or equal to 6",
         ),
-        (("throughput", "-m", "udit-t", "--batch-size", "0"), "should be greater than or equal to 1"),
+        (("throughput", "-m", "udit-t", "--batch-size", "0"), "--batch-size takes a number of images"),
         (("throughput", "-m", "udit-t", "--train", "--sampling"), "leave --train or --sampling out"),
         (("profile", "-m", "udit-t", "--repeats", "0"), "'--repeats'"),
         (
