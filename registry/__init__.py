@@ -55,7 +55,6 @@ __all__ = [
 backbones = Registry(
     "backbone",
     group="bench.backbones",
-    argument="override",
     base="registry.backbone.Backbone",
     largest=1_000_000,  # building a deeper network would take hours and fill the memory
 )

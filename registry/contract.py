@@ -379,7 +379,7 @@ def _rebuilt_from_weights(net: Any) -> Verdict:
     state = net.state_dict()
     strange = [entry for entry, value in state.items() if not isinstance(value, Tensor)]
     if strange:
-        return "fail", f"{_some(strange)} of its state dict is no tensor: checkpoints hold nothing else"
+        return "fail", f"{_some(strange)} of its state dict is not a tensor; a checkpoint holds only tensors"
     inputs = net.example_inputs(2)
     torch.manual_seed(SEED + 1)
     other: Any = create(name, **net.overrides).to(inputs[0].device).float().eval()
@@ -539,7 +539,9 @@ def _try(net: Any, inputs: Sequence[Tensor], numbers: set[int]) -> tuple[Tensor 
         return None, f"is taken, but {error}"
     except Exception as error:
         problem = f"breaks the network ({reason(error)})"
-    return None, f"{problem}: call self.check_input(x) first, or raise a UsageError that names what it got"
+    if isinstance(net, Wrapped):
+        return None, f"{problem}: give registry.wrap in_channels, and size_multiple if sizes must be multiples"
+    return None, f"{problem}: call self.check_input(x) first, or raise registry.UsageError with what it got"
 
 
 def _deterministic(net: Any) -> Verdict:

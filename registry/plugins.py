@@ -98,7 +98,6 @@ class Registry:
     Args:
         kind: the kind, for messages ("backbone").
         group: the entry-point group through which installed packages add names.
-        argument: the word for an argument of a factory, for messages.
         base: the class, as "module.Class", whose attributes are the defaults.
         largest: largest allowed value of an integer argument.
     """
@@ -107,11 +106,10 @@ class Registry:
         self,
         kind: str,
         group: str,
-        argument: str = "option",
         base: str = "",
         largest: int = 2**63 - 1,
     ) -> None:
-        self.kind, self.group, self.argument, self.base = kind, group, argument, base
+        self.kind, self.group, self.base = kind, group, base
         self.largest = largest
         self.version = 0  # increases with each added name, so that caches of all names can be invalidated
         self._entries: dict[str, Entry] = {}  # by the key of the name and of each alias
@@ -229,8 +227,8 @@ class Registry:
             meant, many = suggest(name, known), len(known) > 12
             raise UsageError(
                 f"unknown {self.kind} {name!r}.{meant} "
-                + (f"`bench list` shows all {len(known)}." if many else f"It is one of {', '.join(known)}.")
-                + ("" if meant else " One of your own comes with --plugin FILE.")
+                + (f"`bench list --kind {self.kind}` shows all {len(known)}." if many else f"It is one of {', '.join(known)}.")
+                + ("" if meant else " --plugin FILE loads one of your own.")
             )
         if key(name) in self._clashes:
             raise UsageError(self._clashes[key(name)])
@@ -333,7 +331,7 @@ class Registry:
         for option, value in overrides.items():
             if option not in options and not signature.free:
                 raise UsageError(
-                    f"{self.kind} {title!r} takes no {self.argument} {option!r}."
+                    f"{self.kind} {title!r} takes no option {option!r}."
                     f"{suggest(option, list(options))} It takes: {', '.join(options) or 'none'}."
                 )
             hint = options[option].annotation if option in options else inspect.Parameter.empty
@@ -341,7 +339,7 @@ class Registry:
             checked[option] = (
                 value
                 if untyped
-                else _convert(f"{title}: {self.argument} {option}", value, hint, self.largest)
+                else _convert(f"{title}: option {option}", value, hint, self.largest)
             )
         return checked
 

@@ -435,7 +435,7 @@ class ExtraState(Sound):
         (LayerInList, "layers in a plain list"),
         (DrawnTable, "a second network with its weights differs by"),
         (ExpandedBuffer, 'cannot be loaded: .* parameter named "table"'),
-        (ExtraState, "_extra_state of its state dict is no tensor"),
+        (ExtraState, "_extra_state of its state dict is not a tensor"),
         (Sound, None),
         (ConstantTable, None),
     ],

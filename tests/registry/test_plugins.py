@@ -174,7 +174,7 @@ def test_a_name_like_no_other_is_one_line_too(written):
     message = usage_error(registry.describe, written)
     assert message.startswith("unknown backbone")
     assert "Did you mean" not in message
-    assert message.endswith("One of your own comes with --plugin FILE.")
+    assert message.endswith("--plugin FILE loads one of your own.")
 
 
 def test_public_names_are_there_and_no_others():
@@ -611,7 +611,7 @@ def test_an_error_in_a_plugin_is_the_users_own(shelf, install, tmp_path, source,
     [
         ("udit-t", {"downsampeler": "conv"}, ["Did you mean 'downsampler'", "It takes: input_size"]),
         ("udit-t", {"Hidden_Size": 9}, ["Did you mean 'hidden_size'", "mlp_ratio"]),
-        ("dit-s-2", {"zzzz": 1}, ["'dit-s-2' takes no override 'zzzz'", "patch_size"]),
+        ("dit-s-2", {"zzzz": 1}, ["'dit-s-2' takes no option 'zzzz'", "patch_size"]),
         ("udit-t", {"downsampler": "depthwse"}, ["'pixel-shuffle'", "'conv'", "Did you mean 'depthwise'"]),
         ("udit-t", {"downsampler": "Pixel_Shuffle"}, ["not 'Pixel_Shuffle'", "Did you mean 'pixel-shuffle'"]),
         ("udit-t", {"ffn": 3}, ["'mlp' | 'dwconv' | 'reparam', not 3"]),

@@ -86,7 +86,7 @@ def test_canonical_is_of_plain_values():
         "depth": 12, "num_heads": 8, "mlp_ratio": 4, "class_dropout_prob": 0.1,
     }  # fmt: skip
     assert plain({1: (1.5, 2.0, True), "x": plain}) == {"1": [1.5, 2, True], "x": "plain"}
-    with pytest.raises(registry.UsageError, match="takes no override"):
+    with pytest.raises(registry.UsageError, match="takes no option"):
         registry.canonical("udit-t", {"patch_size": 2})
 
 

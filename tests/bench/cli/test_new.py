@@ -62,5 +62,5 @@ def test_the_written_network_can_be_guided_and_made_wider(run_bench, tmp_path, m
     load_file("a_net.py")
     net = registry.create("a-net", num_classes=7, width=16)
     assert net.null_class == 7 and net.net.stem.out_channels == 16
-    with pytest.raises(registry.UsageError, match="takes no override 'widht'"):
+    with pytest.raises(registry.UsageError, match="takes no option 'widht'"):
         registry.create("a-net", widht=16)

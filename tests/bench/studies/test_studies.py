@@ -496,7 +496,7 @@ def test_a_protocol_is_found_beside_the_study_that_names_it(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        ("overrides = { fnn = 1 }", r"row 'a': .*takes no override 'fnn'\. Did you mean 'ffn'"),
+        ("overrides = { fnn = 1 }", r"row 'a': .*takes no option 'fnn'\. Did you mean 'ffn'"),
         ("overrides = { hidden_size = 'x' }", r"row 'a': .*hidden_size must be int"),
         ("training = { batch_size = 2000 }", r"row 'a': .*batches of 2000, but digits has 1437 images"),
         ("sampling = { sampler = 'euler' }", r"row 'a': sampler euler is for objective flow, not ddpm"),

@@ -366,7 +366,7 @@ def test_what_does_not_fit_is_told_before_anything_is_written(tmp_path: Path) ->
     refused("has 9 classes, but digits has 10", "udit-t", protocol(), out, overrides={"num_classes": 9})
     refused("unknown backbone 'udit-x'", "udit-x", protocol(), out)
     refused("unknown dataset 'digit'", "udit-t", protocol(), out, data="digit")
-    refused("no override 'width'", "udit-t", protocol(), out, overrides={"width": 3})
+    refused("no option 'width'", "udit-t", protocol(), out, overrides={"width": 3})
     assert not out.exists()
 
 
