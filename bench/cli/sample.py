@@ -20,7 +20,6 @@ def sample(
     checkpoint: Annotated[
         Path,
         typer.Option(
-            exists=True,
             metavar="PATH",
             help="Folder of a run or of one of its checkpoints, or a file of weights (with --model).",
         ),
