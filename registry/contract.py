@@ -540,7 +540,7 @@ def _try(net: Any, inputs: Sequence[Tensor], numbers: set[int]) -> tuple[Tensor 
     except Exception as error:
         problem = f"breaks the network ({reason(error)})"
     if isinstance(net, Wrapped):
-        return None, f"{problem}: give registry.wrap in_channels, and size_multiple if sizes must be multiples"
+        return None, f"{problem}: give registry.wrap in_channels and size_multiple"
     return None, f"{problem}: call self.check_input(x) first, or raise registry.UsageError with what it got"
 
 

@@ -227,7 +227,11 @@ class Registry:
             meant, many = suggest(name, known), len(known) > 12
             raise UsageError(
                 f"unknown {self.kind} {name!r}.{meant} "
-                + (f"`bench list --kind {self.kind}` shows all {len(known)}." if many else f"It is one of {', '.join(known)}.")
+                + (
+                    f"`bench list --kind {self.kind}` shows all {len(known)}."
+                    if many
+                    else f"It is one of {', '.join(known)}."
+                )
                 + ("" if meant else " --plugin FILE loads one of your own.")
             )
         if key(name) in self._clashes:
@@ -337,9 +341,7 @@ class Registry:
             hint = options[option].annotation if option in options else inspect.Parameter.empty
             untyped = hint is inspect.Parameter.empty or isinstance(hint, str)
             checked[option] = (
-                value
-                if untyped
-                else _convert(f"{title}: option {option}", value, hint, self.largest)
+                value if untyped else _convert(f"{title}: option {option}", value, hint, self.largest)
             )
         return checked
 
