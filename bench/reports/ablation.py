@@ -69,8 +69,8 @@ def reused(plan: Plan) -> str:
 def _not_here(plan: Plan) -> list[str]:
     """Where the records of a built-in study are, if there is no folder of records."""
     missing = plan.study.name in studies.names() and not plan.results.is_dir()
-    hint = f"There is no folder {plan.results}: {NOT_IN_THE_PACKAGE}. `--dry-run` shows what would be trained."
-    return [hint] if missing else []
+    hint = "`--dry-run` shows what would be trained."
+    return [f"There is no folder {plan.results}: {NOT_IN_THE_PACKAGE}. {hint}"] if missing else []
 
 
 def plan_table(plan: Plan, executor: Executor) -> Table:
