@@ -48,6 +48,7 @@ def test_a_reader_sees_paper_parameters_and_gflops(run_bench, tmp_path):
     assert table["udit-b"] == {
         "name": "udit-b", "origin": "registry.networks.udit", "paper": "arXiv 2405.02730",
         "parameters": 231251304, "paper_gflops": 22.224769408,
+        "summary": "U-shaped diffusion transformer of widths C, 2C, 4C that attends to downsampled tokens.",
     }  # fmt: skip
     papers = {
         name: table[name]["paper"] for name in ("dit-xl-2", "sit-xl-2", "uvit-h-2", "dico-s", "tiny-unet")
@@ -65,5 +66,6 @@ def test_a_reader_sees_paper_parameters_and_gflops(run_bench, tmp_path):
     )
     mine = json.loads(run_bench("list", "listed-net", "--plugin", str(plugin), "--json")[1])
     expected = {"name": "listed-net", "origin": "listed_net.py", "paper": "arXiv 2401.12345"}
+    expected["summary"] = "As in arXiv:2401.12345."
     assert mine == [expected | {"parameters": None, "paper_gflops": None}]
     registry.backbones._entries.pop("listednet")

@@ -271,7 +271,7 @@ def test_bad_calls_are_one_line():
         measure([TINY], Settings(), repeats=5)
     with pytest.raises(UsageError, match="at least one model"):
         measure([], Settings(), repeats=6)
-    with pytest.raises(UsageError, match="no override"):
+    with pytest.raises(UsageError, match="takes no option"):
         measure([("tiny-unet", {"colour": 1})], Settings(), repeats=6)
 
 

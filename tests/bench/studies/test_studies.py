@@ -346,7 +346,7 @@ def test_a_plan_says_what_is_known_and_what_is_missing(tmp_path: Path) -> None:
     assert made.groups() == [] and made.seconds == {}
     with pytest.raises(UsageError, match=r"seeds = \[-1\]: each is 0 or more"):
         counts(seeds=[-1])
-    with pytest.raises(UsageError, match="as in 3/16, not '3/2'"):
+    with pytest.raises(UsageError, match="such as 3/16, not '3/2'"):
         counts(shard="3/2")
 
 
@@ -446,7 +446,7 @@ def test_a_cost_is_stale_where_its_network_is_another(tmp_path: Path) -> None:
         ),
         ('[[rows]]\npublished = "Pixel Shuffle (PS)"', r'it is written "TABLE/LABEL"'),
         ('[[rows]]\npublished = "4/U-DiT-B"', r"Table 4 has 5 rows 'U-DiT-B': give step, one of 200000, "),
-        ('[[rows]]\npublished = "1/DiT-UNet"\nextra = true', r"extra = true goes with"),
+        ('[[rows]]\npublished = "1/DiT-UNet"\nextra = true', r"extra = true is for rows without a published"),
         (ROW + "step = 0", r"\[\[rows\]\] 1 \(a\): step = 0"),
         (ROW + 'protocols = ["mikro"]', r"1 \(a\): unknown protocol 'mikro'\. Did you mean 'micro'"),
         ('protocols = ["mikro"]\n' + ROW, r"own.toml: unknown protocol 'mikro'\. Did you mean 'micro'"),

@@ -376,7 +376,7 @@ def test_a_folder_is_continued_only_by_the_same_run(tmp_path: Path, whole: Path)
     before = (out / "run.json").read_bytes()
     refused("already holds a run", "udit-t", protocol(), out, seed=3)
     more = {"out": out, "resume": True}
-    refused("begun with seed = 3, not 4", "udit-t", protocol(), seed=4, **more)
+    refused("started with seed = 3, not 4", "udit-t", protocol(), seed=4, **more)
     refused("model = 'udit-t', not 'dit-unet'", "dit-unet", protocol(), seed=3, **more)
     refused(
         "training.learning_rate = 0.001, not 0.1",
@@ -664,7 +664,7 @@ def test_a_run_is_continued_by_the_same_code_alone(
     out = tmp_path / "run"
     shutil.copytree(whole, out)
     monkeypatch.setattr(type(registry.backbones), "fingerprint", lambda *_: "0123456789ab")
-    refused("begun with other code of udit-t", "udit-t", protocol(steps=30), out, seed=3, resume=True)
+    refused("started with other code of udit-t", "udit-t", protocol(steps=30), out, seed=3, resume=True)
 
 
 def test_a_run_is_continued_by_the_same_version_of_the_trainer_alone(
@@ -673,7 +673,9 @@ def test_a_run_is_continued_by_the_same_version_of_the_trainer_alone(
     out = tmp_path / "run"
     shutil.copytree(whole, out)
     monkeypatch.setattr("bench.training.loop.VERSION", 0)
-    refused("begun with versions.trainer = 1, not 0", "udit-t", protocol(steps=30), out, seed=3, resume=True)
+    refused(
+        "started with versions.trainer = 1, not 0", "udit-t", protocol(steps=30), out, seed=3, resume=True
+    )
 
 
 def test_a_run_on_a_dataset_of_one_s_own_is_continued_with_its_code_alone(
@@ -689,7 +691,7 @@ def test_a_run_on_a_dataset_of_one_s_own_is_continued_with_its_code_alone(
         type(data.datasets), "fingerprint",
         lambda self, name: "0123456789ab" if self is data.datasets else original(self, name),
     )  # fmt: skip
-    refused("begun with other code of the dataset", "dit-s-2", protocol(), out, data="own-set", resume=True)
+    refused("started with other code of the dataset", "dit-s-2", protocol(), out, data="own-set", resume=True)
     monkeypatch.undo()
     assert train("dit-s-2", protocol(), out, data="own-set", resume=True).step == 8
 
