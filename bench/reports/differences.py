@@ -1,9 +1,8 @@
 """What changed between two folders of records, and which changes are for the worse.
 
 If nothing really changed, a comparison reports a change with probability 0.05, however many records there
-are: each interval has the level 1 − 0.05 / (number of intervals), so that all hold together with probability
-    0.95
-(Bonferroni). Scores are compared over the seeds that both folders have, with the errors of
+are: each interval has the level 1 − 0.05 / (number of intervals), so that all hold together with
+probability 0.95 (Bonferroni). Scores are compared over the seeds that both folders have, with the errors of
 `bench.reports.statistics.standard_errors`. The error of a speed is estimated from the spread over the rounds
 of both runs, that of scores of other samples from their intervals, if both records have them. Costs are
 exact.

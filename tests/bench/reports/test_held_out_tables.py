@@ -39,7 +39,7 @@ def test_a_held_out_loss_alone_makes_a_table(tmp_path: Path) -> None:
     assert "Extractor" not in text and "guidance" not in text.split("## Quality")[1]
     assert f"{np.mean([levels[0][0], levels[1][0]]):.5f}" in text
     assert (
-        "Spearman's ρ between held-out loss here and published FID: 1.00 (7 rows, 95% interval 1.00 to"
+        "Spearman's ρ between held-out loss here and published FID: 1.00 (7 rows, 95% interval 1.00 to 1.00"
         in text
     )
     assert "the 2 seeds that all rows have: 21 of 21 pairs, all in the published order." in text
