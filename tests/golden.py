@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 import bench
@@ -144,6 +145,64 @@ def cost() -> list[float]:
     return list(map(float, found))
 
 
+def dataset(name: str) -> list[float]:
+    """Grids and labels of a dataset of made files."""
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        if name == "digits":
+            read = data.load(name)
+        else:
+            FILES[name](Path(folder), rng)
+            read = data.load(name, root=folder, **{"folder": {"size": 8}}.get(name, {}))
+        indices = np.arange(8)
+        return numbers(read.grids(indices), read.labels(indices).double())
+
+
+def cifar10_files(folder: Path, rng: np.random.Generator) -> None:
+    """Four images in each file."""
+    for number in range(1, 6):
+        rows = rng.integers(256, size=(4, 1 + 3 * 32 * 32), dtype=np.uint8)
+        rows[:, 0] %= 10
+        rows.tofile(folder / f"data_batch_{number}.bin")
+
+
+def fashion_mnist_files(folder: Path, rng: np.random.Generator) -> None:
+    """Eight images."""
+    for name, values in {
+        "train-images-idx3-ubyte": rng.integers(256, size=(8, 28, 28), dtype=np.uint8),
+        "train-labels-idx1-ubyte": rng.integers(10, size=8, dtype=np.uint8),
+    }.items():
+        header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">u4").tobytes()
+        (folder / name).write_bytes(header + values.tobytes())
+
+
+def image_folder(folder: Path, rng: np.random.Generator) -> None:
+    """Four images in each of two classes, of several shapes, in colour and grey."""
+    for number in range(8):
+        shape = (20 + number, 40 - 3 * number, 3) if number % 3 else (9, 11)
+        path = folder / f"class{number % 2}" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(256, size=shape, dtype=np.uint8)).save(path)
+
+
+def latent_files(folder: Path, rng: np.random.Generator) -> None:
+    """Eight latents as in the fast-DiT release."""
+    features, classes = folder / "imagenet256_features", folder / "imagenet256_labels"
+    features.mkdir()
+    classes.mkdir()
+    for number in range(8):
+        np.save(features / f"{number}.npy", rng.standard_normal((1, *SHAPE), np.float32))
+        np.save(classes / f"{number}.npy", rng.integers(1000, size=1))
+
+
+FILES = {
+    "cifar10": cifar10_files,
+    "fashion-mnist": fashion_mnist_files,
+    "folder": image_folder,
+    "latents": latent_files,
+}
+
+
 def score(name: str) -> list[float]:
     """A score of made features."""
     rng = np.random.default_rng(0)
@@ -160,6 +219,8 @@ def versions() -> dict[str, int | str]:
     """Those of the code that is here, as records get them."""
     request = made.QUALITY_REQUEST
     found = fingerprints(made.COST_REQUEST).versions
+    for name in data.names():
+        found |= fingerprints(request.model_copy(update={"data": name})).versions
     for name in samplers.names():
         for kind in samplers.attribute(name, "objectives"):
             update = {
@@ -175,7 +236,7 @@ def measure(name: str) -> list[float]:
     """The numbers of the code that a version belongs to."""
     kind, _, rest = name.partition(" ")
     if rest:
-        return {"objective": losses, "sampler": loop, "score": score}[kind](rest)
+        return {"dataset": dataset, "objective": losses, "sampler": loop, "score": score}[kind](rest)
     return {"trainer": trainer, "sampling": sampling, "held_out": held_out, "cost": cost}[name]()
 
 

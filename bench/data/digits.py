@@ -13,6 +13,7 @@ from bench.data import register
 from bench.data.dataset import MemoryDataset
 
 SIDE = 16  # a 4×8×8 grid after space-to-depth: U-DiT halves three times
+VERSION = 1  # raise it when scikit-learn's images give other grids or labels; part of each record
 
 
 @register("digits")

@@ -18,6 +18,7 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package datase
 RAW = Path("FashionMNIST", "raw")  # in a root of torchvision
 CLASSES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
 PADDING = 2  # to 32×32, hence 4×16×16 grids
+VERSION = 1  # raise it when the same files give other grids or labels; part of each record
 
 
 @register("fashion-mnist")

@@ -40,6 +40,7 @@ INDEX = "index.json"
 LABELS = "labels.npy"
 STATISTICS = "statistics.json"
 PROBES = 64  # files of a release that `check` reads: all of them are too many
+VERSION = 1  # raise it when the same files give other grids or labels; part of each record
 Posterior = Literal["moments", "sample", "mean"]
 
 

@@ -1,7 +1,7 @@
 """Whether a record was made by the code and data that are here now. Nothing here imports torch by itself.
 
-Fingerprints are compared that both sides have. The backbone's and the dataset's code are read from source;
-the content of a dataset that lies in files of the user's is looked at where its options name a path.
+Fingerprints are compared that both sides have. The backbone's code is read from source; the content of a
+dataset that lies in files of the user's is looked at where its options name a path.
 
 The harness's own code has versions instead: constants beside the code, which people raise when numbers
 change. Better code that gives the same numbers makes no record stale. `tests/test_versions.py` fails when
@@ -41,7 +41,7 @@ from registry.values import split_options
 
 _WORDS = {
     "code": "the backbone's code has changed",
-    "reader": "the dataset's code or options have changed",
+    "reader": "the dataset's options have changed",
     "data": "the dataset's content has changed",
     "scorer": "the extractor's code has changed",
     "extractor": "the extractor's weights have changed",
@@ -74,8 +74,7 @@ def fingerprints(
         given = request.data_options | dict(data_options)
         options = datasets.datasets.check(request.data, given)
         paths = {key: value for key, value in options.items() if isinstance(value, Path)}
-        rest = {key: str(value) for key, value in sorted(options.items()) if key not in paths}
-        reader = "".join([_code("dataset", request.data) or "", *(f" {k}={v}" for k, v in rest.items())])
+        reader = " ".join(f"{key}={value}" for key, value in sorted(options.items()) if key not in paths)
         if paths:
             content = datasets.load(request.data, **given).digest
     return Fingerprints(
@@ -95,6 +94,7 @@ def _versions(request: Request, wanted: Iterable[str] | None = None) -> dict[str
     if not isinstance(request, QualityRequest):
         return {}
     found: dict[str, int | str] = {"trainer": _constant("bench.training.loop")}
+    found |= _version("dataset", datasets.datasets, request.data)
     if request.training.objective:
         found |= _version("objective", objectives, request.training.objective)
     if request.held_out:
@@ -135,10 +135,12 @@ def _version(kind: str, plugins: Registry, text: str) -> dict[str, int | str]:
     """
     try:
         name, _ = split_options(text)
-        built_in = plugins.find(name).module.startswith("bench.")
-        version: int | str = plugins.attribute(name, "version") if built_in else plugins.fingerprint(name)
+        module = plugins.find(name).module
+        if not module.startswith("bench."):
+            return {f"{kind} {name}": plugins.fingerprint(name)}
     except UsageError:
         return {}
+    version = _constant(module) if plugins is datasets.datasets else plugins.attribute(name, "version")
     return {f"{kind} {name}": version}
 
 
@@ -183,7 +185,7 @@ def of_another_time(
 @cache
 def _code(kind: str, name: str) -> str | None:
     """The fingerprint of a plugin's code; None of a name that is not registered here."""
-    plugins = {"backbone": registry.backbones, "dataset": datasets.datasets, "extractor": extractors}[kind]
+    plugins = {"backbone": registry.backbones, "extractor": extractors}[kind]
     try:
         return plugins.fingerprint(name)
     except UsageError:

@@ -111,14 +111,15 @@ class Fingerprints(Model):
 
     Attributes:
         code: fingerprint of the backbone's code.
-        reader: fingerprint of the dataset's code, with its options other than paths.
+        reader: the dataset's options other than paths.
         data: digest of the dataset's content.
         scorer: fingerprint of the extractor's code.
         extractor: digest of the extractor's weights.
         versions: versions of the parts of this program that made the number: `trainer`, `sampling`,
-            `held_out`, `cost`, `objective ddpm`, `sampler ddim`, `score fid`, …. For a user's own objective,
-            sampler or score, and for an extractor that a score names (`extractor dinov2`), the fingerprint of
-            its code; `weights dinov2` is the digest of its weights. See `bench.studies.staleness`.
+            `held_out`, `cost`, `dataset cifar10`, `objective ddpm`, `sampler ddim`, `score fid`, …. For a
+            user's own dataset, objective, sampler or score, and for an extractor that a score names
+            (`extractor dinov2`), the fingerprint of its code; `weights dinov2` is the digest of its weights.
+            See `bench.studies.staleness`.
     """
 
     code: str | None = None

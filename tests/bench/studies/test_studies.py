@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import bench.data
 import bench.diffusion
 import registry
 from bench import studies
 from bench.cli import app
+from bench.data import digits
 from bench.diffusion.ddim import DDIM
 from bench.diffusion.ddpm import DDPM
 from bench.metrics.scores import SCORES
@@ -392,6 +394,7 @@ def test_each_piece_of_code_that_makes_a_number_has_its_version(plugins: None) -
     scores = {f"score {score.name}": score.version for score in SCORES.values() if score.recorded}
     assert versions == {
         "trainer": loop.VERSION,
+        "dataset digits": digits.VERSION,
         "objective ddpm": DDPM.version,
         "sampling": plan.VERSION,
         "sampler ddim": DDIM.version,
@@ -401,7 +404,20 @@ def test_each_piece_of_code_that_makes_a_number_has_its_version(plugins: None) -
     own = fingerprints(request.model_copy(update={"sampling": sampling})).versions
     assert own["sampler my-ddim"] == bench.diffusion.samplers.fingerprint("my-ddim")
     held_out = request.model_copy(update={"sampling": None, "held_out": HeldOutSettings(images=64)})
-    assert fingerprints(held_out).versions.keys() == {"trainer", "objective ddpm", "held_out"}
+    assert fingerprints(held_out).versions.keys() == {
+        "trainer",
+        "dataset digits",
+        "objective ddpm",
+        "held_out",
+    }
+
+    @bench.data.register("my-digits")
+    def my_digits() -> bench.data.MemoryDataset:
+        """Digits by another name."""
+        return digits.digits()
+
+    own = fingerprints(request.model_copy(update={"data": "my-digits"})).versions
+    assert own["dataset my-digits"] == bench.data.datasets.fingerprint("my-digits")
 
 
 def test_a_cost_is_stale_where_its_network_is_another(tmp_path: Path) -> None:
