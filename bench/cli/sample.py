@@ -173,13 +173,17 @@ def sample(
         bench sample --checkpoint run --out samples.npz --num 1000 --steps 50
         bench sample --checkpoint DiT-XL-2.pt --model dit-xl-2 --out samples.npz
     """
+    from registry.errors import UsageError
+
+    for path in filter(None, (checkpoint, guide)):
+        if not path.exists():
+            raise UsageError(f"no such file or folder: {path}")
     with working("loading torch"):
         from bench.sampling import Plan, open_weights
         from bench.sampling import sample as make
         from bench.training import protocols
         from bench.training.trained import open_guide, open_run
         from bench.utils import distributed
-        from registry.errors import UsageError
 
         device = device or distributed.device()
         if checkpoint.is_dir():
@@ -196,9 +200,7 @@ def sample(
             source = open_run(checkpoint, weights, vae, vae_precision)
         else:
             if model is None:
-                raise UsageError(
-                    f"{checkpoint} is not the folder of a run; if it is a file of weights, add --model NAME"
-                )
+                raise UsageError(f"{checkpoint} is a file of weights: add --model NAME")
             defaults = protocols.load("paper").sampling
             key = None if weights == "ema" else weights
             own = parse_overrides(overrides)

@@ -106,7 +106,8 @@ def test_export(run_bench, tmp_path):
             ("train", "--model", "udit-t", "--protocol", "smoke", "--tracker", "tensorbord"),
             "tracker tensorbord",
         ),
-        (("sample", "--checkpoint", "nowhere"), "add --model"),
+        (("sample", "--checkpoint", "nowhere"), "no such file or folder: nowhere"),
+        (("sample", "--checkpoint", __file__), "is a file of weights: add --model"),
     ],
 )
 def test_a_mistake_is_one_line(run_bench, tmp_path, args, says):
