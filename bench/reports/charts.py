@@ -130,7 +130,9 @@ def _over(values: Sequence[Json]) -> Any:
 
 def spec(chart: Any) -> Json:
     """The specification of an Altair chart, whose theme is another matter."""
-    return {key: value for key, value in chart.to_dict().items() if key not in ("$schema", "config")}
+    return {
+        key: value for key, value in chart.to_dict(validate=False).items() if key not in ("$schema", "config")
+    }
 
 
 # ---- pictures ----

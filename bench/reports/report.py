@@ -8,8 +8,10 @@ record changes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import bench.studies
 from bench.records import collection_later
@@ -61,10 +63,7 @@ def files(
         made |= _proxy(found, formats) | _scored(selection, formats)
     for name, study in chosen.items():
         page = tables.page(study, found[name], selection, shown.get(name, {}))
-        for ending, render in (RENDERERS[f] for f in formats if f in RENDERERS):
-            made[f"{page.file}.{ending}"] = render(page)
-        if "csv" in formats:
-            made[f"{page.file}.csv"] = csv.frame(tables.values(found[name], selection))
+        made |= _rendered(page, partial(tables.values, found[name], selection), formats)
     return made
 
 
@@ -93,23 +92,22 @@ def _proxy(found: Mapping[str, Sequence[Line]], formats: Sequence[str]) -> dict[
         file = f"{proxy.FILE}.svg"
         made[file] = charts.svg(charts.correlation_picture(chart))
         picture = file, chart.title
-    page = proxy.page(compared, picture)
-    for ending, render in (RENDERERS[f] for f in formats if f in RENDERERS):
-        made[f"{page.file}.{ending}"] = render(page)
-    if "csv" in formats:
-        made[f"{page.file}.csv"] = csv.frame(proxy.values(chain.from_iterable(compared.values())))
-    return made
+    rows = partial(proxy.values, chain.from_iterable(compared.values()))
+    return made | _rendered(proxy.page(compared, picture), rows, formats)
 
 
 def _scored(selection: Selection, formats: Sequence[str]) -> dict[str, str]:
     """The page of scored samples; empty without such records."""
     page = scored.page(selection.records)
-    if page is None:
-        return {}
-    wanted = (RENDERERS[name] for name in formats if name in RENDERERS)
-    made = {f"{page.file}.{ending}": render(page) for ending, render in wanted}
-    if "csv" in formats:
-        made[f"{page.file}.csv"] = csv.frame(scored.values(selection.records))
+    return _rendered(page, partial(scored.values, selection.records), formats) if page else {}
+
+
+def _rendered(page: Page, rows: Callable[[], list[dict[str, Any]]], formats: Sequence[str]) -> dict[str, str]:
+    """The files of a page, and of its numbers as CSV."""
+    made = {}
+    for name in formats:
+        ending, render = RENDERERS.get(name, ("csv", None))
+        made[f"{page.file}.{ending}"] = render(page) if render else csv.frame(rows())
     return made
 
 

@@ -566,6 +566,12 @@ def values(rows: Sequence[Line], selection: Selection | None) -> list[dict[str, 
     """The rows of `frame` as plain values for JSON."""
     found = []
     conditions = published_conditions(rows)
+    speeds = shown_speeds(rows, selection)
+    every = settings(rows)
+    measured = {
+        setting: [name for name in MEASURED if any(line.score(setting, name) for line in rows)]
+        for setting in every
+    }
     for line, own in zip(rows, conditions, strict=True):
         row = line.row
         entry: dict[str, Any] = {
@@ -582,17 +588,16 @@ def values(rows: Sequence[Line], selection: Selection | None) -> list[dict[str, 
             entry["published sampler"] = row.published.sampler
         for quantity in COSTS.values():
             entry[quantity.field] = getattr(line.cost.cost, quantity.field) if line.cost else None
-        for speed in shown_speeds(rows, selection):
+        for speed in speeds:
             entry[f"images per second ({speed.words})"] = speed.figures.get(line.variant)
-        for setting in settings(rows):
+        for setting, names in measured.items():
             parts = (setting.protocol, setting.extractor, setting.weights)
-            words = ", ".join(filter(None, [*parts, *setting.distinctions(settings(rows))]))
+            words = ", ".join(filter(None, [*parts, *setting.distinctions(every)]))
             entry[f"paper_gflops as trained ({words})"] = line.trained_gflops(setting)
-            for name in MEASURED:
-                if any(other.score(setting, name) for other in rows):
-                    score = line.score(setting, name)
-                    entry[f"{name} mean ({words})"] = score and score.mean
-                    entry[f"{name} deviation ({words})"] = score and score.deviation
+            for name in names:
+                score = line.score(setting, name)
+                entry[f"{name} mean ({words})"] = score and score.mean
+                entry[f"{name} deviation ({words})"] = score and score.deviation
             entry[f"seeds ({words})"] = len(line.quality.get(setting, [])) or None
         found.append(entry)
     return found

@@ -246,6 +246,7 @@ def _read(name: str) -> list[dict[str, Any]]:
         return list(csv.DictReader(file))
 
 
+@functools.cache
 def noise() -> float:
     """Standard deviation of ln FID between trainings of one network under the same conditions, pooled.
 

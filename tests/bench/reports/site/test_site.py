@@ -9,6 +9,7 @@ from html import unescape
 from html.parser import HTMLParser
 from pathlib import PurePosixPath
 
+import altair
 import pytest
 
 import bench.studies
@@ -79,6 +80,22 @@ def test_every_link_of_every_page_leads_to_a_file_of_the_site(files):
             for part in (PurePosixPath(name).parent / address).parts:
                 parts = parts[:-1] if part == ".." else [*parts, part]
             assert "/".join(parts) in files, (name, address)
+
+
+@pytest.mark.slow
+def test_every_kind_of_chart_fits_the_schema_of_vega_lite(files):
+    found = [chart for name, text in files.items() if name.endswith(".html") for chart in Links(text).charts]
+    kinds = {json.dumps(_shape(chart["spec"])): chart["spec"] for chart in found if "spec" in chart}
+    assert len(kinds) > 8
+    for spec in kinds.values():
+        assert altair.Chart.from_dict(spec).to_dict(validate=True)
+
+
+def _shape(spec):
+    """A specification without the numbers it shows."""
+    if isinstance(spec, dict):
+        return {key: _shape(value) for key, value in spec.items() if key not in ("values", "title", "height")}
+    return [_shape(value) for value in spec] if isinstance(spec, list) else spec
 
 
 @pytest.mark.slow
