@@ -39,7 +39,7 @@ def made_once(make: Callable[..., np.ndarray]) -> Callable[..., Tensor]:
                 made[(*sizes, device)] = found
         return found
 
-    # As `torch.compiler.assume_constant_result` does, which would import Dynamo: that takes as long as PyTorch.
+    # As `torch.compiler.assume_constant_result` does, which imports Dynamo, as slow as all of PyTorch.
     table._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return table
 
