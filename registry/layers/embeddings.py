@@ -24,6 +24,7 @@ def made_once(make: Callable[..., np.ndarray]) -> Callable[..., Tensor]:
     """Decorator: a function that makes a NumPy table returns it as a tensor, made once for each `device`."""
     made: dict[tuple[Any, ...], Tensor] = {}
 
+    @torch.compiler.assume_constant_result
     @functools.wraps(make)
     def table(*sizes: int, device: torch.device) -> Tensor:
         sizes = tuple(map(int, sizes))  # under a tracer, sizes are tensors
@@ -39,8 +40,6 @@ def made_once(make: Callable[..., np.ndarray]) -> Callable[..., Tensor]:
                 made[(*sizes, device)] = found
         return found
 
-    # As `torch.compiler.assume_constant_result` does, which imports Dynamo, as slow as all of PyTorch.
-    table._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return table
 
 
