@@ -179,7 +179,6 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
             "one."
         ]
     best, (rho, low) = choice.best, WANTED
-    interval = f"95% interval {_interval(best.interval)}" if best.interval else "one seed, no interval"
     reliable = best.rho >= rho and best.interval is not None and best.interval[0] >= low
     words = (
         "Use"
@@ -189,7 +188,7 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
     )
     advice = (
         f"{words} {_name(best)}: ρ = {_number(best.rho)} with the published {heading} over {best.rows} rows "
-        f"({interval}), {best.correct} of {best.pairs} pairs in the published order, at "
+        f"({_certainty(best)}), {best.correct} of {best.pairs} pairs in the published order, at "
         f"{best.seconds / 60:.0f} core-minutes per row and seed."
     )
     if choice.free:
@@ -205,6 +204,7 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
         f"It is {place} of {len(choice.candidates)} candidates (protocol, predictor, checkpoint) by the "
         "lower end of the interval. Its figures are optimistically biased, because it was selected on this "
         f"study. {_judged(choice)}",
+        *_across(choice),
     ]
     if best.critical_difference:
         column = best.predictor in studies.COLUMNS and best.predictor not in _judges(best.protocol)
@@ -225,21 +225,47 @@ def _judged(choice: Choice) -> str:
     held_back = [each for each in choice.held_back if each.pairs]
     if not held_back:
         return "It is not yet measured on any other study."
-
-    def pairs(found: Iterable[Agreement]) -> str:
-        return " of ".join(str(sum(getattr(each, key) for each in found)) for key in ("correct", "pairs"))
-
     names = [each.study for each in held_back]
-    baselines = [
-        f"{_alone(name)} {pairs(cheap)}"
-        for name in BASELINES
-        if (cheap := [e for e in choice.baselines if e.predictor == name and e.study in names])
-    ]
-    beside = f" ({', '.join(baselines)})" if baselines else ""
+    beside = ", ".join(_baselines(choice, names))
     return (
-        f"On the other studies ({', '.join(map(_study, names))}) it puts {pairs(held_back)} pairs in the "
-        f"published order{beside}."
+        f"On the other studies ({', '.join(map(_study, names))}) it puts {_pairs(held_back)} pairs in the "
+        f"published order{f' ({beside})' if beside else ''}."
     )
+
+
+def _across(choice: Choice) -> list[str]:
+    """For each protocol that was measured on the judge's rows, whether it orders other families."""
+    return [
+        f"On {each.rows} rows of {_study(each.study)}, which have one size and were held back, "
+        f"{_name(each)}, the best predictor of this protocol on {_study(choice.best.study)}, puts "
+        f"{_pairs([each])} pairs in the published order (ρ = {_number(each.rho)}, {_certainty(each)}; "
+        f"{', '.join(_baselines(choice, [each.study]))}). "
+        + (
+            "It orders networks of other families too."
+            if each.interval and each.interval[0] > 0
+            else "This is no evidence that it orders networks of other families."
+        )
+        for each in (*choice.held_back, *choice.rivals)
+        if each.study == JUDGE
+    ]
+
+
+def _baselines(choice: Choice, names: Sequence[str]) -> list[str]:
+    """Pairs that costs put in the published order on some studies."""
+    return [
+        f"{_alone(name)} {_pairs(cheap)}"
+        for name in BASELINES
+        if (cheap := [each for each in choice.baselines if each.predictor == name and each.study in names])
+    ]
+
+
+def _pairs(found: Iterable[Agreement]) -> str:
+    correct, pairs = (sum(column) for column in zip(*((e.correct, e.pairs) for e in found), strict=True))
+    return f"{correct} of {pairs}"
+
+
+def _certainty(each: Agreement) -> str:
+    return f"95% interval {_interval(each.interval)}" if each.interval else "one seed, no interval"
 
 
 def _title(each: Agreement) -> str:

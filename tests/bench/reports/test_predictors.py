@@ -329,9 +329,31 @@ def test_what_is_chosen_on_one_study_is_judged_on_the_others() -> None:
     assert "differences in held-out loss above 1.23% of the mean are significant: 0 of 3 pairs." in texts
     assert 'columns = ["held_out"]' in texts and "--protocol p" in texts
     assert "(b) it puts 1 of 3 pairs in the published order (GFLOPs alone 3 of 3)" in texts
+    assert "other families" not in texts
     sure = choose([[agreement("a", 0.95, interval=(0.8, 1.0))], []])
     assert proxy.answer(sure, "FID")[0].startswith("Use held-out loss after 4 steps of p")
     assert choose([[]]) is None
+
+
+@pytest.mark.parametrize(
+    ("interval", "words"),
+    [
+        ((0.1, 1.0), "95% interval 0.10 to 1.00; GFLOPs alone 1 of 3). It orders networks of other families"),
+        ((-0.1, 1.0), "95% interval −0.10 to 1.00; GFLOPs alone 1 of 3). This is no evidence that it orders"),
+        (None, "one seed, no interval; GFLOPs alone 1 of 3). This is no evidence that it orders networks"),
+    ],
+)
+def test_a_protocol_orders_other_families_only_where_the_interval_says_so(interval, words) -> None:
+    first = [agreement("components", 0.9), agreement("components", 0.5, protocol="q")]
+    judged = [
+        agreement(proxy.JUDGE, 0.5, protocol="q", interval=interval),
+        agreement(proxy.JUDGE, 0.2, protocol="", predictor="gflops", step=None, seconds=0.0, correct=1),
+    ]
+    choice = choose([first, judged])
+    assert choice is not None
+    (text,) = (text for text in proxy.answer(choice, "FID") if "other families" in text)
+    assert text.startswith("On 7 rows of dico-components,") and words in text
+    assert "puts 2 of 3 pairs in the published order (ρ = 0.50, " in text
 
 
 def test_the_surest_is_chosen_and_each_other_protocol_stands_beside_it() -> None:
