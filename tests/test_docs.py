@@ -10,6 +10,7 @@ from tests import docs
 from tests.conftest import ROOT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", docs.pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_page_shows_what_happens(page, tmp_path):
     assert docs.run(page, tmp_path) == {}, "renew it: python -m tests.docs --write"

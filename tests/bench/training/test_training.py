@@ -796,6 +796,7 @@ def test_steps_that_overflow_float16_are_skipped_and_counted(tmp_path: Path) -> 
     assert "gradient_norm" not in entry(math.inf) and "Infinity" not in (tmp_path / "log.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_noise_of_a_posterior_is_the_same_on_the_device_as_in_a_worker(tmp_path: Path) -> None:
     digits = data.load("digits")
 
