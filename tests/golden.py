@@ -146,16 +146,15 @@ def cost() -> list[float]:
 
 
 def dataset(name: str) -> list[float]:
-    """Grids and labels of a dataset of made files."""
-    rng = np.random.default_rng(0)
+    """Grids and labels of a dataset with each of its options, of made files where it has any."""
+    found, indices = [], np.arange(8)
     with tempfile.TemporaryDirectory() as folder:
-        if name == "digits":
-            read = data.load(name)
-        else:
-            FILES[name](Path(folder), rng)
-            read = data.load(name, root=folder, **{"folder": {"size": 8}}.get(name, {}))
-        indices = np.arange(8)
-        return numbers(read.grids(indices), read.labels(indices).double())
+        if make := FILES.get(name):
+            make(Path(folder), np.random.default_rng(0))
+        for options in READ.get(name, [{}]):
+            read = data.load(name, **options | ({"root": folder} if make else {}))
+            found += numbers(read.grids(indices), read.labels(indices).double())
+    return found
 
 
 def cifar10_files(folder: Path, rng: np.random.Generator) -> None:
@@ -195,6 +194,11 @@ def latent_files(folder: Path, rng: np.random.Generator) -> None:
         np.save(classes / f"{number}.npy", rng.integers(1000, size=1))
 
 
+READ: dict[str, list[dict[str, Any]]] = {
+    "cifar10": [{}, {"grid": "space-to-depth"}],
+    "digits": [{}, {"split": "train"}, {"split": "test"}],
+    "folder": [{"size": 8}, {"size": 16}],
+}
 FILES = {
     "cifar10": cifar10_files,
     "fashion-mnist": fashion_mnist_files,

@@ -204,7 +204,6 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
         f"It is {place} of {len(choice.candidates)} candidates (protocol, predictor, checkpoint) by the "
         "lower end of the interval. Its figures are optimistically biased, because it was selected on this "
         f"study. {_judged(choice)}",
-        *_across(choice),
     ]
     if best.critical_difference:
         column = best.predictor in studies.COLUMNS and best.predictor not in _judges(best.protocol)
@@ -218,7 +217,7 @@ def answer(choice: Choice | None, heading: str) -> list[str]:
             f"study file with{columns} your rows and the rows to compare with, and run: bench ablate "
             f"my_study.toml --plugin my_net.py --protocol {best.protocol}"
         )
-    return texts
+    return texts + _across(choice)
 
 
 def _judged(choice: Choice) -> str:
@@ -236,15 +235,12 @@ def _judged(choice: Choice) -> str:
 def _across(choice: Choice) -> list[str]:
     """For each protocol that was measured on the judge's rows, whether it orders other families."""
     return [
-        f"On {each.rows} rows of {_study(each.study)}, which have one size and were held back, "
-        f"{_name(each)}, the best predictor of this protocol on {_study(choice.best.study)}, puts "
-        f"{_pairs([each])} pairs in the published order (ρ = {_number(each.rho)}, {_certainty(each)}; "
-        f"{', '.join(_baselines(choice, [each.study]))}). "
-        + (
-            "It orders networks of other families too."
-            if each.interval and each.interval[0] > 0
-            else "This is no evidence that it orders networks of other families."
-        )
+        f"The best predictor of {each.protocol} on {_study(choice.best.study)} is {phrase(each.quantity)} "
+        f"after {each.step:,} steps. On {each.rows} rows of {_study(each.study)}, which have one size and "
+        f"were not used to choose it, it puts {_pairs([each])} pairs in the published order "
+        f"(ρ = {_number(each.rho)}, {_certainty(each)}; {', '.join(_baselines(choice, [each.study]))}). This "
+        f"is {'' if each.interval and each.interval[0] > 0 else 'no '}evidence that it orders networks of "
+        "other families."
         for each in (*choice.held_back, *choice.rivals)
         if each.study == JUDGE
     ]
