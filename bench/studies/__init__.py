@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 import registry
 from bench.metrics.scores import MEASURED, select
@@ -144,6 +144,7 @@ class _WrittenStudy(_Table):
     """A study as it is written.
 
     Attributes:
+        rows: a table `[[rows]]` for each.
         protocols: names of the protocols under which rows are measured; empty: any.
         training: changes to the protocol's `[training]` for all rows.
         sampling: changes to the protocol's `[sampling]` for all rows.
@@ -158,7 +159,7 @@ class _WrittenStudy(_Table):
     columns: tuple[str, ...] = Field(
         default_factory=lambda: ("params", "gflops", *(score.name for score in select([]))), min_length=1
     )
-    rows: tuple[_WrittenRow, ...] = ()
+    rows: tuple[dict[str, Any], ...] = ()
 
 
 def names() -> list[str]:
@@ -180,9 +181,7 @@ def load(name: str | Path) -> Study:
     table = toml.read("study", __name__, name)
     try:
         folder = Path(name).parent if Path(name).suffix == ".toml" else None
-        return _study(Path(name).stem, folder, _WrittenStudy.model_validate(table))
-    except ValidationError as error:
-        raise UsageError(f"study {name}: {_first(error, table)}") from None
+        return _study(Path(name).stem, folder, toml.validated(_WrittenStudy, table))
     except UsageError as error:
         raise UsageError(f"study {name}: {error}") from None
 
@@ -197,13 +196,13 @@ def _study(name: str, folder: Path | None, written: _WrittenStudy) -> Study:
                 f"It is one of {', '.join(COLUMNS)}."
             )
     check_seeds(written.seeds)
-    _check_protocols(written.protocols)
+    usual = _protocols(written.protocols, folder)
     rows = []
     for number, row in enumerate(written.rows, 1):
         try:
-            rows.append(_row(row, written))
+            rows.append(_row(toml.validated(_WrittenRow, row), written, usual, folder))
         except UsageError as error:
-            label = f" ({row.label})" if row.label else ""
+            label = f" ({row['label']})" if row.get("label") else ""
             raise UsageError(f"[[rows]] {number}{label}: {error}") from None
     for label, times in Counter(row.label for row in rows).items():
         if times > 1:
@@ -229,7 +228,8 @@ def check_seeds(seeds: Sequence[int]) -> None:
         raise UsageError(f"seeds = {list(seeds)}: each is 0 or more, below 2⁶³, and there once")
 
 
-def _row(written: _WrittenRow, study: _WrittenStudy) -> StudyRow:
+def _row(written: _WrittenRow, study: _WrittenStudy, usual: tuple[str, ...], folder: Path | None) -> StudyRow:
+    """A row of a study; `usual`: names of the study's protocols."""
     stands_for = None
     if written.published is not None:
         if written.extra:
@@ -255,7 +255,7 @@ def _row(written: _WrittenRow, study: _WrittenStudy) -> StudyRow:
             raise UsageError(
                 f"known: there is no score {score!r}.{suggest(score, told)} It is one of {', '.join(told)}."
             )
-    _check_protocols((*written.protocols, *written.scale))
+    scaled = _protocols(written.scale, folder)
     return StudyRow(
         label=label,
         model=registry.backbones.find(backbone).name if backbone else None,
@@ -265,20 +265,28 @@ def _row(written: _WrittenRow, study: _WrittenStudy) -> StudyRow:
         step=written.step,
         known=written.known,
         extra=written.extra,
-        protocols=written.protocols or study.protocols,
-        scale=written.scale,
+        protocols=_protocols(written.protocols, folder) or usual,
+        scale=dict(zip(scaled, written.scale.values(), strict=True)),
         training=study.training | written.training,
         sampling=study.sampling | written.sampling,
     )
 
 
-def _check_protocols(names: Iterable[str]) -> None:
+def _protocols(names: Iterable[str], folder: Path | None) -> tuple[str, ...]:
+    """Names of protocols as they call themselves, without the folder and ending of a file.
+
+    Raises:
+        UsageError: one is neither built in, nor beside the study, nor the path of a TOML file.
+    """
     known = protocols.names()
     for name in names:
-        if not name.endswith(".toml") and name not in known:
+        beside = folder is not None and (folder / f"{name}.toml").is_file()
+        if not (name.endswith(".toml") or name in known or beside):
             raise UsageError(
-                f"unknown protocol {name!r}.{suggest(name, known)} It is one of {', '.join(known)}."
+                f"unknown protocol {name!r}.{suggest(name, known)} It is one of {', '.join(known)}, or a "
+                ".toml file."
             )
+    return tuple(Path(name).stem if name.endswith(".toml") else name for name in names)
 
 
 def _published(text: str, step: int | None) -> PublishedRow:
@@ -305,21 +313,3 @@ def _published(text: str, step: int | None) -> PublishedRow:
             )
         return found[steps.index(step)]
     return found[0]
-
-
-def _first(error: ValidationError, table: dict[str, Any]) -> str:
-    """The first complaint in one line, with the key it is about."""
-    # A key that is not known explains why another is missing.
-    complaint = min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
-    place = list(complaint["loc"])
-    where, known = "", list(_WrittenStudy.model_fields)
-    if place[0] == "rows" and len(place) > 2:
-        label = table["rows"][place[1]].get("label")
-        where = f"[[rows]] {int(place[1]) + 1}{f' ({label})' if label else ''}: "
-        place, known = place[2:], list(_WrittenRow.model_fields)
-    key = str(place[0])
-    if complaint["type"] == "extra_forbidden":
-        return f"{where}there is no key {key!r}.{suggest(key, known)} It takes: {', '.join(known)}."
-    if complaint["type"] == "missing":
-        return f"{where}it needs the key {key!r}"
-    return f"{where}{key} = {complaint['input']!r}: {complaint['msg'][0].lower() + complaint['msg'][1:]}"

@@ -6,10 +6,14 @@ import math
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, Field, ValidationError
 
 from bench.utils.text import hidden_character
 from registry.errors import UsageError, suggest
+
+Validated = TypeVar("Validated", bound=BaseModel)
 
 
 def built_in(package: str) -> list[str]:
@@ -54,7 +58,50 @@ def read(kind: str, package: str, name: str | Path) -> dict[str, Any]:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether JSON and the command line can hold a value too: no date, nor infinity."""
+    """Whether JSON and the command line can hold a value too: no date, infinity or integer over 64 bits."""
     if isinstance(value, list):
         return all(map(is_plain, value))
-    return isinstance(value, bool | str) or (isinstance(value, int | float) and math.isfinite(value))
+    if isinstance(value, int):
+        return abs(value) < 2**63
+    return isinstance(value, str) or (isinstance(value, float) and math.isfinite(value))
+
+
+def validated(model: type[Validated], table: dict[str, Any]) -> Validated:
+    """A model from a table.
+
+    Raises:
+        UsageError: a key or value that is not right, named.
+    """
+    try:
+        return model.model_validate(table)
+    except ValidationError as error:
+        raise UsageError(_first(model, error)) from None
+
+
+def _first(model: Any, error: ValidationError) -> str:
+    """The first complaint in one line, with the key it is about."""
+    # A key that is not known explains why another is missing.
+    complaint = min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
+    *tables, key = [str(part) for part in complaint["loc"]] or [""]
+    if tables:
+        model = model.model_fields.get(tables[0], Field()).annotation
+    where = f"[{'.'.join(tables)}] " if tables else ""
+    if complaint["type"] == "extra_forbidden":
+        return f"{where}has no key {key!r}.{suggest(key, list(model.model_fields))}"
+    if complaint["type"] == "missing":
+        return f"{where}needs the key {key!r}"
+    message = complaint["msg"].removeprefix("Value error, ")
+    if complaint["type"] == "value_error":  # of a whole table
+        return f"[{'.'.join([*tables, key])}] {message}"
+    field = getattr(model, "model_fields", {}).get(key)
+    choices = [choice for choice in get_args(field.annotation) if isinstance(choice, str)] if field else []
+    return (
+        f"{where}{key} = {_short(complaint['input'])}: {message[0].lower() + message[1:]}"
+        f"{suggest(str(complaint['input']), choices).rstrip()}"
+    )
+
+
+def _short(value: Any) -> str:
+    """A value as TOML writes it, cut to the length of a line."""
+    text = repr(value) if isinstance(value, str | int | float | list | dict) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

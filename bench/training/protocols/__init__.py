@@ -12,9 +12,9 @@ import functools
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar, get_args
+from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 import registry
 from bench.data import datasets
@@ -25,8 +25,6 @@ from bench.records.schema import Finite, HeldOutSettings, Model, SamplingSetting
 from bench.utils import toml
 from registry.errors import UsageError, suggest
 from registry.values import join_options, split_options
-
-Validated = TypeVar("Validated", bound=Model)
 
 
 class Training(TrainingSettings):
@@ -229,7 +227,7 @@ def parse(table: dict[str, Any]) -> Protocol:
     Raises:
         UsageError: a key or value that is not right, named.
     """
-    return _validated(Protocol, table)
+    return toml.validated(Protocol, table)
 
 
 def objective_of(model: str, wanted: str | None = None) -> str:
@@ -294,14 +292,7 @@ def changed(settings: SamplingSettings, values: dict[str, Any]) -> SamplingSetti
     Raises:
         UsageError: a value that is not right.
     """
-    return _validated(SamplingSettings, settings.model_dump() | values)
-
-
-def _validated(model: type[Validated], table: dict[str, Any]) -> Validated:
-    try:
-        return model.model_validate(table)
-    except ValidationError as error:
-        raise UsageError(_first(error)) from None
+    return toml.validated(SamplingSettings, settings.model_dump() | values)
 
 
 def _found(name: str | Path, beside: Path | None) -> str | Path:
@@ -310,31 +301,3 @@ def _found(name: str | Path, beside: Path | None) -> str | Path:
         return name
     path = beside / (name if Path(name).suffix == ".toml" else f"{name}.toml")
     return path if path.is_file() else name
-
-
-def _first(error: ValidationError) -> str:
-    """The first complaint in one line, with the key it is about."""
-    # A key that is not known explains why another is missing.
-    complaint = min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
-    *tables, key = [str(part) for part in complaint["loc"]] or [""]
-    model: Any = Protocol if not tables else Protocol.model_fields.get(tables[0], Field()).annotation
-    where = f"[{'.'.join(tables)}] " if tables else ""
-    if complaint["type"] == "extra_forbidden":
-        return f"{where}has no key {key!r}.{suggest(key, list(model.model_fields))}"
-    if complaint["type"] == "missing":
-        return f"{where}needs the key {key!r}"
-    message = complaint["msg"].removeprefix("Value error, ")
-    if complaint["type"] == "value_error":  # of a whole table
-        return f"[{'.'.join([*tables, key])}] {message}"
-    field = getattr(model, "model_fields", {}).get(key)
-    choices = [choice for choice in get_args(field.annotation) if isinstance(choice, str)] if field else []
-    return (
-        f"{where}{key} = {_short(complaint['input'])}: {message[0].lower() + message[1:]}"
-        f"{suggest(str(complaint['input']), choices).rstrip()}"
-    )
-
-
-def _short(value: Any) -> str:
-    """A value as TOML writes it, cut to the length of a line."""
-    text = repr(value) if isinstance(value, str | int | float | list | dict) else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
