@@ -25,13 +25,13 @@ def show(
     from bench import records
     from bench.reports.record import tables
     from bench.reports.render import terminal
-    from bench.studies.staleness import fingerprints, stale
+    from bench.studies.staleness import outdated
 
     found = records.read_file(records.find(record, results))
-    outdated = stale(found, fingerprints(found.request))
+    why = outdated(found)
     if as_json:
-        print_json({"file": found.file, **found.dump(), "outdated": outdated})
+        print_json({"file": found.file, **found.dump(), "outdated": why})
         return
-    for table in tables(found, outdated):
+    for table in tables(found, why):
         terminal.table(table, console())
         console().print()

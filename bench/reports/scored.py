@@ -9,7 +9,7 @@ from bench.metrics.scores import SCORES
 from bench.records.schema import Record, Scored
 from bench.reports.page import Column, Entry, Page, Section, Table
 from bench.studies.scored import beside
-from bench.studies.staleness import fingerprints, stale
+from bench.studies.staleness import outdated
 from registry.errors import UsageError
 
 FILE = "scored"
@@ -113,6 +113,6 @@ def _notes(record: Record, result: Scored) -> list[str]:
         notes.append(f"{label}: made by {result.model}.")
     if result.provenance:
         notes.append(f"{label}: {result.provenance}")
-    if why := stale(record, fingerprints(record.request)):
+    if why := outdated(record):
         notes.append(f"{label} is stale: {why}.")
     return notes

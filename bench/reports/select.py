@@ -28,7 +28,7 @@ from bench.records.schema import (
 from bench.reports.statistics import Summary, summary
 from bench.studies import Study, StudyRow
 from bench.studies.cells import Cell, cost_request, measured, measured_cells
-from bench.studies.staleness import fingerprints, stale
+from bench.studies.staleness import outdated
 from bench.training.protocols import Protocol
 
 
@@ -240,7 +240,7 @@ class Selection:
 
     def outdated(self, found: Sequence[Record]) -> tuple[str, ...]:
         """Why some of these records are stale."""
-        reasons = (stale(record, fingerprints(record.request, self.data_options)) for record in found)
+        reasons = (outdated(record, self.data_options) for record in found)
         return tuple(dict.fromkeys(filter(None, reasons)))
 
     @cached_property

@@ -227,13 +227,11 @@ def missing(cells: Iterable[Cell], known: Records) -> list[Cell]:
 
 def missing_costs(study: Study, known: Records) -> dict[str, CostRequest]:
     """Requests for the cost of a study's backbones that have no record, by label."""
-    requests = {row.label: request for row in study.rows if (request := cost_request(row))}
-    first = {request.file: label for label, request in reversed(requests.items())}
-    return {
-        label: request
-        for label, request in requests.items()
-        if request.file not in known and first[request.file] == label
-    }
+    found: dict[str, tuple[str, CostRequest]] = {}
+    for row in study.rows:
+        if (request := cost_request(row)) and request.file not in known:
+            found.setdefault(request.file, (row.label, request))
+    return dict(found.values())
 
 
 def by_run(cells: Iterable[Cell]) -> list[list[Cell]]:

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import registry
@@ -26,7 +25,7 @@ from registry.errors import UsageError
 
 
 class Checker:
-    """Looks at the cells of a study before they run, each dataset loaded once.
+    """Looks at the cells of a plan before they run. Their protocols have one dataset, which is loaded once.
 
     Args:
         data_options: of the dataset, beside those of the protocols.
@@ -34,7 +33,7 @@ class Checker:
 
     def __init__(self, data_options: Mapping[str, Any]) -> None:
         self._options = data_options
-        self._datasets: dict[str, Dataset] = {}
+        self._found: Dataset | None = None
 
     def check(self, study: Study, cells: Collection[Cell], reference: Path | None = None) -> None:
         """See that each row's network can be built and each cell be measured, to its last score.
@@ -59,52 +58,40 @@ class Checker:
                 registry.backbones.check(row.model, row.overrides)
             except UsageError as error:
                 raise UsageError(f"row {row.label!r}: {error}") from None
+        if not cells:
+            return
+        protocol = next(iter(cells)).protocol  # rows change training and sampling alone
+        if (settings := protocol.evaluation.held_out) is not None:
+            held_out = datasets.held_out(protocol.data, **protocol.dataset_options(self._options))
+            check_images(held_out, settings)
+        if protocol.evaluation.samples:
+            for extractor in dict.fromkeys(name for cell in cells for name in cell.protocol.extractors):
+                _check_scores(self._dataset(protocol), extractor, reference)
         rows: dict[str, Cell] = {}
         for cell in cells:
             rows.setdefault(cell.row.label, cell)
-        for protocol in {cell.protocol.data: cell.protocol for cell in rows.values()}.values():
-            _check_held_out(protocol, protocol.dataset_options(self._options))
-            if protocol.evaluation.samples:
-                for extractor in protocol.extractors:
-                    _check_scores(self._dataset(protocol), extractor, reference)
-        for cell in rows.values():
-            dataset = self._dataset(cell.protocol)
+        for label, cell in rows.items():
             try:
-                _check(cell, dataset)
+                _check(cell, self._dataset(protocol))
             except UsageError as error:
-                raise UsageError(f"row {cell.row.label!r}: {error}") from None
+                raise UsageError(f"row {label!r}: {error}") from None
 
     def macs(self, cell: Cell) -> int | None:
         """Multiply-accumulates of a cell's network on its grids; None where it cannot be traced."""
         try:
-            return cost.measure(self._network(cell)).macs
+            return cost.measure(_network(cell, self._dataset(cell.protocol))).macs
         except Exception:  # whatever a network raises where its values are not known
             return None
 
-    def _network(self, cell: Cell) -> Any:
-        return _network(cell, self._dataset(cell.protocol))
-
     def _dataset(self, protocol: Protocol) -> Dataset:
-        if protocol.data not in self._datasets:
-            options = protocol.dataset_options(self._options)
-            self._datasets[protocol.data] = datasets.load(protocol.data, **options)
-        return self._datasets[protocol.data]
-
-
-def _check_held_out(protocol: Protocol, options: Mapping[str, Any]) -> None:
-    """See that the dataset holds out as many images as the protocol measures on."""
-    if (settings := protocol.evaluation.held_out) is not None:
-        check_images(datasets.held_out(protocol.data, **options), settings)
-
-
-def _image(dataset: Dataset) -> np.ndarray:
-    """A picture (1, H, W, 3) as the dataset makes it of a grid; raises what sampling would at its end."""
-    return dataset.to_images(torch.zeros(1, *dataset.shape))
+        if self._found is None:
+            self._found = datasets.load(protocol.data, **protocol.dataset_options(self._options))
+        return self._found
 
 
 def _check_scores(dataset: Dataset, extractor: str, reference: Path | None) -> None:
     """See that samples can be decoded, and compared by an extractor with a file."""
-    image, made = _image(dataset), create(extractor)
+    image, made = dataset.to_images(torch.zeros(1, *dataset.shape)), create(extractor)
     if reference is None:
         return
     others = open_set(reference)

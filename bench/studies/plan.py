@@ -104,6 +104,13 @@ class Plan:
         """How long each cell to be measured is likely to take, by file; see `expected_seconds`."""
         if not self.todo:
             return {}
+        if self.adding:  # each has a record, and nothing is trained
+            spent = {cell.file: self.records[cell.file].result for cell in self.todo}
+            return {
+                file: (result.seconds.sample or 0) + result.seconds.eval
+                for file, result in spent.items()
+                if isinstance(result, Quality)
+            }
         return expected_seconds(self.todo, known(self.results), self._checker.macs)
 
     def groups(self) -> list[Group]:
@@ -181,8 +188,8 @@ def plan(
         results, work: folders of records and of training runs.
 
     Raises:
-        UsageError: no such study, protocol, row or reference, seeds or a part that cannot be, or a row that
-            makes a wrong protocol.
+        UsageError: no such study, protocol, row or reference, seeds or a part that cannot be, a row that
+            makes a wrong protocol, or `force` beside `add_scores`.
     """
     chosen = study if isinstance(study, Study) else studies.load(study)
     settings = protocols.load(protocol or chosen.protocol, chosen.folder)
@@ -209,6 +216,8 @@ def plan(
     todo = missing(wanted, usable)
     costs = missing_costs(chosen, usable) if part == 1 else {}  # the first machine counts them
     if adding := texts(add_scores):
+        if force:
+            raise UsageError("scores are added without training: leave out either --add-score or --force")
         added = [score.name for score in select(adding)]
         current = {
             file: record for file, record in there.items() if stale == "accept" or file not in outdated

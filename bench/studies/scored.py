@@ -193,7 +193,8 @@ def _rows() -> Iterator[_Row]:
     """Every row of the field, then those of the other published tables."""
     for row in field.rows():
         short = re.sub(r" @\d+$", "", row.plain)
-        training = f"{row.training_steps}, " if row.training_steps else ""
+        steps = row.training_steps
+        training = f"{int(steps):,} steps, " if steps.isdecimal() else f"{steps}, " if steps else ""
         guidance = f"guidance {row.cfg_scale}, " if row.cfg_scale not in ("", "1.0") else "no guidance, "
         yield _Row(
             row.row,
@@ -233,7 +234,13 @@ def named(name: str) -> list[_Row]:
             f"no published row is named {name!r}.{suggest(name, names)} "
             "bench/studies/published/field.csv has them"
         )
-    return list({(row.name, row.conditions, *row.figures.items()): row for row in found}.values())
+    # Some figures are printed in several tables; the row with most of them stands for all.
+    found.sort(key=lambda row: -len(row.figures))
+    kept: list[_Row] = []
+    for row in found:
+        if not any(row.figures.items() <= other.figures.items() for other in kept):
+            kept.append(row)
+    return kept
 
 
 def beside(result: Scored) -> list[Beside]:

@@ -160,6 +160,11 @@ def stale(record: Record, present: Fingerprints) -> str | None:
     return None
 
 
+def outdated(record: Record, data_options: Mapping[str, Any] | None = None) -> str | None:
+    """Why a record is stale, in words; None where nothing says so. `data_options`: see `fingerprints`."""
+    return stale(record, fingerprints(record.request, data_options, SCORES))
+
+
 def of_another_time(
     records: Mapping[str, Record], cells: Iterable[Cell], study: Study, data_options: Mapping[str, Any] | None
 ) -> dict[str, str]:

@@ -20,6 +20,7 @@ from bench.studies.jobs import Group
 from bench.studies.plan import Plan
 from bench.utils import locks
 from bench.utils.files import make_folders
+from registry.errors import UsageError
 from registry.plugins import Registry
 
 executors = Registry("executor", group="bench.executors", base="bench.studies.executors.Executor")
@@ -82,11 +83,10 @@ class Backlog:
 
     def crash(self, group: Group, why: str) -> None:
         """The process of a group is gone: the first job without a record failed, the rest is done later."""
-        count = sum(job.done for job in group.jobs)
-        self.finish(group, [(job.title, None) for job in group.jobs[:count]])
-        for job in group.jobs[count : count + 1]:
-            self.end(job.title, why)
-        self.put_back(group.after(count + 1))
+        self.finish(group, [(job.title, None) for job in group.jobs if job.done])
+        if left := [job.title for job in group.jobs if not job.done]:
+            self.end(left[0], why)
+            self.put_back(group.only(left[1:]))
 
 
 class Executor(ABC):
@@ -143,5 +143,8 @@ def executor(name: str, **options: Any) -> Executor:
     Raises:
         UsageError: no such executor, or an option that it does not take, or with a value of a wrong type.
     """
-    made: Executor = executors.factory(name)(**executors.check(name, options))
+    given = executors.check(name, options)
+    if (jobs := given.get("jobs")) is not None and jobs < 1:
+        raise UsageError(f"executor {name}: jobs must be at least 1, not {jobs}")
+    made: Executor = executors.factory(name)(**given)
     return made

@@ -46,8 +46,6 @@ class Local(Executor):
     """
 
     def __init__(self, jobs: int | None = None) -> None:
-        if jobs is not None and jobs < 1:
-            raise UsageError(f"executor local: jobs must be at least 1, not {jobs}")
         self.jobs = jobs
 
     def for_plan(self, plan: Plan) -> Local:

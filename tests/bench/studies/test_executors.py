@@ -13,6 +13,7 @@ import pytest
 from bench import studies
 from bench.cli import watch
 from bench.cli.watch import View
+from bench.records.schema import CostRequest
 from bench.studies import worker
 from bench.studies.cells import cells
 from bench.studies.executors import Backlog, executor, local
@@ -37,6 +38,22 @@ def test_what_another_process_is_at_waits(tmp_path: Path) -> None:
         assert backlog.take() == b and backlog.take() is None and len(backlog) == 1
         assert worker.work(a, [], pytest.fail)  # nothing of it is done
     assert backlog.take() == a and not backlog
+
+
+def test_a_crash_is_of_the_first_job_without_a_record(tmp_path: Path) -> None:
+    jobs = [
+        Job(title=name, request=CostRequest(model=name, config={}), results=tmp_path)
+        for name in ("failed", "measured", "crashed", "later")
+    ]
+    made.put(tmp_path, made.cost(jobs[1].request))
+    told = dict[str, str | None]()
+    backlog = Backlog([], told.__setitem__)
+    backlog.crash(Group(run=None, jobs=tuple(jobs[1:])), "its node is gone")
+    assert told == {"measured": None, "crashed": "its node is gone"} and backlog.failed.keys() == {"crashed"}
+    backlog = Backlog([])
+    backlog.crash(Group(run=None, jobs=(jobs[0], jobs[1], jobs[3])), "its node is gone")
+    assert backlog.failed.keys() == {"failed"}
+    assert [job.title for job in backlog.take().jobs] == ["later"]
 
 
 def test_the_gpus_of_a_machine_are_divided_among_cells(
@@ -103,7 +120,7 @@ def test_the_time_left_is_that_of_the_cells_that_are_left(monkeypatch: pytest.Mo
         while waiting and len(under_way) < 2:
             under_way[waiting.pop(0)] = clock[0]
         # As smoke has it: the part that is trained says little of a cell that is mostly sampled and scored.
-        found[:] = [Activity("", each, "here", "training", 0, 8, None, None) for each in under_way]
+        found[:] = [Activity(each, "here", "training", 0, 8, None, None) for each in under_way]
         told.append((clock[0], view.summary(found)))
         clock[0] += 0.5
     whole = told[-1][0]
@@ -122,7 +139,7 @@ def test_the_time_left_counts_what_an_earlier_call_trained(monkeypatch: pytest.M
     ended: dict[str, str | None] = {}
     watcher: Any = SimpleNamespace(look=list)
     view = View(dict.fromkeys(("first", "second", "third"), 1.0), ended, watcher)
-    activity = Activity("", "first", "here", "training", 75, 100, 2.0, 10.0)
+    activity = Activity("first", "here", "training", 75, 100, 2.0, 10.0)
     # 10 s of the first, and two whole ones of 40 s.
     assert view.summary([activity]) == f"0 of 3 measured, 1 under way, about {span(90)} of training left"
     clock[0], ended["first"] = 12.0, None
@@ -138,6 +155,7 @@ def test_the_time_left_counts_what_an_earlier_call_trained(monkeypatch: pytest.M
         ("rai", {}, "unknown executor 'rai'. Did you mean 'ray'"),
         ("local", {"address": "auto"}, "executor 'local' takes no option 'address'. It takes: jobs"),
         ("local", {"jobs": 0}, "executor local: jobs must be at least 1, not 0"),
+        ("ray", {"jobs": 0}, "executor ray: jobs must be at least 1, not 0"),
     ],
 )
 def test_a_wrong_executor_is_one_clear_line(name: str, options: dict[str, object], told: str) -> None:
@@ -161,9 +179,7 @@ def test_locks_and_logs_tell_what_is_under_way(
     with locks.held(run):
         batch = every[0].protocol.training.batch_size
         holder = f"process {os.getpid()} on {socket.gethostname()}"
-        assert watcher.look() == [
-            Activity(every[0].run, every[0].title, holder, "training", 3, 8, 8.0, 5 * batch / 8)
-        ]
+        assert watcher.look() == [Activity(every[0].title, holder, "training", 3, 8, 8.0, 5 * batch / 8)]
         jobs = {cell.title: 1.0 for cell in every}
         view = View(jobs, {every[1].title: None}, watcher)
         shown = [next(column.cells).plain for column in view.table().columns]

@@ -89,9 +89,9 @@ def test_a_network_that_is_here_has_the_parameters_and_gflops_that_are_printed()
         if cost is None:
             continue
         registry.backbones.find(each.backbone)
-        if each.million_parameters:
-            tolerance = 0.05 if each.params.endswith("B") else 0.02
-            assert cost.parameters / 1e6 == pytest.approx(each.million_parameters, rel=tolerance), each
+        if printed := re.match(r"([\d.]+)([MB])", each.params):
+            unit, tolerance = (1e9, 0.05) if printed[2] == "B" else (1e6, 0.02)
+            assert cost.parameters == pytest.approx(float(printed[1]) * unit, rel=tolerance), each
         if each.gflops:  # some papers leave attention out
             assert cost.paper_gflops == pytest.approx(each.gflops, rel=0.11), each
             compared += 1

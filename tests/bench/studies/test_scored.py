@@ -253,6 +253,12 @@ def test_rows_of_the_u_dit_paper_are_found_where_the_field_has_none() -> None:
     assert [row.figures["fid"] for row in found] == [89.43]
 
 
+@pytest.mark.parametrize("name", ["U-DiT-B", "DiCo-S"])
+def test_a_figure_that_several_tables_print_is_named_once(name: str) -> None:
+    figures = [row.figures["fid"] for row in scored.named(name)]
+    assert len(set(figures)) == len(figures) > 0
+
+
 def test_the_command_records_and_compares(sets, run_bench) -> None:
     code, out, err = run_bench(
         *("eval", "--samples", str(sets / "samples.npz"), "--reference", str(sets / "reference.npz")),

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import bench.data
 import bench.diffusion
 import registry
-from bench import studies
+from bench import records, studies
 from bench.cli import app
 from bench.data import digits
 from bench.diffusion.ddim import DDIM
@@ -36,7 +36,7 @@ from bench.studies.cells import (
     missing_costs,
     shard,
 )
-from bench.studies.staleness import fingerprints, of_another_time, stale
+from bench.studies.staleness import fingerprints, of_another_time, outdated, stale
 from bench.training import loop, protocols
 from registry.errors import CodeError, UsageError
 from tests.bench import made
@@ -350,6 +350,19 @@ def test_a_plan_says_what_is_known_and_what_is_missing(tmp_path: Path) -> None:
         counts(seeds=[-1])
     with pytest.raises(UsageError, match="such as 3/16, not '3/2'"):
         counts(shard="3/2")
+    with pytest.raises(UsageError, match="leave out either --add-score or --force"):
+        counts(force=True, add_scores="kid")
+
+
+def test_scores_that_are_added_take_no_time_for_training(tmp_path: Path) -> None:
+    (cell,) = cells(studies.load("toy"), MICRO, [0])[:1]
+    made.put(tmp_path, made.quality(cell.request), "micro")
+    (tmp_path / "runs" / cell.run / "checkpoints" / f"{cell.step:08d}").mkdir(parents=True)
+    added = planning.plan(
+        "toy", seeds=[0], only=cell.row.label, add_scores="fd_efficientnet", results=tmp_path,
+        work=tmp_path / "runs", stale="accept",
+    )  # fmt: skip
+    assert added.seconds == {cell.file: 5.0}  # 3 for sampling, 2 for scores
 
 
 # ---- whether it is of this code and data ----
@@ -420,6 +433,12 @@ def test_each_piece_of_code_that_makes_a_number_has_its_version(plugins: None) -
     assert own["dataset my-digits"] == bench.data.datasets.fingerprint("my-digits")
 
 
+def test_a_record_is_stale_by_any_of_its_scores(tmp_path: Path) -> None:
+    older = made.FINGERPRINTS.model_copy(update={"versions": {"score fd_efficientnet": 99}})
+    record = records.read_file(made.put(tmp_path, made.quality(), fingerprints=older))
+    assert outdated(record) == "the harness's own code of score fd_efficientnet has changed"
+
+
 def test_a_cost_is_stale_where_its_network_is_another(tmp_path: Path) -> None:
     study = studies.load("downsampler")
     request = cost_request(study.rows[0])
@@ -437,7 +456,7 @@ def test_a_cost_is_stale_where_its_network_is_another(tmp_path: Path) -> None:
         ("", r"own.toml: it has no rows"),
         ("rows = 3", r"rows = 3"),
         ("= 3", r"no valid TOML: .*line 2"),
-        ("colums = []\n" + ROW, r"there is no key 'colums'\. Did you mean 'columns'\?"),
+        ("colums = []\n" + ROW, r"own.toml: has no key 'colums'\. Did you mean 'columns'\?"),
         ('columns = ["fids"]\n' + ROW, r"columns: there is no column 'fids'\. Did you mean .*'fid'"),
         ("seeds = [0, 0]\n" + ROW, r"seeds = \[0, 0\]: each"),
         ("seeds = []\n" + ROW, r"seeds = \[\]"),
@@ -445,11 +464,12 @@ def test_a_cost_is_stale_where_its_network_is_another(tmp_path: Path) -> None:
         ("seeds = [1979-05-27]\n" + ROW, r"seeds"),
         (ROW + "overrides = { depth = 1979-05-27 }", r"1 \(a\): overrides: depth = 1979-05-27 is no number"),
         (ROW + "overrides = { mlp_ratio = inf }", r"1 \(a\): overrides: mlp_ratio = inf is no number"),
+        (ROW + f"overrides = {{ depth = {10**400} }}", r"1 \(a\): overrides: depth = 10+ is no number"),
         (ROW + "cfg_scale = inf", r"\[\[rows\]\] 1 \(a\): cfg_scale = inf"),
         (ROW.replace('"a"', '"\\u001b[2J"'), r"holds the control character U\+001B"),
         (ROW + ROW, r"2 rows have the label 'a'"),
         (ROW.replace("udit-t", "udit-tt"), r"1 \(a\): unknown backbone 'udit-tt'\. Did you mean 'udit-t'"),
-        (ROW + "overides = {}", r"1 \(a\): there is no key 'overides'\. Did you mean 'overrides'"),
+        (ROW + "overides = {}", r"1 \(a\): has no key 'overides'\. Did you mean 'overrides'"),
         ('[[rows]]\nlabel = "x"', r"\[\[rows\]\] 1 \(x\): it needs the key 'backbone'"),
         ('[[rows]]\nbackbone = "udit-t"', r"\[\[rows\]\] 1: it needs the key 'label'"),
         ('[[rows]]\npublished = "5/Pixel Shufle (PS)"', r"no row .* Did you mean 'Pixel Shuffle \(PS\)'"),
@@ -507,6 +527,18 @@ def test_a_protocol_is_found_beside_the_study_that_names_it(tmp_path: Path) -> N
     study = studies.load(written(tmp_path, 'protocol = "mine"\n' + ROW))
     assert protocols.load(study.protocol, study.folder).training == protocols.load("smoke").training
     assert protocols.load(study.protocol, study.folder).name == "mine"
+
+
+@pytest.mark.parametrize("name", ["mine", "mine.toml"])
+def test_a_row_is_for_a_protocol_of_the_users_and_has_a_scale_under_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / "mine.toml").write_text(
+        Path(protocols.__file__).with_name("smoke.toml").read_text("utf-8"), "utf-8"
+    )
+    row = ROW + f'protocols = ["{name}"]\nscale."{name}" = {{ ffn = "mlp" }}\n'
+    study = studies.load(written(tmp_path, row))
+    (cell,) = cells(study, protocols.load("mine", tmp_path), [0])
+    assert cell.overrides["ffn"] == "mlp"
+    assert cells(study, protocols.load("smoke"), [0]) == []
 
 
 @pytest.mark.parametrize(
