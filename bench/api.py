@@ -174,7 +174,7 @@ def sample(
     seed: int = 0,
     weights: str = "ema",
     guide: str | Path | None = None,
-    guide_scale: float = 1.0,
+    guide_scale: float | None = None,
     device: str | None = None,
     progress: Progress | None = None,
     **settings: Any,
@@ -186,8 +186,9 @@ def sample(
         out: an `.npz` file as the ADM suite reads it, or a folder for PNGs.
         seed: image i depends only on the seed and i.
         weights: `ema` for the averaged weights, `model` for the last.
-        guide: folder of another run, or of one of its checkpoints, whose network guides this one. The
-            prediction is guide + guide_scale·(network − guide). `bench.sampling.Plan` takes any network.
+        guide, guide_scale: folder of another run, or of one of its checkpoints, whose network guides this
+            one. The prediction is guide + guide_scale·(network − guide). `bench.sampling.Plan` takes any
+            network. Both or neither.
         device, progress: see `bench.api`.
         **settings: fields of `bench.records.schema.SamplingSettings` that replace the protocol's: num,
             sampler, steps, cfg_scale, …
@@ -200,14 +201,17 @@ def sample(
         PosixPath('samples.npz')
     """
     from bench import sampling
-    from bench.records.schema import SamplingSettings
+    from bench.training.protocols import changed
     from bench.training.trained import open_guide, open_run
     from bench.utils import distributed
     from bench.utils.bars import interactive
+    from registry.errors import UsageError
 
+    if (guide is None) != (guide_scale is None):
+        raise UsageError("give guide and guide_scale together")
     source = open_run(run, weights)
-    chosen = SamplingSettings.model_validate(source.defaults.model_dump() | settings)
-    guided_by = None if guide is None else open_guide(guide, guide_scale)
+    chosen = changed(source.defaults, settings)
+    guided_by = None if guide is None or guide_scale is None else open_guide(guide, guide_scale)
     plan = sampling.Plan(source.objective, chosen, seed=seed, guide=guided_by)
     with interactive(progress) as shown:
         sampling.sample(
@@ -317,13 +321,12 @@ def ablate(
         load_file(plugin)
     made = plan(study, **options)
     measurer = executor_of(executor, **executor_options or {}).for_plan(made)
-    count, done = len(made.todo) + len(made.costs), 0
+    count, done = len(made.todo) + len(made.costs), set[str]()
     with interactive(progress) as shown:
 
         def told(title: str, failure: str | None) -> None:
-            nonlocal done
-            done += 1
-            shown("measuring", done, count)
+            done.add(title)  # a cell that ran out of memory ends twice
+            shown("measuring", len(done), count)
             ended(title, failure)
 
         shown("measuring", 0, count)

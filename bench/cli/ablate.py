@@ -115,7 +115,10 @@ def ablate(
     from bench.reports.render import terminal
     from bench.studies.executors import executor as executor_of
     from bench.studies.plan import plan
+    from registry.errors import UsageError
 
+    if dry_run and as_json:
+        raise UsageError("--dry-run shows the plan as a table: leave --json out")
     made = plan(
         study,
         protocol=protocol,

@@ -111,12 +111,14 @@ def new(
     """
     import registry
     from registry.errors import UsageError
+    from registry.plugins import key
 
     name = re.sub(r"[^a-z0-9]+", "-", file.stem.lower()).strip("-")
     if file.suffix != ".py" or not name:
         raise UsageError(f"{file} is not the name of a Python file: choose one such as my_net.py")
-    if name in registry.names():
-        raise UsageError(f"a backbone named {name!r} already exists: choose another name for the file")
+    for known in registry.names():
+        if key(name) == key(known):
+            raise UsageError(f"a backbone named {known!r} already exists: choose another name for the file")
     study = file.with_suffix(".toml")
     for path in (file, study):
         if path.exists():

@@ -50,6 +50,8 @@ def report(
         source = context.get_parameter_source(name)
         if site and source and source.name == "COMMANDLINE":
             raise UsageError(f"{option} does not go with --site, which writes HTML: leave one of them out")
+    if check and costs:
+        raise UsageError("--costs writes records, and --check writes nothing: leave one of them out")
     from bench import reports as made
 
     wanted = [name.strip() for name in formats.split(",") if name.strip()]

@@ -178,6 +178,10 @@ def sample(
     for path in filter(None, (checkpoint, guide)):
         if not path.exists():
             raise UsageError(f"no such file or folder: {path}")
+    if (guide is None) != (guide_scale is None):
+        raise UsageError("give --guide and --guide-scale together")
+    if guide is None and (guide_model is not None or guide_weights != "ema"):
+        raise UsageError("--guide-model and --guide-weights describe a guide: add --guide and --guide-scale")
     with working("loading torch"):
         from bench.sampling import Plan, open_weights
         from bench.sampling import sample as make
@@ -207,8 +211,6 @@ def sample(
             source = open_weights(
                 checkpoint, model, own, defaults, vae, key, pixels, vae_precision, normalise
             )
-        if (guide is None) != (guide_scale is None):
-            raise UsageError("give --guide and --guide-scale together")
         options = {
             "sampler": sampler,
             "steps": steps,

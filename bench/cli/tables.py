@@ -15,9 +15,6 @@ def tables(
     table: Annotated[
         int | None, typer.Option(min=1, max=6, help="Only this table. Default: all six.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write table-N.md files into this folder.")
-    ] = None,
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
@@ -31,10 +28,9 @@ def tables(
     from bench import studies
     from bench.records.quantities import COSTS
     from bench.reports import tables as builder
-    from bench.reports.render import markdown, terminal
+    from bench.reports.render import terminal
     from bench.reports.select import Measured, Selection, lines
     from bench.studies import published
-    from bench.utils.files import write_text
 
     wanted = {row.table for row in published.rows(table)}
     chosen = [studies.load(name) for name, number in builder.NUMBERS.items() if number in wanted]
@@ -67,13 +63,5 @@ def tables(
     selection = Selection(results) if results.is_dir() else None
     for study in chosen:
         found = lines(study, selection, measured)
-        if out is None:
-            terminal.table(
-                builder.overview(study, found, selection, title=builder.page_title(study)), console()
-            )
-            console().print()
-        else:
-            page = builder.page(study, found, selection)
-            path = out / f"{page.file}.md"
-            write_text(path, markdown.page(page))
-            console().print(f"wrote {path}")
+        terminal.table(builder.overview(study, found, selection, title=builder.page_title(study)), console())
+        console().print()

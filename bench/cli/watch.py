@@ -116,7 +116,8 @@ class View:
         for title in left.keys() & self._begun.keys():
             spent = now - self._begun[title]
             left[title] = known.get(title, max(left[title] * self._part[title] - spent, 0.0))
-        return max(sum(left.values()) / min(self._most, len(left)), max(known.values(), default=0.0))
+        at_once = max(min(self._most, len(left)), 1)  # the last job may have ended since `summary` looked
+        return max(sum(left.values()) / at_once, max(known.values(), default=0.0))
 
     def _print(self) -> None:
         printed = time.monotonic()

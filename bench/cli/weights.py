@@ -29,6 +29,8 @@ def weights(
         bench weights
         bench weights fetch dinov2
     """
+    if name is not None and action == "list":
+        raise UsageError(f"`bench weights list` lists all: leave {name} out, or use `bench weights fetch`")
     with working("loading torch"):
         from bench.metrics.extractors.weights import WEIGHTS
     if action == "fetch":

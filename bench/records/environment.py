@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from bench.records.schema import Environment, Gpu
-from bench.utils.device import cpu_name, device_name
+from bench.utils.device import cpu_name, device_name, usable_cores
 from bench.version import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,11 +29,11 @@ def environment(device: str = "cpu") -> Environment:
     return Environment(
         device=device_name(device),
         cpu=cpu_name(),
-        cores=os.cpu_count(),
+        cores=usable_cores(),
         threads=torch.get_num_threads(),
         python=platform.python_version(),
         torch=torch.__version__,
-        diffusers=_version("diffusers"),
+        diffusers=version("diffusers"),
         version=__version__,  # the field's name beside its alias
         commit=commit,
         clean=clean,
@@ -71,13 +70,6 @@ def _gpu(device: str) -> Gpu:
         max_clock_mhz=told(pynvml.nvmlDeviceGetMaxClockInfo, handle, pynvml.NVML_CLOCK_SM),
         **known,
     )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _checkout() -> tuple[str | None, bool | None]:

@@ -68,6 +68,10 @@ def test_train_sample_and_evaluate(tmp_path):
     path = bench.sample(tmp_path / "run", tmp_path / "samples.npz", num=12, seed=3)
     images = np.load(path)["arr_0"]
     assert images.shape == (12, 16, 16, 3)
+    with pytest.raises(registry.UsageError, match=r"has no key 'cfg_scal'\. Did you mean 'cfg_scale'"):
+        bench.sample(tmp_path / "run", tmp_path / "wrong.npz", cfg_scal=2)
+    with pytest.raises(registry.UsageError, match="give guide and guide_scale together"):
+        bench.sample(tmp_path / "run", tmp_path / "wrong.npz", guide_scale=2)
     real = np.load(bench.sample(tmp_path / "run", tmp_path / "others.npz", num=12, seed=4))["arr_0"]
     by_path = bench.evaluate(path, tmp_path / "others.npz", scores=["fid", "coverage"], cache=tmp_path / "c")
     by_array = bench.evaluate(images, real, scores=["fid", "coverage"], cache=tmp_path / "c")

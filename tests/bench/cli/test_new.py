@@ -46,6 +46,7 @@ def test_nothing_is_overwritten_and_no_name_taken_twice(run_bench, tmp_path, mon
         ("net", "is not the name of a Python file"),
         ("__.py", "is not the name of a Python file"),
         ("udit_b.py", "a backbone named 'udit-b' already exists"),
+        ("ditxl2.py", "a backbone named 'dit-xl-2' already exists"),
         ("nowhere/net.py", "cannot write"),
     ):
         code, _, err = run_bench("new", name)
