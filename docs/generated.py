@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
+import pkgutil
 import re
 from pathlib import Path
 from typing import Any
@@ -98,8 +98,7 @@ def plugins() -> str:
     """Samplers, objectives, datasets, extractors and executors with their options."""
     parts = []
     for kind in ("objective", "sampler", "dataset", "extractor", "executor"):
-        module, name = REGISTRIES[kind]
-        found = getattr(importlib.import_module(module), name)
+        found = pkgutil.resolve_name(REGISTRIES[kind])
         parts.append(f"## {kind.capitalize()}s")
         for entry in found.names():
             described, meanings = found.describe(entry), _arguments(found.factory(entry))
@@ -215,7 +214,7 @@ def _kind(model: type, name: str) -> str:
     annotations = [inspect.get_annotations(owner) for owner in model.__mro__]
     written = next(found[name] for found in annotations if name in found)
     plain = re.sub(r"Annotated\[([^,\[\]]+), .*?\)\]", r"\1", str(written))
-    return re.sub(r"\b(Finite|_Beta|_Width)\b", "float", plain).replace("_WrittenRow", "row")
+    return re.sub(r"\b(Finite|_Beta|_Width)\b", "float", plain)
 
 
 def _meaning(model: type, name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import importlib
+import pkgutil
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,19 +14,18 @@ from bench.cli.options import Json, Plugins
 from bench.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from registry.plugins import Description, Registry
-
+    from registry.plugins import Registry
 
 Registered = Literal["backbone", "dataset", "executor", "extractor", "objective", "sampler", "score"]
-# Where the registry of a kind is: module and name.
+# Where the registry of a kind is.
 REGISTRIES = {
-    "backbone": ("registry", "backbones"),
-    "dataset": ("bench.data", "datasets"),
-    "executor": ("bench.studies.executors", "executors"),
-    "extractor": ("bench.metrics.extractors", "extractors"),
-    "objective": ("bench.diffusion", "objectives"),
-    "sampler": ("bench.diffusion", "samplers"),
-    "score": ("bench.metrics.scores", "scores"),
+    "backbone": "registry:backbones",
+    "dataset": "bench.data:datasets",
+    "executor": "bench.studies.executors:executors",
+    "extractor": "bench.metrics.extractors:extractors",
+    "objective": "bench.diffusion:objectives",
+    "sampler": "bench.diffusion:samplers",
+    "score": "bench.metrics.scores:scores",
 }
 KINDS = f"One of {', '.join(REGISTRIES)}"
 # What one of a kind declares beside its options.
@@ -70,13 +69,19 @@ def list_names(
         known = [name for name in protocols.names() if fnmatch(name, pattern)]
         found = [{"name": name, "title": protocols.load(name).title} for name in known]
     else:
-        registered = _registry(kind)
+        registered = pkgutil.resolve_name(REGISTRIES[kind])
         columns = {"name": "Name", "summary": "What it is", "origin": "Defined by"}
         for name in registered.names(pattern):
-            about = _about(registered, name)
-            summary, paper = (about.summary, about.paper) if about else ("", "")
-            origin = _origin(registered, name)
-            found.append({"name": name, "summary": summary, "paper": paper, "origin": origin})
+            row = {"name": name, "summary": "", "paper": ""}
+            try:
+                entry = registered.find(name)
+                row["origin"] = entry.origin
+                if entry.factory or entry.registration:  # others are imported to be described
+                    about = registered.describe(name)
+                    row |= {"summary": about.summary, "paper": about.paper}
+            except UsageError as clash:  # two packages claim the name: raised when it is used
+                row["origin"] = str(clash)
+            found.append(row)
     if not found:
         raise UsageError(f"no {kind} matches {pattern!r}; leave the pattern out to list all")
     if kind == "backbone":
@@ -120,17 +125,6 @@ def list_names(
     )
 
 
-def _about(registered: Registry, name: str) -> Description | None:
-    """The description of a name; None if that needs the import of an installed package."""
-    from registry.errors import UsageError
-
-    try:
-        entry = registered.find(name)
-    except UsageError:  # two packages claim the name
-        return None
-    return registered.describe(name) if entry.factory or entry.registration else None
-
-
 def describe(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="Its name; case and separators do not matter: `U-DiT-B`.")
@@ -147,7 +141,7 @@ def describe(
     """
     from dataclasses import asdict
 
-    registry = _registry(kind)
+    registry = pkgutil.resolve_name(REGISTRIES[kind])
     description = registry.describe(name)
     declared = {attribute: _declared(kind, name, attribute) for attribute in DECLARED.get(kind, ())}
     if as_json:
@@ -231,18 +225,3 @@ def _declared(kind: str, name: str, attribute: str) -> Any:
     from bench.metrics.scores import SCORES, scores
 
     return getattr(SCORES[scores.find(name).name], attribute)
-
-
-def _registry(kind: str) -> Registry:
-    module, name = REGISTRIES[kind]
-    found: Registry = getattr(importlib.import_module(module), name)
-    return found
-
-
-def _origin(registry: Registry, name: str) -> str:
-    from registry.errors import UsageError
-
-    try:
-        return registry.find(name).origin
-    except UsageError as clash:  # shown here, and raised when the name is used
-        return str(clash)

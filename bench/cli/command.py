@@ -31,18 +31,13 @@ class Command(_Named, TyperCommand):
     """A command whose docstring is its help: a line for each paragraph, and its `Examples:` at the end."""
 
     def __init__(self, name: str, **settings: Any) -> None:
-        prose, shown = _parted(settings.pop("help"))
+        prose, shown = parted(settings.pop("help"))
         epilog = "\n".join(["[bold]Examples[/bold]", *(f"$ {escape(line)}" for line in shown)])
         super().__init__(name, help=escape(prose), **settings | {"epilog": epilog})
 
 
 class Group(_Named, TyperGroup):
     """`bench` itself."""
-
-
-def examples(function: Any) -> list[str]:
-    """The command lines that the help of a command shows."""
-    return _parted(inspect.getdoc(function) or "")[1]
 
 
 def misused(error: TyperException) -> str:
@@ -55,7 +50,7 @@ def misused(error: TyperException) -> str:
     return f"{message}{end} See `{context.command_path} --help`." if context else message
 
 
-def _parted(text: str) -> tuple[str, list[str]]:
+def parted(text: str) -> tuple[str, list[str]]:
     """The prose of a docstring, each paragraph on one line, and its examples."""
     prose, _, shown = inspect.cleandoc(text).partition(_EXAMPLES)
     paragraphs = [" ".join(paragraph.split()) for paragraph in prose.split("\n\n")]

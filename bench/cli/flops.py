@@ -76,8 +76,8 @@ def flops(
         ["Model", "Input", parameters.title, deployed.title, *(_COUNTS[c] for c in shown), memory.title],
         [
             [
-                _label(cost),
-                _size(cost),
+                cost.request.label,
+                cost.columns().get("Input", ""),
                 parameters.text(cost.parameters),
                 deployed.text(cost.parameters_deployed),
                 *(decimals(cost.count(c) / 1e9, COSTS["gflops"].digits) for c in shown),
@@ -98,22 +98,13 @@ def _json(cost: Cost, by: By | None) -> dict[str, Any]:
     return values | ({"parts": [part.model_dump(mode="json") for part in cost.parts(by)]} if by else {})
 
 
-def _label(cost: Cost) -> str:
-    return registry.label(cost.request.model, cost.request.config)
-
-
-def _size(cost: Cost) -> str:
-    size = cost.input_size
-    return "×".join(map(str, (size, size) if isinstance(size, int) else size or ()))
-
-
 def _remarks(cost: Cost) -> Iterator[str]:
     """What a reader must know of a network's counts."""
     for note in cost.notes:
-        yield f"{_label(cost)}: {note}"
+        yield f"{cost.request.label}: {note}"
     if cost.uncounted:
         operators = ", ".join(f"{operator} ×{times}" for operator, times in cost.uncounted.items())
-        yield f"{_label(cost)}: not counted, because their cost is not known: {operators}"
+        yield f"{cost.request.label}: not counted, because their cost is not known: {operators}"
 
 
 def _print_parts(cost: Cost, by: By, convention: Convention) -> None:
@@ -132,4 +123,4 @@ def _print_parts(cost: Cost, by: By, convention: Convention) -> None:
         ]
         for part in cost.parts(by)
     ]
-    print_table(f"{_label(cost)} by {by}", columns + [q.title for q in quantities], rows)
+    print_table(f"{cost.request.label} by {by}", columns + [q.title for q in quantities], rows)

@@ -94,10 +94,10 @@ def profile(
 
 
 def _print(profile: Profile) -> None:
-    from bench.reports.profile_figure import conditions, finding, title
+    from bench.reports.profile_figure import conditions, finding
     from bench.utils.load import load_note
 
-    network = title(profile)
+    network = profile.request.label
     _print_shares(f"{network} by stage: {conditions(profile)}", "Stage", profile.stages)
     _print_shares(f"{network} by operator", "Operator", profile.operators)
     note = (

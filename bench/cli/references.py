@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 from bench.cli.options import Json
 from bench.cli.output import print_json, print_table
-
-if TYPE_CHECKING:
-    from bench.metrics.references import Reference
 
 
 def references(as_json: Json = False) -> None:
@@ -24,6 +19,7 @@ def references(as_json: Json = False) -> None:
     if as_json:
         print_json([asdict(each) for each in REFERENCES])
         return
+    sources = {name: url for each in REFERENCES for name, url in each.used_by.items()}
     print_table(
         "References",
         ["File", "Data", "Used by", "Holds", "Suitable for"],
@@ -34,11 +30,6 @@ def references(as_json: Json = False) -> None:
         numbers=False,
         notes=[
             *(f"{each.file}: {each.note} {each.url}".replace("  ", " ") for each in REFERENCES),
-            *(f"Source for {name}: {url}" for name, url in _sources(REFERENCES).items()),
+            *(f"Source for {name}: {url}" for name, url in sources.items()),
         ],
     )
-
-
-def _sources(references: Iterable[Reference]) -> dict[str, str]:
-    """Where each program says what it evaluates with."""
-    return {name: url for each in references for name, url in each.used_by.items()}

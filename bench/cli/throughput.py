@@ -91,7 +91,7 @@ def throughput(
     with bar() as progress:
         results = measure(networks, settings, repeats=repeats, progress=progress)
     for result in results:
-        context = Context(against=None if result is results[0] else _label(results[0]), repeats=repeats)
+        context = Context(against=None if result is results[0] else results[0].request.label, repeats=repeats)
         made_by = fingerprints(result.request)
         records.write(result, out, context=context, fingerprints=made_by, device=device)
     if as_json:
@@ -122,7 +122,7 @@ def _print(results: list[Speed], device: str, repeats: int) -> None:
     for result in results:
         low, high = result.quartiles
         row = [
-            _label(result),
+            result.request.label,
             str(result.batch_size),
             _figures(result.images_per_second),
             f"±{(high - low) / 2 / result.images_per_second:.1%}",
@@ -184,16 +184,12 @@ def _notes(result: Speed) -> list[str]:
         if loop.guided_images_per_second is not None:
             text += f", with guidance {_figures(loop.guided_images_per_second)}"
         parts.append(text)
-    return [f"{_label(result)}: {'; '.join(parts)}."]
+    return [f"{result.request.label}: {'; '.join(parts)}."]
 
 
 def _sustained(rate: float | None) -> str:
     """What a rate in GFLOP/s or GB/s comes to for seconds on end."""
     return "" if rate is None else f" ({_figures(rate / 1e9)} sustained)"
-
-
-def _label(result: Speed) -> str:
-    return registry.label(result.request.model, result.request.config)
 
 
 def _span(interval: tuple[float, float]) -> str:

@@ -14,7 +14,6 @@ import gc
 import hashlib
 import json
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -256,15 +255,4 @@ def load(folder: str | Path = "results", *, full: bool = False) -> pd.DataFrame:
         rows = rows[[name for name in rows if name not in last] + last]
         whole = {name: "Int64" for name in ("Step", "Seed", "Batch") if name in rows}
         return rows.astype(whole).dropna(axis="columns", how="all")
-    return pd.DataFrame([{"file": record.file, **_flat(table)} for record, table in _all(folder)])
-
-
-def _flat(table: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """Nested tables as one, with a dot for each level."""
-    found: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{path}{key}.")
-        else:
-            found[sys.intern(path + key)] = value
-    return found
+    return pd.json_normalize([{"file": record.file, **table} for record, table in _all(folder)])

@@ -7,7 +7,6 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-import registry
 from bench.records.schema import IDLE, Profile, Share
 from bench.utils.files import write_bytes, write_text
 
@@ -15,11 +14,6 @@ VISIBLE = 0.02  # a smaller excess of time over work is none
 
 
 # ---- in words ----
-
-
-def title(profile: Profile) -> str:
-    """The network with what differs from its defaults."""
-    return registry.label(profile.request.model, profile.request.config)
 
 
 def conditions(profile: Profile) -> str:
@@ -67,7 +61,7 @@ def draw(profiles: Sequence[Profile], folder: str | Path) -> list[Path]:
     panels = [
         charts.shares(
             {
-                f"{title(profile)}, {words}": {
+                f"{profile.request.label}, {words}": {
                     row.name: getattr(row, share) for row in getattr(profile, parts)
                 }
                 for profile in profiles
@@ -77,7 +71,7 @@ def draw(profiles: Sequence[Profile], folder: str | Path) -> list[Path]:
         )
         for parts in ("stages", "operators")
     ]
-    told = [f"{title(p)} ({p.seconds * 1e3:,.1f} ms): {finding(p)}" for p in profiles]
+    told = [f"{p.request.label} ({p.seconds * 1e3:,.1f} ms): {finding(p)}" for p in profiles]
     heading = {
         "text": f"Share of time beside share of multiply-accumulates: {conditions(profiles[0])}",
         "subtitle": [line for text in told for line in textwrap.wrap(text, 140)],
@@ -85,7 +79,7 @@ def draw(profiles: Sequence[Profile], folder: str | Path) -> list[Path]:
         "offset": 12,
     }
     spec = charts.side_by_side(panels, columns=1) | {"title": heading}
-    name = "profile-" + "-".join(re.sub(r"[^\w.-]+", "-", title(p)) for p in profiles)
+    name = "profile-" + "-".join(re.sub(r"[^\w.-]+", "-", p.request.label) for p in profiles)
     png, svg = Path(folder) / f"{name}.png", Path(folder) / f"{name}.svg"
     write_bytes(png, charts.png(spec))
     write_text(svg, charts.svg(spec))

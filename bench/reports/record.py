@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import registry
@@ -19,6 +19,7 @@ from bench.records.schema import (
     SpeedRequest,
 )
 from bench.reports.page import Column, Entry, Table
+from bench.utils.text import leaves
 from registry.values import format_value
 
 # Quantities by the names of their fields in results.
@@ -221,7 +222,7 @@ def _pairs(heading: str, values: dict[str, Any], title: str = "", remarks: Seque
     """Names and values in words; what is not set is left out, but for a score that could not be computed."""
     columns = [Column(heading, number=False), Column("", number=False)]
     rows = []
-    for name, value in _flat(values):
+    for name, value in leaves(values):
         quantity = _QUANTITIES.get(name, SCORES.get(name.removeprefix("scores.")))
         plain = _PLAIN.get(name)
         if heading == "Measured" and quantity and not (plain and plain.unit):
@@ -267,15 +268,6 @@ def _curve(held_out: Sequence[HeldOutLoss]) -> list[Table]:
         for loss in held_out
     ]
     return [Table(columns, rows, "Held-out loss at each checkpoint")]
-
-
-def _flat(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of nested tables."""
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value
 
 
 def _is_breakdown(value: Any) -> bool:

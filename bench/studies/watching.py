@@ -18,7 +18,6 @@ class Activity:
     """A training run that a process works in; what is not known is None or empty.
 
     Attributes:
-        run: its name.
         title: of the cell that is measured in it.
         holder: the process, in words.
         description: what it does, as far as files tell.
@@ -27,7 +26,6 @@ class Activity:
         seconds_left: of training, at that rate.
     """
 
-    run: str
     title: str
     holder: str
     description: str
@@ -63,7 +61,6 @@ class Watcher:
         left = (cell.step - step) * cell.protocol.training.batch_size
         training = step < cell.step
         return Activity(
-            group[0].run,
             cell.title,
             holder,
             "training" if training else "sampling and scoring",

@@ -12,7 +12,7 @@ import copy
 import math
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,7 @@ from bench.utils.precision import autocast, check_precision, deterministic, tf32
 from bench.utils.process import threads
 from bench.utils.progress import Progress, silent
 from bench.utils.signals import caught_signals
+from bench.utils.text import leaves
 from registry import contract
 from registry.backbone import check_output
 from registry.errors import UsageError, reason
@@ -260,17 +261,7 @@ def begin_or_continue(run: Run, manifest: Manifest, resume: bool) -> int | None:
 
 def _decisive(request: RunRequest) -> dict[str, Any]:
     """The parts of a request that determine the weights at a step, by dotted keys."""
-    return dict(_leaves(request.model_dump(mode="json") | {"training": request.training.trajectory()}))
-
-
-def _leaves(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of nested tables."""
-    for key, value in table.items():
-        where = f"{path}.{key}" if path else key
-        if isinstance(value, dict):
-            yield from _leaves(value, where)
-        else:
-            yield where, value
+    return dict(leaves(request.model_dump(mode="json") | {"training": request.training.trajectory()}))
 
 
 class Trainer:
@@ -512,7 +503,7 @@ def _accelerator(folder: Path, tracker: str | None, request: RunRequest) -> Acce
         return Accelerator(**options)
     try:
         accelerator = Accelerator(**options, log_with=tracker, project_dir=folder)
-        config = {key: str(value) for key, value in _leaves(request.model_dump(mode="json"))}
+        config = {key: str(value) for key, value in leaves(request.model_dump(mode="json"))}
         accelerator.init_trackers("denoiser-bench", config)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         raise UsageError(f"tracker {tracker} cannot be started: {reason(error)}") from error

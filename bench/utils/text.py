@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 # Control characters, escape codes among them, ends of lines, marks that change the direction of what follows,
@@ -45,6 +45,15 @@ def documented(doc: str, heading: str = "Attributes:") -> dict[str, str]:
         elif line.strip():
             break
     return found
+
+
+def leaves(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested tables."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
 
 
 def span(seconds: float) -> str:

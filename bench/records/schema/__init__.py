@@ -44,7 +44,6 @@ from bench.records.schema.quality import (
     TrainingSettings,
 )
 from bench.records.schema.record import (
-    REQUESTS,
     RESULTS,
     AnyRequest,
     Context,

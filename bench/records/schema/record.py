@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, model_validator
 
-from bench.records.schema.base import Finite, Model, Request, Result, short_digest
+from bench.records.schema.base import Finite, Model, Result, short_digest
 from bench.records.schema.cost import Cost, CostRequest
 from bench.records.schema.quality import Quality, QualityRequest
 from bench.records.schema.scored import Scored, ScoredRequest
@@ -17,13 +17,6 @@ from bench.utils.frames import Row
 AnyRequest = Annotated[
     CostRequest | SpeedRequest | ProfileRequest | QualityRequest | ScoredRequest, Field(discriminator="kind")
 ]
-REQUESTS: dict[str, type[Request]] = {
-    "cost": CostRequest,
-    "speed": SpeedRequest,
-    "profile": ProfileRequest,
-    "quality": QualityRequest,
-    "scored": ScoredRequest,
-}
 RESULTS: dict[str, type[Result]] = {
     "cost": Cost,
     "speed": Speed,
@@ -182,9 +175,8 @@ class Record(Model):
         kind = request.get("kind") if isinstance(request, dict) else getattr(request, "kind", None)
         if not isinstance(kind, str) or kind not in RESULTS:
             return table
-        request = REQUESTS[kind].model_validate(request)
-        result = RESULTS[kind].model_validate({**table["result"], "request": request})
-        return {**table, "request": request, "result": result}
+        result: Any = RESULTS[kind].model_validate({**table["result"], "request": request})
+        return {**table, "request": result.request, "result": result}
 
     def dump(self) -> dict[str, Any]:
         """As JSON holds it."""

@@ -97,12 +97,13 @@ def rows(table: int | str | None = None) -> list[PublishedRow]:
     """
     if table is not None and table not in TABLES:
         raise registry.UsageError(f"there is no table {table}; the paper has Tables 1 to 6")
-    found = [_row(record, int(record["table"])) for record in _read("published.csv")]
-    found += [_row(record, other) for other in OTHERS for record in _read(f"{other}.csv")]
+    found = [_row(record, int(record["table"])) for record in read("published.csv")]
+    found += [_row(record, other) for other in OTHERS for record in read(f"{other}.csv")]
     return [row for row in found if table in (None, row.table)]
 
 
-def _read(file: str) -> list[dict[str, str]]:
+def read(file: str) -> list[dict[str, str]]:
+    """The lines of a CSV file of this package."""
     with files(__package__).joinpath(file).open(encoding="utf-8") as lines:
         return list(csv.DictReader(lines))
 

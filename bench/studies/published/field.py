@@ -7,7 +7,6 @@ training curves of authors.
 
 from __future__ import annotations
 
-import csv
 import functools
 import math
 import re
@@ -20,6 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from bench.cost.listed import Listed, listed
+from bench.studies.published import read
 
 KINDS = {
     "paper": "the paper that proposes the network, or the ablation of a paper",
@@ -64,7 +64,6 @@ SAMPLERS = {
 }
 INPUTS = {"": "SD latents", "pix": "pixels", "lat": "other latents"}
 _WHOSE_RUN = r" \([^)]*(authors|rerun|quoted|SDE|ODE|seed)[^)]*\)|, (ODE|SDE)$|, pixels"
-_UNITS = {"M": 1.0, "B": 1000.0}
 
 Blank = BeforeValidator(lambda text: text or None)
 Score = Annotated[Annotated[float, Field(ge=0)] | None, Blank]
@@ -161,12 +160,6 @@ class FieldRow(BaseModel):
         return listed()[self.backbone] if self.backbone else None
 
     @property
-    def million_parameters(self) -> float | None:
-        """Parameters as printed, in millions; of a mixture of experts the active ones."""
-        found = re.match(r"([\d.]+)([MB])", self.params)
-        return float(found[1]) * _UNITS[found[2]] if found else None
-
-    @property
     def source_url(self) -> str:
         """Where the figure is printed: arXiv or a repository, else the network's own address."""
         first = self.source.partition(";")[0]
@@ -232,18 +225,13 @@ class Repeat(BaseModel):
 @functools.cache
 def rows() -> tuple[FieldRow, ...]:
     """Every row of `field.csv`."""
-    return tuple(FieldRow.model_validate(row) for row in _read("field.csv"))
+    return tuple(FieldRow.model_validate(row) for row in read("field.csv"))
 
 
 @functools.cache
 def repeats() -> tuple[Repeat, ...]:
     """Every row of `noise.csv`."""
-    return tuple(Repeat.model_validate(row) for row in _read("noise.csv"))
-
-
-def _read(name: str) -> list[dict[str, Any]]:
-    with files(__package__).joinpath(name).open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return tuple(Repeat.model_validate(row) for row in read("noise.csv"))
 
 
 @functools.cache
@@ -321,7 +309,7 @@ class Curve(BaseModel):
 def curves() -> tuple[Curve, ...]:
     """Every published curve."""
     points: dict[str, list[Any]] = {}
-    for row in _read("losses.csv"):
+    for row in read("losses.csv"):
         points.setdefault(row["network"], []).append((row["step"], row["loss"], row["deviation"]))
     described = tomllib.loads(files(__package__).joinpath("losses.toml").read_text("utf-8"))["curves"]
     return tuple(Curve.model_validate(each | {"points": points[each["network"]]}) for each in described)
