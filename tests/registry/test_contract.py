@@ -76,6 +76,7 @@ FAMILIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "overrides"), FAMILIES, ids=[f"{name}-{i}" for i, (name, _) in enumerate(FAMILIES)]
 )

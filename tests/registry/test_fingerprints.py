@@ -276,6 +276,7 @@ def trees(tmp_path):
     return tmp_path / "old", tmp_path / "new", edit
 
 
+@pytest.mark.slow
 def test_code_that_computes_the_same_is_found_so(trees):
     old, new, edit = trees
     assert equivalent.compare(old, new) == {}
@@ -298,6 +299,7 @@ def test_code_that_computes_the_same_is_found_so(trees):
     assert equivalent.tomllib.loads(equivalent.text([written])) == {"change": [written]}
 
 
+@pytest.mark.slow
 def test_code_that_computes_another_thing_is_refused(trees):
     old, new, edit = trees
     edit("networks/tiny_unet.py", bit=("x = self.up1(", "x = 1.0000001 * self.up1("))

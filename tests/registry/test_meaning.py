@@ -128,6 +128,7 @@ def test_a_preconditioned_denoiser_under_a_wrong_declaration(
     assert named(declared(net, "x0", "sigma")) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
@@ -180,6 +181,7 @@ def test_registered_backbones_are_not_accused(name: str) -> None:
         assert meaning(net.eval())[1] is None  # type: ignore[index]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["step", "unit", "-unit", "sigma", "alphas_cumprod"])
 @pytest.mark.parametrize("predicts", ["epsilon", "x0", "v_prediction", "velocity", "-velocity", "score"])
 def test_untrained_networks_may_be_declared_as_anything(predicts: str, kind: str) -> None:

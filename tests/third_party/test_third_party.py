@@ -77,6 +77,7 @@ def test_cost_is_that_of_the_network_itself(name: str, run_bench: Any) -> None:
     assert 2 * counted["macs"] == pytest.approx(flops.get_total_flops(), rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NATURAL)
 def test_its_contract_holds(name: str, run_bench: Any) -> None:
     network(name)
@@ -86,6 +87,7 @@ def test_its_contract_holds(name: str, run_bench: Any) -> None:
     assert results["meaning"]["status"] == "pass"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_it_is_trained_sampled_and_scored(name: str, run_bench: Any, tmp_path: Path) -> None:
     """Under its natural objective, in the form that `bench train` chooses."""

@@ -182,6 +182,7 @@ def test_each_extractor_has_its_own_reference(sets, dinov2, tmp_path) -> None:
         compare(samples, reference, scores="fid", extractor="digits", cache=tmp_path / "cache")
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_here_fail_a_name_and_not_a_wildcard(sets, monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(UsageError, match="bench weights fetch clip"):

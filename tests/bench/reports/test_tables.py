@@ -137,6 +137,7 @@ def test_without_records_there_are_costs_and_no_speed(costs, tmp_path):
     assert "GFLOPs, measured" in titles and not any("Images/s" in title for title in titles)
 
 
+@pytest.mark.slow
 def test_recorded_costs_are_those_of_every_row_of_every_study_and_of_the_field(costs, tmp_path, monkeypatch):
     # Two networks of one label: that of components, and that of backbones, which has another width.
     names = ["components", "backbones"]

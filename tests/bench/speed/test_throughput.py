@@ -160,6 +160,7 @@ def test_auto_on_a_gpu_tries_and_recovers(monkeypatch):
         choose_batch(timed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("message", "found"),
     [
@@ -562,6 +563,7 @@ def test_nothing_is_compiled_while_a_loop_is_timed(monkeypatch, dtype):
     assert len(graphs) == (2 if dtype == "fp32" else 3)
 
 
+@pytest.mark.slow
 def test_loops_are_those_of_bench_sample(monkeypatch):
     """Whole plans, with their random numbers, and a network whose weights are cast once."""
     seen = []

@@ -186,6 +186,7 @@ def test_pages_show_the_samples_in_a_group_of_their_own(sets, run_bench) -> None
     assert "bench eval --samples samples.npz --reference reference.npz --extractor digits" in page
 
 
+@pytest.mark.slow
 def test_without_such_records_reports_are_as_before() -> None:
     assert not [name for name in files("results", ["md", "csv"]) if name.startswith("scored")]
 

@@ -121,6 +121,7 @@ def test_weights_that_stay_as_they_are_come_back_as_they_are(tmp_path: Path) -> 
         assert all(torch.allclose(made[name], value, rtol=1e-5) for name, value in first.items())
 
 
+@pytest.mark.slow
 def test_a_run_stores_them_and_gives_them_back(tmp_path: Path) -> None:
     smoke = protocols.load("smoke")
     settings = smoke.training.model_copy(

@@ -194,6 +194,7 @@ for name in ("two", "two scale=3"):
     assert np.abs((large - 128) - 3 * (small - 128))[inside].max() <= 4
 
 
+@pytest.mark.slow
 def test_accumulation_changes_nothing_but_rounding(tmp_path: Path, whole: Path) -> None:
     train("udit-t", protocol(steps=24, checkpoint_every=24), tmp_path / "run", seed=3, accumulation=4)
     losses = [[entry["loss"] for entry in logged(run)] for run in (whole, tmp_path / "run")]

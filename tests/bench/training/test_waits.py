@@ -87,6 +87,7 @@ def test_a_training_step_copies_its_images_alone(tmp_path: Any, model: str, opti
     assert copies.found == 2 * [((4, 4, 8, 8), True), ((4,), True)]  # images and labels of two parts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cfg_scale", [1.0, 1.5])
 @pytest.mark.parametrize("name", sorted(set(samplers.names()) - {"dopri5", "dpm++"}))
 def test_more_sampling_steps_are_no_more_copies(name: str, cfg_scale: float) -> None:

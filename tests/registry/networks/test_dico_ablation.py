@@ -100,6 +100,7 @@ def test_rows_differ_from_dico_s_in_the_part_that_they_name_and_in_size() -> Non
     assert not any(set(ROWS[label].overrides) & size for label in ("GELU→ReLU", "3×3→5×5 DWC", "3×3→7×7 DWC"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", ROWS)
 def test_the_networks_of_rows_honour_the_contract(label: str) -> None:
     found = contract.check(small(label))
