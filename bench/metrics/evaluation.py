@@ -315,20 +315,22 @@ def _entries(names: Sequence[str], extractor: str) -> list[Score]:
     """The scores that are asked for; a wildcard leaves out those of Inception where others are asked for.
 
     Raises:
-        UsageError: such a one is named.
+        UsageError: such a one is named, or wildcards match no others.
     """
     own = scored_alone(extractor)
     entries = select(names, own)
     if own is None:
         return entries
+    fitting = ", ".join(score.name for score in select((), own))
     for score in entries:
         if score.extractor is None and score.name in names:
-            fitting = [other.name for other in select((), own)]
             raise UsageError(
-                f"{score.name} is a score of Inception features, not of {own}'s, which has its own: "
-                f"{', '.join(fitting)}"
+                f"{score.name} is a score of Inception features, not of {own}'s, which has its own: {fitting}"
             )
-    return [score for score in entries if score.extractor is not None]
+    entries = [score for score in entries if score.extractor is not None]
+    if not entries:
+        raise UsageError(f"{own} has no score that matches {' or '.join(names)}; it has {fitting}")
+    return entries
 
 
 def _sides(

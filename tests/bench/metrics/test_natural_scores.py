@@ -165,6 +165,8 @@ def test_an_extractor_with_scores_of_its_own_gives_those(sets, dinov2, tmp_path)
         UsageError, match=r"fid is a score of Inception features, not of dinov2's, which has its"
     ):
         compare(*sets, scores="fid", extractor="dinov2", cache=tmp_path / "cache")
+    with pytest.raises(UsageError, match=r"dinov2 has no score that matches s\* or fid\*; it has fd_dinov2"):
+        compare(*sets, scores=["s*", "fid*"], extractor="dinov2", cache=tmp_path / "cache")
 
 
 def test_each_extractor_has_its_own_reference(sets, dinov2, tmp_path) -> None:
