@@ -18,8 +18,8 @@ from bench.metrics.features import (
     own_device,
 )
 from bench.metrics.images import FeatureSet, ImageSet, content_digest, open_set, size_text
-from bench.metrics.resampling import check_groups
 from bench.metrics.scores import SCORES, Features, Inputs, Score, scored_alone, select
+from bench.metrics.scores.fid import FID
 from bench.metrics.scores.inception_score import SPLIT
 from bench.records.schema import Balance, ScoredSet
 from bench.utils import distributed
@@ -80,10 +80,8 @@ def evaluate(
         >>> found.values["fid"], found.missing["sfid"]
     """
     entries = select(texts(scores), extractor)
-    count = samples.count("samples")
+    samples.count("samples")
     reference.count("reference")
-    if intervals:
-        check_groups(intervals, count)
     inputs = Inputs(
         samples, reference, half_distances=half_distances, groups=intervals, device=device, progress=progress
     )
@@ -478,14 +476,26 @@ def _cautions(
         missing.setdefault(reason, []).append(SCORES[score].full_name)
     cautions += [f"No {' or '.join(lacking)}: {reason}." for reason, lacking in missing.items()]
     if found.intervals:
+        methods: dict[str, list[Score]] = {}
+        for name in found.intervals:
+            methods.setdefault(SCORES[name].interval_by.format(groups=GROUPS), []).append(SCORES[name])
+        told = ", ".join(f"{_listed(scores)} {method}" for method, scores in methods.items())
         cautions.append(
-            f"95% intervals: FID, sFID and Inception score by leaving out each of {GROUPS} groups of "
-            "samples, precision and recall by Wilson's formula for shares. They are over samples of one "
-            "network, not over training seeds."
+            f"95% intervals: {told}. They are over samples of one network, not over training seeds."
         )
-    if (samples.count or 0) < PUBLISHED:
+    biased = [SCORES[name] for name in found.values if isinstance(SCORES[name], FID)]
+    if biased and (samples.count or 0) < PUBLISHED:
+        are, them, those = ("is", "it", "that") if len(biased) == 1 else ("are", "them", "those")
         cautions.append(
-            f"Warning: with fewer than {PUBLISHED:,} samples FID and sFID are biased upward: compare them "
-            "only with those of equally many samples."
+            f"Warning: with fewer than {PUBLISHED:,} samples {_listed(biased)} {are} biased upward: compare "
+            f"{them} only with {those} of equally many samples."
         )
     return cautions
+
+
+def _listed(scores: Sequence[Score]) -> str:
+    """`FID, sFID and Inception score`."""
+    *others, last = (
+        score.full_name.replace("Precision", "precision").replace("Recall", "recall") for score in scores
+    )
+    return f"{', '.join(others)} and {last}" if others else last

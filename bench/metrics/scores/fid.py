@@ -29,6 +29,7 @@ class FID(Score):
     higher_is_better = False
     needs = (Need("samples", "pool", True), Need("reference", "pool", True))
     default = True
+    interval_by = resampling.BY_GROUPS
 
     def compute(self, inputs: Inputs) -> float:
         """See `Score.compute`."""

@@ -89,6 +89,7 @@ class InceptionScore(Score):
     higher_is_better = True
     needs = (Need("samples", "logits"),)
     default = True
+    interval_by = resampling.BY_GROUPS
 
     def compute(self, inputs: Inputs) -> float:
         """See `Score.compute`."""

@@ -89,6 +89,7 @@ class KID(Score):
     higher_is_better = False
     scale = 1000
     needs = BOTH_POOLS
+    interval_by = "by its standard error"
 
     def compute(self, inputs: Inputs) -> float:
         """See `Score.compute`."""

@@ -32,6 +32,7 @@ class _Share(Score):
     higher_is_better = True
     digits = 3
     needs = BOTH_POOLS
+    interval_by = "by Wilson's formula for shares"
     of_references = False
     k = 3  # which neighbour bounds a neighbourhood
 
