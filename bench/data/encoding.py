@@ -127,6 +127,8 @@ def encode(
 
 def _shape(images: ImageDataset, network: Autoencoder) -> tuple[int, int, int]:
     channels, height, width = images.shape
+    if channels == 12:
+        raise UsageError("a VAE encodes pixels: open the images with grid=pixels, not space-to-depth")
     if channels != 3:
         raise UsageError("a VAE encodes colour images, and these are grey")
     if height % network.reduction or width % network.reduction:

@@ -72,7 +72,7 @@ class Index:
     seed: int
     flipped: bool
     dtype: Literal["float32", "float16"]
-    shard_size: int
+    shard_size: Annotated[int, Field(gt=0)]
     num_classes: int
     class_names: list[str] | None
     source: str

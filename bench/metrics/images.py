@@ -250,9 +250,9 @@ def _features(npz: Npz) -> FeatureSet:
         extractor, digest, count = str(about["extractor"]), str(about["digest"]), int(about["count"])
         origin = str(about["statistics"])
         height, width = map(int, about.get("size", (0, 0)))  # older files lack it
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        if isinstance(error, UsageError):
-            raise
+    except UsageError:
+        raise
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError):
         raise UsageError(f"{npz.path}: {ABOUT!r} does not tell of features") from None
     features: dict[str, np.ndarray] = {}
     for kind in KINDS:
