@@ -11,9 +11,10 @@ import scipy.linalg
 import torch
 from sklearn.metrics.pairwise import polynomial_kernel, rbf_kernel
 
-from bench.metrics import Features, compare, evaluate
+from bench.metrics.evaluation import compare, evaluate
 from bench.metrics.extractors import extractors
 from bench.metrics.images import ImageSet
+from bench.metrics.scores import Features
 from bench.metrics.scores.mind import mind
 from bench.metrics.scores.mmd import cmmd
 from registry.errors import UsageError
