@@ -14,7 +14,7 @@ from bench.metrics.features import (
     feature_folder,
     features_of,
     fitting_extractor,
-    given_features,
+    made_features,
     own_device,
 )
 from bench.metrics.images import FeatureSet, ImageSet, content_digest, open_set, size_text
@@ -412,7 +412,7 @@ def _features(
         networks = [network for i in own if (network := sides[i].network) is not None]
         if isinstance(images, FeatureSet):
             features_of(images, networks, folder)
-            made = [given_features(images)] * len(own)
+            made = [made_features(images.features, images.statistics)] * len(own)
         else:
             made = features_of(images, networks, folder, **options)
         for i, features in zip(own, made, strict=True):
