@@ -7,7 +7,7 @@ import numpy as np
 from bench.metrics import resampling
 from bench.metrics.scores import scores
 from bench.metrics.scores.base import Inputs, Need, Score
-from bench.metrics.statistics import Statistics, check_widths, frechet_distance
+from bench.metrics.statistics import Statistics, frechet_distance
 
 
 def fid(samples: np.ndarray, reference: np.ndarray) -> float:
@@ -33,15 +33,7 @@ class FID(Score):
 
     def compute(self, inputs: Inputs) -> float:
         """See `Score.compute`."""
-        kind, widths = self.needs[0].kind, []
-        for features in (inputs.samples, inputs.reference):
-            given, array = features.given_statistics(kind), features.array(kind)
-            if given is not None:
-                widths.append(len(given.mean))
-            elif array is not None:
-                widths.append(array.shape[-1])
-        check_widths(*widths)
-        return frechet_distance(*inputs.statistics(kind))
+        return frechet_distance(*inputs.statistics(self.needs[0].kind))
 
     def interval(self, inputs: Inputs) -> tuple[float, float] | None:
         """See `Score.interval`."""
