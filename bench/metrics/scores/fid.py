@@ -32,11 +32,9 @@ class FID(Score):
     interval_by = resampling.BY_GROUPS
 
     def compute(self, inputs: Inputs) -> float:
-        """See `Score.compute`."""
         return frechet_distance(*inputs.statistics(self.needs[0].kind))
 
     def interval(self, inputs: Inputs) -> tuple[float, float] | None:
-        """See `Score.interval`."""
         kind = self.needs[0].kind
         features = inputs.samples.array(kind)
         if features is None or inputs.samples.given_statistics(kind) is not None:
@@ -62,7 +60,6 @@ class FIDInfinity(Score):
     recorded = False  # it takes fifteen times as long as FID
 
     def compute(self, inputs: Inputs) -> float:
-        """See `Score.compute`."""
         samples = inputs.samples.pool
         assert samples is not None
         return resampling.fid_infinity(samples, inputs.statistics("pool")[1], progress=inputs.progress)

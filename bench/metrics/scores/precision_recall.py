@@ -37,11 +37,9 @@ class _Share(Score):
     k = 3  # which neighbour bounds a neighbourhood
 
     def compute(self, inputs: Inputs) -> float:
-        """See `Score.compute`."""
         return inputs.once(_both(self.k))[self.of_references]
 
     def interval(self, inputs: Inputs) -> tuple[float, float]:
-        """See `Score.interval`."""
         count = len(inputs.features("pool")[self.of_references])
         return resampling.share_interval(self.compute(inputs), count)
 
