@@ -19,8 +19,9 @@ from torch import Tensor
 import bench
 from bench import data
 from bench.diffusion import objective, sampler, samplers
-from bench.metrics import Features, evaluate
+from bench.metrics.evaluation import evaluate
 from bench.metrics.held_out import held_out_loss
+from bench.metrics.scores import Features
 from bench.records.schema import HeldOutSettings, SamplingSettings
 from bench.sampling.plan import Plan
 from bench.studies.staleness import fingerprints

@@ -34,7 +34,6 @@ from bench.data.latents import (
     STATISTICS,
     Index,
     Posterior,
-    posterior_noise,
     read_index,
     shard_name,
 )
@@ -43,6 +42,7 @@ from bench.utils import distributed
 from bench.utils.arrays import batches
 from bench.utils.files import write_text, write_whole
 from bench.utils.progress import Progress, silent
+from bench.utils.randomness import normal
 from registry.errors import UsageError
 
 UNFINISHED = "unfinished.json"  # the index until all shards are there
@@ -127,6 +127,8 @@ def encode(
 
 def _shape(images: ImageDataset, network: Autoencoder) -> tuple[int, int, int]:
     channels, height, width = images.shape
+    if channels == 12:
+        raise UsageError("a VAE encodes pixels: open the images with grid=pixels, not space-to-depth")
     if channels != 3:
         raise UsageError("a VAE encodes colour images, and these are grey")
     if height % network.reduction or width % network.reduction:
@@ -166,7 +168,9 @@ def _latents(
             mean = torch.stack([mean, std], dim=1)
         elif index.posterior == "sample":
             indices = torch.arange(numbers.start, numbers.stop, device=device)
-            mean = torch.addcmul(mean, std, posterior_noise(index.seed, indices, index.shape, view))
+            # As `Encoded.grids` draws of moments.
+            noise = normal(index.seed, "posterior", indices, index.shape, step=view)
+            mean = torch.addcmul(mean, std, noise)
         views.append(mean.cpu().numpy())
     return np.stack(views, axis=1)
 

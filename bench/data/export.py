@@ -23,17 +23,23 @@ def export(dataset: Dataset, out: str | Path, progress: Progress = silent) -> No
             cannot be read.
     """
     out = Path(out)
-    if out.suffix != ".npz" or out.exists():
-        raise UsageError(f"{out} exists: delete it" if out.exists() else f"{out}: a reference ends in .npz")
+    partial, there = out.with_name(f".{out.name}.partial"), out.exists()
+    if out.suffix != ".npz":
+        raise UsageError(f"{out}: a reference ends in .npz")
+    if there and not partial.exists():  # otherwise only removing `partial` was interrupted
+        raise UsageError(f"{out} exists: delete it")
     side = dataset.to_images(dataset.grids(np.arange(1))).shape[1:]
     arrays = {"images": (side, "uint8"), "labels": ((), "int64")}
     request = {"data": dataset.name, "digest": dataset.digest}
-    rows = ResumableArrays(out.with_name(f".{out.name}.partial"), request, len(dataset), arrays)
+    rows = ResumableArrays(partial, request, len(dataset), arrays)
+    if there and rows.missing():  # it is not made of these rows
+        raise UsageError(f"{out} exists: delete it")
     for batch in batches(len(dataset), 256):
         if rows.missing(batch):
             indices = np.arange(batch.start, batch.stop)
             images = dataset.to_images(dataset.grids(indices))
             rows.put(batch, images=images, labels=dataset.labels(indices).numpy())
         progress("exporting", batch.stop, len(dataset))
-    write_whole(out, lambda made: np.savez(made, arr_0=rows["images"], arr_1=rows["labels"]))
+    if not there:
+        write_whole(out, lambda made: np.savez(made, arr_0=rows["images"], arr_1=rows["labels"]))
     rows.delete()

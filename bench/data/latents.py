@@ -33,7 +33,7 @@ from torch import Tensor
 from bench.data import autoencoder, normalisation, register
 from bench.data.dataset import Dataset, check_labels
 from bench.data.digests import digest, files_digest
-from bench.utils import randomness
+from bench.utils.randomness import normal
 from registry.errors import UsageError, reason
 
 INDEX = "index.json"
@@ -72,7 +72,7 @@ class Index:
     seed: int
     flipped: bool
     dtype: Literal["float32", "float16"]
-    shard_size: int
+    shard_size: Annotated[int, Field(gt=0)]
     num_classes: int
     class_names: list[str] | None
     source: str
@@ -98,18 +98,6 @@ class Index:
 def shard_name(number: int) -> str:
     """The file of a shard."""
     return f"latents-{number:05d}.npy"
-
-
-def posterior_noise(seed: int, indices: Tensor, shape: tuple[int, int, int], view: int) -> Tensor:
-    """The noise of the frozen samples of some images: (N,) indices -> (N, C, H, W).
-
-    Args:
-        seed: of the samples.
-        indices: of the images.
-        shape: (C, H, W) of each.
-        view: 1 for the mirrored images, else 0.
-    """
-    return randomness.normal(seed, "posterior", indices, shape, step=view)
 
 
 @register("latents")
@@ -229,7 +217,8 @@ class Encoded(Latents):
             for view in set(views.tolist()):
                 of_view = torch.from_numpy(views == view)
                 numbers = torch.from_numpy(np.asarray(indices, np.int64))[of_view]
-                noise[of_view] = posterior_noise(self.index.seed, numbers, self.shape, view)
+                # As `bench encode --posterior sample` draws.
+                noise[of_view] = normal(self.index.seed, "posterior", numbers, self.shape, step=view)
         return self.drawn(rows, noise)
 
     def moments(self, indices: np.ndarray, flip: np.ndarray | None = None) -> Tensor:

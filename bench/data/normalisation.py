@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,8 +70,10 @@ def load(path: Path) -> Normalisation:
             if path.suffix == ".json"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
+        if not isinstance(content, dict):
+            raise TypeError(f"it is a {type(content).__name__}")
         mean, std = (tuple(np.asarray(content[key], float).ravel().tolist()) for key in ("mean", "std"))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # whatever a damaged file makes of its reader
         raise UsageError(f"{path} holds no mean and std of channels: {reason(error)}") from None
     if len(mean) != len(std) or not all(map(math.isfinite, (*mean, *std))) or min(std, default=0) <= 0:
         raise UsageError(f"{path} needs as many means as deviations, finite and the latter above 0")

@@ -14,12 +14,12 @@ from bench.metrics.features import (
     feature_folder,
     features_of,
     fitting_extractor,
-    given_features,
+    made_features,
     own_device,
 )
 from bench.metrics.images import FeatureSet, ImageSet, content_digest, open_set, size_text
-from bench.metrics.resampling import check_groups
 from bench.metrics.scores import SCORES, Features, Inputs, Score, scored_alone, select
+from bench.metrics.scores.fid import FID
 from bench.metrics.scores.inception_score import SPLIT
 from bench.records.schema import Balance, ScoredSet
 from bench.utils import distributed
@@ -80,10 +80,8 @@ def evaluate(
         >>> found.values["fid"], found.missing["sfid"]
     """
     entries = select(texts(scores), extractor)
-    count = samples.count("samples")
+    samples.count("samples")
     reference.count("reference")
-    if intervals:
-        check_groups(intervals, count)
     inputs = Inputs(
         samples, reference, half_distances=half_distances, groups=intervals, device=device, progress=progress
     )
@@ -315,20 +313,22 @@ def _entries(names: Sequence[str], extractor: str) -> list[Score]:
     """The scores that are asked for; a wildcard leaves out those of Inception where others are asked for.
 
     Raises:
-        UsageError: such a one is named.
+        UsageError: such a one is named, or wildcards match no others.
     """
     own = scored_alone(extractor)
     entries = select(names, own)
     if own is None:
         return entries
+    fitting = ", ".join(score.name for score in select((), own))
     for score in entries:
         if score.extractor is None and score.name in names:
-            fitting = [other.name for other in select((), own)]
             raise UsageError(
-                f"{score.name} is a score of Inception features, not of {own}'s, which has its own: "
-                f"{', '.join(fitting)}"
+                f"{score.name} is a score of Inception features, not of {own}'s, which has its own: {fitting}"
             )
-    return [score for score in entries if score.extractor is not None]
+    entries = [score for score in entries if score.extractor is not None]
+    if not entries:
+        raise UsageError(f"{own} has no score that matches {' or '.join(names)}; it has {fitting}")
+    return entries
 
 
 def _sides(
@@ -412,7 +412,7 @@ def _features(
         networks = [network for i in own if (network := sides[i].network) is not None]
         if isinstance(images, FeatureSet):
             features_of(images, networks, folder)
-            made = [given_features(images)] * len(own)
+            made = [made_features(images.features, images.statistics)] * len(own)
         else:
             made = features_of(images, networks, folder, **options)
         for i, features in zip(own, made, strict=True):
@@ -476,14 +476,26 @@ def _cautions(
         missing.setdefault(reason, []).append(SCORES[score].full_name)
     cautions += [f"No {' or '.join(lacking)}: {reason}." for reason, lacking in missing.items()]
     if found.intervals:
+        methods: dict[str, list[Score]] = {}
+        for name in found.intervals:
+            methods.setdefault(SCORES[name].interval_by.format(groups=GROUPS), []).append(SCORES[name])
+        told = ", ".join(f"{_listed(scores)} {method}" for method, scores in methods.items())
         cautions.append(
-            f"95% intervals: FID, sFID and Inception score by leaving out each of {GROUPS} groups of "
-            "samples, precision and recall by Wilson's formula for shares. They are over samples of one "
-            "network, not over training seeds."
+            f"95% intervals: {told}. They are over samples of one network, not over training seeds."
         )
-    if (samples.count or 0) < PUBLISHED:
+    biased = [SCORES[name] for name in found.values if isinstance(SCORES[name], FID)]
+    if biased and (samples.count or 0) < PUBLISHED:
+        are, them, those = ("is", "it", "that") if len(biased) == 1 else ("are", "them", "those")
         cautions.append(
-            f"Warning: with fewer than {PUBLISHED:,} samples FID and sFID are biased upward: compare them "
-            "only with those of equally many samples."
+            f"Warning: with fewer than {PUBLISHED:,} samples {_listed(biased)} {are} biased upward: compare "
+            f"{them} only with {those} of equally many samples."
         )
     return cautions
+
+
+def _listed(scores: Sequence[Score]) -> str:
+    """`FID, sFID and Inception score`."""
+    *others, last = (
+        score.full_name.replace("Precision", "precision").replace("Recall", "recall") for score in scores
+    )
+    return f"{', '.join(others)} and {last}" if others else last

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,7 +99,7 @@ def features_of(
     if isinstance(images, FeatureSet):
         for network in networks:
             check_fits(images, network.name, network.digest, network.outputs)
-        return [given_features(images)] * len(networks)
+        return [made_features(images.features, images.statistics)] * len(networks)
     rows = [
         ResumableArrays(
             cache / "-".join([network.name, network.digest, *_code(network), images.digest[:32]]),
@@ -122,13 +121,8 @@ def features_of(
                 "processes share"
             )
         made = {kind: arrays[kind] for kind in KINDS if kind in network.outputs}
-        found.append(_features(made, own_statistics(images, network)))
+        found.append(made_features(made, own_statistics(images, network)))
     return found
-
-
-def given_features(images: FeatureSet) -> Features:
-    """What a file of features or statistics holds."""
-    return _features(images.features, images.statistics)
 
 
 def _code(extractor: Extractor) -> list[str]:
@@ -220,7 +214,7 @@ def write_features(
         "size": images.size,
         "statistics": f"stored in {images.path.name}" if own else f"of the {images.count} images",
     }
-    arrays = {ABOUT: np.array(json.dumps(about))}
+    arrays: dict[str, Any] = {ABOUT: np.array(json.dumps(about))}
     for given, rows, mean, covariance in (
         (features.statistics, features.pool, "mu", "sigma"),
         (features.spatial_statistics, features.spatial, "mu_s", "sigma_s"),
@@ -231,10 +225,8 @@ def write_features(
     arrays |= {kind: rows for kind in KINDS if (rows := getattr(features, kind)) is not None}
 
     def write(made: Path) -> None:
-        with zipfile.ZipFile(made, "w") as archive:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                    np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
+        with made.open("wb") as file:  # to a path that does not end in .npz NumPy would add it
+            np.savez(file, **arrays)
 
     write_whole(path, write)
 
@@ -295,7 +287,8 @@ def _checked(made: Any, extractor: Extractor, images: str, count: int) -> dict[s
     return values
 
 
-def _features(arrays: Mapping[str, np.ndarray], statistics: Mapping[str, Statistics]) -> Features:
+def made_features(arrays: Mapping[str, np.ndarray], statistics: Mapping[str, Statistics]) -> Features:
+    """Features and statistics by "pool", "spatial" and "logits"."""
     pool, spatial, logits = map(arrays.get, KINDS)
     return Features(pool, spatial, logits, statistics.get("pool"), statistics.get("spatial"))
 

@@ -185,6 +185,22 @@ def content_digest(images: ImageSet | FeatureSet) -> str:
     return sha.hexdigest()
 
 
+class _Parts:
+    """Parts of a set of images, each read by itself, or what is wrong with it; a dataset with an index."""
+
+    def __init__(self, read: Callable[[range], np.ndarray], parts: Sequence[range]) -> None:
+        self.read, self.parts = read, parts
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, index: int) -> np.ndarray | str:
+        try:
+            return self.read(self.parts[index])
+        except UsageError as error:  # as text: an exception would bring a traceback along
+            return str(error)
+
+
 # ---- an .npz ----
 
 
@@ -213,7 +229,8 @@ def _adm(member: Member, statistics: dict[str, Statistics], progress: Progress) 
     for part, block in zip(parts, member.blocks(parts), strict=True):
         sha.update(block.data)
         progress(f"looking through {member.path.name}", part.stop, count)
-    decoder = functools.partial(_StoredParts if member.stored else _ArrayParts, member)
+    of_stored = functools.partial(_Parts, functools.partial(_stored, member))
+    decoder = of_stored if member.stored else functools.partial(_ArrayParts, member)
     return ImageSet(member.path, count, (height, width), sha.hexdigest(), statistics, (), decoder)
 
 
@@ -250,9 +267,9 @@ def _features(npz: Npz) -> FeatureSet:
         extractor, digest, count = str(about["extractor"]), str(about["digest"]), int(about["count"])
         origin = str(about["statistics"])
         height, width = map(int, about.get("size", (0, 0)))  # older files lack it
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        if isinstance(error, UsageError):
-            raise
+    except UsageError:
+        raise
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError):
         raise UsageError(f"{npz.path}: {ABOUT!r} does not tell of features") from None
     features: dict[str, np.ndarray] = {}
     for kind in KINDS:
@@ -269,20 +286,9 @@ def _features(npz: Npz) -> FeatureSet:
     return FeatureSet(npz.path, count or None, extractor, digest, features, _statistics(npz), origin, size)
 
 
-class _StoredParts:
-    """Parts of an array that is not compressed, or what is wrong with it; a dataset with an index."""
-
-    def __init__(self, member: Member, parts: Sequence[range]) -> None:
-        self.member, self.parts = member, parts
-
-    def __len__(self) -> int:
-        return len(self.parts)
-
-    def __getitem__(self, index: int) -> np.ndarray | str:
-        try:
-            return self.member.part(self.parts[index]).transpose(0, 3, 1, 2).copy()
-        except UsageError as error:
-            return str(error)
+def _stored(member: Member, part: range) -> np.ndarray:
+    """A part of an array that is not compressed."""
+    return member.part(part).transpose(0, 3, 1, 2).copy()
 
 
 class _ArrayParts(IterableDataset[Any]):
@@ -295,7 +301,7 @@ class _ArrayParts(IterableDataset[Any]):
         try:
             for block in self.member.blocks(self.parts):
                 yield block.transpose(0, 3, 1, 2).copy()
-        except UsageError as error:  # as text: an exception would bring a traceback along
+        except UsageError as error:
             yield str(error)
 
 
@@ -333,29 +339,17 @@ def _folder(folder: Path, progress: Progress) -> ImageSet:
         notes.append(f"{folder}: {turned} {total} turned as their EXIF orientation says.")
     if animated:
         notes.append(f"{folder}: {animated} {total} have several frames, of which the first is scored.")
-    decoder = functools.partial(_FolderParts, [folder / name for name in names])
+    decoder = functools.partial(_Parts, functools.partial(_decoded, [folder / name for name in names]))
     return ImageSet(folder, len(names), sizes[0], sha.hexdigest(), {}, tuple(notes), decoder, dict(left_out))
 
 
-class _FolderParts:
-    """Parts of a folder's images, decoded, or what is wrong with one; a dataset with an index."""
-
-    def __init__(self, paths: list[Path], parts: Sequence[range]) -> None:
-        self.paths, self.parts = paths, parts
-
-    def __len__(self) -> int:
-        return len(self.parts)
-
-    def __getitem__(self, index: int) -> np.ndarray | str:
-        try:
-            return np.stack([_decode(self.paths[i]) for i in self.parts[index]])
-        except UsageError as error:
-            return str(error)
-
-
-def _decode(path: Path) -> np.ndarray:
-    with _opened(path) as (_, image):
-        return np.asarray(to_rgb(image)).transpose(2, 0, 1)
+def _decoded(paths: Sequence[Path], part: range) -> np.ndarray:
+    """Some of a folder's images."""
+    images = []
+    for index in part:
+        with _opened(paths[index]) as (_, image):
+            images.append(np.asarray(to_rgb(image)).transpose(2, 0, 1))
+    return np.stack(images)
 
 
 @contextmanager

@@ -33,29 +33,26 @@ from bench.metrics.statistics import (
 from bench.utils.progress import Progress, silent
 from registry.errors import UsageError
 
+BY_GROUPS = "by leaving out each of {groups} groups of samples"  # see `Score.interval_by`
 _FEWEST_GROUPS = 5
 _POINTS = 15  # of FID∞, as Chong and Forsyth
 _LEAST = 5000  # smallest subset of FID∞, likewise
 
 
-def check_groups(groups: int, count: int) -> None:
-    """See that so many samples can be left out in so many groups.
+def grouping(count: int, groups: int) -> np.ndarray:
+    """The group of each sample, (count,) from 0 to groups − 1: drawn by chance, of equal sizes.
 
     Raises:
         UsageError: too few groups for an interval, or fewer than two samples in each.
     """
+    from bench.utils.randomness import permutation
+
     if groups < _FEWEST_GROUPS:
         raise UsageError(
             f"intervals take {_FEWEST_GROUPS} groups of samples or more (20 is usual), not {groups}"
         )
     if count < 2 * groups:
         raise UsageError(f"{count} samples are too few for intervals from {groups} groups of 2 or more")
-
-
-def grouping(count: int, groups: int) -> np.ndarray:
-    """The group of each sample, (count,) from 0 to groups − 1: drawn by chance, of equal sizes."""
-    from bench.utils.randomness import permutation
-
     return permutation(0, "groups", count) % groups
 
 
@@ -95,9 +92,8 @@ def frechet_interval(
     """Interval of the Fréchet distance: (N, D) features and their statistics, those of the reference.
 
     Raises:
-        UsageError: see `check_groups`.
+        UsageError: see `grouping`.
     """
-    check_groups(groups, len(features))
     group = grouping(len(features), groups)
     left_out = []
     for index in range(groups):

@@ -5,35 +5,12 @@
     sample(source.network, source.to_images, plan, "samples.npz", identity=source.identity)
 
 All randomness of image i comes from the seed and i (`bench.utils.randomness`), and batches are cut by the
-images' numbers, so neither the number of processes nor an interruption changes anything. Importing this
-package does not import torch.
+images' numbers, so neither the number of processes nor an interruption changes anything.
 """
 
-from __future__ import annotations
-
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from bench.sampling.images import sample
-    from bench.sampling.plan import Guide, Plan
-    from bench.sampling.sheets import columns, write_sheet
-    from bench.sampling.sources import Source, open_weights
+from bench.sampling.images import sample
+from bench.sampling.plan import Guide, Plan
+from bench.sampling.sheets import columns, write_sheet
+from bench.sampling.sources import Source, open_weights
 
 __all__ = ["Guide", "Plan", "Source", "columns", "open_weights", "sample", "write_sheet"]
-
-_MODULES = {
-    "Guide": "plan",
-    "Plan": "plan",
-    "Source": "sources",
-    "columns": "sheets",
-    "open_weights": "sources",
-    "sample": "images",
-    "write_sheet": "sheets",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(import_module(f"bench.sampling.{_MODULES[name]}"), name)
-    raise AttributeError(f"module 'bench.sampling' has no attribute {name!r}")

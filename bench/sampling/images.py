@@ -6,15 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from bench.sampling.files import write_images
 from bench.sampling.plan import Plan, ToImages
 from bench.sampling.sheets import columns, write_sheet
 from bench.utils import distributed
 from bench.utils.arrays import ResumableArrays, batches
 from bench.utils.compilation import compile_network
 from bench.utils.device import on_cuda
+from bench.utils.files import write_whole
 from bench.utils.progress import Progress, silent
 from registry.backbone import height_width
 from registry.errors import UsageError
@@ -93,8 +94,25 @@ def sample(
     sheet = out.with_name(f"{out.stem if out.suffix == '.npz' else out.name}.grid.png")
     if distributed.is_main():
         if not there:
-            write_images(out, rows["images"], rows["labels"], progress)
+            _write(out, rows["images"], rows["labels"], progress)
         write_sheet(sheet, rows["images"][:100], columns(len(plan.classes) or network.num_classes))
         rows.delete()
     distributed.wait()
     return sheet
+
+
+def _write(out: Path, images: np.ndarray, labels: np.ndarray, progress: Progress) -> None:
+    """Write (N, H, W, 3) images, whole or not at all: with labels (N,) to an `.npz`, or PNGs to a folder."""
+
+    def write_folder(folder: Path) -> None:
+        from PIL import Image
+
+        folder.mkdir()
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(folder / f"{i:06d}.png")
+            progress("writing", i + 1, len(images))
+
+    def write_npz(path: Path) -> None:
+        np.savez(path, arr_0=images, arr_1=labels)
+
+    write_whole(out, write_npz if out.suffix == ".npz" else write_folder)

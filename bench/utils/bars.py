@@ -14,28 +14,25 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bench.utils import distributed
 from bench.utils.progress import Progress as Callback
 
-_FORMATS = "{task.description}", "{task.fields[told]}"
+EVERY = 30.0  # seconds from a plain line to the next
 
 
 @contextmanager
-def bar(*, plainly: bool = True) -> Iterator[Callable[..., None]]:
+def bar() -> Iterator[Callable[..., None]]:
     """One bar for all stages of some work: it tells which one is under way, how far it is, and its rate.
 
-    It is gone once the work is done. Of several processes at one job, the first alone shows it.
-
-    Args:
-        plainly: where stderr is no terminal, print a line now and then; else nothing.
+    It is gone once the work is done. Of several processes at one job, the first alone shows it. Without a
+    terminal or notebook it is a line now and then.
 
     Yields:
         A callback; see `bench.utils.progress`. A fourth argument is text that is shown in place of the rate.
     """
-    with _shown(plainly) as update:
+    with _shown() as update:
         stage, began = "", (0, 0.0)
 
         def tell(description: str, done: int, total: int, text: str | None = None) -> None:
@@ -59,7 +56,7 @@ def interactive(progress: Callback | None) -> Iterator[Callable[..., None]]:
     elif not (sys.stderr.isatty() or Console().is_jupyter):
         yield lambda *stage: None
     else:
-        with bar(plainly=False) as shown:
+        with bar() as shown:
             yield shown
 
 
@@ -78,42 +75,41 @@ def of_training(tell: Callable[..., None]) -> dict[str, Any]:
 
 
 @contextmanager
-def _shown(plainly: bool) -> Iterator[Callable[[str, int, int, str], None]]:
+def _shown() -> Iterator[Callable[[str, int, int, str], None]]:
     if not distributed.is_main():
         yield lambda description, done, total, told: None
-        return
-    if Console().is_jupyter:
+    elif Console().is_jupyter:
         with _in_notebook() as update:
             yield update
-        return
-    columns = (TextColumn(_FORMATS[0]), BarColumn(), MofNCompleteColumn(), TextColumn(_FORMATS[1]))
-    terminal = sys.stderr.isatty()
-    shown: Progress = (
-        Progress(
-            *columns,
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-            refresh_per_second=4,
-        )
-        if terminal
-        else PlainProgress()
+    elif sys.stderr.isatty():
+        with _on_terminal() as update:
+            yield update
+    else:
+        yield _as_lines()
+
+
+@contextmanager
+def _on_terminal() -> Iterator[Callable[[str, int, int, str], None]]:
+    shown = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[told]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        refresh_per_second=4,
     )
+    stage = ""
     with shown:
         task = shown.add_task("", total=None, told="")
-        stage = ""
 
         def update(description: str, done: int, total: int, told: str) -> None:
             nonlocal stage
-            if description != stage and terminal:
-                shown.reset(
-                    task, completed=done, description=escape(description)
-                )  # with a time left of its own
-            stage = description
-            if terminal or plainly:
-                shown.update(
-                    task, description=escape(description), completed=done, total=total or None, told=told
-                )
+            if description != stage:  # with a time left of its own
+                stage = description
+                shown.reset(task, completed=done, description=escape(description))
+            shown.update(task, completed=done, total=total or None, told=told)
 
         yield update
 
@@ -142,22 +138,16 @@ def _in_notebook() -> Iterator[Callable[[str, int, int, str], None]]:
         shown.update(HTML(""))
 
 
-class PlainProgress(Progress):
-    """Progress as lines of text on stderr, one in `EVERY` seconds."""
+def _as_lines() -> Callable[[str, int, int, str], None]:
+    """Lines of text on stderr, one in `EVERY` seconds."""
+    printed = time.monotonic()
 
-    EVERY = 30.0
-
-    def __init__(self) -> None:
-        super().__init__(disable=True)
-        self._printed = time.monotonic()
-
-    def update(self, task_id: TaskID, **changes: Any) -> None:
-        """As of rich's bar, and a line if it is time for one."""
-        super().update(task_id, **changes)
-        if time.monotonic() - self._printed < self.EVERY:
+    def update(description: str, done: int, total: int, told: str) -> None:
+        nonlocal printed
+        if time.monotonic() - printed < EVERY:
             return
-        self._printed = time.monotonic()
-        task = self._tasks[task_id]
-        described, told = (Text.from_markup(text.format(task=task)).plain for text in _FORMATS)
-        done = f"{task.completed:.0f}" + (f"/{task.total:.0f}" if task.total else "")
-        print(" ".join(filter(None, [f"{described}:", done, told])), file=sys.stderr, flush=True)
+        printed = time.monotonic()
+        count = f"{done}/{total}" if total else f"{done}"
+        print(" ".join(filter(None, [f"{description}:", count, told])), file=sys.stderr, flush=True)
+
+    return update

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,18 +25,13 @@ class Framed:
         return pd.DataFrame(self.rows())
 
     def _repr_html_(self) -> str:
-        """For notebooks; text is escaped."""
-        return html(self.rows())
+        """A table for notebooks: text escaped, four significant figures, without what no row has."""
+        frame = self.to_frame().dropna(axis="columns", how="all")
+        text: str = frame.to_html(index=False, border=0, na_rep="", float_format=_figures, escape=True)
+        return text
 
 
-class HasRows(Protocol):
-    """A result of its own, such as the speed of one network."""
-
-    def rows(self) -> list[Row]:
-        """See `Framed`."""
-
-
-Each = TypeVar("Each", bound=HasRows)
+Each = TypeVar("Each", bound=Framed)
 
 
 class Results(list[Each], Framed):
@@ -46,15 +40,6 @@ class Results(list[Each], Framed):
     def rows(self) -> list[Row]:
         """The rows of all of them, in order."""
         return [row for result in self for row in result.rows()]
-
-
-def html(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table of HTML, with four significant figures and without what no row has."""
-    import pandas as pd
-
-    frame = pd.DataFrame([dict(row) for row in rows]).dropna(axis="columns", how="all")
-    text: str = frame.to_html(index=False, border=0, na_rep="", float_format=_figures, escape=True)
-    return text
 
 
 def _figures(value: float) -> str:

@@ -15,15 +15,7 @@ from registry.errors import UsageError
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # Layers whose weights and biases autocast casts at every call.
-_CAST = (
-    nn.Linear,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
+_CAST = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 def check_precision(precision: Precision, device: torch.device | str) -> None:

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 import registry
 from bench import data
 from bench.diffusion import sampler, samplers
-from bench.metrics import Features, evaluate
+from bench.metrics.evaluation import evaluate
 from bench.metrics.extractors import create
+from bench.metrics.scores import Features
 from bench.records.schema import SamplingSettings
 from bench.sampling import Plan
 from bench.training import loop, protocols

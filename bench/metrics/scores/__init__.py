@@ -68,7 +68,8 @@ def _made(name: str, factory: Callable[..., Any]) -> Score:
     """
     made = factory()
     if not isinstance(made, Score):
-        raise CodeError(f"score {name!r} is a {type(made).__name__}, not a bench.metrics.Score", factory)
+        kind = type(made).__name__
+        raise CodeError(f"score {name!r} is a {kind}, not a bench.metrics.scores.Score", factory)
     attributes = ("heading", "full_name", "higher_is_better", "needs")
     if lacking := [attribute for attribute in attributes if not hasattr(made, attribute)]:
         raise CodeError(f"score {name!r} lacks {', '.join(lacking)}: see bench.metrics.scores", factory)

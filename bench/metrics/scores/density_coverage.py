@@ -76,7 +76,6 @@ class Density(Score):
     place = 0  # among what is computed of one pass
 
     def compute(self, inputs: Inputs) -> float:
-        """See `Score.compute`."""
         return inputs.once(_both)[self.place]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from bench.metrics import resampling
 from bench.metrics.scores import scores
 from bench.metrics.scores.base import Inputs, Need, Score
-from bench.metrics.statistics import Statistics, check_widths, frechet_distance
+from bench.metrics.statistics import Statistics, frechet_distance
 
 
 def fid(samples: np.ndarray, reference: np.ndarray) -> float:
@@ -29,21 +29,12 @@ class FID(Score):
     higher_is_better = False
     needs = (Need("samples", "pool", True), Need("reference", "pool", True))
     default = True
+    interval_by = resampling.BY_GROUPS
 
     def compute(self, inputs: Inputs) -> float:
-        """See `Score.compute`."""
-        kind, widths = self.needs[0].kind, []
-        for features in (inputs.samples, inputs.reference):
-            given, array = features.given_statistics(kind), features.array(kind)
-            if given is not None:
-                widths.append(len(given.mean))
-            elif array is not None:
-                widths.append(array.shape[-1])
-        check_widths(*widths)
-        return frechet_distance(*inputs.statistics(kind))
+        return frechet_distance(*inputs.statistics(self.needs[0].kind))
 
     def interval(self, inputs: Inputs) -> tuple[float, float] | None:
-        """See `Score.interval`."""
         kind = self.needs[0].kind
         features = inputs.samples.array(kind)
         if features is None or inputs.samples.given_statistics(kind) is not None:
@@ -69,7 +60,6 @@ class FIDInfinity(Score):
     recorded = False  # it takes fifteen times as long as FID
 
     def compute(self, inputs: Inputs) -> float:
-        """See `Score.compute`."""
         samples = inputs.samples.pool
         assert samples is not None
         return resampling.fid_infinity(samples, inputs.statistics("pool")[1], progress=inputs.progress)

@@ -89,13 +89,12 @@ class InceptionScore(Score):
     higher_is_better = True
     needs = (Need("samples", "logits"),)
     default = True
+    interval_by = resampling.BY_GROUPS
 
     def compute(self, inputs: Inputs) -> float:
-        """See `Score.compute`."""
         assert inputs.samples.logits is not None
         return inception_score(inputs.samples.logits, progress=inputs.progress)
 
     def interval(self, inputs: Inputs) -> tuple[float, float]:
-        """See `Score.interval`."""
         assert inputs.samples.logits is not None
         return interval(inputs.samples.logits, inputs.groups)

@@ -89,11 +89,10 @@ class KID(Score):
     higher_is_better = False
     scale = 1000
     needs = BOTH_POOLS
+    interval_by = "by its standard error"
 
     def compute(self, inputs: Inputs) -> float:
-        """See `Score.compute`."""
         return inputs.once(_both)[0]
 
     def interval(self, inputs: Inputs) -> tuple[float, float]:
-        """See `Score.interval`."""
         return resampling.normal_interval(*inputs.once(_both))

@@ -74,5 +74,4 @@ class MIND(Score):
     recorded = False
 
     def compute(self, inputs: Inputs) -> float:
-        """See `Score.compute`."""
         return mind(*inputs.features("pool"), device=inputs.device, progress=inputs.progress)

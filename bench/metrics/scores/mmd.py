@@ -75,5 +75,4 @@ class CMMD(Score):
     recorded = False
 
     def compute(self, inputs: Inputs) -> float:
-        """See `Score.compute`."""
         return cmmd(*inputs.features("pool"), device=inputs.device, progress=inputs.progress)

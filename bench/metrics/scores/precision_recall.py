@@ -32,15 +32,14 @@ class _Share(Score):
     higher_is_better = True
     digits = 3
     needs = BOTH_POOLS
+    interval_by = "by Wilson's formula for shares"
     of_references = False
     k = 3  # which neighbour bounds a neighbourhood
 
     def compute(self, inputs: Inputs) -> float:
-        """See `Score.compute`."""
         return inputs.once(_both(self.k))[self.of_references]
 
     def interval(self, inputs: Inputs) -> tuple[float, float]:
-        """See `Score.interval`."""
         count = len(inputs.features("pool")[self.of_references])
         return resampling.share_interval(self.compute(inputs), count)
 

@@ -14,10 +14,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from bench import studies
-from bench.metrics import Features, evaluate
+from bench.metrics.evaluation import evaluate
 from bench.metrics.extractors import create, extractors
 from bench.metrics.features import make_file
-from bench.metrics.scores import SCORES
+from bench.metrics.scores import SCORES, Features
 from bench.metrics.scores import scores as registered
 from bench.training import protocols
 
@@ -255,7 +255,8 @@ def test_a_score_from_a_file_of_the_users(bench, tmp_path, plugins) -> None:
     )
     args = ("--samples", "s", "--reference", "r", "--score", "mean-gap", "--plugin", tmp_path / "gap.py")
     code, _, err = bench("eval", *args)
-    assert code == 1 and "score 'number' is a int, not a bench.metrics.Score" in err and "line 10" in err
+    assert code == 1 and "line 10" in err
+    assert "score 'number' is a int, not a bench.metrics.scores.Score" in err
     del registered._entries["number"]
     found = scores(bench, *args)
     extractor = create("digits")

@@ -13,7 +13,7 @@ import torch
 
 import registry
 from bench.sampling import plan
-from bench.utils.bars import PlainProgress, bar
+from bench.utils import bars
 from tests.conftest import ROOT
 
 MICRO = ("train", "--model", "tiny-unet", "--protocol", "micro", "--out")
@@ -143,9 +143,9 @@ def test_a_signal_to_sample_is_one_line_and_its_status(run_bench, tmp_path):
 
 
 def test_without_a_terminal_a_line_now_and_then(capsys, monkeypatch):
-    monkeypatch.setattr(PlainProgress, "EVERY", 0.0)
-    with bar() as tell:
+    monkeypatch.setattr(bars, "EVERY", 0.0)
+    with bars.bar() as tell:
         tell("training", 3, 10, "loss 0.50")
-        monkeypatch.setattr(PlainProgress, "EVERY", 60.0)
+        monkeypatch.setattr(bars, "EVERY", 60.0)
         tell("training", 4, 10)
     assert capsys.readouterr().err == "training: 3/10 loss 0.50\n"

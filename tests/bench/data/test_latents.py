@@ -21,6 +21,7 @@ import bench.data
 import bench.diffusion
 import registry
 from bench.data import autoencoder, grid, latents
+from bench.data.dataset import MemoryDataset
 from bench.data.encoding import encode
 from bench.data.folder import Folder
 from bench.data.latents import INDEX, read_index
@@ -172,11 +173,22 @@ def test_statistics_of_a_file(encoded: Path, vae: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text('{"mean": [0, 0], "std": [1, 0]}')
     (tmp_path / "two.json").write_text('{"mean": [0, 0], "std": [1, 1]}')
     (tmp_path / "none.json").write_text('{"mean": [0]}')
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "empty.pt").write_bytes(b"")
+    torch.save(torch.zeros(4), tmp_path / "tensor.pt")
     for normalise, says in (
         ("sets", "no statistics of latents: sets is no file"),
         (str(tmp_path / "bad.json"), "finite and the latter above 0"),
         (str(tmp_path / "two.json"), "the statistics are of 2 channels, the latents have 4"),
-        (str(tmp_path / "none.json"), "holds no mean and std of channels"),
+        *(
+            (str(tmp_path / name), f"{name} holds no mean and std of channels: {error}")
+            for name, error in (
+                ("none.json", "KeyError"),
+                ("deep.json", "RecursionError"),
+                ("empty.pt", "EOFError"),
+                ("tensor.pt", "TypeError: it is a Tensor"),
+            )
+        ),
     ):
         with pytest.raises(UsageError, match=re.escape(says)):
             bench.data.load("latents", root=encoded, normalise=normalise)
@@ -396,6 +408,9 @@ def test_latents_of_something_else_are_kept(
 def test_images_that_the_autoencoder_cannot_take(vae: Path, photos: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="multiples of 2, not 33×33"):
         encode(Folder(photos, 33), tmp_path / "o", str(vae))
+    with pytest.raises(UsageError, match="a VAE encodes pixels: open the images with grid=pixels"):
+        deep = MemoryDataset(np.zeros((1, 8, 8, 3), np.uint8), np.zeros(1, int), "a", layout="space-to-depth")
+        encode(deep, tmp_path / "o", str(vae))
     with pytest.raises(UsageError, match="these are grey"):
         encode(bench.data.load("digits"), tmp_path / "o", str(vae))  # type: ignore[arg-type]
     assert not (tmp_path / "o").exists()
@@ -466,9 +481,9 @@ def test_damaged_folders_are_named(encoded: Path, tmp_path: Path) -> None:
     del lacking["shape"]
     index.write_text(json.dumps(lacking))
     assert f"{index} is damaged: shape Field required" in message()
-    for scale in (0.0, math.nan, math.inf):
-        index.write_text(json.dumps(json.loads((encoded / "index.json").read_text()) | {"scale": scale}))
-        assert f"{index} is damaged: scale Input should be" in message()
+    for key, value in (("scale", 0.0), ("scale", math.nan), ("scale", math.inf), ("shard_size", 0)):
+        index.write_text(json.dumps(json.loads((encoded / "index.json").read_text()) | {key: value}))
+        assert f"{index} is damaged: {key} Input should be" in message()
     index.write_text("{")
     assert f"{index} is damaged" in message()
     with pytest.raises(UsageError, match="leave num_classes out"):

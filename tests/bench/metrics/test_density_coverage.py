@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from bench.metrics import Features, evaluate, neighbours
+from bench.metrics import neighbours
+from bench.metrics.evaluation import evaluate
+from bench.metrics.scores import Features
 from bench.metrics.scores.density_coverage import density_coverage
 from bench.reports import differences, tables
 from bench.studies import COLUMNS

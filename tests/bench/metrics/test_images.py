@@ -353,6 +353,11 @@ def test_images_of_two_sizes_are_named(tmp_path: Path) -> None:
         ({"pool": np.zeros((2, 3))}, "pool is float64"),
         ({"about": np.array("{}")}, "'about' does not tell of features"),
         ({"about": np.array(["no JSON"])}, "'about' does not tell"),
+        ({"about": np.array("[" * 100_000)}, "'about' does not tell"),
+        (
+            {"about": np.array('{"extractor": "", "digest": "", "count": Infinity, "statistics": ""}')},
+            "'about' does not tell",
+        ),
     ],
 )
 def test_feature_files_that_are_not_ours(tmp_path: Path, changes, message) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -244,6 +246,22 @@ def test_weights_that_are_not_here_are_named_in_one_line(monkeypatch, tmp_path: 
     DINOV2.path.write_bytes(b"cut off")
     with pytest.raises(UsageError, match=r"dinov2_vitl14_pretrain\.pth is damaged: delete it"):
         create("dinov2")
+
+
+def test_weights_in_the_cache_are_read_through_once(
+    small_clip, dino, dino_state, clip_state, monkeypatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    calls, file_digest = [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *args: calls.append(1) or file_digest(*args))
+    for module, name, state in ((dinov2, "DINOV2", dino_state), (clip, "FILE", clip_state)):
+        file = getattr(module, name)
+        file.path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(state, file.path)
+        sha = hashlib.sha256(file.path.read_bytes()).hexdigest()
+        monkeypatch.setattr(module, name, replace(file, sha256=sha))
+        calls.clear()
+        assert create(file.extractor).digest == sha[:12] and len(calls) == 1
 
 
 def test_weights_of_another_network_are_refused(small_clip, dino, dino_state, tmp_path: Path) -> None:

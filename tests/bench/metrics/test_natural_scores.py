@@ -11,9 +11,10 @@ import scipy.linalg
 import torch
 from sklearn.metrics.pairwise import polynomial_kernel, rbf_kernel
 
-from bench.metrics import Features, compare, evaluate
+from bench.metrics.evaluation import compare, evaluate
 from bench.metrics.extractors import extractors
 from bench.metrics.images import ImageSet
+from bench.metrics.scores import Features
 from bench.metrics.scores.mind import mind
 from bench.metrics.scores.mmd import cmmd
 from registry.errors import UsageError
@@ -165,6 +166,46 @@ def test_an_extractor_with_scores_of_its_own_gives_those(sets, dinov2, tmp_path)
         UsageError, match=r"fid is a score of Inception features, not of dinov2's, which has its"
     ):
         compare(*sets, scores="fid", extractor="dinov2", cache=tmp_path / "cache")
+    with pytest.raises(UsageError, match=r"dinov2 has no score that matches s\* or fid\*; it has fd_dinov2"):
+        compare(*sets, scores=["s*", "fid*"], extractor="dinov2", cache=tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("scores", "intervals", "biased"),
+    [
+        ((), "FID, sFID and Inception score by leaving out each of 20 groups of samples, precision and "
+         "recall by Wilson's formula for shares",
+         "FID and sFID are biased upward: compare them only with those of"),
+        (["kid"], "KID·10³ by its standard error", ""),
+        (["density"], "", ""),
+        (["fd_dinov2"], "FD-DINOv2 by leaving out each of 20 groups of samples",
+         "FD-DINOv2 is biased upward: compare it only with that of"),
+        (["fid", "fd_dinov2", "recall_dinov2"], "FID and FD-DINOv2 by leaving out each of 20 groups of "
+         "samples, recall (DINOv2) by Wilson's formula for shares",
+         "FID and FD-DINOv2 are biased upward: compare them only with those of"),
+    ],
+)  # fmt: skip
+def test_notes_tell_of_the_scores_that_were_computed(
+    sets, dinov2, tmp_path, scores, intervals, biased
+) -> None:
+    found = compare(*sets, scores=scores, intervals=True, cache=tmp_path / "cache")
+    assert found is not None
+    one_network = "They are over samples of one network, not over training seeds."
+    assert [note for note in found.notes if note.startswith(("95%", "Warning"))] == [
+        *([f"95% intervals: {intervals}. {one_network}"] if intervals else []),
+        *([f"Warning: with fewer than 50,000 samples {biased} equally many samples."] if biased else []),
+    ]
+
+
+def test_few_samples_have_intervals_of_scores_that_need_no_groups(sets, tmp_path) -> None:
+    few = tmp_path / "few.npz"
+    np.savez(few, arr_0=np.load(sets[0])["arr_0"][:30])
+    options = {"intervals": True, "cache": tmp_path / "cache"}
+    found = compare(few, sets[1], scores=["precision", "kid", "density"], **options)
+    assert found is not None and set(found.intervals) == {"precision", "kid"}
+    for name in ("fid", "inception_score"):
+        with pytest.raises(UsageError, match="30 samples are too few for intervals from 20 groups"):
+            compare(few, sets[1], scores=name, **options)
 
 
 def test_each_extractor_has_its_own_reference(sets, dinov2, tmp_path) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.metrics import Features, evaluate, resampling
+from bench.metrics import resampling
+from bench.metrics.evaluation import evaluate
 from bench.metrics.resampling import fid_infinity
+from bench.metrics.scores import Features
 from bench.metrics.scores.inception_score import inception_score, interval
 from bench.metrics.scores.kid import kid
 from bench.metrics.statistics import Statistics, frechet_distance

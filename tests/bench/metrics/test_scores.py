@@ -12,10 +12,11 @@ import pytest
 import scipy.linalg
 import torch
 
-from bench.metrics import Features, evaluate, neighbours, scores
+from bench.metrics import neighbours, scores
+from bench.metrics.evaluation import evaluate
 from bench.metrics.neighbours import precision_recall
 from bench.metrics.resampling import fid_infinity
-from bench.metrics.scores import SCORES
+from bench.metrics.scores import SCORES, Features
 from bench.metrics.scores.fid import fid
 from bench.metrics.scores.inception_score import inception_score
 from bench.metrics.scores.kid import kid

@@ -569,6 +569,27 @@ def test_a_dataset_is_exported_as_it_is(tmp_path: Path) -> None:
     refused("ends in .npz", export, digits, tmp_path / "digits")
 
 
+def test_an_export_killed_before_it_was_tidied_up_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    digits, out = data.load("digits"), tmp_path / "digits.npz"
+    with monkeypatch.context() as patched:
+        patched.setattr("bench.utils.arrays.ResumableArrays.delete", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            export(digits, out)
+    written = out.read_bytes()
+    export(digits, out)
+    assert out.read_bytes() == written and [path.name for path in tmp_path.iterdir()] == ["digits.npz"]
+    with pytest.raises(KeyboardInterrupt):
+        export(digits, tmp_path / "b.npz", progress=interrupted)
+    (tmp_path / "b.npz").write_bytes(b"somebody's")
+    refused("exists: delete it", export, digits, tmp_path / "b.npz")
+    assert (tmp_path / "b.npz").read_bytes() == b"somebody's"
+
+
 def test_a_sheet_lays_images_out_in_lines_with_a_gap(tmp_path: Path) -> None:
     images = np.arange(5, dtype=np.uint8)[:, None, None, None].repeat(64, 1).repeat(64, 2).repeat(3, 3)
     write_sheet(tmp_path / "p.png", images, 3)
