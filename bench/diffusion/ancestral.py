@@ -17,7 +17,7 @@ from bench.diffusion.respacing import respaced_timesteps
 
 @samplers.register("ancestral")
 class Ancestral(Sampler[DDPM]):
-    """DDPM's own loop; `steps` is a number up to 1000, or ddimN.
+    """DDPM's own loop (arXiv 2006.11239, Algorithm 2); `steps` is a number up to 1000, or ddimN.
 
     If the network has no learned variance, the posterior's variance β̃ is used.
 

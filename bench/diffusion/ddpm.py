@@ -134,7 +134,7 @@ class GaussianDiffusion:
 
 @objectives.register("ddpm")
 class DDPM(Objective):
-    """Noise or v-prediction over 1000 steps, with a learned variance or without (DDPM, DiT).
+    """Noise or v-prediction over 1000 steps (DDPM, arXiv 2006.11239), with a learned variance or without.
 
     Args:
         beta_schedule: see `registry.schedules`.
