@@ -42,7 +42,7 @@ class Ancestral(Sampler[DDPM]):
     def loop(self, objective: DDPM, denoiser: Denoiser, x: Tensor, noise: Noise, steps: str) -> Tensor:
         """See `Sampler.sample`."""
         process = objective.respaced(steps)
-        for step, i in enumerate(reversed(range(process.num_inference_steps))):
+        for step, i in enumerate(reversed(range(len(process.timesteps)))):
             prediction, v = process.predict(denoiser, x, i)
             x0 = process.to_x0(prediction, x, i)
             if self.clip:

@@ -46,7 +46,7 @@ class DDIM(Sampler[DDPM]):
     def loop(self, objective: DDPM, denoiser: Denoiser, x: Tensor, noise: Noise, steps: str) -> Tensor:
         """See `Sampler.sample`."""
         process = objective.respaced(steps)
-        for step, i in enumerate(reversed(range(process.num_inference_steps))):
+        for step, i in enumerate(reversed(range(len(process.timesteps)))):
             prediction, _ = process.predict(denoiser, x, i)
             alpha, alpha_prev = process.alphas_cumprod[i], process.alphas_cumprod_prev[i]
             sigma = self.eta * math.sqrt((1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev))
