@@ -10,7 +10,7 @@ import torch
 
 import bench.diffusion
 import registry
-from bench.diffusion.ddim import DDIM
+from bench.diffusion.ddpm_samplers import DDIM
 from bench.diffusion.flow import Flow
 
 

@@ -1,10 +1,11 @@
-"""Sampling of DDPM-trained networks by DDIM (arXiv 2010.02502)."""
+"""Sampling of DDPM-trained networks: DDPM's own loop (arXiv 2006.11239), respaced, and DDIM (2010.02502)."""
 
 from __future__ import annotations
 
 import math
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from bench.diffusion import samplers
@@ -15,33 +16,70 @@ from bench.diffusion.respacing import respaced_timesteps
 from registry.errors import UsageError
 
 
-@samplers.register("ddim")
-class DDIM(Sampler[DDPM]):
-    """DDIM (Eq. 12), deterministic; `steps` is a number up to 1000, or ddimN for even strides.
-
-    Args:
-        eta: share of the ancestral noise; 0 is deterministic, 1 as noisy as DDPM.
-        clip: clamp each predicted x0 to [−1, 1], as is usual in pixel space.
+class Respaced(Sampler[DDPM]):
+    """A sampler that visits some of the training steps; see `bench.diffusion.respacing`.
 
     Attributes:
-        gradient: gradient of a classifier, which changes the predicted noise of each step (ADM, arXiv
-            2105.05233, Algorithm 2); see `bench.diffusion.guidance.classifier_gradient`.
-
-    Raises:
-        UsageError: eta is not between 0 and 1.
+        gradient: gradient of a classifier; see `bench.diffusion.guidance.classifier_gradient`.
     """
 
     objectives: ClassVar[tuple[str, ...]] = ("ddpm",)
     gradient: Gradient | None = None
 
+    def evaluations(self, steps: str) -> int:
+        """Number of steps of the respacing."""
+        return len(respaced_timesteps(steps))
+
+
+@samplers.register("ancestral")
+class Ancestral(Respaced):
+    """DDPM's own loop (arXiv 2006.11239, Algorithm 2); `steps` is a number up to 1000, or ddimN.
+
+    If the network has no learned variance, the posterior's variance β̃ is used. The gradient of a classifier
+    shifts the mean of each step by variance · gradient (ADM, arXiv 2105.05233, Algorithm 1).
+
+    Args:
+        clip: clamp each predicted x0 to [−1, 1], as is usual in pixel space.
+    """
+
+    def __init__(self, clip: bool = False) -> None:
+        self.clip = clip
+
+    def loop(self, objective: DDPM, denoiser: Denoiser, x: Tensor, noise: Noise, steps: str) -> Tensor:
+        """See `Sampler.sample`."""
+        process = objective.respaced(steps)
+        for step, i in enumerate(reversed(range(len(process.timesteps)))):
+            prediction, v = process.predict(denoiser, x, i)
+            x0 = process.to_x0(prediction, x, i)
+            if self.clip:
+                x0 = x0.clamp(-1, 1)
+            mean = process.posterior_mean(x0, x, i)
+            fixed = process.posterior_log_variance_clipped[i]
+            deviation = math.exp(0.5 * fixed) if v is None else torch.exp(0.5 * process.log_variance(v, i))
+            if self.gradient is not None:
+                mean = mean + deviation**2 * self.gradient(x, process.times(x, i))
+            x = mean + deviation * noise(step) if i > 0 else mean
+        return x
+
+
+@samplers.register("ddim")
+class DDIM(Respaced):
+    """DDIM (arXiv 2010.02502, Eq. 12), deterministic; `steps` is a number up to 1000, or ddimN: even strides.
+
+    The gradient of a classifier changes the predicted noise of each step (ADM, arXiv 2105.05233, Alg. 2).
+
+    Args:
+        eta: share of the ancestral noise; 0 is deterministic, 1 as noisy as DDPM.
+        clip: clamp each predicted x0 to [−1, 1], as is usual in pixel space.
+
+    Raises:
+        UsageError: eta is not between 0 and 1.
+    """
+
     def __init__(self, eta: float = 0.0, clip: bool = False) -> None:
         if not 0 <= eta <= 1:
             raise UsageError(f"sampler ddim takes eta from 0 to 1, not {eta}")
         self.eta, self.clip = eta, clip
-
-    def evaluations(self, steps: str) -> int:
-        """Number of steps of the respacing."""
-        return len(respaced_timesteps(steps))
 
     def loop(self, objective: DDPM, denoiser: Denoiser, x: Tensor, noise: Noise, steps: str) -> Tensor:
         """See `Sampler.sample`."""
