@@ -54,11 +54,10 @@ __all__ = [
 
 backbones = Registry(
     "backbone",
-    group="bench.backbones",
+    "registry.networks",
     base="registry.backbone.Backbone",
     largest=1_000_000,  # building a deeper network would take hours and fill the memory
 )
-backbones.discover("registry.networks")
 
 register, names, describe = backbones.register, backbones.names, backbones.describe
 

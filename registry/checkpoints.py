@@ -18,7 +18,7 @@ import re
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -219,72 +219,55 @@ def _network(model: nn.Module, content: Any, key: str | None, where: str) -> tup
     """The state dict of the network inside a checkpoint, without the prefix of its names, and its place.
 
     Raises:
-        UsageError: there is none, or there are several and the choice is not clear.
+        UsageError: there are no tensors, no such key, or see `_inside`.
     """
     if not isinstance(content, Mapping):
         raise UsageError(f"{where} holds {type(content).__name__}, not a state dict")
+    has = _listed(list(map(str, content)))
+    found = list(_tensors(_of_lightning(content, where) if key is None else content))
     if key is not None:
-        entry = _entry(content, key)
-        if entry is None:
-            raise UsageError(f"{where} has no state dict {key!r}; it has: {_listed(list(map(str, content)))}")
-        return _network(model, entry, None, f"{where}, entry {key!r},")
-    if "pytorch-lightning_version" in content:
-        content = _of_lightning(content, where)
-    state = {n: value for n, value in content.items() if isinstance(n, str) and isinstance(value, Tensor)}
-    if state and len(state) == len(content):
-        # A prefix that the network declares (`registry.wrap`) separates its weights from others in the file.
-        prefix = getattr(model, "checkpoint_prefix", "")
-        state = (_behind(prefix, state) if prefix else {}) or state
-        if (inside := _inside(model, state, where)) is not None:
-            return inside, where
-        state = _without_prefix(model, state)
-        parts = _parts(state)
-        if not any(map(_AVERAGED.search, parts)):
-            return state, where
-        content = parts  # one state dict with `online_model.…` and `ema_model.…`
-    sets = [name for name, value in content.items() if isinstance(name, str) and _holds_weights(value)]
-    sets = [name for name in sets if _AVERAGED.search(name)] or sets
-    if not sets:
-        others = [str(name) for name in content if name not in state]
-        found = f"entries that are no named tensors: {_listed(others)}" if others else "nothing"
-        raise UsageError(f"{where} is not a state dict; it holds {found}")
-    if len(sets) > 1:
-        fitting = [name for name in sets if _fits(model, content[name])]
-        if len(fitting) != 1:
-            which = f"{len(fitting)} of them fit" if fitting else "none of them fits"
-            raise _ambiguous(model, where, fitting or sets, which)
-        sets = fitting
-    return _network(model, content[sets[0]], None, f"{where}, entry {sets[0]!r},")
+        place = _place(key, found)
+        if place is None:
+            raise UsageError(f"{where} has no state dict {key!r}; it has: {has}")
+        found = [each for each in found if each[1].startswith(place)]
+    if not found:
+        holds = f"entries that are no named tensors: {has}" if has else "nothing"
+        raise UsageError(f"{where} is not a state dict; it holds {holds}")
+    # A prefix that the network declares (`registry.wrap`) separates its weights from others in an entry.
+    prefix = getattr(model, "checkpoint_prefix", "")
+    declared = {entry for entry, name, _ in found if name.startswith(f"{entry}{prefix}")}
+    found = [each for each in found if each[0] not in declared or each[1].startswith(f"{each[0]}{prefix}")]
+    state = {name: tensor for _, name, tensor in _unwrapped(model, found)}
+    return _inside(model, state, {entry for entry, _, tensor in found if tensor.dim()}, where)
 
 
-def _ambiguous(model: nn.Module, where: str, sets: list[str], which: str) -> UsageError:
-    return UsageError(
-        f"{where} holds several sets of weights, {_listed(list(map(repr, sets)))}, and {which} "
-        f"{_title(model)}: name one by key (--weights of `bench sample`)"
-    )
+def _tensors(content: Any, entry: str = "") -> Iterator[tuple[str, str, Tensor]]:
+    """All tensors of a checkpoint but those of optimizers: (prefix of the entry, name with it, tensor).
+
+    Positions in a list, and other keys that are no text, are in brackets: they are no parameter's name.
+    """
+    for key, value in content.items() if isinstance(content, Mapping) else enumerate(content):
+        name = f"{entry}{key}" if isinstance(key, str) else f"{entry}[{key}]"
+        if isinstance(value, Tensor):
+            yield entry, name, value
+        elif isinstance(value, list | tuple) or (isinstance(value, Mapping) and "param_groups" not in value):
+            yield from _tensors(value, f"{name}.")
 
 
-def _entry(content: Mapping[Any, Any], key: str) -> Mapping[Any, Any] | None:
-    """The entry with this name, or the entries with this prefix, at any depth; None unless it is unique."""
-    if isinstance(content.get(key), Mapping):
-        return content[key]
-    if part := _behind(f"{key}.", content):
-        return part
-    inner = [_entry(value, key) for value in content.values() if isinstance(value, Mapping)]
-    found = [entry for entry in inner if entry is not None]
-    return found[0] if len(found) == 1 else None
+def _place(key: str, found: list[tuple[str, str, Tensor]]) -> str | None:
+    """The prefix that a key names, in an entry at any depth; None if there is none, or one elsewhere too."""
+    starts = {start for entry, _, _ in found for start in _prefixes(entry)}
+    places = [s for s in starts if any(name.startswith(f"{s}{key}.") for _, name, _ in found)]
+    start = min(places, key=len, default=None)
+    return None if start is None or not all(s.startswith(start) for s in places) else f"{start}{key}."
 
 
-def _behind(prefix: str, content: Mapping[Any, Any]) -> dict[str, Any]:
-    """Entries whose names start with a prefix, without the prefix."""
-    return {
-        name.removeprefix(prefix): value
-        for name, value in content.items()
-        if isinstance(name, str) and name.startswith(prefix)
-    }
+def _behind(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors whose names start with a prefix, without the prefix."""
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
-def _of_lightning(content: Mapping[Any, Any], where: str) -> dict[Any, Any]:
+def _of_lightning(content: Mapping[Any, Any], where: str) -> Mapping[Any, Any]:
     """A checkpoint of Lightning with the states of its callbacks as entries, since one may hold averages.
 
     After Lightning's own `WeightAveraging`, `state_dict` is the average.
@@ -292,6 +275,8 @@ def _of_lightning(content: Mapping[Any, Any], where: str) -> dict[Any, Any]:
     Raises:
         UsageError: the averages are a list of tensors in the optimizer's state, as with NeMo and FlowDCN.
     """
+    if "pytorch-lightning_version" not in content:
+        return content
     if any("ema" in state for state in content.get("optimizer_states", ())):
         raise UsageError(
             f"{where} keeps its averaged weights without names, in optimizer_states: save them as a state "
@@ -303,48 +288,56 @@ def _of_lightning(content: Mapping[Any, Any], where: str) -> dict[Any, Any]:
     return callbacks | kept
 
 
-def _inside(model: nn.Module, state: dict[str, Tensor], where: str) -> dict[str, Tensor] | None:
-    """The network's weights in a state dict, with any prefix and among any other entries.
+def _inside(
+    model: nn.Module, state: dict[str, Tensor], entries: Collection[str], where: str
+) -> tuple[dict[str, Tensor], str]:
+    """The network's weights in a state dict, with any prefix and among any other entries, and their place.
 
-    Returns:
-        A state dict that fits; None if there is none.
+    If none fit, what is behind the prefix with the most of the network's names, for the message.
+
+    Args:
+        entries: prefixes of what the checkpoint holds as entries of their own.
 
     Raises:
         UsageError: several fit, or one fits and there is an average of it that cannot be read.
     """
-    state = _unwrapped(model, state)
     fixed: Collection[str] = getattr(model, "fixed_parameters", ())
     own = {name for name in model.state_dict() if name not in fixed}
-    parts = {name.partition(".")[0] for name in own} if own <= state.keys() else set()
     counts = Counter(prefix for name in state for prefix in _prefixes(name))
-    found: dict[str, dict[str, Tensor]] = {}
-    for prefix in sorted(counts, key=len):
-        inner = prefix.startswith(tuple(found)) or prefix.partition(".")[0] in parts
-        if counts[prefix] >= len(own) and not inner:
-            part = _behind(prefix, state)
-            if not _matched(model, dict(part))[1]:
-                found[prefix] = part
-    if not found:
-        return None
-    chosen = _averaged(list(found))
-    if len(chosen) > 1:
-        names = [prefix.removesuffix(".") for prefix in chosen]
-        raise _ambiguous(model, where, names, f"{len(names)} of them fit")
-    (place,) = chosen
-    if _AVERAGED.search(place):
-        return found[place]
-    for prefix in counts:
-        apart = not prefix.startswith(place) and not place.startswith(prefix)
-        if apart and 2 * counts[prefix] >= len(own) and _AVERAGED.search(prefix.split(".")[-2]):
+    found: list[str] = []
+    parts: list[str] = []  # prefixes of parts of the network, where it is not searched for
+    closest, most = "", -1
+    for prefix in sorted(counts, key=lambda prefix: prefix.count(".")):
+        if 2 * counts[prefix] < len(own) or prefix.startswith((*found, *parts)):
+            continue
+        behind = _behind(prefix, state)
+        matched, problems = _matched(model, dict(behind))
+        if not problems:
+            found.append(prefix)
+        elif own <= behind.keys():
+            parts += [f"{prefix}{name.partition('.')[0]}." for name in own]
+        if len(own & matched.keys()) > most:
+            closest, most = prefix, len(own & matched.keys())
+    places = [p for p in found if not any(_averages(other, p, entries) for other in found)]
+    if len(places) > 1:
+        raise UsageError(
+            f"{where} holds several sets of weights, {_listed([repr(place[:-1]) for place in places])}, and "
+            f"{len(places)} of them fit {_title(model)}: name one by key (--weights of `bench sample`)"
+        )
+    (place,) = places or [closest]
+    weights = _behind(place, state)
+    for prefix in counts if found else ():
+        named = _AVERAGED.search(prefix[:-1].rpartition(".")[2]) and _averages(prefix, place, entries)
+        if named and (2 * counts[prefix] >= len(own) or any(entry.startswith(prefix) for entry in entries)):
             average = _undotted(state, prefix, place)
             if average is None:
                 raise UsageError(
-                    f"{where} has averaged weights {prefix.removesuffix('.')!r} that do not fit "
-                    f"{_title(model)}, beside {place.removesuffix('.')!r}, which do: name one by key "
-                    "(--weights of `bench sample`)"
+                    f"{where} has averaged weights {prefix[:-1]!r} that do not fit {_title(model)}, beside "
+                    f"{place[:-1]!r}, which do: name one by key (--weights of `bench sample`)"
                 )
-            return found[place] | average
-    return found[place]
+            weights |= average
+            break
+    return weights, f"{where}, entry {place[:-1]!r}," if place else where
 
 
 def _prefixes(name: str) -> list[str]:
@@ -352,20 +345,19 @@ def _prefixes(name: str) -> list[str]:
     return ["", *(name[: match.end()] for match in re.finditer(r"\.", name))]
 
 
-def _averaged(places: list[str]) -> list[str]:
-    """Of several places of weights, those named as averages in the parts that differ; else all of them."""
-    while len(places) > 1:
-        parts = [place.split(".") for place in places]  # none is a prefix of another
-        shared = next(i for i, column in enumerate(zip(*parts, strict=False)) if len(set(column)) > 1)
-        averaged = [
-            place
-            for place, part in zip(places, parts, strict=True)
-            if _AVERAGED.search(".".join(part[shared:]))
-        ]
-        if len(averaged) in (0, len(places)):
-            break
-        places = averaged
-    return places
+def _averages(one: str, other: str, entries: Collection[str]) -> bool:
+    """Whether of two places, none inside the other, the first is named as an average and the second is not.
+
+    The first part in which they differ counts if it is an entry of the checkpoint, else all from there on.
+    """
+    if one.startswith(other) or other.startswith(one):
+        return False
+    differs = next(i for i, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1])
+    shared = one.rfind(".", 0, differs) + 1
+    first = [place[: place.index(".", shared) + 1] for place in (one, other)]
+    behind = first if any(entry.startswith(tuple(first)) for entry in entries) else [one, other]
+    averaged, plain = (_AVERAGED.search(place[shared:]) for place in behind)
+    return bool(averaged) and not plain
 
 
 def _undotted(state: dict[str, Tensor], average: str, place: str) -> dict[str, Tensor] | None:
@@ -388,51 +380,15 @@ def _undotted(state: dict[str, Tensor], average: str, place: str) -> dict[str, T
     return None
 
 
-def _unwrapped(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict without `_WRAPPERS` in its names, unless the model's own names have them."""
+def _unwrapped(model: nn.Module, found: list[tuple[str, str, Tensor]]) -> list[tuple[str, str, Tensor]]:
+    """`_tensors` without `_WRAPPERS` in their names, unless the model's own names have them."""
     if any(not _WRAPPERS.isdisjoint(name.split(".")) for name in model.state_dict()):
-        return state
-    plain = {
-        ".".join(part for part in name.split(".") if part not in _WRAPPERS): t for name, t in state.items()
-    }
-    return plain if len(plain) == len(state) else state
-
-
-def _without_prefix(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a network inside other modules, for the message if nothing fits."""
-    own = {name.partition(".")[0] for name in model.state_dict()}
-    state = {name: tensor for name, tensor in state.items() if name != "n_averaged"}  # torch's AveragedModel
-    while len(parts := _parts(state)) == 1 and sum(map(len, parts.values())) == len(state):
-        if not own.isdisjoint(parts):
-            break
-        (state,) = parts.values()
-    return state
-
-
-def _parts(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """A state dict split by the first part of its names; names without a dot are omitted."""
-    parts: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in state.items():
-        first, dot, rest = name.partition(".")
-        if dot:
-            parts.setdefault(first, {})[rest] = tensor
-    return parts
-
-
-def _holds_weights(value: Any) -> bool:
-    """Whether an entry of a checkpoint holds weights: tensors by name, or in a list, as some averages are."""
-    items: Iterable[Any] = value if isinstance(value, list | tuple) else ()
-    if isinstance(value, Mapping) and "param_groups" not in value:  # optimizers have these
-        items = value.values()
-    return any(item.dim() > 0 if isinstance(item, Tensor) else _holds_weights(item) for item in items)
-
-
-def _fits(model: nn.Module, content: Any) -> bool:
-    """Whether an entry of a checkpoint has the model's names and shapes."""
-    try:
-        return not _matched(model, _network(model, content, None, "")[0])[1]
-    except UsageError:
-        return False
+        return found
+    plain = [
+        (entry, entry + ".".join(p for p in name[len(entry) :].split(".") if p not in _WRAPPERS), tensor)
+        for entry, name, tensor in found
+    ]
+    return plain if len({name for _, name, _ in plain}) == len(found) else found
 
 
 def _listed(names: list[str]) -> str:

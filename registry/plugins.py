@@ -4,7 +4,7 @@
 `bench`. Names are known before their code is imported, so that listing and describing them is fast. They come
 from
 
-- the modules of a package (`discover`): their source is read, and they are imported when a name is used,
+- the modules of a package: their source is read, and they are imported when a name is used,
 - the decorator `register`, when the file that uses it is imported (`load_file`),
 - entry points of installed packages, which are imported when a name is used.
 """
@@ -96,43 +96,31 @@ class Registry:
     """Maps names to factories of one kind, such as backbones.
 
     Args:
-        kind: the kind, for messages ("backbone").
-        group: the entry-point group through which installed packages add names.
+        kind: the kind, for messages ("backbone"). Installed packages add names by entry points of the group
+            "bench.{kind}s".
+        package: the package whose modules register names, if any. Their source is read when a name is first
+            needed, and nothing is imported. Names are found in statements `register("name",
+            aliases=["alias"], argument=default, **CONSTANT)(Target)` at the top level of a module, and in
+            decorators of the same form. Names and aliases must be literals.
         base: the class, as "module.Class", whose attributes are the defaults.
         largest: largest allowed value of an integer argument.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        group: str,
-        base: str = "",
-        largest: int = 2**63 - 1,
-    ) -> None:
-        self.kind, self.group, self.base = kind, group, base
-        self.largest = largest
+    def __init__(self, kind: str, package: str = "", base: str = "", largest: int = 2**63 - 1) -> None:
+        self.kind, self.base, self.largest = kind, base, largest
         self.version = 0  # increases with each added name, so that caches of all names can be invalidated
         self._entries: dict[str, Entry] = {}  # by the key of the name and of each alias
         self._clashes: dict[str, str] = {}  # key -> message of the error raised when that name is used
-        self._packages: list[str] = []  # packages not yet searched for names
+        self._package = package  # empty once it was searched for names
 
     # ---- adding names ----
 
-    def discover(self, package: str) -> None:
-        """Add the names that the modules of a package register, without importing them.
-
-        Their source is read when a name is first needed. Names are found in statements `register("name",
-        aliases=["alias"], argument=default, **CONSTANT)(Target)` at the top level of a module, and in
-        decorators of the same form. Names and aliases must be literals.
-        """
-        self._packages.append(package)
-
     def _search(self) -> None:
-        while self._packages:
-            for found in source.registrations(self._packages.pop(0), self.kind):
-                module = found.source.name
-                load = functools.partial(importlib.import_module, module)
-                self._add(Entry(found.name, module, aliases=found.aliases, load=load, registration=found))
+        package, self._package = self._package, ""
+        for found in source.registrations(package, self.kind) if package else ():
+            module = found.source.name
+            load = functools.partial(importlib.import_module, module)
+            self._add(Entry(found.name, module, aliases=found.aliases, load=load, registration=found))
 
     def register(
         self, name: str, *, aliases: Iterable[str] = (), **defaults: Any
@@ -186,7 +174,7 @@ class Registry:
         from importlib.metadata import entry_points
 
         self._search()
-        for point in entry_points(group=self.group):
+        for point in entry_points(group=f"bench.{self.kind}s"):
             owner = point.dist.name if point.dist else point.value
             entry = Entry(point.name, point.module, owner, load=functools.partial(_load, point))
             old = self._entries.get(key(point.name))

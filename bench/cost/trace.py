@@ -52,7 +52,9 @@ class Analysis(JitModelAnalysis):
     Attributes:
         deployed: its form for inference, without memory for weights.
         peaks: largest sum of tensors in use at one time, without the weights, in bytes, by stage.
-        notes: limits of the counts, as sentences. Raises:
+        notes: limits of the counts, as sentences.
+
+    Raises:
         UsageError: it has a part that cannot be counted.
         CodeError: its forward returns what cannot be an output of it.
         Exception: any error of its forward.

@@ -35,8 +35,7 @@ __all__ = [
     "register",
 ]
 
-datasets = Registry("dataset", group="bench.datasets")
-datasets.discover("bench.data")
+datasets = Registry("dataset", "bench.data")
 
 register, names, describe = datasets.register, datasets.names, datasets.describe
 

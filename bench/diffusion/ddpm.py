@@ -89,19 +89,6 @@ class GaussianDiffusion:
         )
         self.posterior_log_variance_clipped = _StepTable(np.log(clipped))
 
-    @property
-    def num_inference_steps(self) -> int:
-        """Steps of one sampling loop, each one network evaluation."""
-        return len(self.timesteps)
-
-    def add_noise(self, x0: Tensor, noise: Tensor, i: Tensor) -> Tensor:
-        """x_t = √ᾱ·x0 + √(1−ᾱ)·noise (DDPM, Eq. 4)."""
-        return self.sqrt_alphas_cumprod[i] * x0 + self.sqrt_one_minus_alphas_cumprod[i] * noise
-
-    def velocity(self, x0: Tensor, noise: Tensor, i: Tensor) -> Tensor:
-        """v = √ᾱ·noise − √(1−ᾱ)·x0 (Salimans and Ho 2022, arXiv 2202.00512)."""
-        return self.sqrt_alphas_cumprod[i] * noise - self.sqrt_one_minus_alphas_cumprod[i] * x0
-
     def to_x0(self, prediction: Tensor, x_t: Tensor, i: int | Tensor) -> Tensor:
         """The prediction converted to x0."""
         if self.prediction_type == "v_prediction":
@@ -134,7 +121,7 @@ class GaussianDiffusion:
 
 @objectives.register("ddpm")
 class DDPM(Objective):
-    """Noise or v-prediction over 1000 steps, with a learned variance or without (DDPM, DiT).
+    """Noise or v-prediction over 1000 steps (DDPM, arXiv 2006.11239), with a learned variance or without.
 
     Args:
         beta_schedule: see `registry.schedules`.
@@ -182,8 +169,9 @@ class DDPM(Objective):
         return (u * NUM_TRAIN_TIMESTEPS).long()
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """See `GaussianDiffusion.add_noise`."""
-        return self.diffusion.add_noise(x0, noise, t)
+        """x_t = √ᾱ·x0 + √(1−ᾱ)·noise (DDPM, Eq. 4)."""
+        process = self.diffusion
+        return process.sqrt_alphas_cumprod[t] * x0 + process.sqrt_one_minus_alphas_cumprod[t] * noise
 
     def losses(self, output: Tensor, x0: Tensor, noise: Tensor, x_t: Tensor, t: Tensor) -> dict[str, Tensor]:
         """Mean squared error of the prediction and, with a learned variance, the bound term.
@@ -198,8 +186,10 @@ class DDPM(Objective):
             Eq. 16, at weight 1); absent for a network without a learned variance.
         """
         prediction, v = split(output, x0.shape[1])
-        epsilon = self.prediction_type == "epsilon"
-        target = noise if epsilon else self.diffusion.velocity(x0, noise, t)
+        process, epsilon = self.diffusion, self.prediction_type == "epsilon"
+        target = noise
+        if not epsilon:  # Salimans and Ho 2022, arXiv 2202.00512
+            target = process.sqrt_alphas_cumprod[t] * noise - process.sqrt_one_minus_alphas_cumprod[t] * x0
         mse = (prediction - target).square().flatten(1).mean(1)
         loss = mse
         if self.min_snr_gamma is not None:

@@ -143,7 +143,8 @@ class EDMHeun(Sampler[EDM]):
         s_noise: factor of the added noise's standard deviation.
 
     Raises:
-        UsageError: sigma_max, sigma_min and 0 are not in descending order, or rho is not positive.
+        UsageError: sigma_max, sigma_min and 0 are not in descending order, rho is not positive, or churn is
+            negative.
     """
 
     objectives: ClassVar[tuple[str, ...]] = ("edm",)
@@ -163,6 +164,8 @@ class EDMHeun(Sampler[EDM]):
                 "sampler edm-heun takes 0 < sigma_min < sigma_max and rho above 0, "
                 f"not sigma_min {sigma_min}, sigma_max {sigma_max}, rho {rho}"
             )
+        if not churn >= 0:
+            raise UsageError(f"sampler edm-heun takes a churn of at least 0, not {churn}")
         self.sigma_min, self.sigma_max, self.rho = sigma_min, sigma_max, rho
         self.churn, self.s_min, self.s_max, self.s_noise = churn, s_min, s_max, s_noise
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from bench.diffusion.base import Denoiser
+from bench.diffusion.translation import Translated
 from registry.backbone import check_output
 from registry.errors import UsageError
 
@@ -151,10 +152,13 @@ def guided_by(
     return both
 
 
-def _with_encoder_every(network: Any, count: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def _with_encoder_every(network: Any, count: int) -> Callable[[Tensor, Tensor, Tensor], Any]:
     """A network whose encoder runs in every `count`-th call; calls between reuse its last output."""
     if not hasattr(network, "encode"):
         raise UsageError(f"{network.name} has no encoder of its own, as DDT has: leave encoder_every at 1")
+    if isinstance(network, Translated):  # encoder and decoder take the network's own variables
+        called = _with_encoder_every(network.network, count)
+        return Translated(network.network, called, network.given, network.own)
     calls = itertools.count()
     state: Any = None
 

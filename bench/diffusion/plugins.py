@@ -6,11 +6,8 @@ from registry.errors import UsageError
 from registry.plugins import Registry
 from registry.values import join_options, plain, split_options
 
-objectives = Registry("objective", group="bench.objectives", base="bench.diffusion.base.Objective")
-objectives.discover("bench.diffusion")
-
-samplers = Registry("sampler", group="bench.samplers", base="bench.diffusion.base.Sampler")
-samplers.discover("bench.diffusion")
+objectives = Registry("objective", "bench.diffusion", base="bench.diffusion.base.Objective")
+samplers = Registry("sampler", "bench.diffusion", base="bench.diffusion.base.Sampler")
 
 
 def samplers_for(objective: str) -> list[str]:

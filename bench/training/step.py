@@ -22,7 +22,7 @@ class Update:
         learning_rate: learning rate of AdamW; `step` may be given another.
         weight_decay, betas: settings of AdamW.
         ema_decay: see the attribute.
-        finite_gradients: replace NaN and infinity in the gradients by 0.
+        finite_gradients: replace NaN and infinity in the gradients by 0; with a scaler the step is skipped.
         clip: largest gradient norm; None: any.
         scaler: of the loss, for float16; None where the loss is not scaled.
 
@@ -72,7 +72,7 @@ class Update:
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        if self.finite_gradients:
+        if self.finite_gradients and self.scaler is None:  # the norm tells that a scaler skips the step
             for gradient in gradients:
                 gradient.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         norm = torch.nn.utils.get_total_norm(gradients)

@@ -353,6 +353,8 @@ def test_the_network_inside_a_training_checkpoint(tmp_path, state, loaded, suffi
     assert unchanged(load({"ema": wrong(state), "model": state}, key="model"), loaded)
     assert unchanged(load({"ema": wrong(state), "other": state}, key="other"), loaded)
     assert unchanged(load({"ema": None, "model": state}), loaded)
+    assert unchanged(load({**state, "step": 3, "args": {"lr": 1e-4}}), loaded)
+    assert unchanged(load({"model": wrong(state), "ema": {**prefixed("net.", state), "decay": 0.9}}), loaded)
 
 
 PAIRS = [
@@ -476,9 +478,12 @@ def test_averages_without_dots_in_their_names(state, loaded):
     averages |= {"decay": torch.ones(()), "num_updates": torch.ones((), dtype=torch.int32)}
     content = {"state_dict": {**raw, **prefixed("model_ema.", averages), **OTHERS}}
     assert unchanged(registry.load_checkpoint(tiny(), content), loaded)
+    entries = {"model": raw, "ema": {name.replace(".", ""): tensor for name, tensor in state.items()}}
+    assert unchanged(registry.load_checkpoint(tiny(), entries), loaded)
     other = {f"{name}x": tensor for name, tensor in averages.items()}
     message = refused(tiny(), {"state_dict": {**raw, **prefixed("model_ema.", other)}})
-    assert "averaged weights 'model_ema' that do not fit dit-s-2, beside 'model.diffusion_model'" in message
+    assert "averaged weights 'state_dict.model_ema' that do not fit dit-s-2, beside " in message
+    assert "beside 'state_dict.model.diffusion_model', which do: name one by key" in message
 
 
 def lightning(state_dict, **more):
@@ -512,7 +517,9 @@ def test_lightning_s_checkpoints(tmp_path, state, loaded):
     last = registry.load_checkpoint(tiny(), unnamed, key="state_dict")
     assert not any(p.any() for n, p in last.named_parameters() if n != "pos_embed")
     message = refused(tiny(), lightning({"net.a.weight": torch.ones(2, 2)}))
-    assert "entry 'state_dict', does not fit dit-s-2: " in message and "left over: weight" in message
+    assert "does not fit dit-s-2: " in message and message.endswith("state_dict.net.a.weight")
+    message = refused(tiny(), lightning(prefixed("net.", {**state, "a.weight": torch.ones(2, 2)})))
+    assert message.endswith("entry 'state_dict.net', does not fit dit-s-2: 1 left over: a.weight")
 
 
 @pytest.mark.parametrize("module", ["lightning.fabric.utilities.data", "pytorch_lightning.utilities.parsing"])
@@ -550,13 +557,35 @@ def test_two_sets_of_weights_are_named(tmp_path, state, names, named):
     assert "name one by key" in message
 
 
-def test_an_average_that_cannot_be_read_is_not_passed_over(state):
-    shadows = {"decay": 0.999, "shadow_params": list(state.values())}  # torch_ema
-    assert "entry 'shadow_params', holds list" in refused(tiny(), {"model": state, "ema": shadows})
-    without_dots = {name.replace(".", ""): tensor for name, tensor in state.items()}  # LitEma
-    assert "entry 'ema', does not fit dit-s-2" in refused(tiny(), {"model": state, "ema": without_dots})
+def test_an_average_of_another_entry_does_not_decide(state, loaded):
+    """What a message names can be given as the key."""
+    sets = {"last": wrong(state), "best": {"model": wrong(state), "ema": state}}
+    for content, place in ((sets, ""), ({"run": sets}, "run.")):
+        message = refused(tiny(), content)
+        assert f"'{place}last', '{place}best.ema', and 2 of them fit dit-s-2: name one by key" in message
+        assert unchanged(registry.load_checkpoint(tiny(), content, key=f"{place}best.ema"), loaded)
+        assert unchanged(registry.load_checkpoint(tiny(), content, key="best"), loaded)
+
+
+@pytest.mark.parametrize("average", ["a list", "a part", "another network"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_average_that_cannot_be_read_is_not_passed_over(state, average, inside):
+    ema = {
+        "a list": {"decay": 0.999, "shadow_params": list(state.values())},  # torch_ema
+        "a part": {"x_embedder.proj.bias": state["x_embedder.proj.bias"]},
+        "another network": {"a.weight": torch.ones(2)},
+    }[average]
+    content = {"model": state, "ema": ema}
+    place = "checkpoint." if inside else ""
+    message = refused(tiny(), {"checkpoint": content} if inside else content)
+    assert f"averaged weights '{place}ema' that do not fit dit-s-2, beside '{place}model', which" in message
+
+
+def test_no_weights_that_fit(state):
     other = {"model": {"a.weight": torch.ones(2)}, "vae": {"b.weight": torch.ones(2)}}
-    assert "'model', 'vae', and none of them fits dit-s-2" in refused(tiny(), other)
+    assert refused(tiny(), other).endswith("2 left over: model.a.weight, vae.b.weight")
+    listed = {"model": list(state.values()), 3: torch.ones(2)}
+    assert refused(tiny(), listed).endswith("model.[7], …")
 
 
 def test_the_command_line_that_authors_save_beside_the_weights_is_no_code(tmp_path, state, loaded):
@@ -903,7 +932,7 @@ def test_refusals_do_not_hang_on_torchs_wording(tmp_path, state, monkeypatch, er
         ({"model": {}}, "no named tensors: model"),
         ({"opt": {"state": {}, "param_groups": [{"lr": 1.0}]}, "step": 3}, "no named tensors: opt, step"),
         ({"model": {"opt": {}}}, "no named tensors: model"),
-        ({0: torch.ones(2), "a": torch.ones(2)}, "no named tensors: 0"),
+        ({0: torch.ones(2), "a": torch.ones(2)}, "2 left over: [0], a"),
         ({f"e{i}": i for i in range(20)}, "no named tensors: e0, e1, e2, e3, e4, e5, e6, e7, …"),
     ],
 )

@@ -227,7 +227,7 @@ def test_no_such_plugin(plugin):
 
 
 def test_an_origin_is_the_file(folder, monkeypatch):
-    shelf = Registry("backbone", group="none")
+    shelf = Registry("thing")
     monkeypatch.setattr(registry, "register", shelf.register)
     (folder / "nets.py").write_text("import registry\nregistry.register('mine')(dict)")
     load_file(str(folder / "nets.py"))

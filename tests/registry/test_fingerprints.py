@@ -61,7 +61,7 @@ def fingerprint(folder, files, name="fp-net"):
     folder.mkdir()
     for stem, text in files.items():
         (folder / f"{stem}.py").write_text(text)
-    shelf = Registry("backbone", group="none")
+    shelf = Registry("thing")
     register, registry.register = registry.register, shelf.register
     path = list(sys.path)
     try:

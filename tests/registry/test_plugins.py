@@ -41,7 +41,7 @@ class Net(nn.Module):
 @pytest.fixture
 def shelf(monkeypatch):
     """An empty registry in the place of the package's own, with the same entry-point group."""
-    fresh = Registry("backbone", group="bench.backbones")
+    fresh = Registry("backbone")
     monkeypatch.setattr(registry, "backbones", fresh)
     for question in ("register", "names", "describe"):
         monkeypatch.setattr(registry, question, getattr(fresh, question))

@@ -100,14 +100,12 @@ def package(tmp_path, monkeypatch):
         name = f"searched{next(numbers)}_{tmp_path.name.replace('-', '_')}"
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("from registry.plugins import Registry\n"
-            'things = Registry("thing", group="none")\nothers = Registry("other", group="none")\n'
+            'things = Registry("thing")\nothers = Registry("other")\n'
             "register = things.register\n")  # fmt: skip
         for module, text in modules.items():
             head = f"from {name} import things, others, register\n"
             (tmp_path / name / f"{module}.py").write_text(head + textwrap.dedent(text))
-        found = Registry("thing", group="none")
-        found.discover(name)
-        return found
+        return Registry("thing", name)
 
     monkeypatch.syspath_prepend(tmp_path)
     return write

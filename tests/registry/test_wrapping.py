@@ -215,7 +215,11 @@ def test_published_weights_are_found_under_their_names(prefix: str) -> None:
     net, other = (registry.wrap(Small(), **STEPS, prefix=prefix) for _ in range(2))
     names = {f"{prefix}{name}": value for name, value in other.net.state_dict().items()}
     beside = {"first_stage.weight": torch.zeros(1)} if prefix else {}
-    for state in (names, names | beside, other.state_dict()):
+    zeros = {name: torch.zeros_like(value) for name, value in names.items()}
+    averaged = [
+        {"state_dict": zeros | beside, "ema": ema} for ema in (names | beside, other.net.state_dict())
+    ]
+    for state in (names, names | beside, other.state_dict(), *averaged):
         registry.load_checkpoint(net, state)
         assert all(map(torch.equal, net.state_dict().values(), other.state_dict().values()))
         nn.init.zeros_(net.net.first.weight)

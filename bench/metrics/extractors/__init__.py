@@ -25,8 +25,7 @@ from registry.plugins import Registry
 if TYPE_CHECKING:
     from torch import Tensor
 
-extractors = Registry("extractor", group="bench.extractors")
-extractors.discover("bench.metrics.extractors")
+extractors = Registry("extractor", "bench.metrics.extractors")
 
 
 class Extractor(Protocol):

@@ -41,8 +41,7 @@ __all__ = [
     "select",
 ]
 
-scores = Registry("score", group="bench.scores", base="bench.metrics.scores.base.Score")
-scores.discover("bench.metrics.scores")
+scores = Registry("score", "bench.metrics.scores", base="bench.metrics.scores.base.Score")
 
 # The first columns; others follow.
 _PLACES = {name: i for i, name in enumerate("fid sfid inception_score precision recall kid".split())}

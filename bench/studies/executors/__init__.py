@@ -23,8 +23,7 @@ from bench.utils.files import make_folders
 from registry.errors import UsageError
 from registry.plugins import Registry
 
-executors = Registry("executor", group="bench.executors", base="bench.studies.executors.Executor")
-executors.discover("bench.studies.executors")
+executors = Registry("executor", "bench.studies.executors", base="bench.studies.executors.Executor")
 
 PATIENCE = 1.0  # seconds between two looks for a group that has become free
 Ended = Callable[[str, str | None], None]  # title of a job that ended, and why it failed or None

@@ -6,7 +6,7 @@ import torch
 
 import registry
 from bench.diffusion import objective, sampler
-from bench.diffusion.ddim import DDIM
+from bench.diffusion.ddpm_samplers import DDIM
 from bench.diffusion.respacing import respaced_timesteps
 from tests.conftest import REFERENCE
 

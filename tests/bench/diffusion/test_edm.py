@@ -146,6 +146,8 @@ def test_every_sigma_of_training_is_finite_and_its_logarithm_normal():
         (lambda: objective("edm image_side=16"), "takes 0 < low_side <= image_side, not low_side 32"),
         (lambda: objective("edm density=cosine"), "option density must be 'log-normal' | 'v'"),
         (lambda: sampler("edm-heun sigma_min=2 sigma_max=1"), "takes 0 < sigma_min < sigma_max"),
+        (lambda: sampler("edm-heun churn=-1"), "takes a churn of at least 0, not -1"),
+        (lambda: sampler("edm-heun churn=nan"), "takes a churn of at least 0, not nan"),
         (lambda: check_sampler("edm", "edm-heun", "1"), "takes a number of steps, 2 or more"),
         (lambda: check_sampler("edm", "ddim", "10"), "which has: edm-heun"),
     ],

@@ -10,7 +10,7 @@ import torch
 
 import bench.diffusion
 import registry
-from bench.diffusion.ddim import DDIM
+from bench.diffusion.ddpm_samplers import DDIM
 from bench.diffusion.flow import Flow
 
 
@@ -24,11 +24,24 @@ def test_names_are_listed_without_torch():
     assert out.split() == "ancestral ddim dpm++ edm-heun euler heun dopri5 euler-maruyama".split()
 
 
+PAPERS = {
+    "ancestral": "2006.11239", "ddim": "2010.02502", "dpm++": "2211.01095", "edm-heun": "2206.00364",
+    "euler": "2401.08740", "heun": "2401.08740", "dopri5": "2401.08740", "euler-maruyama": "2401.08740",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", bench.diffusion.samplers.names())
 def test_every_sampler_is_registered_and_describes_itself(name):
     made = bench.diffusion.sampler(name)
     assert made.name == name and set(made.objectives) <= set(bench.diffusion.objectives.names())
-    assert bench.diffusion.samplers.describe(name).summary
+    told = bench.diffusion.samplers.describe(name)
+    assert told.summary and told.paper == f"arXiv {PAPERS[name]}"
+
+
+def test_objectives_name_their_own_papers():
+    objectives = bench.diffusion.objectives
+    told = {name: objectives.describe(name).paper for name in objectives.names()}
+    assert told == {"ddpm": "arXiv 2006.11239", "edm": "arXiv 2206.00364", "flow": "arXiv 2401.08740"}
 
 
 def test_a_sampler_of_one_s_own(plugins):

@@ -11,7 +11,7 @@ from scipy.integrate import solve_ivp
 
 import registry
 from bench.diffusion import check_sampler, objective, sampler
-from bench.diffusion.ddim import DDIM
+from bench.diffusion.ddpm_samplers import DDIM
 from bench.diffusion.ode import Dopri5
 from tests.reference.families import recipe2
 from tests.registry.networks import families

@@ -17,8 +17,8 @@ import registry
 from bench import records, studies
 from bench.cli import app
 from bench.data import digits
-from bench.diffusion.ddim import DDIM
 from bench.diffusion.ddpm import DDPM
+from bench.diffusion.ddpm_samplers import DDIM
 from bench.metrics.scores import SCORES
 from bench.records.schema import HeldOutSettings, Quality, QualityRequest, Seconds
 from bench.sampling import plan

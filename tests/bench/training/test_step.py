@@ -75,10 +75,11 @@ def test_it_is_adamw_with_clipping_and_an_average(
     assert all(torch.equal(value, again.state()[name]) for name, value in update.state().items())
 
 
-def test_gradients_that_overflow_change_no_weight() -> None:
+@pytest.mark.parametrize("finite", [False, True])
+def test_gradients_that_overflow_change_no_weight(finite: bool) -> None:
     model = network()
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
-    update = Update(model, **SETTINGS, scaler=scaler)
+    update = Update(model, **SETTINGS, scaler=scaler, finite_gradients=finite)
     before = [p.detach().clone() for p in model.parameters()]
     scaler.scale(loss(model, 0) * 1e38).backward()
     assert not update.step(1e-2).isfinite()

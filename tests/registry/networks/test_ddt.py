@@ -7,6 +7,7 @@ import registry
 from bench import cost
 from bench.diffusion import objective, sampler
 from bench.diffusion.guidance import guided
+from bench.diffusion.translation import translated
 from tests.registry.networks import families
 
 # Parameters, and multiply-accumulates of the released program.
@@ -82,6 +83,25 @@ def test_the_encoder_runs_at_every_third_step_of_sampling(monkeypatch):
     assert encoded == [0, 3 / 8, 6 / 8]
     assert 1e-4 < (plain - reused).abs().max() < 1
     assert (sampled(encoder_every=8) - sampled()).abs().max() > 1e-4 and len(encoded) == 8
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("under", ["flow", "ddpm", "edm"])
+@pytest.mark.parametrize("options", [{}, {"cfg_scale": 2.0}])
+def test_the_encoder_is_reused_under_every_objective(under, options, monkeypatch):
+    network, process, labels = opened(), objective(under), torch.tensor([3, 7])
+    states, encode = [], network.encode
+    monkeypatch.setattr(network, "encode", lambda x, t, y: states.append(encode(x, t, y)) or states[-1])
+    x, (early, late) = torch.randn(2, 4, 8, 8), process.sample_timesteps(torch.tensor([[0.4] * 2, [0.6] * 2]))
+    plain = guided(translated(network, process), labels, **options)
+    reused = guided(translated(network, process), labels, **options, encoder_every=2)
+    expected, again = plain(x, early), plain(x, late)
+    states.clear()
+    assert torch.equal(reused(x, early), expected)
+    (state,) = states
+    monkeypatch.setattr(network, "encode", lambda x, t, y: state)
+    assert torch.equal(found := reused(x, late), plain(x, late))
+    assert (found - again).abs().max() > 1e-4
 
 
 @torch.inference_mode()
