@@ -189,7 +189,7 @@ def _best(rows: Sequence[BySeed]) -> list[bool]:
         rows: scores by seed, of which lower is better.
     """
     compared = compare_rows(rows)
-    best = compared.groups()[0] if any(compared.pairs.values()) else []
+    best = compared.best if any(compared.pairs.values()) else []
     return [row in best for row in range(len(rows))]
 
 
