@@ -171,21 +171,7 @@ def _pictures(
     return made, shown
 
 
-def write(
-    folder: str | Path, results: str | Path, formats: str | Sequence[str], studies: str | Sequence[str] = ()
-) -> list[Path]:
-    """Write a report; see `files` and `write_files`."""
-    return write_files(folder, files(results, formats, studies).items())
-
-
-def check(
-    folder: str | Path, results: str | Path, formats: str | Sequence[str], studies: str | Sequence[str] = ()
-) -> list[str]:
-    """How the files of a report differ from those that the records give; see `files` and `check_files`."""
-    return check_files(folder, files(results, formats, studies).items())
-
-
-def write_files(folder: str | Path, made: Iterable[tuple[str, Content]]) -> list[Path]:
+def write(folder: str | Path, made: Iterable[tuple[str, Content]]) -> list[Path]:
     """Write files, each completely or not at all. Files that are up to date are not touched.
 
     Raises:
@@ -200,7 +186,7 @@ def write_files(folder: str | Path, made: Iterable[tuple[str, Content]]) -> list
     return paths
 
 
-def check_files(folder: str | Path, made: Iterable[tuple[str, Content]]) -> list[str]:
+def check(folder: str | Path, made: Iterable[tuple[str, Content]]) -> list[str]:
     """A message for each file that is out of date."""
     complaints = []
     for name, content in made:

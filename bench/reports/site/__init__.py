@@ -1,7 +1,6 @@
 """A site of the records: a leaderboard, a page for each study, backbone and record, charts.
 
-    bench.reports.site.write("site", "results")
-    bench.reports.site.check("site", "results")      # [] where it is current
+    bench.reports.report.write("site", bench.reports.site.files("results"))
 
 It opens from disk: no server, no network. `site.js` sorts tables and draws charts; `board.js` is the front
 page. Its table is Tabulator (MIT licence, 448 kB, kept in `vendor`): a header that sticks, frozen columns,
@@ -13,7 +12,7 @@ Numbers, links and pages come from records alone; the same records give the same
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -28,7 +27,7 @@ from bench.reports.board import Board, board
 from bench.reports.leaderboard import Group
 from bench.reports.links import named_page, record_page, samples_file
 from bench.reports.page import Page
-from bench.reports.report import Content, check_files, chosen_studies, write_files
+from bench.reports.report import Content, chosen_studies
 from bench.reports.select import Line, Selection, lines
 from bench.reports.tables import page_title
 from bench.studies import Study
@@ -206,20 +205,7 @@ def _vega() -> str:
     return script
 
 
-def write(folder: str | Path, results: str | Path, studies: Sequence[str] = ()) -> list[Path]:
-    """Write the site; see `files` and `bench.reports.report.write_files`."""
-    return write_files(folder, files(results, studies))
-
-
-def check(folder: str | Path, results: str | Path, studies: Sequence[str] = ()) -> list[str]:
-    """How the site differs from what the records make: a line for each file that does, or is left over.
-
-    Raises:
-        UsageError: see `files`.
-    """
-    made = dict(files(results, studies))
-    left = {path.relative_to(folder).as_posix() for path in Path(folder).glob("*/*.html")} - made.keys()
-    return [
-        *check_files(folder, made.items()),
-        *(f"{Path(folder) / name} is of no record any more: delete it" for name in sorted(left)),
-    ]
+def left_over(folder: str | Path, made: Collection[str]) -> list[str]:
+    """A line for each page of a folder that is of no record any more."""
+    left = {path.relative_to(folder).as_posix() for path in Path(folder).glob("*/*.html")} - {*made}
+    return [f"{Path(folder) / name} is of no record any more: delete it" for name in sorted(left)]

@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 
-from bench.reports import site
+from bench.reports import report, site
 from bench.reports.charts import COLOURS
 from bench.studies.published import field
 from tests.bench.reports.site.browser import open_browser, show, until
@@ -42,7 +42,7 @@ def browser():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     made_site = tmp_path_factory.mktemp("site")
-    site.write(made_site, ROOT / "results")
+    report.write(made_site, site.files(ROOT / "results"))
     return made_site
 
 

@@ -16,7 +16,7 @@ import bench.studies
 from bench.cli.options import parse_overrides
 from bench.records import read_file
 from bench.records.schema import CostRequest
-from bench.reports import site
+from bench.reports import report, site
 from bench.reports.record import command
 from bench.studies.cells import cells
 from bench.studies.published import field
@@ -139,7 +139,9 @@ def test_the_same_records_give_the_same_bytes_and_check_sees_what_is_changed(fil
     for name, content in {**files, "index.html": "other", "records/of-old.html": ""}.items():
         write_bytes(tmp_path / name, content if isinstance(content, bytes) else content.encode())
     (tmp_path / "studies/toy.html").unlink()
-    changed, missing, left = site.check(tmp_path, ROOT / "results")  # and of no other file
+    again = dict(site.files(ROOT / "results"))
+    changed, missing = report.check(tmp_path, again.items())  # and of no other file
+    (left,) = site.left_over(tmp_path, again)
     assert "index.html, line 1: is 'other'" in changed and "toy.html is missing" in missing
     assert "of-old.html is of no record" in left
 
