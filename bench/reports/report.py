@@ -15,7 +15,7 @@ from typing import Any
 
 import bench.studies
 from bench.records import collection_later
-from bench.reports import board, charts, leaderboard, proxy, samples, scored, tables
+from bench.reports import board, charts, proxy, samples, scored, tables
 from bench.reports.findings import by_soundness
 from bench.reports.page import Page
 from bench.reports.render import csv, latex, markdown
@@ -138,7 +138,7 @@ def _pictures(
     made: dict[str, str] = {}
     shown: dict[str, dict[str, str]] = {}
     if {"scaling", "training-steps"} & found.keys():
-        every = board.board(leaderboard.groups(found), set())
+        every = board.board(selection)
         figures = {
             "scaling": ("fid-gflops.svg", charts.fid_against_cost, "FID against GFLOPs"),
             "training-steps": ("fid-steps.svg", charts.fid_against_steps, "FID against training steps"),

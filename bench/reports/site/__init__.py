@@ -24,7 +24,6 @@ import registry
 from bench.records.schema import Cost, CostRequest, NetworkRequest, QualityRequest, Record, Scored
 from bench.reports import leaderboard, proxy, scored
 from bench.reports.board import Board, board
-from bench.reports.leaderboard import Group
 from bench.reports.links import named_page, record_page, samples_file
 from bench.reports.page import Page
 from bench.reports.report import Content, chosen_studies
@@ -62,17 +61,14 @@ class Site:
         return {name: page_title(study) for name, study in self.studies.items()}
 
     @cached_property
-    def groups(self) -> list[Group]:
-        """The leaderboard; speeds are those of the way of measuring that most networks have."""
-        inference = [each for each in self.selection.speeds if each.words.startswith("inference")]
-        return leaderboard.groups(
-            self.lines, max(inference, key=lambda each: len(each.figures), default=None)
-        )
-
-    @cached_property
     def board(self) -> Board:
-        """What is published of the field beside what was measured here."""
-        return board(self.groups, self.pictures)
+        """What is published of the field beside what was measured here.
+
+        Speeds are those of the way of measuring that most networks have.
+        """
+        inference = [each for each in self.selection.speeds if each.words.startswith("inference")]
+        speed = max(inference, key=lambda each: len(each.figures), default=None)
+        return board(self.selection, leaderboard.groups(self.lines), self.pictures, speed)
 
     @cached_property
     def pictures(self) -> set[str]:

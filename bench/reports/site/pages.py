@@ -124,7 +124,6 @@ def losses(site: Site) -> str:
         texts.append(f"{curve.fid:g}" if curve.fid else "")
         of_it = curve.network if curve.network in site.models else ""
         rows.append([Entry(curve.name, model=of_it), *map(Entry, texts), Entry(curve.source, url=curve.url)])
-    known = field.rows()
     again = [
         [
             Entry(row.row, model=row.backbone),
@@ -133,8 +132,8 @@ def losses(site: Site) -> str:
             Entry(row.title),
             Entry(row.source, url=row.source_url),
         ]
-        for i, others in field.conflicts(known).items()
-        if (row := known[i]).kind == "rerun by others" or "rerun" in row.row
+        for row, others in field.conflicts().items()
+        if row.kind == "rerun by others" or "rerun" in row.row
     ]
     titles = ("Run", "FID", "Other figures of the network", "Conditions", "Source")
     return _render(

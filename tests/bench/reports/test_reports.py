@@ -547,6 +547,8 @@ def test_pictures_hold_their_numbers_and_come_out_the_same(results):
     told = json.loads(charts.described(made["fid-steps.svg"])[1])
     points = [point for each in told for point in each if isinstance(point, dict)]
     assert 7.54 in [point["fid"] for point in points if (point["row"], point["step"]) == ("U-DiT-L", 1000000)]
+    for study, file in (("scaling", "fid-gflops.svg"), ("training-steps", "fid-steps.svg")):
+        assert report.files(results, ["md"], study)[file] == made[file]  # whichever studies are asked for
     (stages,) = json.loads(charts.described(made["cost-components.svg"])[1])
     assert [s["stage"] for s in stages if s["row"] == "DiT-UNet"] == ["stage0", "stage1", "stage2"]
     assert "![Cost by stage](cost-components.svg)" in made["table-6.md"]
@@ -576,22 +578,23 @@ def test_samples_are_the_pictures_beside_the_records_of_one_seed(results):
     assert "samples-downsampler-micro.svg" in made and "samples-downsampler-micro.svg" in made["table-5.md"]
 
 
-def test_a_study_of_ones_own_has_a_page(run_bench, results, tmp_path):
-    own = tmp_path / "mine.toml"
+@pytest.mark.parametrize("name", ["mine"])
+def test_a_study_of_ones_own_has_a_page(run_bench, results, tmp_path, name):
+    own = tmp_path / f"{name}.toml"
     own.write_text('title = "Mine?"\n[[rows]]\npublished = "5/Pixel Shuffle (PS)"\n')
     code, _, err = run_bench(
         "report", own, "--results", results, "--out", tmp_path / "out", "--format", "md,latex"
     )
     assert code == 0, err
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        "mine.md",
-        "mine.tex",
-        "cost-mine.svg",
-        "scores-mine.svg",
+        f"{name}.md",
+        f"{name}.tex",
+        f"cost-{name}.svg",
+        f"scores-{name}.svg",
     }
-    page = (tmp_path / "out" / "mine.md").read_text()
-    assert "20.47 ± 0.40" in page
-    assert r"\caption{Mine? Quality" in (tmp_path / "out" / "mine.tex").read_text()
+    page = (tmp_path / "out" / f"{name}.md").read_text()
+    assert page.startswith("# Mine?\n") and "20.47 ± 0.40" in page
+    assert r"\caption{Mine? Quality" in (tmp_path / "out" / f"{name}.tex").read_text()
     assert run_bench("report", own, "--results", results, "--out", tmp_path / "out", "--check")[0] == 1  # csv
     assert run_bench("report", "no", "--results", results)[2].startswith("error: unknown study 'no'")
 

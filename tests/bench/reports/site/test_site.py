@@ -170,6 +170,14 @@ def test_a_hostile_text_stays_text(hostile):
     assert HOSTILE in {row["row"] for row in board["rows"]}
 
 
+def test_a_study_of_ones_own_takes_nothing_from_the_built_in_ones(tmp_path):
+    (tmp_path / "own.toml").write_text("title = 'My own'\n[[rows]]\nlabel = 'a'\nbackbone = 'udit-t'\n")
+    (tmp_path / "results").mkdir()
+    studies = [str(tmp_path / "own.toml")]
+    own, every = (site.Site.load(tmp_path / "results", names) for names in (studies, []))
+    assert own.board.rows == every.board.rows and len(own.board.rows) > len(field.rows())
+
+
 def test_a_command_is_quoted_for_the_shell(hostile):
     commands = []
     for path in (hostile / "site").rglob("*.html"):
