@@ -119,7 +119,7 @@ class Site:
     @property
     def has_predictors(self) -> bool:
         """Whether the studies are there that small protocols are judged on."""
-        return set(proxy.STUDIES) <= self.studies.keys()
+        return set(proxy.STUDIES) <= {name for name, each in self.studies.items() if each.folder is None}
 
     @cached_property
     def models(self) -> list[str]:

@@ -578,7 +578,7 @@ def test_samples_are_the_pictures_beside_the_records_of_one_seed(results):
     assert "samples-downsampler-micro.svg" in made and "samples-downsampler-micro.svg" in made["table-5.md"]
 
 
-@pytest.mark.parametrize("name", ["mine"])
+@pytest.mark.parametrize("name", ["mine", "scaling"])  # Table 2 is a study of that name
 def test_a_study_of_ones_own_has_a_page(run_bench, results, tmp_path, name):
     own = tmp_path / f"{name}.toml"
     own.write_text('title = "Mine?"\n[[rows]]\npublished = "5/Pixel Shuffle (PS)"\n')

@@ -16,7 +16,7 @@ import bench.studies
 from bench.cli.options import parse_overrides
 from bench.records import read_file
 from bench.records.schema import CostRequest
-from bench.reports import report, site
+from bench.reports import proxy, report, site
 from bench.reports.record import command
 from bench.studies.cells import cells
 from bench.studies.published import field
@@ -171,11 +171,17 @@ def test_a_hostile_text_stays_text(hostile):
 
 
 def test_a_study_of_ones_own_takes_nothing_from_the_built_in_ones(tmp_path):
-    (tmp_path / "own.toml").write_text("title = 'My own'\n[[rows]]\nlabel = 'a'\nbackbone = 'udit-t'\n")
+    """No published row of the board, and not by its name a title or the page that judges protocols."""
+    paths = []
+    for name in proxy.STUDIES:
+        paths.append(str(tmp_path / f"{name}.toml"))
+        text = f"title = 'My {name}'\n[[rows]]\nlabel = 'a'\nbackbone = 'udit-t'\n"
+        (tmp_path / f"{name}.toml").write_text(text)
     (tmp_path / "results").mkdir()
-    studies = [str(tmp_path / "own.toml")]
-    own, every = (site.Site.load(tmp_path / "results", names) for names in (studies, []))
+    own, every = (site.Site.load(tmp_path / "results", studies) for studies in (paths, []))
     assert own.board.rows == every.board.rows and len(own.board.rows) > len(field.rows())
+    assert list(own.titles.values()) == [f"My {name}" for name in proxy.STUDIES]
+    assert every.has_predictors and not own.has_predictors
 
 
 def test_a_command_is_quoted_for_the_shell(hostile):
@@ -213,8 +219,13 @@ def test_two_studies_with_one_page_are_refused(run_bench, tmp_path):
         (tmp_path / folder).mkdir()
         text = f"title = '{folder}'\n[[rows]]\nlabel = 'a'\nbackbone = 'udit-t'\n"
         (tmp_path / folder / "same.toml").write_text(text)
-        (tmp_path / folder / "table-5.toml").write_text(text)
-    for pair in (["one/same.toml", "two/same.toml"], ["downsampler", "one/table-5.toml"]):
+        for name in ("table-5", "scaling"):
+            (tmp_path / folder / f"{name}.toml").write_text(text)
+    for pair in (
+        ["one/same.toml", "two/same.toml"],
+        ["downsampler", "one/table-5.toml"],
+        ["scaling", "one/scaling.toml"],  # on the site
+    ):
         studies = [tmp_path / name if "/" in name else name for name in pair]
         for where in (["--site"], ["--out"]):
             words = ("report", *studies, *where, tmp_path / "made", "--results", tmp_path / "results")
