@@ -19,6 +19,7 @@ from bench.records.schema import TrainingSettings
 from bench.reports.leaderboard import Group
 from bench.reports.links import named_page, record_page, samples_file
 from bench.reports.render import csv
+from bench.reports.render.latex import escape
 from bench.reports.select import Line, Selection, SpeedColumn
 from bench.reports.tables import spread
 from bench.studies import StudyRow, published
@@ -393,7 +394,7 @@ def _budget(images: float | None) -> str:
 
 def _entry(url: str, texts: Sequence[str]) -> str:
     """A source in BibTeX; only what is known of it."""
-    plain = "; ".join(texts).replace("{", "").replace("}", "").replace("&", r"\&").replace("_", r"\_")
+    plain = escape("; ".join(texts).replace("{", "").replace("}", ""))  # BibTeX counts braces, escaped or not
     key = re.sub(r"\W+", "-", url.removeprefix("https://").removeprefix("arxiv.org/abs/"))
     arxiv = re.search(r"arxiv\.org/abs/(.+)", url)
     kept = [

@@ -3,6 +3,7 @@
 import csv
 import importlib.resources
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -151,3 +152,9 @@ def test_the_board_tells_what_a_network_was_trained_for_here(tmp_path, network, 
     made.put(results, made.quality(cell.request), "smoke")
     rows = board.board(Selection(results), groups_of(study, results)).rows
     assert [row["objective"] for row in rows if row["kind"] == board.HERE] == [told]
+
+
+def test_sources_are_valid_bibtex():
+    texts = ["issue a/b#5: {50% of} x_1", "c & d"]
+    (note,) = re.findall("note = {(.*)}\n", board.Board([], [], {"https://a.example/b": texts}).bibtex())
+    assert note == r"issue a/b\#5: 50\% of x\_1; c \& d"
