@@ -243,7 +243,10 @@ function restore() {
   const chosen = (kept.get("columns") ?? first.columns).split(",");
   boxes.forEach((box) => { box.checked = chosen.includes(box.value); });
   const wanted = (kept.get("axes") ?? first.axes).split(",");
-  scatter.selects.forEach((select, i) => { select.value = wanted[i]; });
+  scatter.selects.forEach((select, i) => {
+    select.value = wanted[i];
+    if (select.selectedIndex < 0) select.selectedIndex = 0; // an address may name an axis that is not there
+  });
   compared = (kept.get("compare") ?? "").split(",").filter((id) => rows.some((row) => row.id === id)).slice(0, 3);
   const [name, way] = (kept.get("sort") ?? "fid asc").split(" ");
   if (byName[name]) table.setSort(name, way === "desc" ? "desc" : "asc");

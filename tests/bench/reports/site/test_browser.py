@@ -128,6 +128,8 @@ def text(browser):
 
 def test_a_head_sorts_its_column_within_each_group_and_the_address_keeps_it(browser, folder):
     show(browser, folder / "index.html")
+    fids = [row["fid"] for row in shown_rows(browser) if row["group"] == MAIN]
+    assert len(fids) > 10 and fids == sorted(fids)  # before anything is pressed
     head = ".tabulator-col[tabulator-field=gflops]"
     for way, sign in (("ascending", 1), ("descending", -1)):
         press(browser, f"{head} button")
@@ -244,6 +246,16 @@ def test_a_chart_tells_a_point_and_follows_what_is_chosen(browser, folder):
     assert "axes=" in browser.current_url
     choose(browser, "family", "DiCo")  # the table's filters act on it
     until(lambda: not figure.find_elements("css selector", "[aria-label='U-DiT-S']"))
+
+
+@pytest.mark.parametrize(
+    ("axes", "shown"), [("99,99", [0, 0]), ("1,99", [1, 0]), ("1", [1, 0]), ("-1,length", [0, 0])]
+)
+def test_an_address_of_axes_that_are_not_there_shows_the_first(browser, folder, axes, shown):
+    show(browser, f"{(folder / 'index.html').as_uri()}#axes={axes}", height=3000)
+    selects = browser.execute_script("return scatter.selects.map((select) => select.selectedIndex)")
+    assert selects == shown
+    assert plotted(browser) and browser.find_elements("css selector", "#scatter svg")
 
 
 def plotted(browser):
