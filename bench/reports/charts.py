@@ -22,7 +22,7 @@ import altair as alt
 
 from bench.metrics.scores import MEASURED, SCORES
 from bench.records.quantities import BANDS, COSTS, HELD_OUT
-from bench.records.schema import Cost, Quality, Record, Speed, SpeedRequest
+from bench.records.schema import Cost, Record, Speed, SpeedRequest
 from bench.reports.board import Board, heads
 from bench.reports.links import record_page
 from bench.reports.predictors import AVERAGED, Agreement, choose
@@ -74,7 +74,6 @@ class Option(NamedTuple):
 
     text: str
     values: Json
-    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -564,14 +563,14 @@ def seeds(rows: Sequence[Line], setting: Setting, root: str | None) -> Chart | N
         title = f"Held-out loss at {quantity.title}" if band else quantity.title
         options.append(Option(title, {"score": name, "title": title}))
         for line, by_seed in found:
-            files = {result.request.seed: file for file, result in _results(line, setting)}
+            results = line.results(setting)
             values += [
                 {
                     "row": line.row.label,
                     "score": name,
                     "value": _number(value * quantity.scale),
                     "seed": seed,
-                    **({} if root is None else {"page": root + record_page(files[seed])}),
+                    **({} if root is None else {"page": root + record_page(results[seed].request.file)}),
                 }
                 for seed, value in by_seed.items()
             ]
@@ -591,10 +590,6 @@ def seeds(rows: Sequence[Line], setting: Setting, root: str | None) -> Chart | N
     ).properties(height=_BAR * len({value["row"] for value in values}))
     text = "Dots: one training each. Strokes: means."
     return Chart("Scores by seed", spec(chart), {"Score": options}, text)
-
-
-def _results(line: Line, setting: Setting) -> list[tuple[str, Quality]]:
-    return [(r.file, r.result) for r in line.quality.get(setting, []) if isinstance(r.result, Quality)]
 
 
 # ---- held-out loss: over training, and by noise level ----
@@ -626,7 +621,7 @@ def held_out_curves(rows: Sequence[Line], setting: Setting) -> Chart | None:
 def _held_out(line: Line, setting: Setting, bands: Iterable[str]) -> list[Json]:
     """A row's losses at each checkpoint, as means over seeds."""
     by_step: dict[tuple[str, int], list[float]] = {}
-    for _, result in _results(line, setting):
+    for result in line.results(setting).values():
         for loss, name in product(result.held_out, bands):
             if (value := loss.value(name)) is not None:
                 by_step.setdefault((name, loss.step), []).append(value)
@@ -850,7 +845,7 @@ def correlation_against_computing(found: Sequence[Agreement]) -> Chart | None:
     best = choice and choice.best.protocol
     pairs = dict.fromkeys((value["protocol"], value["part"]) for value in values)
     options = [
-        Option(f"{name}: {kind}", {"protocol": name, "part": kind}, str(name))
+        Option(f"{name}: {kind}", {"protocol": name, "part": kind})
         for name, kind in sorted(pairs, key=lambda pair: pair[0] != best)
     ]
     title = "Rank correlation against computing"
@@ -867,7 +862,7 @@ def _kind(predictor: str) -> str:
 def correlation_picture(chart: Chart) -> Json:
     """A panel for each protocol, of the predictors that its first choice has."""
     (options,) = chart.choices.values()
-    first = {option.group: option for option in reversed(options)}
+    first = {option.values["protocol"]: option for option in reversed(options)}
     return side_by_side(
         [
             Chart("", chart.spec, {"": [option]}).panel(400, height=330, title=option.text)
@@ -948,12 +943,6 @@ def roofline(records: Sequence[Record], root: str) -> Chart | None:
 
 
 _FID = "FID (lower is better)"
-
-
-def of_setting(rows: Sequence[Line], setting: Setting, root: str) -> list[Chart]:
-    """Charts of what a study measured under one protocol, the one that says most first."""
-    made = (seeds(rows, setting, root), held_out_curves(rows, setting), held_out_by_noise(rows, setting))
-    return [chart for chart in made if chart]
 
 
 def as_published(rows: Sequence[Line]) -> Chart | None:

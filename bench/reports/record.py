@@ -22,9 +22,7 @@ from bench.reports.page import Column, Entry, Table
 from registry.values import format_value
 
 # Quantities by the names of their fields in results.
-_QUANTITIES: dict[str, Quantity] = {
-    **{quantity.field or name: quantity for name, quantity in {**COSTS, **SPEEDS, LOSS.name: LOSS}.items()},
-}
+_QUANTITIES = {each.field or each.name: each for each in (*COSTS.values(), *SPEEDS.values(), LOSS)}
 # Of parts of a network, likewise.
 _OF_PARTS: dict[str, Quantity] = {
     **{COSTS[name].field: COSTS[name] for name in ("macs", "params", "params_deployed", "memory")},
@@ -89,7 +87,6 @@ _PLAIN = {
     "images_per_second.train": _Plain("Training speed", "images/s"),
     "images_per_second.sample": _Plain("Sampling speed", "images/s"),
     "flops": _Plain("FLOPs, two for each multiply-accumulate", "G", 1e-9),
-    "loss": _Plain("Training loss↓"),
     "scores.inception_score": _Plain("Inception Score↑"),
     "scores.precision": _Plain("Precision↑"),
     "scores.recall": _Plain("Recall↑"),

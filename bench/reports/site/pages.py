@@ -77,13 +77,7 @@ def index(site: Site) -> str:
 def noise(site: Site) -> str:
     """How far figures of one network differ: the repeats, and the limit that ranks the board."""
     known = {row.plain: row.backbone for row in field.rows()}
-    columns = [
-        Column("Network", number=False),
-        Column("What differs", number=False),
-        Column("FID", number=False),
-        Column("Deviation"),
-        Column("Source", number=False),
-    ]
+    titles = ("Network", "What differs", "FID", "Deviation", "Source")
     rows = [
         [
             Entry(each.network, model=known.get(each.network, "")),
@@ -99,7 +93,7 @@ def noise(site: Site) -> str:
         site,
         "How much is noise",
         root="",
-        table_of_repeats=Table(columns, rows),
+        table_of_repeats=Table([Column(title, number=title == "Deviation") for title in titles], rows),
         noise=field.noise(),
         limit=field.limit(),
     )
@@ -171,7 +165,12 @@ def study(site: Site, name: str) -> str:
         title = _protocol(setting, every)
         section = tables.quality(chosen, rows, setting)
         samples = kept_samples(rows, setting.protocol, site.selection.folder)
-        parts.append((title, section, charts.of_setting(rows, setting, "../"), samples))
+        made = (
+            charts.seeds(rows, setting, "../"),
+            charts.held_out_curves(rows, setting),
+            charts.held_out_by_noise(rows, setting),
+        )
+        parts.append((title, section, [*filter(None, made)], samples))
     costs = charts.cost_by_stage({line.label: line.cost.cost for line in rows if line.cost})
     return _render(
         "study.html",
