@@ -174,7 +174,7 @@ def command(record: Record, place: tuple[str, str] | None = None) -> str:
 
     Args:
         record: any record.
-        place: for quality, the study and the label of its row.
+        place: for quality, the study as commands take it, and the label of its row.
     """
     request, context, result = record.request, record.context, record.result
     if isinstance(request, ScoredRequest):

@@ -182,7 +182,7 @@ def study(site: Site, name: str) -> str:
         parts=parts,
         published_chart=_known(None if every else charts.as_published(rows)),
         cost_chart=_known(costs),
-        command=shlex.join(["bench", "ablate", name]),
+        command=shlex.join(["bench", "ablate", chosen.argument]),
         method=METHOD,
     )
 
@@ -333,7 +333,7 @@ def record(site: Site, found: Record) -> str:
         record=found,
         study=study,
         row=line and line.row.label,
-        command=command(found, (study, line.row.label) if study and line else None),
+        command=command(found, (site.studies[study].argument, line.row.label) if study and line else None),
         seeds=[(seed, other.file) for seed, other in site.seeds.get(found.file, [])],
         tables=shown[:-1],
         fingerprints=shown[-1],

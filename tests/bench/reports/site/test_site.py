@@ -190,7 +190,10 @@ def test_a_command_is_quoted_for_the_shell(hostile):
         for text in re.findall("<pre>(.*?)</pre>", path.read_text("utf-8"), re.DOTALL):
             commands += [shlex.split(line, comments=True) for line in unescape(text).splitlines()]
     assert ["bench", "flops", "--model", HOSTILE] in commands
-    assert ["bench", "ablate", NAME] in commands
+    study = str(hostile / f"{NAME}.toml")
+    assert ["bench", "ablate", study] in commands
+    assert {words[2] for words in commands if words[1] == "ablate"} == {study}
+    assert [bench.studies.load(name).argument for name in (study, "toy")] == [study, "toy"]
     (flops,) = [words for words in commands if words[1] == "flops" and "--set" in words]
     assert {"ffn": HOSTILE} in [parse_overrides([word]) for word in flops[5::2]]
     kinds = {"flops", "profile", "throughput", "ablate"}
