@@ -11,6 +11,7 @@ from bench.metrics.scores import SCORES
 from bench.records.quantities import COSTS, HELD_OUT, LOSS, SPEEDS, Quantity
 from bench.records.schema import (
     HeldOutLoss,
+    ProfileRequest,
     Quality,
     QualityRequest,
     Record,
@@ -172,6 +173,8 @@ def _fields(request: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
 def command(record: Record, place: tuple[str, str] | None = None) -> str:
     """The shell command that measures a record again; empty for quality that no known study requests.
 
+    Of a reference file the record has only the digest: FILE stands for its path.
+
     Args:
         record: any record.
         place: for quality, the study as commands take it, and the label of its row.
@@ -195,7 +198,8 @@ def command(record: Record, place: tuple[str, str] | None = None) -> str:
             return ""
         study, row = place
         words = ["bench", "ablate", study, "--only", row, "--protocol", context.protocol or "", "--seeds"]
-        return shlex.join([*words, str(request.seed)])
+        words += [str(request.seed), *(["--reference", "FILE"] if request.reference else [])]
+        return shlex.join(words)
     if isinstance(request, SpeedRequest):
         words = ["bench", "throughput"]
         for each in filter(None, (context.against, network)):
@@ -211,6 +215,8 @@ def command(record: Record, place: tuple[str, str] | None = None) -> str:
     words = ["bench", "profile" if request.kind == "profile" else "flops", "--model", request.model]
     for option, value in registry.changed(request.model, request.config).items():
         words += ["--set", f"{option}={format_value(value)}"]
+    if isinstance(request, ProfileRequest):
+        words += ["--dtype", request.dtype, "--batch-size", str(request.batch_size)]
     return shlex.join(words)
 
 

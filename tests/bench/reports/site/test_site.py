@@ -10,15 +10,17 @@ from html.parser import HTMLParser
 from pathlib import PurePosixPath
 
 import altair
+import numpy as np
 import pytest
 
 import bench.studies
+import registry
 from bench.cli.options import parse_overrides
 from bench.records import read_file
-from bench.records.schema import CostRequest
+from bench.records.schema import CostRequest, ProfileRequest
 from bench.reports import proxy, report, site
 from bench.reports.record import command
-from bench.studies.cells import cells
+from bench.studies.cells import cells, reference_digest
 from bench.studies.published import field
 from bench.training import protocols
 from bench.utils.files import write_bytes
@@ -249,16 +251,34 @@ def test_a_record_of_cost_names_the_command_that_makes_it_again(run_bench):
     assert cost["macs"] == record.result.macs
 
 
-def test_a_record_of_quality_names_the_cell_that_makes_it_again(run_bench, tmp_path):
-    study = bench.studies.load("components")
-    cell = cells(study, protocols.load("smoke"), (3,))[2]
+@pytest.mark.parametrize(("dtype", "batch_size"), [("fp32", 8), ("bf16", 3)])
+def test_a_record_of_a_profile_names_the_command_that_makes_it_again(run_bench, tmp_path, dtype, batch_size):
+    config = registry.canonical("tiny-unet", {"input_size": 8})
+    measured = {"device_name": "Some CPU", "dtype": dtype, "batch_size": batch_size}
+    request = ProfileRequest(model="tiny-unet", config=config, **measured)
+    words = shlex.split(command(read_file(made.put(tmp_path, made.profile(request)))))
+    status, out, err = run_bench(*words[1:], "--repeats", "1", "--json")
+    assert status == 0, err
+    (again,) = json.loads(out)
+    assert again["request"] | {"device_name": "Some CPU"} == request.model_dump(mode="json")
+
+
+@pytest.mark.parametrize("compared", [False, True])
+def test_a_record_of_quality_names_the_cell_that_makes_it_again(run_bench, tmp_path, compared):
+    study, reference = bench.studies.load("components"), tmp_path / "reference.npz"
+    np.savez(reference, arr_0=np.zeros((16, 16, 16, 3), np.uint8))
+    digest = reference_digest(reference) if compared else None
+    cell = cells(study, protocols.load("smoke"), (3,), digest)[2]
     path = made.put(tmp_path / "results", made.quality(cell.request), "smoke")
     words = shlex.split(command(read_file(path), ("components", cell.row.label)))
+    words = [str(reference) if word == "FILE" else word for word in words]
+    (page,) = (t for n, t in site.files(tmp_path / "results", ["components"]) if n.startswith("records/"))
+    assert (f"FILE: the reference with digest {digest}." in page) == compared
     planned = (*words[1:], "--dry-run", "--stale", "accept", "--results", tmp_path / "results")
     assert "1 of 1 cells" not in run_bench(*planned, width=200)[1]
     path.unlink()
-    status, out, _ = run_bench(*planned, width=200)
-    assert status == 0 and "1 of 1 cells are to be measured" in out
+    status, out, err = run_bench(*planned, width=200)
+    assert status == 0 and "1 of 1 cells are to be measured" in out, err
 
 
 @pytest.mark.slow
