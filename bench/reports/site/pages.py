@@ -180,7 +180,6 @@ def study(site: Site, name: str) -> str:
         several_protocols=site.has_predictors and len({setting.protocol for setting in every}) > 1,
         overview=tables.overview(chosen, rows, site.selection),
         parts=parts,
-        published_chart=_known(None if every else charts.as_published(rows)),
         cost_chart=_known(costs),
         command=shlex.join(["bench", "ablate", chosen.argument]),
         method=METHOD,
@@ -211,10 +210,7 @@ def backbone(site: Site, name: str) -> str:
         **_described(name),
         scores=scores(published, measured),
         costs=Table(columns, rows) if rows else None,
-        made_charts=[
-            *_known(charts.over_steps(published, measured)),
-            *_known(charts.cost_by_stage({name: plain[0]}) if plain else None),
-        ],
+        made_charts=_known(charts.cost_by_stage({name: plain[0]}) if plain else None),
         commands=[shlex.join(["bench", command, "--model", name]) for command in ("flops", "throughput")],
     )
 

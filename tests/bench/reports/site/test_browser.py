@@ -364,10 +364,10 @@ def test_a_printed_page_holds_every_row_and_its_sources(browser, folder):
     assert browser.find_element("id", "board").is_displayed()
 
 
-def test_a_backbone_has_one_table_and_one_curve(browser, folder):
+def test_a_backbone_has_one_table_of_scores_and_one_chart(browser, folder):
     show(browser, folder / "backbones/dit-xl-2.html", 1280)
     charts = [figure.text for figure in browser.find_elements("css selector", "figure.chart")]
-    assert [text.splitlines()[0] for text in charts] == ["Over training steps", "Cost by stage"]
+    assert [text.splitlines()[0] for text in charts] == ["Cost by stage"]
     told = browser.find_element("css selector", "table.scores").text
     assert "7,000,000" in told and "9.62" in told and "Table 2 of arXiv 2405.02730" in told
     link = browser.find_element("css selector", "main p a")
