@@ -52,7 +52,8 @@ def report(
             raise UsageError(f"{option} does not go with --site, which writes HTML: leave one of them out")
     if check and costs:
         raise UsageError("--costs writes records, and --check writes nothing: leave one of them out")
-    from bench import reports as made
+    from bench.reports import report as writer
+    from bench.reports import site as pages
 
     wanted = [name.strip() for name in formats.split(",") if name.strip()]
     if costs:
@@ -60,13 +61,15 @@ def report(
             from bench.studies.measuring import record_costs
 
             record_costs(results, lambda label, done, total: status.update(f"counting {label}"))
-    folder = site or out
-    if not check:
-        if site:
-            with working("writing the site"):
-                paths = made.site.write(site, results, studies or [])
+    folder, chosen = site or out, studies or []
+    with working(f"{'checking' if check else 'writing'} the {'site' if site else 'report'}"):
+        made = pages.files(results, chosen) if site else writer.files(results, wanted, chosen).items()
+        if check:
+            files = dict(made)
+            complaints = writer.check(folder, files.items()) + (pages.left_over(site, files) if site else [])
         else:
-            paths = made.write(out, results, wanted, studies or [])
+            paths = writer.write(folder, made)
+    if not check:
         if as_json:
             print_json({"written": [str(path) for path in paths]})
         elif site:
@@ -75,10 +78,6 @@ def report(
             for path in paths:
                 console().print(f"wrote {path}", soft_wrap=True)
         return
-    if site:
-        complaints = made.site.check(site, results, studies or [])
-    else:
-        complaints = made.check(out, results, wanted, studies or [])
     if as_json:
         print_json({"current": not complaints, "complaints": complaints})
     else:

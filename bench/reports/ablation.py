@@ -11,7 +11,7 @@ from bench.reports import tables
 from bench.reports.findings import phrase
 from bench.reports.page import Column, Entry, Table
 from bench.reports.select import Line, Selection, Setting, lines, settings
-from bench.reports.statistics import detectable, residual_deviation
+from bench.reports.statistics import compare_rows, detectable
 from bench.studies.cells import Cell
 from bench.studies.executors import Executor
 from bench.studies.plan import Plan
@@ -124,15 +124,15 @@ def _power(plan: Plan) -> list[str]:
         value = record.result.value(quantity.name) if record and isinstance(record.result, Quality) else None
         if value is not None:
             of_row[cell.row.label][cell.seed] = value
-    deviation = residual_deviation([seeds for seeds in of_row.values() if seeds])
     count = len({cell.seed for cell in plan.cells})
     if len(of_row) < 2:
         return []
     if count < 2:
         return ["With one seed no difference is significant: use two or more."]
-    if deviation is None:
+    found = compare_rows([*of_row.values()])
+    if not found.pairs:
         return ["The detectable difference is unknown until two rows have records of two seeds."]
-    least = detectable(deviation, len(of_row), count)
+    least = detectable(found.deviation, len(of_row), count)
     return [
         f"With {count} seeds a true difference in {phrase(quantity)} of {least:.2g} between two of the "
         f"{len(of_row)} rows is detected with a probability of 0.8 (by the seed variance in the records)."

@@ -6,24 +6,27 @@ published of the field; Tables 1 to 6 of the U-DiT paper join it here.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import registry
 from bench.metrics.scores import MEASURED
-from bench.records.quantities import COSTS
-from bench.reports.leaderboard import Group, Standing, objective
+from bench.records.schema import TrainingSettings
+from bench.reports.leaderboard import Group
 from bench.reports.links import named_page, record_page, samples_file
 from bench.reports.render import csv
+from bench.reports.render.latex import escape
+from bench.reports.select import Line, Selection, SpeedColumn
 from bench.reports.tables import spread
-from bench.studies import published
+from bench.studies import StudyRow, published
 from bench.studies.published import PublishedRow, field
 from bench.studies.published.field import FieldRow
 from bench.version import __version__
+from registry.values import split_options
 
 Json = dict[str, Any]
 U_DIT = "2405.02730"
@@ -49,7 +52,6 @@ class Head(NamedTuple):
         title: with its unit.
         hint: what it means.
         shown: before anyone chooses.
-        number: whether it holds numbers.
         higher: whether more is better.
     """
 
@@ -57,7 +59,6 @@ class Head(NamedTuple):
     title: str
     hint: str
     shown: bool = False
-    number: bool = True
     higher: bool = False
 
 
@@ -82,10 +83,10 @@ def heads() -> list[Head]:
         )
         for name, quantity in MEASURED.items()
     ]
-    family = Head("family", "Family", "Networks of one design.", True, False)
-    kind = Head("kind", "Kind", "Who reports it. " + _listed(field.KINDS), True, False)
+    family = Head("family", "Family", "Networks of one design.", True)
+    kind = Head("kind", "Kind", "Who reports it. " + _listed(field.KINDS), True)
     return [
-        Head("row", "Model", "Network. In brackets: who trained it, if not its authors.", True, False),
+        Head("row", "Model", "Network. In brackets: who trained it, if not its authors.", True),
         Head(
             "rank",
             "Rank",
@@ -101,7 +102,6 @@ def heads() -> list[Head]:
             "Source",
             "Publication that prints the figure. All sources are listed below the table.",
             True,
-            False,
         ),
         Head(
             "gflops",
@@ -111,7 +111,7 @@ def heads() -> list[Head]:
         ),
         Head("printed_gflops", "(printed)", "GFLOPs as printed in the source.", True),
         Head("params", "Params (M)", "Parameters in millions, counted here.", True),
-        Head("printed_params", "(printed)", "Parameters as printed in the source.", False, False),
+        Head("printed_params", "(printed)", "Parameters as printed in the source."),
         family,
         kind,
         *scores[1:],
@@ -123,35 +123,17 @@ def heads() -> list[Head]:
         ),
         Head("images", "Images seen (M)", "Steps times batch size, in millions."),
         Head("compute", "Training (EFLOPs)", "3 × GFLOPs × images seen, forward and backward, in 10¹⁸."),
-        Head(
-            "extra",
-            "Also differs",
-            "What differs besides the architecture. " + _listed(field.EXTRAS),
-            False,
-            False,
-        ),
-        Head(
-            "other",
-            "Other figures",
-            "Other published FIDs of the same network under the same conditions.",
-            False,
-            False,
-        ),
-        Head("training_steps", "Steps", "Training length as printed.", False, False),
+        Head("extra", "Also differs", "What differs besides the architecture. " + _listed(field.EXTRAS)),
+        Head("other", "Other figures", "Other published FIDs of the same network under the same conditions."),
+        Head("training_steps", "Steps", "Training length as printed."),
         Head("batch_size", "Batch", "Images a training step."),
-        Head("guidance", "Guidance", "Classifier-free guidance unless said otherwise.", False, False),
-        Head("cfg_scale", "Scale", "Guidance scale as printed.", False, False),
-        Head("sampler", "Sampler", "Sampler and number of steps as printed.", False, False),
-        Head("throughput", "Printed speed", "Speed as printed, with its device.", False, False),
+        Head("guidance", "Guidance", "Classifier-free guidance unless said otherwise."),
+        Head("cfg_scale", "Scale", "Guidance scale as printed."),
+        Head("sampler", "Sampler", "Sampler and number of steps as printed."),
+        Head("throughput", "Printed speed", "Speed as printed, with its device."),
         Head("seeds", "Seeds", "Number of trainings here."),
-        Head(
-            "checked",
-            "Checked",
-            "Whether the figure was compared with its source, and what could not be.",
-            False,
-            False,
-        ),
-        Head("remarks", "Remarks", "Other remarks.", False, False),
+        Head("checked", "Checked", "Whether the figure was compared with its source, and what could not be."),
+        Head("remarks", "Remarks", "Other remarks."),
     ]
 
 
@@ -203,38 +185,47 @@ class Board:
         return "\n".join(_entry(url, texts) for url, texts in self.sources.items())
 
 
-def board(groups: Sequence[Group], pictures: set[str]) -> Board:
+def board(
+    selection: Selection,
+    groups: Sequence[Group] = (),
+    pictures: Collection[str] = (),
+    speed: SpeedColumn | None = None,
+) -> Board:
     """The board.
 
     Args:
-        groups: see `bench.reports.leaderboard`; the published ones join the rows of the field.
+        selection: the records, for the cost of published networks.
+        groups: what was measured here; see `bench.reports.leaderboard`.
         pictures: records that samples are kept of.
+        speed: the speeds to show; None: none.
     """
-    known: list[tuple[FieldRow, Standing | None]] = [(row, None) for row in field.rows()]
-    places = {(row.group, row.fid): i for i, (row, _) in reversed([*enumerate(known)])}
-    here = [group for group in groups if group.setting]
-    for group in groups:
-        for each in () if group.setting else group.standings:
-            row = _of_the_paper(each)
-            place = places.get((row.group, row.fid))
-            if place is None:
-                known.append((row, each))
-            else:
-                known[place] = (known[place][0], each)
-    by_group: dict[str, list[tuple[FieldRow, Standing | None]]] = {}
-    for row, standing in known:
-        by_group.setdefault(row.title, []).append((row, standing))
+    known, here = list(field.rows()), dict[FieldRow, Line]()
+    places = {(row.group, row.fid): row for row in reversed(known)}
+    judged = [row for row in published.rows() if row.printed["fid"]]
+    for printed in sorted(judged, key=lambda row: float(row.printed["fid"])):
+        network = StudyRow(printed.label, printed.model, printed.overrides, printed)
+        line = Line(network, selection.cost(network), {})
+        row = _of_the_paper(line, printed)
+        if (row.group, row.fid) not in places:
+            places[row.group, row.fid] = row
+            known.append(row)
+        here.setdefault(places[row.group, row.fid], line)
+    by_group: dict[str, list[FieldRow]] = {}
+    for row in known:
+        by_group.setdefault(row.title, []).append(row)
     ordered = sorted(by_group.items(), key=lambda item: (-len(item[1]), item[0]))
     sources: dict[str, list[str]] = {}
-    rows = [each for order, (_, found) in enumerate(ordered) for each in _published(found, order, sources)]
-    rows += [each for i, group in enumerate(here) for each in _measured(group, len(ordered) + i, pictures)]
-    return Board(rows, [title for title, _ in ordered] + [_words(group) for group in here], sources)
+    rows = [
+        each
+        for order, (_, found) in enumerate(ordered)
+        for each in _published(found, order, sources, here, speed)
+    ]
+    rows += [each for i, group in enumerate(groups) for each in _measured(group, len(ordered) + i, pictures)]
+    return Board(rows, [title for title, _ in ordered] + [group.title for group in groups], sources)
 
 
-def _of_the_paper(standing: Standing) -> FieldRow:
+def _of_the_paper(line: Line, row: PublishedRow) -> FieldRow:
     """A row of the published tables that this project began with, as a row of the field."""
-    row = standing.line.row.published
-    assert row is not None
     printed = {name: row.printed.get(name, "") for name in (*published.QUALITY, "gflops")}
     steps, batch = int(row.printed["training_steps"]), int(row.printed.get("batch_size") or 256)
     scale = float(row.printed["cfg_scale"])
@@ -244,7 +235,7 @@ def _of_the_paper(standing: Standing) -> FieldRow:
         | printed
         | {
             "row": row.label,
-            "family": _family(standing),
+            "family": _family(line),
             "backbone": "" if row.overrides else row.model or "",
             "objective": row.objective,
             "resolution": 256,
@@ -267,15 +258,23 @@ def _kind(row: PublishedRow) -> str:
     return "quoted" if row.of_the_paper and row.source != "u-dit" else "paper"
 
 
+_AS_PRINTED = (
+    "sfid inception_score precision recall family kind extra row training_steps batch_size cfg_scale sampler "
+    "throughput checked"
+).split()
 _SAMPLERS = {"ddpm": "ddpm", "flow": "sde"}  # of the tables that this project began with
 
 
 def _published(
-    found: Sequence[tuple[FieldRow, Standing | None]], order: int, sources: dict[str, list[str]]
+    found: Sequence[FieldRow],
+    order: int,
+    sources: dict[str, list[str]],
+    here: Mapping[FieldRow, Line],
+    speed: SpeedColumn | None,
 ) -> Iterator[Json]:
-    rows = [row for row, _ in found]
-    ranks, others = field.ranks(rows), _conflicts()
-    for (row, standing), rank in zip(found, ranks, strict=True):
+    others = field.conflicts()
+    for row, rank in zip(found, field.ranks(found), strict=True):
+        line = here.get(row)
         texts = sources.setdefault(row.source_url, [])
         if row.source not in texts:
             texts.append(row.source)
@@ -295,61 +294,50 @@ def _published(
             "from": row.source,
             "other": ", ".join(f"{other.fid:g} ({other.source})" for other in others.get(row, ())),
         }
-        for name in ("sfid", "inception_score", "precision", "recall", "family", "kind", "extra", "row"):
-            made[name] = getattr(row, name)
-        for name in ("training_steps", "batch_size", "cfg_scale", "sampler", "throughput", "checked"):
-            made[name] = getattr(row, name)
+        made |= {name: getattr(row, name) for name in _AS_PRINTED}
         made["remarks"] = "; ".join(
             filter(None, (row.duplicate and f"same run as {row.duplicate}", row.remarks))
         )
-        cost = standing.network if standing else None
-        if cost is not None:
+        if cost := line.cost.cost if line and line.cost else row.counted:
             made |= {"gflops": cost.paper_gflops, "params": cost.parameters / 1e6}
-        elif counted := row.counted:
-            made |= {"gflops": counted.paper_gflops, "params": counted.parameters / 1e6}
-        backbone = row.backbone or (standing.line.row.model if standing else None)
-        if backbone:
+        if backbone := row.backbone or (line.row.model if line else None):
             made |= {"backbone": backbone, "page": named_page("backbones", backbone)}
-        if standing and standing.images_per_second is not None:
-            made["speed"] = standing.images_per_second
-            made["speed_page"] = record_page(standing.speed_record or "")
+        if line and speed and line.variant in speed.figures:
+            made["speed"] = speed.figures[line.variant]
+            made["speed_page"] = record_page(speed.records[line.variant].file)
         yield _finished(made)
 
 
-def _measured(group: Group, order: int, pictures: set[str]) -> Iterator[Json]:
+def _measured(group: Group, order: int, pictures: Collection[str]) -> Iterator[Json]:
     setting = group.setting
-    assert setting is not None
-    for standing in group.standings:
-        line, files = standing.line, standing.line.files(setting)
-        results = line.results(setting).values()
-        protocol = next(iter(results)).request.training
+    for line, study, rank in group.standings:
+        files, (result, *_) = line.files(setting), line.results(setting).values()
+        protocol = result.request.training
         made: Json = {
             "row": line.label,
-            "rank": standing.rank,
-            "family": _family(standing),
+            "rank": rank,
+            "family": _family(line),
             "kind": HERE,
             "extra": "none",
-            "objective": objective(line),
-            "guidance": "no guidance" if not group.guided else "guided",
+            "objective": _objective(protocol),
+            "guidance": "no guidance" if setting.cfg_scale in (None, 1) else "guided",
             "cfg_scale": "" if setting.cfg_scale is None else f"{setting.cfg_scale:g}",
             "training_steps": str(protocol.steps),
             "batch_size": protocol.batch_size,
             "images": protocol.steps * protocol.batch_size / 1e6,
             "budget": _budget(protocol.steps * protocol.batch_size / 1e6),
             "seeds": len(files),
-            "group": _words(group),
+            "group": group.title,
             "order": order,
             "page": record_page(files[0]),
             "from": f"record {files[0]}",
             "url": record_page(files[0]),
             "texts": {},
             "deviations": {},
-            "study": standing.study,
+            "study": study,
             "samples": next((samples_file(file) for file in files if file in pictures), ""),
         }
-        if standing.network:
-            made |= {name: getattr(standing.network, COSTS[name].field) for name in ("gflops", "params")}
-            made["params"] *= COSTS["params"].scale
+        made |= {"gflops": result.network.paper_gflops, "params": result.network.parameters / 1e6}
         for name, quantity in MEASURED.items():
             if (found := line.score(setting, name)) is not None:
                 made[name] = found.mean * quantity.scale
@@ -357,6 +345,14 @@ def _measured(group: Group, order: int, pictures: set[str]) -> Iterator[Json]:
                 if found.deviation:
                     made["deviations"][name] = found.deviation * quantity.scale
         yield _finished(made)
+
+
+def _objective(training: TrainingSettings) -> str:
+    """What a network was trained for here, in words."""
+    name, _ = split_options(training.objective or "")
+    if name == "ddpm" and training.prediction_type == "v_prediction":
+        return "v-prediction"
+    return field.OBJECTIVES.get(name, name)
 
 
 def _finished(row: Json) -> Json:
@@ -378,19 +374,16 @@ def _rounded(value: Any) -> Any:
     return {key: _rounded(each) for key, each in value.items()} if isinstance(value, dict) else value
 
 
-def _words(group: Group) -> str:
-    return group.title.replace("Measured:", "Measured here:")
-
-
-def _family(standing: Standing) -> str:
-    """As the field names it, which tells SiT from DiT."""
-    label = standing.line.label
-    if label.startswith("SiT"):
+def _family(line: Line) -> str:
+    """As the field names it, which tells SiT from DiT; else the module that defines the network."""
+    if line.label.startswith("SiT"):
         return "SiT"
+    family = line.label.split("-")[0].lower()
+    if line.row.model:
+        module = registry.backbones.find(line.row.model).origin
+        family = module.removesuffix(".py").rpartition(".")[2].replace("_", "-")
     names = {row.backbone.partition("-")[0]: row.family for row in field.rows() if row.backbone}
-    return names.get(
-        standing.family.partition("-")[0], {"udit": "U-DiT"}.get(standing.family, standing.family)
-    )
+    return names.get(family.partition("-")[0], {"udit": "U-DiT"}.get(family, family))
 
 
 def _budget(images: float | None) -> str:
@@ -399,15 +392,9 @@ def _budget(images: float | None) -> str:
     return next((name for border, name in _BORDERS.items() if images < border), BUDGETS[-2])
 
 
-@functools.cache
-def _conflicts() -> Mapping[FieldRow, tuple[FieldRow, ...]]:
-    rows = field.rows()
-    return {rows[i]: others for i, others in field.conflicts(rows).items()}
-
-
 def _entry(url: str, texts: Sequence[str]) -> str:
     """A source in BibTeX; only what is known of it."""
-    plain = "; ".join(texts).replace("{", "").replace("}", "").replace("&", r"\&").replace("_", r"\_")
+    plain = escape("; ".join(texts).replace("{", "").replace("}", ""))  # BibTeX counts braces, escaped or not
     key = re.sub(r"\W+", "-", url.removeprefix("https://").removeprefix("arxiv.org/abs/"))
     arxiv = re.search(r"arxiv\.org/abs/(.+)", url)
     kept = [

@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import product
@@ -22,11 +22,11 @@ import altair as alt
 
 from bench.metrics.scores import MEASURED, SCORES
 from bench.records.quantities import BANDS, COSTS, HELD_OUT
-from bench.records.schema import Cost, Quality, Record, Speed, SpeedRequest
+from bench.records.schema import Cost, Record, Speed, SpeedRequest
 from bench.reports.board import Board, heads
 from bench.reports.links import record_page
 from bench.reports.predictors import AVERAGED, Agreement, choose
-from bench.reports.select import Line, Setting, published_conditions, speed_words
+from bench.reports.select import Line, Setting, speed_words
 from bench.reports.statistics import summary
 from bench.studies.published import field
 from bench.studies.published.field import Curve
@@ -74,7 +74,6 @@ class Option(NamedTuple):
 
     text: str
     values: Json
-    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -201,9 +200,9 @@ def _axis(
     return channel(field=field, type="quantitative", title=title, scale=scale, axis=axis, **properties)
 
 
-def _points(base: Any, field: str, tips: Sequence[alt.Tooltip] = (), **properties: Any) -> Any:
+def _points(base: Any, field: str, tips: Sequence[alt.Tooltip] = ()) -> Any:
     """Points, with a colour and a shape for each value of a field in the order of the data, and a legend."""
-    marks = base.mark_point(**{"size": 70, "filled": True, "opacity": 1} | properties)
+    marks = base.mark_point(size=70, filled=True, opacity=1)
     colour, shape = (
         channel(field=field, type="nominal", title=None, sort=None) for channel in (alt.Color, alt.Shape)
     )
@@ -215,9 +214,9 @@ def _stroke(field: str) -> alt.Stroke:
     return alt.Stroke(field=field, type="nominal", sort=None, legend=None)
 
 
-def _lines(base: Any, field: str, tips: Sequence[alt.Tooltip] = (), **properties: Any) -> Any:
+def _lines(base: Any, field: str, tips: Sequence[alt.Tooltip] = ()) -> Any:
     """A line with its points for each value of a field."""
-    line = base.mark_line(strokeWidth=2, **properties).encode(stroke=_stroke(field))
+    line = base.mark_line(strokeWidth=2).encode(stroke=_stroke(field))
     return alt.layer(line, _points(base, field, tips))
 
 
@@ -564,14 +563,14 @@ def seeds(rows: Sequence[Line], setting: Setting, root: str | None) -> Chart | N
         title = f"Held-out loss at {quantity.title}" if band else quantity.title
         options.append(Option(title, {"score": name, "title": title}))
         for line, by_seed in found:
-            files = {result.request.seed: file for file, result in _results(line, setting)}
+            results = line.results(setting)
             values += [
                 {
                     "row": line.row.label,
                     "score": name,
                     "value": _number(value * quantity.scale),
                     "seed": seed,
-                    **({} if root is None else {"page": root + record_page(files[seed])}),
+                    **({} if root is None else {"page": root + record_page(results[seed].request.file)}),
                 }
                 for seed, value in by_seed.items()
             ]
@@ -593,17 +592,13 @@ def seeds(rows: Sequence[Line], setting: Setting, root: str | None) -> Chart | N
     return Chart("Scores by seed", spec(chart), {"Score": options}, text)
 
 
-def _results(line: Line, setting: Setting) -> list[tuple[str, Quality]]:
-    return [(r.file, r.result) for r in line.quality.get(setting, []) if isinstance(r.result, Quality)]
-
-
 # ---- held-out loss: over training, and by noise level ----
 
 
 def held_out_curves(rows: Sequence[Line], setting: Setting) -> Chart | None:
     """Held-out loss at each checkpoint, whole or in a band; None where no training has two."""
     values: list[Json] = [
-        {"row": line.row.label, **each} for line in rows for each in _held_out(line, setting, HELD_OUT)
+        {"row": line.row.label, **each} for line in rows for each in _held_out(line, setting)
     ]
     if len({value["step"] for value in values}) < 2:
         return None
@@ -623,61 +618,17 @@ def held_out_curves(rows: Sequence[Line], setting: Setting) -> Chart | None:
     )
 
 
-def _held_out(line: Line, setting: Setting, bands: Iterable[str]) -> list[Json]:
-    """A row's losses at each checkpoint, as means over seeds."""
+def _held_out(line: Line, setting: Setting) -> list[Json]:
+    """A row's losses at each checkpoint, whole and by band, as means over seeds."""
     by_step: dict[tuple[str, int], list[float]] = {}
-    for _, result in _results(line, setting):
-        for loss, name in product(result.held_out, bands):
+    for result in line.results(setting).values():
+        for loss, name in product(result.held_out, HELD_OUT):
             if (value := loss.value(name)) is not None:
                 by_step.setdefault((name, loss.step), []).append(value)
     return [
         {"band": name, "step": step, "value": _number(sum(found) / len(found)), "seeds": len(found)}
         for (name, step), found in by_step.items()
     ]
-
-
-def over_steps(published: Sequence[Json], measured: Sequence[tuple[str, Line, Setting]]) -> Chart | None:
-    """One network over training steps: published FID by conditions, held-out loss here by row.
-
-    Args:
-        published: its rows of the board.
-        measured: rows measured here, with their setting and its words.
-
-    Returns:
-        None where nothing is known at two steps.
-    """
-    views: dict[tuple[str, str], list[Json]] = {}
-    rows = [row for row in published if row["extra"] == "none" and row.get("training_steps", "").isdigit()]
-    for row, apart in zip(rows, conditions(rows)[1], strict=True):
-        series = ", ".join([row["row"], *apart])
-        point = {"series": series, "step": int(row["training_steps"]), "value": row["fid"]}
-        views.setdefault(("Published", "FID↓"), []).append(point)
-    for words, line, setting in measured:
-        if line.row.step is None and "steps" not in (line.row.training or {}):  # a part of another curve
-            curve = [{"series": line.label, **each} for each in _held_out(line, setting, ["held_out"])]
-            views.setdefault((f"Here, {words}", HELD_OUT["held_out"].title), []).extend(curve)
-    values: list[Json] = []
-    options = []
-    most_first = sorted(views.items(), key=lambda item: -len({value["series"] for value in item[1]}))
-    for (view, title), found in most_first:
-        steps: dict[str, set[int]] = {}
-        for value in found:
-            steps.setdefault(value["series"], set()).add(value["step"])
-        curves = [value for value in found if len(steps[value["series"]]) > 1]
-        parts, _ = _parts([*dict.fromkeys(value["series"] for value in curves)])
-        for part in dict.fromkeys(parts.values()):
-            text = view if len(set(parts.values())) == 1 else f"{view}: rows {part}"
-            options.append(Option(text, {"view": text, "title": title}))
-            values += [value | {"view": text} for value in curves if parts[value["series"]] == part]
-    if not options:
-        return None
-    chosen = alt.FieldEqualPredicate(field="view", equal="{{view}}")
-    base = _over(values).transform_filter(chosen)
-    base = base.encode(
-        x=_axis(alt.X, "step", "Training steps", log=True, format="~s"), y=_axis(alt.Y, "value", "{{title}}")
-    )
-    chart = _lines(base, "series", _tips("series", "step", value="{{title}}"))
-    return Chart("Over training steps", spec(chart), {"Score": options})
 
 
 def held_out_by_noise(rows: Sequence[Line], setting: Setting) -> Chart | None:
@@ -850,7 +801,7 @@ def correlation_against_computing(found: Sequence[Agreement]) -> Chart | None:
     best = choice and choice.best.protocol
     pairs = dict.fromkeys((value["protocol"], value["part"]) for value in values)
     options = [
-        Option(f"{name}: {kind}", {"protocol": name, "part": kind}, str(name))
+        Option(f"{name}: {kind}", {"protocol": name, "part": kind})
         for name, kind in sorted(pairs, key=lambda pair: pair[0] != best)
     ]
     title = "Rank correlation against computing"
@@ -867,7 +818,7 @@ def _kind(predictor: str) -> str:
 def correlation_picture(chart: Chart) -> Json:
     """A panel for each protocol, of the predictors that its first choice has."""
     (options,) = chart.choices.values()
-    first = {option.group: option for option in reversed(options)}
+    first = {option.values["protocol"]: option for option in reversed(options)}
     return side_by_side(
         [
             Chart("", chart.spec, {"": [option]}).panel(400, height=330, title=option.text)
@@ -942,55 +893,6 @@ def roofline(records: Sequence[Record], root: str) -> Chart | None:
         "Line: upper bound of the device, set by its memory bandwidth on the left and by its arithmetic on "
         "the right.",
     )
-
-
-# ---- pages ----
-
-
-_FID = "FID (lower is better)"
-
-
-def of_setting(rows: Sequence[Line], setting: Setting, root: str) -> list[Chart]:
-    """Charts of what a study measured under one protocol, the one that says most first."""
-    made = (seeds(rows, setting, root), held_out_curves(rows, setting), held_out_by_noise(rows, setting))
-    return [chart for chart in made if chart]
-
-
-def as_published(rows: Sequence[Line]) -> Chart | None:
-    """Published FID against published cost, with the Pareto front; None of fewer than three rows."""
-    values = [
-        {
-            "row": line.label,
-            "family": ("U-DiT" if "U-DiT" in line.label or "UNet" in line.label else line.label.split("-")[0])
-            + "*" * line.label.endswith("*"),
-            "gflops": float(row.printed["gflops"]),
-            "fid": float(row.printed["fid"]),
-        }
-        for line in rows
-        if (row := line.row.published) and row.printed.get("gflops") and row.printed.get("fid")
-    ]
-    if len(values) < 3 or any(published_conditions(rows)):
-        return None
-    base = (
-        _over(values)
-        .transform_window(best="min(fid)", sort=[alt.SortField("gflops")], ignorePeers=False)
-        .transform_calculate(named="datum.best === datum.fid ? 0 : 1")
-        .transform_window(importance="row_number()", sort=[*map(alt.SortField, ("named", "fid"))])
-        .encode(x=_axis(alt.X, "gflops", "GFLOPs, as published", log=True))
-    )
-    y = _axis(alt.Y, "fid", _FID, log=True)
-    chart = alt.layer(
-        base.mark_line(interpolate="step-after", color=GREY, strokeDash=[5, 4]).encode(
-            y=_axis(alt.Y, "best", _FID, log=True), order=alt.Order("gflops:Q")
-        ),
-        _points(base, "family", _tips("row", gflops="GFLOPs", fid="FID"), filled=False, strokeWidth=2)
-        .encode(y=y)
-        .properties(name=_NETWORKS),
-    ).properties(height=340, usermeta=_names("gflops", "fid", len(values)))
-    text = "Dashed line: Pareto front. Both axes are logarithmic."
-    if any(line.label.endswith("*") for line in rows):
-        text += " *: trained again by the U-DiT paper; most of these marks lie on the original ones."
-    return Chart("Published FID against cost", spec(chart), {}, text)
 
 
 def _number(value: float) -> float:

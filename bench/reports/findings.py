@@ -89,7 +89,7 @@ def _other_best(found: _Compared) -> str:
         return ""
     ((_, fids),) = found.printed.items()
     best = min(fids, key=fids.__getitem__)
-    if best == found.comparison.groups()[0][0]:
+    if best == found.comparison.best[0]:
         return ""
     return f" In the paper, {found.labels[best]} is best."
 
@@ -204,7 +204,7 @@ def _best(found: _Compared) -> str:
     """The best row and those not significantly worse, without a full stop; "" where no two differ."""
     comparison, name = found.comparison, phrase(found.quantity)
     named = [f"{label} ({shown})" for label, shown in zip(found.labels, found.shown, strict=True)]
-    first, *ties = comparison.groups()[0]
+    first, *ties = comparison.best
     others = [i for i in range(len(named)) if i != first and i not in comparison.left_out]
     if len(ties) == len(others):
         return ""

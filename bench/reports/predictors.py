@@ -22,7 +22,7 @@ import numpy as np
 
 from bench.metrics.scores import MEASURED, SCORES
 from bench.records.quantities import COSTS, HELD_OUT, LOSS, TRAINING_ERROR, Quantities, Quantity
-from bench.records.schema import HeldOutLoss, Quality, Record
+from bench.records.schema import Quality, Record
 from bench.reports.select import Line, Setting, published_conditions, settings
 from bench.reports.statistics import compare_rows, paired_share, rank_correlation
 from bench.studies import published
@@ -238,7 +238,9 @@ def _point(row: KnownRow, records: Sequence[Record], name: str, steps: Sequence[
         value: float | None = None
         if name in AT_CHECKPOINTS:
             losses = [each for each in result.held_out if each.step in steps]
-            values = [_at_checkpoint(each, name) for each in losses]
+            values = [
+                each.training_error if name == TRAINING_ERROR.name else each.value(name) for each in losses
+            ]
             known = [value for value in values if value is not None]
             took = max((each.seconds for each in losses), default=0.0)
             if len(known) == len(steps):
@@ -252,10 +254,6 @@ def _point(row: KnownRow, records: Sequence[Record], name: str, steps: Sequence[
             by_seed[seed] = value
             seconds.append(took * record.environment.threads)
     return Point(row, by_seed, float(np.mean(seconds)) if seconds else 0.0)
-
-
-def _at_checkpoint(loss: HeldOutLoss, name: str) -> float | None:
-    return loss.training_error if name == TRAINING_ERROR.name else loss.value(name)
 
 
 def _standardised(bands: Sequence[Sequence[Point]]) -> list[Point]:
@@ -297,7 +295,7 @@ def _agreement(
     targets = [sign * point.row.target for point in points]
     comparison = compare_rows(by_seed)
     different = [(i, j) for i, j in combinations(range(len(points)), 2) if targets[i] != targets[j]]
-    correct = {pair for pair in different if _decided(means, targets, pair)}
+    correct = {(i, j) for i, j in different if (means[i] - means[j]) * (targets[i] - targets[j]) > 0}
     significant = {pair for pair in different if comparison.pairs.get(pair)}
     judged = {(i, j) for i, j in different if not (points[i].row.chosen_on and points[j].row.chosen_on)}
     ranks = rank_correlation(by_seed, targets) if seeds else None
@@ -319,12 +317,6 @@ def _agreement(
         shared_seed_variance=paired_share(by_seed),
         seconds=float(np.mean([point.seconds for point in points])),
     )
-
-
-def _decided(values: Sequence[float], targets: Sequence[float], pair: tuple[int, int]) -> bool:
-    """Whether the values order a pair of rows as the targets do."""
-    i, j = pair
-    return (values[i] - values[j]) * (targets[i] - targets[j]) > 0
 
 
 def _tau(values: Sequence[float], targets: Sequence[float]) -> float:

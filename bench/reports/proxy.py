@@ -128,19 +128,16 @@ def last_checkpoints(found: Sequence[Agreement]) -> list[Agreement]:
     return [each for each in found if latest[each.study, each.protocol, each.predictor] is each]
 
 
-def page(
-    found: Mapping[str, Sequence[Agreement]], picture: tuple[str, str] | None, target: str = "fid"
-) -> Page:
+def page(found: Mapping[str, Sequence[Agreement]], picture: tuple[str, str] | None) -> Page:
     """The page on small protocols.
 
     Args:
         found: agreements by the title of their study; the study used for selection is first.
         picture: file and description of the figure.
-        target: the published score that is predicted.
     """
     (first, chosen_on), *others = found.items()
     choice = choose([chosen_on, *(each for _, each in others)])
-    heading = SCORES[target].heading
+    heading = SCORES["fid"].heading
     sections = [Section(text=answer(choice, heading), picture=picture)]
     if choice:
         shown = agreement_table([*choice.candidates[:BEST], *choice.free], marked=choice.best, short=True)

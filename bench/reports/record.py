@@ -11,6 +11,7 @@ from bench.metrics.scores import SCORES
 from bench.records.quantities import COSTS, HELD_OUT, LOSS, SPEEDS, Quantity
 from bench.records.schema import (
     HeldOutLoss,
+    ProfileRequest,
     Quality,
     QualityRequest,
     Record,
@@ -23,9 +24,7 @@ from bench.utils.text import leaves
 from registry.values import format_value
 
 # Quantities by the names of their fields in results.
-_QUANTITIES: dict[str, Quantity] = {
-    **{quantity.field or name: quantity for name, quantity in {**COSTS, **SPEEDS, LOSS.name: LOSS}.items()},
-}
+_QUANTITIES = {each.field or each.name: each for each in (*COSTS.values(), *SPEEDS.values(), LOSS)}
 # Of parts of a network, likewise.
 _OF_PARTS: dict[str, Quantity] = {
     **{COSTS[name].field: COSTS[name] for name in ("macs", "params", "params_deployed", "memory")},
@@ -90,7 +89,6 @@ _PLAIN = {
     "images_per_second.train": _Plain("Training speed", "images/s"),
     "images_per_second.sample": _Plain("Sampling speed", "images/s"),
     "flops": _Plain("FLOPs, two for each multiply-accumulate", "G", 1e-9),
-    "loss": _Plain("Training loss↓"),
     "scores.inception_score": _Plain("Inception Score↑"),
     "scores.precision": _Plain("Precision↑"),
     "scores.recall": _Plain("Recall↑"),
@@ -176,9 +174,11 @@ def _fields(request: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
 def command(record: Record, place: tuple[str, str] | None = None) -> str:
     """The shell command that measures a record again; empty for quality that no known study requests.
 
+    Of a reference file the record has only the digest: FILE stands for its path.
+
     Args:
         record: any record.
-        place: for quality, the study and the label of its row.
+        place: for quality, the study as commands take it, and the label of its row.
     """
     request, context, result = record.request, record.context, record.result
     if isinstance(request, ScoredRequest):
@@ -199,7 +199,8 @@ def command(record: Record, place: tuple[str, str] | None = None) -> str:
             return ""
         study, row = place
         words = ["bench", "ablate", study, "--only", row, "--protocol", context.protocol or "", "--seeds"]
-        return shlex.join([*words, str(request.seed)])
+        words += [str(request.seed), *(["--reference", "FILE"] if request.reference else [])]
+        return shlex.join(words)
     if isinstance(request, SpeedRequest):
         words = ["bench", "throughput"]
         for each in filter(None, (context.against, network)):
@@ -215,6 +216,8 @@ def command(record: Record, place: tuple[str, str] | None = None) -> str:
     words = ["bench", "profile" if request.kind == "profile" else "flops", "--model", request.model]
     for option, value in registry.changed(request.model, request.config).items():
         words += ["--set", f"{option}={format_value(value)}"]
+    if isinstance(request, ProfileRequest):
+        words += ["--dtype", request.dtype, "--batch-size", str(request.batch_size)]
     return shlex.join(words)
 
 

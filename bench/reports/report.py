@@ -15,7 +15,7 @@ from typing import Any
 
 import bench.studies
 from bench.records import collection_later
-from bench.reports import board, charts, leaderboard, proxy, samples, scored, tables
+from bench.reports import board, charts, proxy, samples, scored, tables
 from bench.reports.findings import by_soundness
 from bench.reports.page import Page
 from bench.reports.render import csv, latex, markdown
@@ -57,7 +57,7 @@ def files(
             )
     selection, chosen = Selection(Path(results)), chosen_studies(studies)
     found = {name: lines(study, selection) for name, study in chosen.items()}
-    made, shown = _pictures(found, selection)
+    made, shown = _pictures(chosen, found, selection)
     if not studies:
         made[LEDGER] = _ledger(selection)
         made |= _proxy(found, formats) | _scored(selection, formats)
@@ -77,8 +77,9 @@ def chosen_studies(names: Sequence[str]) -> dict[str, Study]:
     chosen = {}
     for name in names or bench.studies.names():
         study = bench.studies.load(name)
-        if (other := pages.setdefault(tables.page_file(study), name)) != name:
-            raise UsageError(f"{other} and {name} would have one page, {tables.page_file(study)}: rename one")
+        for page in (tables.page_file(study), study.name):  # of a report and of a site
+            if (other := pages.setdefault(page, name)) != name:
+                raise UsageError(f"{other} and {name} would have one page, {page}: rename one")
         chosen[study.name] = study
     return chosen
 
@@ -132,19 +133,20 @@ def _ledger(selection: Selection) -> str:
 
 
 def _pictures(
-    found: dict[str, list[Line]], selection: Selection
+    chosen: Mapping[str, Study], found: Mapping[str, Sequence[Line]], selection: Selection
 ) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     """Pictures by file name, and for each study those on its page with their titles."""
     made: dict[str, str] = {}
     shown: dict[str, dict[str, str]] = {}
-    if {"scaling", "training-steps"} & found.keys():
-        every = board.board(leaderboard.groups(found), set())
+    numbered = {name for name, study in chosen.items() if tables.number(study)}
+    if {"scaling", "training-steps"} & numbered:
+        every = board.board(selection)
         figures = {
             "scaling": ("fid-gflops.svg", charts.fid_against_cost, "FID against GFLOPs"),
             "training-steps": ("fid-steps.svg", charts.fid_against_steps, "FID against training steps"),
         }
         for name, (file, draw, title) in figures.items():
-            if name in found:
+            if name in numbered:
                 made[file] = charts.svg(draw(every), charts.PAPER)
                 shown[name] = {file: title}
     below = {"legend": {"orient": "bottom", "columns": 8}}
@@ -154,7 +156,7 @@ def _pictures(
                 made[f"scores-{name}.svg"] = charts.svg(chart.panel(560))
                 title = f"{chart.title}, protocol {setting.protocol}"
                 shown.setdefault(name, {})[f"scores-{name}.svg"] = title
-        if name in tables.NUMBERS and name != "components":  # one of these pages is enough
+        if name in numbered and name != "components":  # one of these pages is enough
             continue
         costs = {line.label: line.cost.cost for line in rows if line.cost}
         if chart := charts.cost_by_stage(costs, ["gflops"]):
@@ -171,21 +173,7 @@ def _pictures(
     return made, shown
 
 
-def write(
-    folder: str | Path, results: str | Path, formats: str | Sequence[str], studies: str | Sequence[str] = ()
-) -> list[Path]:
-    """Write a report; see `files` and `write_files`."""
-    return write_files(folder, files(results, formats, studies).items())
-
-
-def check(
-    folder: str | Path, results: str | Path, formats: str | Sequence[str], studies: str | Sequence[str] = ()
-) -> list[str]:
-    """How the files of a report differ from those that the records give; see `files` and `check_files`."""
-    return check_files(folder, files(results, formats, studies).items())
-
-
-def write_files(folder: str | Path, made: Iterable[tuple[str, Content]]) -> list[Path]:
+def write(folder: str | Path, made: Iterable[tuple[str, Content]]) -> list[Path]:
     """Write files, each completely or not at all. Files that are up to date are not touched.
 
     Raises:
@@ -200,7 +188,7 @@ def write_files(folder: str | Path, made: Iterable[tuple[str, Content]]) -> list
     return paths
 
 
-def check_files(folder: str | Path, made: Iterable[tuple[str, Content]]) -> list[str]:
+def check(folder: str | Path, made: Iterable[tuple[str, Content]]) -> list[str]:
     """A message for each file that is out of date."""
     complaints = []
     for name, content in made:

@@ -217,10 +217,10 @@ class Selection:
 
     def cost(self, row: StudyRow) -> Measured | None:
         """The cost of a row's backbone at its published size."""
-        for record in self.cost_records(row):
-            if isinstance(record.result, Cost):
-                return Measured(record.result, record.environment)
-        return None
+        record = self.cost_record(row)
+        if record is None or not isinstance(record.result, Cost):
+            return None
+        return Measured(record.result, record.environment)
 
     def quality(self, cells: Iterable[Cell]) -> dict[str, dict[Setting, list[Record]]]:
         """Records of cells by row and setting, in the order of the cells."""
@@ -232,11 +232,10 @@ class Selection:
                 found.setdefault(cell.row.label, {}).setdefault(setting, []).append(record)
         return found
 
-    def cost_records(self, row: StudyRow) -> list[Record]:
+    def cost_record(self, row: StudyRow) -> Record | None:
         """The record of a row's cost, if there is one."""
         request = cost_request(row)
-        record = self._by_file.get(request.file) if request else None
-        return [record] if record else []
+        return self._by_file.get(request.file) if request else None
 
     def outdated(self, found: Sequence[Record]) -> tuple[str, ...]:
         """Why some of these records are stale."""
@@ -273,22 +272,18 @@ def lines(
         costs: costs by the label of the row, in place of the records'.
         cells: the cells whose scores are wanted; default: all with records.
     """
-    quality = {}
-    if selection:
-        quality = selection.quality(measured_cells(study, selection.measured) if cells is None else cells)
-
-    def cost(row: StudyRow) -> Measured | None:
-        if costs is not None:
-            return costs.get(row.label)
-        return selection.cost(row) if selection else None
-
-    def outdated(row: StudyRow) -> tuple[str, ...]:
-        if selection is None:
-            return ()
-        scores = [record for found in quality.get(row.label, {}).values() for record in found]
-        return selection.outdated(scores + selection.cost_records(row) * (costs is None))
-
-    return [Line(row, cost(row), quality.get(row.label, {}), outdated(row)) for row in study.rows]
+    if selection is None:
+        return [Line(row, costs.get(row.label) if costs else None, {}) for row in study.rows]
+    quality = selection.quality(measured_cells(study, selection.measured) if cells is None else cells)
+    made = []
+    for row in study.rows:
+        found = quality.get(row.label, {})
+        shown = [record for records in found.values() for record in records]
+        if costs is None and (record := selection.cost_record(row)):
+            shown.append(record)
+        cost = selection.cost(row) if costs is None else costs.get(row.label)
+        made.append(Line(row, cost, found, selection.outdated(shown)))
+    return made
 
 
 def settings(rows: Sequence[Line]) -> list[Setting]:

@@ -38,12 +38,10 @@ class Summary:
 
     Attributes:
         deviation: standard deviation (n − 1); None for a single seed.
-        count: number of seeds.
     """
 
     mean: float
     deviation: float | None
-    count: int
 
 
 def summary(values: Sequence[float]) -> Summary | None:
@@ -52,7 +50,7 @@ def summary(values: Sequence[float]) -> Summary | None:
     if not finite:
         return None
     deviation = float(np.std(finite, ddof=1)) if len(finite) > 1 else None
-    return Summary(float(np.mean(finite)), deviation, len(finite))
+    return Summary(float(np.mean(finite)), deviation)
 
 
 # ---- comparing rows with each other ----
@@ -67,7 +65,6 @@ class Comparison:
         seeds: the seeds that all compared rows have.
         deviation: standard deviation of the residuals, pooled over the compared rows; NaN if none are
             compared.
-        degrees: its degrees of freedom, (rows − 1)·(seeds − 1).
         critical: half the width of the simultaneous 95% interval of a difference: larger differences are
             significant. Infinite if no rows are compared.
         pairs: (i, j), i < j, both compared -> whether they differ significantly.
@@ -78,29 +75,21 @@ class Comparison:
     means: list[float]
     seeds: tuple[int, ...] = ()
     deviation: float = math.nan
-    degrees: int = 0
     critical: float = math.inf
     pairs: dict[tuple[int, int], bool] = field(default_factory=dict)
     left_out: list[int] = field(default_factory=list)
     outlier: int | None = None
 
-    def groups(self) -> list[list[int]]:
-        """Largest groups of compared rows without a significant difference, by ascending mean.
+    @property
+    def best(self) -> list[int]:
+        """The row with the lowest mean and those not significantly worse, by ascending mean."""
+        order = sorted(self.compared, key=self.means.__getitem__)
+        return [row for row in order if self.means[row] - self.means[order[0]] <= self.critical]
 
-        Groups overlap if a row does not differ from two rows that differ from each other.
-        """
-        compared = [row for row in range(len(self.means)) if row not in self.left_out]
-        order = sorted(compared, key=self.means.__getitem__)
-        groups: list[list[int]] = []
-        for start, first in enumerate(order):
-            group = [first]
-            for row in order[start + 1 :]:
-                if self.pairs[min(first, row), max(first, row)]:
-                    break
-                group.append(row)
-            if not groups or group[-1] != groups[-1][-1]:  # else it is part of the previous group
-                groups.append(group)
-        return groups
+    @property
+    def compared(self) -> list[int]:
+        """The rows that are not left out."""
+        return [row for row in range(len(self.means)) if row not in self.left_out]
 
 
 def compare_rows(rows: Sequence[BySeed]) -> Comparison:
@@ -138,7 +127,7 @@ def compare_rows(rows: Sequence[BySeed]) -> Comparison:
     widest = int(spread.argmax())
     uneven = spread[widest] > _largest_share(len(compared), len(seeds)) * spread.sum()
     outlier = compared[widest] if uneven else None
-    return Comparison(means, tuple(seeds), deviation, degrees, critical, pairs, left_out, outlier)
+    return Comparison(means, tuple(seeds), deviation, critical, pairs, left_out, outlier)
 
 
 @lru_cache
@@ -175,12 +164,6 @@ def _largest_share(rows: int, seeds: int) -> float:
     return float(1 / (1 + (rows - 1) / fdtri(seeds - 1, (rows - 1) * (seeds - 1), 1 - LEVEL / rows)))
 
 
-def residual_deviation(rows: Sequence[BySeed]) -> float | None:
-    """Pooled residual deviation of rows × seeds; None if no two rows have two seeds in common."""
-    comparison = compare_rows(rows)
-    return comparison.deviation if comparison.pairs else None
-
-
 def paired_share(rows: Sequence[BySeed]) -> float | None:
     """Share of the variance between seeds that is common to all rows: 1 − residual/between.
 
@@ -195,8 +178,8 @@ def paired_share(rows: Sequence[BySeed]) -> float | None:
     comparison = compare_rows(rows)
     if not comparison.pairs:
         return None
-    compared = [row for i, row in enumerate(rows) if i not in comparison.left_out]
-    between = float(np.mean([np.var([row[seed] for seed in comparison.seeds], ddof=1) for row in compared]))
+    compared = [[rows[i][seed] for seed in comparison.seeds] for i in comparison.compared]
+    between = float(np.mean(np.var(compared, axis=1, ddof=1)))
     return 1 - comparison.deviation**2 / between if between else None
 
 
@@ -207,7 +190,7 @@ def detectable(deviation: float, rows: int, seeds: int, power: float = 0.8) -> f
     for its noncentrality.
 
     Args:
-        deviation: residual deviation, as `residual_deviation` estimates it from records.
+        deviation: residual deviation, that of a `Comparison` of records.
         rows: number of rows of the whole table.
         seeds: number of seeds of each row.
         power: probability that the difference is significant and has the right sign.

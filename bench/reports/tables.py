@@ -189,7 +189,7 @@ def _best(rows: Sequence[BySeed]) -> list[bool]:
         rows: scores by seed, of which lower is better.
     """
     compared = compare_rows(rows)
-    best = compared.groups()[0] if any(compared.pairs.values()) else []
+    best = compared.best if any(compared.pairs.values()) else []
     return [row in best for row in range(len(rows))]
 
 
@@ -430,14 +430,19 @@ def page(
 
 def page_file(study: Study) -> str:
     """File name of a study's page, without the extension: `table-5`, or the study's name."""
-    number = NUMBERS.get(study.name)
-    return f"table-{number}" if number else study.name
+    found = number(study)
+    return f"table-{found}" if found else study.name
 
 
 def page_title(study: Study) -> str:
     """Title of a study's page, with the number of the published table, if any."""
-    number = NUMBERS.get(study.name)
-    return f"Table {number}: {published.title(number)}" if number else study.title
+    found = number(study)
+    return f"Table {found}: {published.title(found)}" if found else study.title
+
+
+def number(study: Study) -> int | None:
+    """The published table that a built-in study is; None for others, as a user's file of the same name."""
+    return NUMBERS.get(study.name) if study.folder is None else None
 
 
 # ---- footnotes and remarks ----

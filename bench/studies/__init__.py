@@ -100,6 +100,11 @@ class Study:
     rows: tuple[StudyRow, ...]
     folder: Path | None = None
 
+    @property
+    def argument(self) -> str:
+        """What commands take for it: the name of a built-in study, else the path of its file."""
+        return self.name if self.folder is None else str(self.folder / f"{self.name}.toml")
+
     def row(self, label: str) -> StudyRow:
         """The row of that label.
 

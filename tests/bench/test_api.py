@@ -11,8 +11,8 @@ import pytest
 
 import bench
 import registry
-from bench import reports
 from bench.records.schema.record import RESULTS
+from bench.reports import report
 from bench.utils import bars
 from bench.utils.frames import Results
 from tests.bench import made
@@ -53,7 +53,7 @@ def test_one_text_stands_for_a_list_of_it(tmp_path):
     found = bench.evaluate(images[0], images[1], scores="inception_score", cache=tmp_path)
     assert list(found.scores) == ["inception_score"]
     made.put(tmp_path / "results", made.cost())
-    files = reports.files(tmp_path / "results", "md", "downsampler")
+    files = report.files(tmp_path / "results", "md", "downsampler")
     assert "table-5.md" in files and not [name for name in files if name.endswith((".csv", ".html"))]
 
 

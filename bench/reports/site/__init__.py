@@ -1,7 +1,6 @@
 """A site of the records: a leaderboard, a page for each study, backbone and record, charts.
 
-    bench.reports.site.write("site", "results")
-    bench.reports.site.check("site", "results")      # [] where it is current
+    bench.reports.report.write("site", bench.reports.site.files("results"))
 
 It opens from disk: no server, no network. `site.js` sorts tables and draws charts; `board.js` is the front
 page. Its table is Tabulator (MIT licence, 448 kB, kept in `vendor`): a header that sticks, frozen columns,
@@ -13,7 +12,7 @@ Numbers, links and pages come from records alone; the same records give the same
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -25,10 +24,9 @@ import registry
 from bench.records.schema import Cost, CostRequest, NetworkRequest, QualityRequest, Record, Scored
 from bench.reports import leaderboard, proxy, scored
 from bench.reports.board import Board, board
-from bench.reports.leaderboard import Group
 from bench.reports.links import named_page, record_page, samples_file
 from bench.reports.page import Page
-from bench.reports.report import Content, check_files, chosen_studies, write_files
+from bench.reports.report import Content, chosen_studies
 from bench.reports.select import Line, Selection, lines
 from bench.reports.tables import page_title
 from bench.studies import Study
@@ -63,17 +61,14 @@ class Site:
         return {name: page_title(study) for name, study in self.studies.items()}
 
     @cached_property
-    def groups(self) -> list[Group]:
-        """The leaderboard; speeds are those of the way of measuring that most networks have."""
-        inference = [each for each in self.selection.speeds if each.words.startswith("inference")]
-        return leaderboard.groups(
-            self.lines, max(inference, key=lambda each: len(each.figures), default=None)
-        )
-
-    @cached_property
     def board(self) -> Board:
-        """What is published of the field beside what was measured here."""
-        return board(self.groups, self.pictures)
+        """What is published of the field beside what was measured here.
+
+        Speeds are those of the way of measuring that most networks have.
+        """
+        inference = [each for each in self.selection.speeds if each.words.startswith("inference")]
+        speed = max(inference, key=lambda each: len(each.figures), default=None)
+        return board(self.selection, leaderboard.groups(self.lines), self.pictures, speed)
 
     @cached_property
     def pictures(self) -> set[str]:
@@ -124,7 +119,7 @@ class Site:
     @property
     def has_predictors(self) -> bool:
         """Whether the studies are there that small protocols are judged on."""
-        return set(proxy.STUDIES) <= self.studies.keys()
+        return set(proxy.STUDIES) <= {name for name, each in self.studies.items() if each.folder is None}
 
     @cached_property
     def models(self) -> list[str]:
@@ -206,20 +201,7 @@ def _vega() -> str:
     return script
 
 
-def write(folder: str | Path, results: str | Path, studies: Sequence[str] = ()) -> list[Path]:
-    """Write the site; see `files` and `bench.reports.report.write_files`."""
-    return write_files(folder, files(results, studies))
-
-
-def check(folder: str | Path, results: str | Path, studies: Sequence[str] = ()) -> list[str]:
-    """How the site differs from what the records make: a line for each file that does, or is left over.
-
-    Raises:
-        UsageError: see `files`.
-    """
-    made = dict(files(results, studies))
-    left = {path.relative_to(folder).as_posix() for path in Path(folder).glob("*/*.html")} - made.keys()
-    return [
-        *check_files(folder, made.items()),
-        *(f"{Path(folder) / name} is of no record any more: delete it" for name in sorted(left)),
-    ]
+def left_over(folder: str | Path, made: Collection[str]) -> list[str]:
+    """A line for each page of a folder that is of no record any more."""
+    left = {path.relative_to(folder).as_posix() for path in Path(folder).glob("*/*.html")} - {*made}
+    return [f"{Path(folder) / name} is of no record any more: delete it" for name in sorted(left)]

@@ -6,6 +6,8 @@ const { rows, heads, families, noise } = JSON.parse(document.getElementById("row
 const form = document.getElementById("filters");
 const FILTERS = ["group", "family", "budget", "objective", "guidance", "kind"];
 const byName = Object.fromEntries(heads.map((head) => [head.name, head]));
+const numbers = new Set(heads.map(({ name }) => name).filter((name) =>
+  name !== "source" && rows.some((row) => typeof row[name] === "number"))); // a source's number is its name
 const plain = (text) => text.toLowerCase().replace(/[^\p{L}\p{N}\s]+/gu, "");
 
 for (const row of rows) {
@@ -44,7 +46,7 @@ const sorter = (name) => (a, b, rowA, rowB, column, way) => {
   if (x[name] === undefined || y[name] === undefined) {
     return turn * ((x[name] === undefined) - (y[name] === undefined));
   }
-  return byName[name].number ? x[name] - y[name]
+  return numbers.has(name) ? x[name] - y[name]
     : String(x[name]).localeCompare(String(y[name]), "en", { numeric: true });
 };
 
@@ -98,7 +100,8 @@ const table = new Tabulator("#board", {
         return box;
       } },
     ...heads.map((head) => ({
-      title: head.title, field: head.name, visible: head.shown, hozAlign: head.number || head.name === "printed_params" ? "right" : "left",
+      title: head.title, field: head.name, visible: head.shown,
+      hozAlign: numbers.has(head.name) || head.name === "printed_params" ? "right" : "left",
       frozen: head.name === "row", sorter: sorter(head.name), headerSortStartingDir: head.higher ? "desc" : "asc",
       titleFormatter: () => heading(head), titlePrint: head.title, formatter: (place) => cell(place.getData(), head.name),
       accessorDownload: (_, row) => (head.name === "source" ? row.from : row.texts?.[head.name] ?? row[head.name]),
@@ -240,7 +243,10 @@ function restore() {
   const chosen = (kept.get("columns") ?? first.columns).split(",");
   boxes.forEach((box) => { box.checked = chosen.includes(box.value); });
   const wanted = (kept.get("axes") ?? first.axes).split(",");
-  scatter.selects.forEach((select, i) => { select.value = wanted[i]; });
+  scatter.selects.forEach((select, i) => {
+    select.value = wanted[i];
+    if (select.selectedIndex < 0) select.selectedIndex = 0; // an address may name an axis that is not there
+  });
   compared = (kept.get("compare") ?? "").split(",").filter((id) => rows.some((row) => row.id === id)).slice(0, 3);
   const [name, way] = (kept.get("sort") ?? "fid asc").split(" ");
   if (byName[name]) table.setSort(name, way === "desc" ? "desc" : "asc");

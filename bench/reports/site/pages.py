@@ -77,13 +77,7 @@ def index(site: Site) -> str:
 def noise(site: Site) -> str:
     """How far figures of one network differ: the repeats, and the limit that ranks the board."""
     known = {row.plain: row.backbone for row in field.rows()}
-    columns = [
-        Column("Network", number=False),
-        Column("What differs", number=False),
-        Column("FID", number=False),
-        Column("Deviation"),
-        Column("Source", number=False),
-    ]
+    titles = ("Network", "What differs", "FID", "Deviation", "Source")
     rows = [
         [
             Entry(each.network, model=known.get(each.network, "")),
@@ -99,7 +93,7 @@ def noise(site: Site) -> str:
         site,
         "How much is noise",
         root="",
-        table_of_repeats=Table(columns, rows),
+        table_of_repeats=Table([Column(title, number=title == "Deviation") for title in titles], rows),
         noise=field.noise(),
         limit=field.limit(),
     )
@@ -124,7 +118,6 @@ def losses(site: Site) -> str:
         texts.append(f"{curve.fid:g}" if curve.fid else "")
         of_it = curve.network if curve.network in site.models else ""
         rows.append([Entry(curve.name, model=of_it), *map(Entry, texts), Entry(curve.source, url=curve.url)])
-    known = field.rows()
     again = [
         [
             Entry(row.row, model=row.backbone),
@@ -133,8 +126,8 @@ def losses(site: Site) -> str:
             Entry(row.title),
             Entry(row.source, url=row.source_url),
         ]
-        for i, others in field.conflicts(known).items()
-        if (row := known[i]).kind == "rerun by others" or "rerun" in row.row
+        for row, others in field.conflicts().items()
+        if row.kind == "rerun by others" or "rerun" in row.row
     ]
     titles = ("Run", "FID", "Other figures of the network", "Conditions", "Source")
     return _render(
@@ -172,7 +165,12 @@ def study(site: Site, name: str) -> str:
         title = _protocol(setting, every)
         section = tables.quality(chosen, rows, setting)
         samples = kept_samples(rows, setting.protocol, site.selection.folder)
-        parts.append((title, section, charts.of_setting(rows, setting, "../"), samples))
+        made = (
+            charts.seeds(rows, setting, "../"),
+            charts.held_out_curves(rows, setting),
+            charts.held_out_by_noise(rows, setting),
+        )
+        parts.append((title, section, [*filter(None, made)], samples))
     costs = charts.cost_by_stage({line.label: line.cost.cost for line in rows if line.cost})
     return _render(
         "study.html",
@@ -182,9 +180,8 @@ def study(site: Site, name: str) -> str:
         several_protocols=site.has_predictors and len({setting.protocol for setting in every}) > 1,
         overview=tables.overview(chosen, rows, site.selection),
         parts=parts,
-        published_chart=_known(None if every else charts.as_published(rows)),
         cost_chart=_known(costs),
-        command=shlex.join(["bench", "ablate", name]),
+        command=shlex.join(["bench", "ablate", chosen.argument]),
         method=METHOD,
     )
 
@@ -213,10 +210,7 @@ def backbone(site: Site, name: str) -> str:
         **_described(name),
         scores=scores(published, measured),
         costs=Table(columns, rows) if rows else None,
-        made_charts=[
-            *_known(charts.over_steps(published, measured)),
-            *_known(charts.cost_by_stage({name: plain[0]}) if plain else None),
-        ],
+        made_charts=_known(charts.cost_by_stage({name: plain[0]}) if plain else None),
         commands=[shlex.join(["bench", command, "--model", name]) for command in ("flops", "throughput")],
     )
 
@@ -335,7 +329,7 @@ def record(site: Site, found: Record) -> str:
         record=found,
         study=study,
         row=line and line.row.label,
-        command=command(found, (study, line.row.label) if study and line else None),
+        command=command(found, (site.studies[study].argument, line.row.label) if study and line else None),
         seeds=[(seed, other.file) for seed, other in site.seeds.get(found.file, [])],
         tables=shown[:-1],
         fingerprints=shown[-1],

@@ -143,14 +143,7 @@ function chart(figure, before = () => {}) {
   const controls = figure.querySelector(".controls");
   const selects = choices.map(({ label, options }) => {
     const select = element("select");
-    let group = null;
-    options.forEach((option, i) => {
-      if (option.group && group?.label !== option.group) {
-        group = element("optgroup", { label: option.group });
-        select.append(group);
-      }
-      (option.group ? group : select).append(element("option", { value: i }, option.text));
-    });
+    select.append(...options.map((option, i) => element("option", { value: i }, option.text)));
     controls.append(element("label", {}, label, select));
     select.addEventListener("change", () => draw());
     return select;

@@ -269,13 +269,17 @@ def ranks(found: Sequence[FieldRow]) -> list[int | None]:
     ]
 
 
-def conflicts(found: Sequence[FieldRow]) -> dict[int, tuple[FieldRow, ...]]:
-    """Index of a row -> other rows of the same network under the same conditions, but for the sampler."""
-    alike: dict[tuple[str, ...], list[int]] = {}
-    for i, row in enumerate(found):
-        alike.setdefault((row.plain, row.extra, row.cfg_scale, *row.group.split("|")[:4]), []).append(i)
+@functools.cache
+def conflicts() -> dict[FieldRow, tuple[FieldRow, ...]]:
+    """Other rows of the same network under the same conditions, but for the sampler, where there are any."""
+    alike: dict[tuple[str, ...], list[FieldRow]] = {}
+    for row in rows():
+        alike.setdefault((row.plain, row.extra, row.cfg_scale, *row.group.split("|")[:4]), []).append(row)
     return {
-        i: tuple(found[j] for j in same if j != i) for same in alike.values() if len(same) > 1 for i in same
+        row: tuple(other for other in same if other is not row)
+        for same in alike.values()
+        if len(same) > 1
+        for row in same
     }
 
 

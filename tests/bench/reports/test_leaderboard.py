@@ -3,12 +3,13 @@
 import csv
 import importlib.resources
 import json
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 import bench.studies
-from bench.records.schema import QualityRequest, TrainingSettings
 from bench.reports import board, leaderboard
 from bench.reports.findings import findings
 from bench.reports.links import record_page
@@ -47,7 +48,7 @@ def test_rows_that_seeds_cannot_tell_apart_share_a_rank(tmp_path):
     (group,) = groups_of(study, tmp_path / "results")
     ranks = {standing.line.label: standing.rank for standing in group.standings}
     assert ranks == {"near": 1, "nearer": 1, "far": 3}
-    assert (group.source, group.guided) == ("smoke", False)
+    assert (group.setting.protocol, group.setting.cfg_scale) == ("smoke", 1)
 
 
 def test_a_score_of_which_more_is_better_ranks_where_the_protocol_says_so(tmp_path):
@@ -81,31 +82,22 @@ def test_one_seed_gives_no_rank(tmp_path):
     assert [standing.line.label for standing in group.standings] == ["near", "nearer", "far"]
 
 
-def test_published_groups_hold_each_figure_of_the_tables_once_in_the_order_of_its_fid():
-    found = {
-        name: lines(bench.studies.load(name), Selection(ROOT / "results")) for name in bench.studies.names()
-    }
-    groups = [group for group in leaderboard.groups(found) if group.source == "published"]
-    printed = set()
+def test_the_board_holds_each_figure_of_the_tables_once_under_its_conditions():
+    rows = board.board(Selection(ROOT / "results")).rows
+    shown = Counter((row["group"], row["fid"]) for row in rows)
+    scales = {(row["group"], row["fid"]): row["cfg_scale"] for row in rows}
+    printed = 0
     for file in ("published.csv", "leaderboard.csv", "dico.csv"):
         with importlib.resources.files("bench.studies.published").joinpath(file).open() as text:
             for row in csv.DictReader(text):
-                if row["fid"]:
-                    flow = row.get("objective") == "flow"
-                    conditions = (flow, float(row["cfg_scale"]), int(row["training_steps"]))
-                    printed.add((conditions, float(row["fid"])))
-    shown = {}
-    for group in groups:
-        rows = [standing.line.row.published for standing in group.standings]
-        (conditions,) = {
-            (row.objective == "flow", float(row.printed["cfg_scale"]), int(row.printed["training_steps"]))
-            for row in rows
-        }
-        fids = [float(row.printed["fid"]) for row in rows]
-        assert conditions not in shown and fids == sorted(fids)
-        assert [standing.rank for standing in group.standings] == [1 + fids.index(fid) for fid in fids]
-        shown[conditions] = fids
-    assert {(conditions, fid) for conditions, fids in shown.items() for fid in fids} == printed
+                flow, scale = row.get("objective") == "flow", float(row["cfg_scale"])
+                images = int(row["training_steps"]) * int(row.get("batch_size") or 256) / 1e6
+                group = f"256² SD latents, {images:.0f}M images, {'flow' if flow else 'noise prediction'}, "
+                group += f"{'no guidance' if scale == 1 else 'guided'}, "
+                place = f"{group}{'SDE' if flow else 'ancestral'} sampler", float(row["fid"])
+                assert shown[place] == 1 and float(scales[place]) == scale, place
+                printed += 1
+    assert printed == 41 + 22 + 15
 
 
 def test_a_measured_network_stands_once_beside_its_own_cost_as_trained():
@@ -114,10 +106,10 @@ def test_a_measured_network_stands_once_beside_its_own_cost_as_trained():
         name: lines(bench.studies.load(name), Selection(ROOT / "results")) for name in bench.studies.names()
     }
     groups = leaderboard.groups(found)
-    rows = {row["from"].removeprefix("record "): row for row in board.board(groups, set()).rows}
+    made_board = board.board(Selection(ROOT / "results"), groups)
+    rows = {row["from"].removeprefix("record "): row for row in made_board.rows}
+    assert groups
     for group in groups:
-        if group.setting is None:
-            continue
         files = [standing.line.files(group.setting)[0] for standing in group.standings]
         assert len(set(files)) == len(files)
         for file in files:
@@ -130,17 +122,39 @@ def test_a_measured_network_stands_once_beside_its_own_cost_as_trained():
 
 
 def test_guided_and_plain_samples_never_share_a_group():
-    study = bench.studies.load("guidance")
-    measured = [group for group in groups_of(study, ROOT / "results") if group.setting]
+    study, selection = bench.studies.load("guidance"), Selection(ROOT / "results")
+    measured = groups_of(study, ROOT / "results")
     assert {group.setting.cfg_scale for group in measured} == {1.0, 1.5, 3.0}
-    assert all(group.guided == (group.setting.cfg_scale != 1) for group in measured)
+    rows = [row for row in board.board(selection, measured).rows if row["kind"] == board.HERE]
+    assert {(row["group"], row["cfg_scale"]) for row in rows} == {
+        (group.title, f"{group.setting.cfg_scale:g}") for group in measured
+    }
+    assert {(row["cfg_scale"], row["guidance"]) for row in rows} == {
+        ("1", "no guidance"), ("1.5", "guided"), ("3", "guided"),
+    }  # fmt: skip
 
 
-def test_objective_is_told_in_words(tmp_path):
-    (tmp_path / "one.toml").write_text('title = "t"\n[[rows]]\nlabel = "sit"\nbackbone = "sit-s-2"\n')
-    study = bench.studies.load(str(tmp_path / "one.toml"))
+@pytest.mark.parametrize(
+    ("network", "told"),
+    [
+        ("backbone = 'sit-s-2'", "flow"),
+        ("backbone = 'edm2-xs'", "EDM"),
+        ("backbone = 'hdit-mnist'", "EDM"),
+        ("backbone = 'dit-s-4'\ntraining = { objective = 'flow times=logit-normal' }", "flow"),
+        ("backbone = 'dit-s-4'\ntraining = { prediction_type = 'v_prediction' }", "v-prediction"),
+        ("published = 'leaderboard/SiT-S/2'\ntraining = { objective = 'ddpm' }", "noise prediction"),
+    ],
+)
+def test_the_board_tells_what_a_network_was_trained_for_here(tmp_path, network, told):
+    (tmp_path / "one.toml").write_text(f'title = "t"\n[[rows]]\nlabel = "one"\n{network}\n')
+    study, results = bench.studies.load(str(tmp_path / "one.toml")), tmp_path / "results"
     (cell,) = cells(study, protocols.load("smoke"), (0,))
-    assert isinstance(cell.request, QualityRequest) and isinstance(cell.request.training, TrainingSettings)
-    made.put(tmp_path / "results", made.quality(cell.request), "smoke")
-    (line,) = lines(study, Selection(tmp_path / "results"))
-    assert leaderboard.objective(line) == "flow"
+    made.put(results, made.quality(cell.request), "smoke")
+    rows = board.board(Selection(results), groups_of(study, results)).rows
+    assert [row["objective"] for row in rows if row["kind"] == board.HERE] == [told]
+
+
+def test_sources_are_valid_bibtex():
+    texts = ["issue a/b#5: {50% of} x_1", "c & d"]
+    (note,) = re.findall("note = {(.*)}\n", board.Board([], [], {"https://a.example/b": texts}).bibtex())
+    assert note == r"issue a/b\#5: 50\% of x\_1; c \& d"

@@ -16,9 +16,8 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-import bench.reports
 import bench.studies
-from bench.reports import charts, tables
+from bench.reports import charts, report, tables
 from bench.reports.findings import METHOD, verdict
 from bench.reports.page import Column, Entry, Page, Section, Table
 from bench.reports.render import csv as csv_form
@@ -234,7 +233,7 @@ def test_rows_of_which_nothing_is_known_are_named_below_the_table(tmp_path):
 
 
 def test_every_page_names_its_table_and_footnotes(results):
-    made = bench.reports.files(results, ["md"])
+    made = report.files(results, ["md"])
     others = {"backbones.md", "leaderboard.md", "records.csv"}
     assert {f"table-{n}.md" for n in range(1, 7)} | others <= made.keys()
     assert made["table-5.md"].startswith("# Table 5: Choice of downsampler\n")
@@ -260,7 +259,7 @@ def test_published_scores_of_two_objectives_never_share_a_column(tmp_path):
     said = " ".join(section.table.remarks)
     assert "noise prediction, no guidance, DDPM's ancestral sampler in 250 steps" in said
     assert "flow, no guidance, the SDE sampler of SiT" in said
-    text = bench.reports.files(tmp_path, ["csv"], ["leaderboard"])["leaderboard.csv"]
+    text = report.files(tmp_path, ["csv"], ["leaderboard"])["leaderboard.csv"]
     found = {row["label"]: row for row in csv.DictReader(io.StringIO(text))}
     assert found["DiC-S"]["published fid (noise prediction)"] == "58.68"
     assert found["SiT-S/2"]["published fid (flow)"] == "57.6"
@@ -360,7 +359,7 @@ def test_rows_of_other_code_carry_a_footnote(results):
 
 
 def test_csv_holds_the_numbers(results):
-    made = bench.reports.files(results, ["csv"])
+    made = report.files(results, ["csv"])
     rows = list(csv.DictReader(io.StringIO(made["table-5.csv"])))
     how = "(micro, digits, d63e10104591)"
     assert float(rows[0][f"fid mean {how}"]) == pytest.approx(np.mean(FIDS[0]), rel=1e-5)
@@ -380,7 +379,7 @@ def test_guidances_have_tables_and_columns_of_their_own_and_one_picture(tmp_path
     assert [section.title for section in tables] == [
         f"Quality, protocol micro, extractor digits, {title}" for title in titles
     ]
-    files = bench.reports.files(tmp_path, ["csv"], ["guidance"])
+    files = report.files(tmp_path, ["csv"], ["guidance"])
     rows = [row for row in csv.DictReader(io.StringIO(files["table-3.csv"])) if row["extra"] == "True"]
     for (scale, fid), title in zip(scales.items(), titles, strict=True):
         column = f"fid mean (micro, digits, d63e10104591, {title})"
@@ -514,7 +513,7 @@ def test_pictures_are_well_formed_whatever_a_label_says(results, tmp_path, text)
     for cell in cells(study, protocols.load("micro"), [0]):
         file = made.put(results, made.quality(cell.request), "micro")
         Image.fromarray(np.zeros((8, 40), np.uint8)).save(file.with_suffix(".png"))
-    files = bench.reports.files(results, ["md"], [str(own)])
+    files = report.files(results, ["md"], [str(own)])
     pictures = {name: ElementTree.fromstring(text) for name, text in files.items() if name.endswith(".svg")}
     assert set(pictures) == {"cost-own.svg", "samples-own-micro.svg"}
     space = "{http://www.w3.org/2000/svg}"
@@ -526,7 +525,7 @@ def test_pictures_are_well_formed_whatever_a_label_says(results, tmp_path, text)
 
 
 def test_no_character_of_the_real_pages_is_foreign_to_latex(results):
-    made = bench.reports.files(results, ["latex"])
+    made = report.files(results, ["latex"])
     for name, text in made.items():
         assert not name.endswith(".tex") or text.isascii(), set(re.findall(r"[^\x00-\x7f]", text))
 
@@ -537,7 +536,7 @@ def test_no_character_of_the_real_pages_is_foreign_to_latex(results):
 def test_pictures_hold_their_numbers_and_come_out_the_same(results):
     keep_quality(results, "training-steps", [[1.0] * 3] * 40)
     keep_costs(results, "components")
-    made, again = (bench.reports.files(results, ["md"]) for _ in range(2))
+    made, again = (report.files(results, ["md"]) for _ in range(2))
     assert made == again
     creator, told = charts.described(made["fid-gflops.svg"])
     assert creator.startswith("vl-convert ")
@@ -548,6 +547,8 @@ def test_pictures_hold_their_numbers_and_come_out_the_same(results):
     told = json.loads(charts.described(made["fid-steps.svg"])[1])
     points = [point for each in told for point in each if isinstance(point, dict)]
     assert 7.54 in [point["fid"] for point in points if (point["row"], point["step"]) == ("U-DiT-L", 1000000)]
+    for study, file in (("scaling", "fid-gflops.svg"), ("training-steps", "fid-steps.svg")):
+        assert report.files(results, ["md"], study)[file] == made[file]  # whichever studies are asked for
     (stages,) = json.loads(charts.described(made["cost-components.svg"])[1])
     assert [s["stage"] for s in stages if s["row"] == "DiT-UNet"] == ["stage0", "stage1", "stage2"]
     assert "![Cost by stage](cost-components.svg)" in made["table-6.md"]
@@ -573,26 +574,27 @@ def test_samples_are_the_pictures_beside_the_records_of_one_seed(results):
         held = base64.b64decode(image.get("href").partition(",")[2])
         np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(held))), pixels)
         assert (image.get("width"), image.get("height")) == ("40", "8")
-    made = bench.reports.files(results, ["md"])
+    made = report.files(results, ["md"])
     assert "samples-downsampler-micro.svg" in made and "samples-downsampler-micro.svg" in made["table-5.md"]
 
 
-def test_a_study_of_ones_own_has_a_page(run_bench, results, tmp_path):
-    own = tmp_path / "mine.toml"
+@pytest.mark.parametrize("name", ["mine", "scaling"])  # Table 2 is a study of that name
+def test_a_study_of_ones_own_has_a_page(run_bench, results, tmp_path, name):
+    own = tmp_path / f"{name}.toml"
     own.write_text('title = "Mine?"\n[[rows]]\npublished = "5/Pixel Shuffle (PS)"\n')
     code, _, err = run_bench(
         "report", own, "--results", results, "--out", tmp_path / "out", "--format", "md,latex"
     )
     assert code == 0, err
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        "mine.md",
-        "mine.tex",
-        "cost-mine.svg",
-        "scores-mine.svg",
+        f"{name}.md",
+        f"{name}.tex",
+        f"cost-{name}.svg",
+        f"scores-{name}.svg",
     }
-    page = (tmp_path / "out" / "mine.md").read_text()
-    assert "20.47 ± 0.40" in page
-    assert r"\caption{Mine? Quality" in (tmp_path / "out" / "mine.tex").read_text()
+    page = (tmp_path / "out" / f"{name}.md").read_text()
+    assert page.startswith("# Mine?\n") and "20.47 ± 0.40" in page
+    assert r"\caption{Mine? Quality" in (tmp_path / "out" / f"{name}.tex").read_text()
     assert run_bench("report", own, "--results", results, "--out", tmp_path / "out", "--check")[0] == 1  # csv
     assert run_bench("report", "no", "--results", results)[2].startswith("error: unknown study 'no'")
 
@@ -637,13 +639,14 @@ def test_check_is_clean_after_report_and_finds_any_digit(run_bench, results, tmp
 @pytest.mark.slow
 def test_a_picture_of_another_vl_convert_is_checked_by_its_numbers(results, tmp_path):
     out = tmp_path / "reports"
-    bench.reports.write(out, results, ["md"])
+    made = report.files(results, ["md"]).items()
+    report.write(out, made)
     path = out / "fid-steps.svg"
     drawn = re.sub(r"vl-convert [\w.]+", "vl-convert 1.0.0", path.read_text("utf-8"))
     path.write_text(drawn.replace("<path ", "<path  "), "utf-8")
-    assert bench.reports.check(out, results, ["md"]) == []
+    assert report.check(out, made) == []
     path.write_text(drawn.replace("7.54", "7.55"), "utf-8")
-    assert len(bench.reports.check(out, results, ["md"])) == 1
+    assert len(report.check(out, made)) == 1
 
 
 def test_a_users_mistake_is_one_line(run_bench, results, tmp_path):
@@ -655,7 +658,7 @@ def test_a_users_mistake_is_one_line(run_bench, results, tmp_path):
         code, _, err = run_bench("report", "--out", tmp_path / "out", *args)
         assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and says in err
     with pytest.raises(UsageError):
-        bench.reports.check(tmp_path, tmp_path / "nowhere", ["md"])
+        report.files(tmp_path / "nowhere", ["md"])
 
 
 @pytest.mark.slow
@@ -679,4 +682,5 @@ def test_the_protocol_to_use_judges_by_what_was_found_to_predict():
 
 @pytest.mark.slow
 def test_the_committed_report_is_current():
-    assert bench.reports.check(ROOT / "reports", ROOT / "results", ["md", "csv"]) == []
+    made = report.files(ROOT / "results", ["md", "csv"])
+    assert report.check(ROOT / "reports", made.items()) == []

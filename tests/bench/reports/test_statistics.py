@@ -13,7 +13,6 @@ from bench.reports.statistics import (
     compare_rows,
     detectable,
     rank_correlation,
-    residual_deviation,
     summary,
 )
 
@@ -30,8 +29,8 @@ def tables(count, rows, seeds, means=0.0, random=0):
 
 
 def test_summary_leaves_out_what_is_no_number():
-    assert summary([1.0, float("nan"), 3.0]) == Summary(2.0, pytest.approx(2**0.5), 2)
-    assert summary([]) is None and summary([5.0]) == Summary(5.0, None, 1)
+    assert summary([1.0, float("nan"), 3.0]) == Summary(2.0, pytest.approx(2**0.5))
+    assert summary([]) is None and summary([5.0]) == Summary(5.0, None)
 
 
 # ---- rows against each other ----
@@ -55,7 +54,7 @@ def test_without_a_seeds_effect_it_is_scipys_tukey_but_for_the_degrees_of_freedo
     residuals -= residuals.mean(axis=0)
     table = np.array([[0.0], [0.5], [1.0], [2.0], [4.0]]) + residuals
     found = compare_rows(by_seed(*table))
-    assert found.degrees == 12 and found.seeds == (0, 1, 2, 3) and found.left_out == []
+    assert found.seeds == (0, 1, 2, 3) and found.left_out == []
     within = np.sqrt(((table - table.mean(axis=1, keepdims=True)) ** 2).sum() / 15)
     assert found.deviation == pytest.approx(within * math.sqrt(15 / 12))
     scipys = stats.tukey_hsd(*table).confidence_interval()
@@ -101,9 +100,10 @@ def test_nothing_is_detectable_with_one_seed_or_row():
 
 def test_the_residual_deviation_knows_nothing_of_rows_and_seeds():
     means = np.array([0.0, 50.0, -3.0, 8.0, 8.0])
-    found = [residual_deviation(by_seed(*table)) ** 2 for table in tables(1000, 5, 3, means)]
+    found = [compare_rows(by_seed(*table)).deviation ** 2 for table in tables(1000, 5, 3, means)]
     assert np.mean(found) == pytest.approx(1, abs=3 * math.sqrt(2 / 8 / 1000))
-    assert residual_deviation(by_seed([1.0], [2.0])) is None
+    alone = compare_rows(by_seed([1.0], [2.0]))
+    assert math.isnan(alone.deviation) and not alone.pairs
 
 
 def test_a_row_that_spreads_further_than_the_others_is_named():
@@ -118,15 +118,15 @@ def test_a_row_that_spreads_further_than_the_others_is_named():
     assert uneven.count(7) > 0.9 * count
 
 
-def test_rows_that_cannot_be_told_apart_are_grouped_by_mean():
+def test_the_best_are_the_lowest_row_and_those_not_significantly_worse_by_mean():
     noise = np.array([[1, -1, 0], [-1, 1, 0], [0, 1, -1], [0, -1, 1]]) * 1.0
     width = compare_rows(by_seed(*noise)).critical
     means = np.array([1.8, 0.0, 0.9, 4.0]) * width  # 1 ~ 2, 2 ~ 0, and 3 by itself
     found = compare_rows(by_seed(*(means[:, None] + noise)))
     assert found.critical == pytest.approx(width)
-    assert found.groups() == [[1, 2], [2, 0], [3]]
+    assert found.best == [1, 2]
     assert [pair for pair, apart in found.pairs.items() if not apart] == [(0, 2), (1, 2)]
-    assert compare_rows(by_seed(*(means[:, None] / 10 + noise))).groups() == [[1, 2, 0, 3]]
+    assert compare_rows(by_seed(*(means[:, None] / 10 + noise))).best == [1, 2, 0, 3]
 
 
 def test_rows_without_the_others_seeds_are_left_out():
@@ -139,9 +139,7 @@ def test_rows_without_the_others_seeds_are_left_out():
     assert found.pairs == {(i + 1, j + 1): apart for (i, j), apart in whole.pairs.items()}
     assert found.deviation == whole.deviation and found.critical == whole.critical
     assert found.means[1:5] == whole.means and found.means[0] == 1.0 and math.isnan(found.means[5])
-    assert [sorted(group) for group in found.groups()] == [
-        sorted(row + 1 for row in group) for group in whole.groups()
-    ]
+    assert found.best == [row + 1 for row in whole.best] and found.compared == [1, 2, 3, 4]
     # A row with two of three seeds costs all rows the third.
     found = compare_rows([*by_seed(*table), {0: 1.0, 2: 2.0}])
     assert found.seeds == (0, 2) and found.left_out == []
@@ -150,7 +148,7 @@ def test_rows_without_the_others_seeds_are_left_out():
 
 def test_of_one_seed_nothing_is_told_apart():
     found = compare_rows(by_seed([1.0], [2.0], [3.0]))
-    assert found.pairs == {} and found.groups() == [] and found.left_out == [0, 1, 2]
+    assert found.pairs == {} and found.best == found.compared == [] and found.left_out == [0, 1, 2]
     assert found.critical == math.inf and math.isnan(found.deviation) and found.means == [1.0, 2.0, 3.0]
     assert compare_rows([]).pairs == {}
 

@@ -214,8 +214,8 @@ def test_small_numbers_keep_digits_that_mean_something():
     assert COSTS["gflops"].text(0.0047) == "0.0047" and COSTS["gflops"].text(22.2248) == "22.22"
     assert COSTS["params"].text(1700) == "0.0017" and COSTS["gflops"].text(0.0) == "0.00"
     fid, kid = tables.MEASURED["fid"], tables.MEASURED["kid"]
-    assert tables.spread(fid, Summary(15.1, 0.1, 3)) == "15.10 ± 0.10"
-    assert tables.spread(fid, Summary(0.0123, 0.0004, 3)) == "0.012 ± 0.000"
-    assert tables.spread(kid, Summary(2.34e-3, 1e-4, 3)) == "2.34 ± 0.10"  # it is shown times 1000
-    assert tables.spread(fid, Summary(15.1, None, 1)) == "15.10" and tables.spread(fid, None) == ""
+    assert tables.spread(fid, Summary(15.1, 0.1)) == "15.10 ± 0.10"
+    assert tables.spread(fid, Summary(0.0123, 0.0004)) == "0.012 ± 0.000"
+    assert tables.spread(kid, Summary(2.34e-3, 1e-4)) == "2.34 ± 0.10"  # it is shown times 1000
+    assert tables.spread(fid, Summary(15.1, None)) == "15.10" and tables.spread(fid, None) == ""
     assert [tables.significant(x) for x in (123.4, 12.34, 1.234, 0.01234)] == ["123", "12.3", "1.23", "0.012"]

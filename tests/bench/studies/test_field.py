@@ -146,12 +146,11 @@ def test_a_network_has_one_rank_whoever_trained_it():
 
 
 def test_conflicting_figures_name_each_other():
-    rows = field.rows()
-    found = field.conflicts(rows)
+    found = field.conflicts()
 
     def others(label, fid):
-        (place,) = (i for i, each in enumerate(rows) if each.row.startswith(label) and each.fid == fid)
-        return {each.fid for each in found[place]}
+        (row,) = (each for each in field.rows() if each.row.startswith(label) and each.fid == fid)
+        return {each.fid for each in found[row]}
 
     assert others("SiT-L/2 + REPA (as quoted by DDT)", 10.0) == {9.7}
     assert others("SiT-B/2, SDE", 33.02) == {33.0, 34.49, 34.84, 36.7}

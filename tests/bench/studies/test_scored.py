@@ -172,8 +172,8 @@ def test_a_hostile_label_breaks_no_name_and_no_page(sets) -> None:
 def test_pages_show_the_samples_in_a_group_of_their_own(sets, run_bench) -> None:
     evaluated(sets, label="Mine", provenance="my cluster", published="EDM2-S", record=sets / "r")
     evaluated(sets, "others", label="Theirs", record=sets / "r")
-    write(sets / "report", sets / "r", ["md", "csv"])
-    assert check(sets / "report", sets / "r", ["md", "csv"]) == []
+    write(sets / "report", files(sets / "r", ["md", "csv"]).items())
+    assert check(sets / "report", files(sets / "r", ["md", "csv"]).items()) == []
     text = (sets / "report" / "scored.md").read_text("utf-8")
     assert "Mine: my cluster" in text and "Theirs" in text and "digits, reference.npz, 60 samples" in text
     assert re.search(r"published: EDM2-S @512.*2\.56", text) and "Not compared" in text

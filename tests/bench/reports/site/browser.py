@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.reports import site
+from bench.reports import report, site
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -57,7 +57,7 @@ if __name__ == "__main__":
     browser = open_browser()
     assert browser is not None, "needs Chromium and its driver"
     with tempfile.TemporaryDirectory() as folder:
-        site.write(folder, "results")
+        report.write(folder, site.files("results"))
         show(browser, Path(folder) / "index.html", 1100, 1150)
         browser.save_screenshot(sys.argv[1])
     browser.quit()

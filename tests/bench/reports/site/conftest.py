@@ -8,7 +8,7 @@ import bench.studies
 from bench import records
 from bench.records import read_file
 from bench.records.schema import Record
-from bench.reports import site
+from bench.reports import report, site
 from bench.studies.cells import cells
 from bench.training import protocols
 from tests.bench import made
@@ -77,5 +77,5 @@ def hostile(tmp_path_factory):
         path = made.put(results, result, "smoke")
         put(results, poisoned(read_file(path)))
         path.unlink()
-    site.write(folder / "site", results, [str(folder / f"{NAME}.toml")])
+    report.write(folder / "site", site.files(results, [str(folder / f"{NAME}.toml")]))
     return folder

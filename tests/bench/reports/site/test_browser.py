@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 
-from bench.reports import site
+from bench.reports import report, site
 from bench.reports.charts import COLOURS
 from bench.studies.published import field
 from tests.bench.reports.site.browser import open_browser, show, until
@@ -42,7 +42,7 @@ def browser():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     made_site = tmp_path_factory.mktemp("site")
-    site.write(made_site, ROOT / "results")
+    report.write(made_site, site.files(ROOT / "results"))
     return made_site
 
 
@@ -128,6 +128,8 @@ def text(browser):
 
 def test_a_head_sorts_its_column_within_each_group_and_the_address_keeps_it(browser, folder):
     show(browser, folder / "index.html")
+    fids = [row["fid"] for row in shown_rows(browser) if row["group"] == MAIN]
+    assert len(fids) > 10 and fids == sorted(fids)  # before anything is pressed
     head = ".tabulator-col[tabulator-field=gflops]"
     for way, sign in (("ascending", 1), ("descending", -1)):
         press(browser, f"{head} button")
@@ -246,6 +248,16 @@ def test_a_chart_tells_a_point_and_follows_what_is_chosen(browser, folder):
     until(lambda: not figure.find_elements("css selector", "[aria-label='U-DiT-S']"))
 
 
+@pytest.mark.parametrize(
+    ("axes", "shown"), [("99,99", [0, 0]), ("1,99", [1, 0]), ("1", [1, 0]), ("-1,length", [0, 0])]
+)
+def test_an_address_of_axes_that_are_not_there_shows_the_first(browser, folder, axes, shown):
+    show(browser, f"{(folder / 'index.html').as_uri()}#axes={axes}", height=3000)
+    selects = browser.execute_script("return scatter.selects.map((select) => select.selectedIndex)")
+    assert selects == shown
+    assert plotted(browser) and browser.find_elements("css selector", "#scatter svg")
+
+
 def plotted(browser):
     return browser.execute_script("return points")
 
@@ -352,10 +364,10 @@ def test_a_printed_page_holds_every_row_and_its_sources(browser, folder):
     assert browser.find_element("id", "board").is_displayed()
 
 
-def test_a_backbone_has_one_table_and_one_curve(browser, folder):
+def test_a_backbone_has_one_table_of_scores_and_one_chart(browser, folder):
     show(browser, folder / "backbones/dit-xl-2.html", 1280)
     charts = [figure.text for figure in browser.find_elements("css selector", "figure.chart")]
-    assert [text.splitlines()[0] for text in charts] == ["Over training steps", "Cost by stage"]
+    assert [text.splitlines()[0] for text in charts] == ["Cost by stage"]
     told = browser.find_element("css selector", "table.scores").text
     assert "7,000,000" in told and "9.62" in told and "Table 2 of arXiv 2405.02730" in told
     link = browser.find_element("css selector", "main p a")

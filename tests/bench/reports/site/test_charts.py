@@ -38,7 +38,7 @@ def values(chart, **wanted):
 def test_every_seed_is_a_dot_that_opens_its_record(rows, micro):
     shown = values(charts.seeds(rows, micro, "../"), score="fid")
     records = {record.file: record for record in read(ROOT / "results")}
-    assert len(shown) == sum(line.score(micro, "fid").count for line in rows) == 7 * 5
+    assert len(shown) == sum(len(line.by_seed(micro, "fid")) for line in rows) == 7 * 5
     for dot in shown:
         result = records[dot["page"].removeprefix("../records/").replace(".html", ".json")].result
         assert result.request.seed == dot["seed"]

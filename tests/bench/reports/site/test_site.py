@@ -10,15 +10,17 @@ from html.parser import HTMLParser
 from pathlib import PurePosixPath
 
 import altair
+import numpy as np
 import pytest
 
 import bench.studies
+import registry
 from bench.cli.options import parse_overrides
 from bench.records import read_file
-from bench.records.schema import CostRequest
-from bench.reports import site
+from bench.records.schema import CostRequest, ProfileRequest
+from bench.reports import proxy, report, site
 from bench.reports.record import command
-from bench.studies.cells import cells
+from bench.studies.cells import cells, reference_digest
 from bench.studies.published import field
 from bench.training import protocols
 from bench.utils.files import write_bytes
@@ -139,7 +141,9 @@ def test_the_same_records_give_the_same_bytes_and_check_sees_what_is_changed(fil
     for name, content in {**files, "index.html": "other", "records/of-old.html": ""}.items():
         write_bytes(tmp_path / name, content if isinstance(content, bytes) else content.encode())
     (tmp_path / "studies/toy.html").unlink()
-    changed, missing, left = site.check(tmp_path, ROOT / "results")  # and of no other file
+    again = dict(site.files(ROOT / "results"))
+    changed, missing = report.check(tmp_path, again.items())  # and of no other file
+    (left,) = site.left_over(tmp_path, again)
     assert "index.html, line 1: is 'other'" in changed and "toy.html is missing" in missing
     assert "of-old.html is of no record" in left
 
@@ -168,13 +172,30 @@ def test_a_hostile_text_stays_text(hostile):
     assert HOSTILE in {row["row"] for row in board["rows"]}
 
 
+def test_a_study_of_ones_own_takes_nothing_from_the_built_in_ones(tmp_path):
+    """No published row of the board, and not by its name a title or the page that judges protocols."""
+    paths = []
+    for name in proxy.STUDIES:
+        paths.append(str(tmp_path / f"{name}.toml"))
+        text = f"title = 'My {name}'\n[[rows]]\nlabel = 'a'\nbackbone = 'udit-t'\n"
+        (tmp_path / f"{name}.toml").write_text(text)
+    (tmp_path / "results").mkdir()
+    own, every = (site.Site.load(tmp_path / "results", studies) for studies in (paths, []))
+    assert own.board.rows == every.board.rows and len(own.board.rows) > len(field.rows())
+    assert list(own.titles.values()) == [f"My {name}" for name in proxy.STUDIES]
+    assert every.has_predictors and not own.has_predictors
+
+
 def test_a_command_is_quoted_for_the_shell(hostile):
     commands = []
     for path in (hostile / "site").rglob("*.html"):
         for text in re.findall("<pre>(.*?)</pre>", path.read_text("utf-8"), re.DOTALL):
             commands += [shlex.split(line, comments=True) for line in unescape(text).splitlines()]
     assert ["bench", "flops", "--model", HOSTILE] in commands
-    assert ["bench", "ablate", NAME] in commands
+    study = str(hostile / f"{NAME}.toml")
+    assert ["bench", "ablate", study] in commands
+    assert {words[2] for words in commands if words[1] == "ablate"} == {study}
+    assert [bench.studies.load(name).argument for name in (study, "toy")] == [study, "toy"]
     (flops,) = [words for words in commands if words[1] == "flops" and "--set" in words]
     assert {"ffn": HOSTILE} in [parse_overrides([word]) for word in flops[5::2]]
     kinds = {"flops", "profile", "throughput", "ablate"}
@@ -203,8 +224,13 @@ def test_two_studies_with_one_page_are_refused(run_bench, tmp_path):
         (tmp_path / folder).mkdir()
         text = f"title = '{folder}'\n[[rows]]\nlabel = 'a'\nbackbone = 'udit-t'\n"
         (tmp_path / folder / "same.toml").write_text(text)
-        (tmp_path / folder / "table-5.toml").write_text(text)
-    for pair in (["one/same.toml", "two/same.toml"], ["downsampler", "one/table-5.toml"]):
+        for name in ("table-5", "scaling"):
+            (tmp_path / folder / f"{name}.toml").write_text(text)
+    for pair in (
+        ["one/same.toml", "two/same.toml"],
+        ["downsampler", "one/table-5.toml"],
+        ["scaling", "one/scaling.toml"],  # on the site
+    ):
         studies = [tmp_path / name if "/" in name else name for name in pair]
         for where in (["--site"], ["--out"]):
             words = ("report", *studies, *where, tmp_path / "made", "--results", tmp_path / "results")
@@ -225,16 +251,34 @@ def test_a_record_of_cost_names_the_command_that_makes_it_again(run_bench):
     assert cost["macs"] == record.result.macs
 
 
-def test_a_record_of_quality_names_the_cell_that_makes_it_again(run_bench, tmp_path):
-    study = bench.studies.load("components")
-    cell = cells(study, protocols.load("smoke"), (3,))[2]
+@pytest.mark.parametrize(("dtype", "batch_size"), [("fp32", 8), ("bf16", 3)])
+def test_a_record_of_a_profile_names_the_command_that_makes_it_again(run_bench, tmp_path, dtype, batch_size):
+    config = registry.canonical("tiny-unet", {"input_size": 8})
+    measured = {"device_name": "Some CPU", "dtype": dtype, "batch_size": batch_size}
+    request = ProfileRequest(model="tiny-unet", config=config, **measured)
+    words = shlex.split(command(read_file(made.put(tmp_path, made.profile(request)))))
+    status, out, err = run_bench(*words[1:], "--repeats", "1", "--json")
+    assert status == 0, err
+    (again,) = json.loads(out)
+    assert again["request"] | {"device_name": "Some CPU"} == request.model_dump(mode="json")
+
+
+@pytest.mark.parametrize("compared", [False, True])
+def test_a_record_of_quality_names_the_cell_that_makes_it_again(run_bench, tmp_path, compared):
+    study, reference = bench.studies.load("components"), tmp_path / "reference.npz"
+    np.savez(reference, arr_0=np.zeros((16, 16, 16, 3), np.uint8))
+    digest = reference_digest(reference) if compared else None
+    cell = cells(study, protocols.load("smoke"), (3,), digest)[2]
     path = made.put(tmp_path / "results", made.quality(cell.request), "smoke")
     words = shlex.split(command(read_file(path), ("components", cell.row.label)))
+    words = [str(reference) if word == "FILE" else word for word in words]
+    (page,) = (t for n, t in site.files(tmp_path / "results", ["components"]) if n.startswith("records/"))
+    assert (f"FILE: the reference with digest {digest}." in page) == compared
     planned = (*words[1:], "--dry-run", "--stale", "accept", "--results", tmp_path / "results")
     assert "1 of 1 cells" not in run_bench(*planned, width=200)[1]
     path.unlink()
-    status, out, _ = run_bench(*planned, width=200)
-    assert status == 0 and "1 of 1 cells are to be measured" in out
+    status, out, err = run_bench(*planned, width=200)
+    assert status == 0 and "1 of 1 cells are to be measured" in out, err
 
 
 @pytest.mark.slow
