@@ -8,7 +8,7 @@ import pytest
 import registry
 from bench.records.schema import Profile, ProfileRequest, Share
 from bench.reports import charts
-from bench.reports.profile_figure import conditions, draw, finding, title
+from bench.reports.profile_figure import conditions, draw, finding
 
 
 def shares(*parts):
@@ -65,7 +65,7 @@ def test_finding_names_what_is_slow_or_says_that_nothing_is(stages, operators, w
 
 def test_a_profile_is_titled_by_what_differs_from_the_defaults():
     made = profile((), (), rope=False)
-    assert title(made) == "udit-t rope=false"
+    assert made.request.label == "udit-t rope=false"
     assert conditions(made) == "a processor, 1 threads, batch 2, fp32"
     assert conditions(made.model_copy(update={"threads": None})) == "a processor, batch 2, fp32"
 
