@@ -42,8 +42,8 @@ class TrainingSettings(Model):
             required.
         ema_width: relative width σ_rel of a power-function EMA instead (EDM2, Eq. 4): the spread of the steps
             that are averaged, as a fraction of the training.
-        finite_gradients: whether NaN and infinity in gradients are replaced by 0, as in EDM2. In fp16 such a step
-            is skipped instead.
+        finite_gradients: whether NaN and infinity in gradients are replaced by 0, as in EDM2. In fp16 such a
+            step is skipped instead.
         posthoc_ema: relative widths σ_rel of further power-function EMAs that are stored, from which an EMA
             of any width can be reconstructed after training; EDM2 stores (0.05, 0.1).
         flip: whether half of the images are mirrored.
