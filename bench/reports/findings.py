@@ -98,15 +98,16 @@ def by_soundness(rows: Sequence[Line], every: Sequence[Setting]) -> list[Setting
     """Settings by the number of pairs that are significant and in the published order, the highest first.
 
     A significant pair in the opposite order counts −1. If nothing is published, all significant pairs count.
+    Of equal settings the one with more rows is first.
     """
 
-    def decided(setting: Setting) -> int:
+    def decided(setting: Setting) -> tuple[int, int]:
         counts = [0]
         for name in setting.judges:
             if found := _compared(MEASURED[name], rows, setting):
                 apart, _, agree = found.counts()
                 counts.append(2 * agree - apart if found.printed else apart)
-        return max(counts)
+        return max(counts), sum(setting in line.quality for line in rows)
 
     return sorted(every, key=decided, reverse=True)
 

@@ -12,14 +12,14 @@ from bench.records import read
 from bench.records.schema import Quality
 from bench.reports import leaderboard, tables
 from bench.reports.differences import differences
-from bench.reports.findings import findings, phrase
+from bench.reports.findings import by_soundness, findings, phrase
 from bench.reports.record import tables as record_tables
 from bench.reports.render import markdown
 from bench.reports.select import Selection, lines, settings
 from bench.reports.site import pages
 from bench.studies.cells import cells as cells_of
 from bench.studies.cells import has_scores, known, missing
-from bench.studies.staleness import of_another_time
+from bench.studies.staleness import stale_records
 from bench.training import protocols
 from tests.bench import made
 from tests.bench.reports.test_predictors import PROXY, PUBLISHED, STUDY, held_out, judged, write
@@ -56,7 +56,8 @@ def test_levels_that_a_schedule_lacks_are_told_and_share_no_table(tmp_path: Path
             made.put(folder, record.result.model_copy(update={"held_out": (*curve[:-1], changed)}),
                      "proxy-fashion")  # fmt: skip
     rows = lines(STUDY, Selection(folder))
-    assert {setting.log_snr for setting in settings(rows)} == {(None, None), (None, 7.07)}
+    assert [each.log_snr for each in settings(rows)] == [(None, 7.07), (None, None)]
+    assert [each.log_snr for each in by_soundness(rows, settings(rows))] == [(None, None), (None, 7.07)]
     text = markdown.page(tables.page(STUDY, rows, None))
     assert text.count("DDPM's linear schedule.") == 1
     assert text.count("linear schedule, restricted to the range of the β schedule, ln SNR below 7.07.") == 1
@@ -68,7 +69,7 @@ def test_a_study_s_other_columns_make_nothing_missing(tmp_path: Path) -> None:
     assert all(has_scores(record, STUDY.columns) for record in records.values())
     cells = cells_of(STUDY, PROXY, [0])
     assert not missing(cells, records)
-    assert of_another_time(records, cells, STUDY, {}) == {}
+    assert stale_records(records, cells, STUDY, {}) == {}
 
 
 def test_a_band_is_a_column_where_a_study_asks_for_it(tmp_path: Path) -> None:
