@@ -38,7 +38,7 @@ from bench.studies.cells import (
 )
 from bench.studies.cells import shard as shard_of
 from bench.studies.jobs import Group, Job, Task
-from bench.studies.staleness import of_another_time
+from bench.studies.staleness import stale_records
 from bench.training import protocols
 from bench.training.protocols import Protocol
 from bench.utils.text import texts
@@ -205,7 +205,7 @@ def plan(
     files = {cell.file for cell in every}
     asked = {request.file for row in chosen.rows if (request := cost_request(row))}
     there = known(Path(results), files | asked)
-    outdated = of_another_time(there, every, chosen, options)
+    outdated = stale_records(there, every, chosen, options)
     usable = {
         file: record
         for file, record in there.items()

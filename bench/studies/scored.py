@@ -234,11 +234,11 @@ def named(name: str) -> list[_Row]:
             f"no published row is named {name!r}.{suggest(name, names)} "
             "bench/studies/published/field.csv has them"
         )
-    # Some figures are printed in several tables; the row with most of them stands for all.
+    # Several tables print some figures; the row with most of them stands for all of its name.
     found.sort(key=lambda row: -len(row.figures))
     kept: list[_Row] = []
     for row in found:
-        if not any(row.figures.items() <= other.figures.items() for other in kept):
+        if not any(row.name == o.name and row.figures.items() <= o.figures.items() for o in kept):
             kept.append(row)
     return kept
 

@@ -165,7 +165,7 @@ def outdated(record: Record, data_options: Mapping[str, Any] | None = None) -> s
     return stale(record, fingerprints(record.request, data_options, SCORES))
 
 
-def of_another_time(
+def stale_records(
     records: Mapping[str, Record], cells: Iterable[Cell], study: Study, data_options: Mapping[str, Any] | None
 ) -> dict[str, str]:
     """Records of a study's cells and costs that are stale, by file, and why."""

@@ -143,7 +143,7 @@ def executor(name: str, **options: Any) -> Executor:
         UsageError: no such executor, or an option that it does not take, or with a value of a wrong type.
     """
     given = executors.check(name, options)
-    if (jobs := given.get("jobs")) is not None and jobs < 1:
+    if isinstance(jobs := given.get("jobs"), int) and jobs < 1:
         raise UsageError(f"executor {name}: jobs must be at least 1, not {jobs}")
     made: Executor = executors.factory(name)(**given)
     return made

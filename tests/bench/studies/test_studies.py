@@ -36,7 +36,7 @@ from bench.studies.cells import (
     missing_costs,
     shard,
 )
-from bench.studies.staleness import fingerprints, of_another_time, outdated, stale
+from bench.studies.staleness import fingerprints, outdated, stale, stale_records
 from bench.training import loop, protocols
 from registry.errors import CodeError, UsageError
 from tests.bench import made
@@ -289,13 +289,13 @@ def test_committed_records_leave_nothing_of_a_built_in_study_to_measure(name: st
     study, records = studies.load(name), known(ROOT / "results")
     found = cells(study, protocols.load(study.protocol), study.seeds)
     assert not missing(found, records) and not missing_costs(study, records)
-    assert not of_another_time(records, found, study, {})
+    assert not stale_records(records, found, study, {})
 
 
 def test_committed_records_have_the_cost_of_every_network_of_the_leaderboard() -> None:
     study, records = studies.load("leaderboard"), known(ROOT / "results")
     assert not missing_costs(study, records)
-    assert not of_another_time(records, [], study, {})
+    assert not stale_records(records, [], study, {})
 
 
 def test_records_are_found_and_damaged_ones_named(tmp_path: Path) -> None:
@@ -340,7 +340,7 @@ def test_a_plan_says_what_is_known_and_what_is_missing(tmp_path: Path) -> None:
     parts = [counts(force=True, shard=f"{part}/2") for part in (1, 2)]
     assert [sum(each) for each in zip(*parts, strict=True)] == [0, 9, 3] and parts[1][2] == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planning, "of_another_time", lambda there, *_: dict.fromkeys(there, "another"))
+        patch.setattr(planning, "stale_records", lambda there, *_: dict.fromkeys(there, "another"))
         assert counts() == (0, 9, 3) and counts(stale="accept") == (9, 0, 0)
     made = planning.plan("downsampler", results=results, work=tmp_path)
     kept = {cell.file for cell in made.cells} | {cost_request(row).file for row in made.study.rows}
@@ -377,7 +377,7 @@ def test_a_record_of_other_code_or_data_is_stale(tmp_path: Path) -> None:
     def reason(**changed: Any) -> dict[str, str]:
         fingerprint = present.model_copy(update=changed)
         made.put(tmp_path, made.quality(cell.request), "micro", fingerprint)
-        return of_another_time(known(tmp_path), [cell], study, {})
+        return stale_records(known(tmp_path), [cell], study, {})
 
     assert reason() == {}
     assert "backbone" in reason(code="0" * 12)[cell.file]
@@ -444,7 +444,7 @@ def test_a_cost_is_stale_where_its_network_is_another(tmp_path: Path) -> None:
     request = cost_request(study.rows[0])
     fingerprint = fingerprints(request).model_copy(update={"code": "0" * 12})
     made.put(tmp_path, made.cost(request), fingerprints=fingerprint)
-    assert list(of_another_time(known(tmp_path), [], study, {})) == [request.file]
+    assert list(stale_records(known(tmp_path), [], study, {})) == [request.file]
 
 
 # ---- mistakes ----
@@ -640,7 +640,7 @@ def test_a_plan_needs_no_torch() -> None:
         "found = cells.cells(study, protocol, study.seeds); records = cells.known(Path('results'))\n"
         "cells.missing(found, records); cells.missing_costs(study, {})\n"
         "cells.expected_seconds(found, records)\n"
-        "staleness.of_another_time(records, found, study, {})\n"
+        "staleness.stale_records(records, found, study, {})\n"
         "plan.plan('components').groups()\n"
         "assert not {'torch', 'altair', 'pandas'} & sys.modules.keys()"
     )
