@@ -52,9 +52,11 @@ def proxy(
 
     chosen = [study_files.load(name) for name in studies or made.STUDIES]
     selection = Selection(results)
-    first = lines(chosen[0], selection)
-    found = [agreements(chosen[0].name, first, target)]
-    found += [agreements(study.name, lines(study, selection), target, first) for study in chosen[1:]]
+    # A user's file may be named like a built-in study, which the page calls by the number of its table.
+    names = [study.name if study.folder is None else f"{study.name}.toml" for study in chosen]
+    rows = [lines(study, selection) for study in chosen]
+    found = [agreements(names[0], rows[0], target)]
+    found += [agreements(name, each, target, rows[0]) for name, each in zip(names[1:], rows[1:], strict=True)]
     if as_json:
         print_json(made.values(each for study in found for each in study))
         return

@@ -17,6 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from operator import mul
 from pathlib import Path
 from typing import Any
@@ -360,23 +361,15 @@ class _Measurement:
         code = extractors.fingerprint(extractor)
         path = folder / f"{self.request.data}-{dataset.digest}-{extractor}-{code}.npz"
         with locks.held(path, seconds=-1):
+            images = path.with_name(f"{path.stem}-images.npz")
+            cache = folder / f"{path.stem}-features"
             if not path.exists():
-                images = path.with_name(f"{path.stem}-images.npz")
                 if not images.exists():
                     export(dataset, images)
-                cache = folder / f"{path.stem}-features"
-                write_whole(
-                    path,
-                    lambda made: make_file(
-                        images,
-                        made,
-                        extractor=extractor,
-                        device=self.device,
-                        cache=cache,
-                    ),
-                )
-                images.unlink()
-                shutil.rmtree(cache, ignore_errors=True)
+                make = partial(make_file, images, extractor=extractor, device=self.device, cache=cache)
+                write_whole(path, make)
+            images.unlink(missing_ok=True)
+            shutil.rmtree(cache, ignore_errors=True)
         return path
 
     def log(self, step: int | None = None) -> list[dict[str, Any]]:

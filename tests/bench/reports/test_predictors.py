@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import kendalltau, spearmanr, studentized_range
+from typer.testing import CliRunner
 
 from bench import records, studies
+from bench.cli import app
 from bench.records.quantities import BANDS
 from bench.records.schema import BandLoss, HeldOutLoss, HeldOutSettings, Quality, QualityRequest
 from bench.reports import proxy
@@ -282,6 +284,17 @@ def test_a_row_s_own_figure_is_a_target(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("fid =", "fids ="))
     with pytest.raises(UsageError, match="known: there is no score 'fids'"):
         studies.load(file)
+
+
+def test_a_user_s_file_is_not_called_by_the_number_of_a_published_table(tmp_path: Path) -> None:
+    results = write(tmp_path / "results", {0: PUBLISHED})
+    for size, row in enumerate(STUDY.rows, 1):
+        made.put(results, made.cost(cost_request(row), parameters=size))
+    (tmp_path / "components.toml").write_bytes(Path(studies.__path__[0], "components.toml").read_bytes())
+    for argument, name in (("components", "Table 6"), (str(tmp_path / "components.toml"), "components.toml")):
+        told = CliRunner().invoke(app, ["proxy", argument, "--results", str(results)])
+        assert told.exit_code == 0
+        assert f"parameters alone order {name} at ρ = 1.00" in " ".join(told.output.split())
 
 
 def test_a_study_without_known_figures_is_refused(tmp_path: Path) -> None:
