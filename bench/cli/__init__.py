@@ -121,6 +121,7 @@ def main() -> None:
     keep_memory()
     arguments = [argument for argument in sys.argv[1:] if argument != "--traceback"]
     whole = len(arguments) < len(sys.argv) - 1
+    again = "the same command resumes" if arguments and arguments[0] in RESUMABLE else "run it again"
     received: list[int] = []
 
     def stop(number: int, _frame: Any) -> NoReturn:
@@ -139,9 +140,7 @@ def main() -> None:
         finally:
             sys.stdout.flush()  # where a full disk may show only now
         if received:
-            goes_on = bool(arguments) and arguments[0] in RESUMABLE
-            advice = "the same command resumes" if goes_on else "run it again"
-            typer.echo(f"stopped: {advice}", err=True)
+            typer.echo(f"stopped: {again}", err=True)
             status = 128 + received[0]
         sys.exit(status or 0)
     except TyperException as error:
@@ -158,6 +157,9 @@ def main() -> None:
             if error.errno == errno.EPIPE:  # as of `| head`, which has read enough
                 sys.exit(1)
             sys.exit(_fail(error, f"cannot write the output: {error.strerror}", whole, 2))
+        if str(error).startswith("DataLoader worker"):  # raised wherever the command is when one dies
+            told = f"a process that reads images was killed, perhaps for lack of memory: {again}"
+            sys.exit(_fail(error, told, whole, 1))
         place = _place(error)
         if place is None:
             raise

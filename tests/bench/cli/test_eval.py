@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from bench import studies
+from bench.metrics import images
 from bench.metrics.evaluation import evaluate
 from bench.metrics.extractors import create, extractors
 from bench.metrics.features import make_file
@@ -206,6 +209,18 @@ def test_what_cannot_be_scored_is_one_line(bench, sets, tmp_path) -> None:
     (tmp_path / "taken").write_text("")
     assert "taken" in refused(bench, *args, "r", "--cache", tmp_path / "taken" / "cache")
     assert sorted(p.name for p in tmp_path.glob("*.npz")) == ["mu.npz", "one.npz"]
+
+
+def test_a_process_that_reads_images_and_is_killed_is_told_in_a_line(bench, monkeypatch, tmp_path) -> None:
+    def dies(*_: object) -> None:
+        assert torch.utils.data.get_worker_info()  # in a process of its own, or the test would die
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(images, "_decoded", dies)
+    options = ("--extractor", "digits", "--batch-size", "60", "--cache", tmp_path)
+    code, _, err = bench("eval", "--samples", "s", "--reference", "r", *options)
+    assert code == 1 and "Traceback" not in err
+    assert "error: a process that reads images was killed, perhaps for lack of memory: the same" in err
 
 
 def test_an_extractor_from_a_file_of_the_users(bench, tmp_path) -> None:
