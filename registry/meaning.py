@@ -27,6 +27,7 @@ RATIOS = (0.12, 0.3, 0.7, 1.5, 3.5, 8.0)  # σ/α of each noise level
 # (EDM's σ_data is 0.5, latents have about 1).
 IMAGES = ((1.0, 0.5), (1.0, 1.0), (2.0, 0.7))
 FLOOR = 0.05  # added to relative errors: smaller differences between barely trained networks mean nothing
+SKIP = 0.1  # an output closer than this to one multiple of the input, in squared error, is no prediction yet
 # Thresholds in ln of the squared error, averaged over the levels:
 WORSE = 0.5  # a fit: the network's error exceeds that of the best multiple for each level by at most this,
 BETTER = 0.1  # and is below that of one multiple for all levels (a skip of the image) by at least this
@@ -54,7 +55,8 @@ class Fit:
         form: the declaration.
         excess: ln(network's error / error of the best multiple of its input for each level), mean over the
             levels: 0 for the best denoiser of independent normal numbers, negative for a trained network.
-        gain: ln(error of one multiple of the input for all levels / network's error), mean over the levels.
+        gain: ln(error of one multiple of the input for all levels / network's error), mean over the levels;
+            −∞ if the output is nearly such a multiple.
     """
 
     form: Variables
@@ -153,7 +155,14 @@ def _fit(form: Variables, x: Tensor, target: Tensor, output: Tensor) -> Fit:
         1 - likeness**2 / length,
     )
     single, own, best = ((error + FLOOR).log().mean() for error in errors)
-    return Fit(form, float((own - best).nan_to_num(math.inf)), float((single - own).nan_to_num(-math.inf)))
+    excess, gain = (own - best).nan_to_num(math.inf), (single - own).nan_to_num(-math.inf)
+    return Fit(form, float(excess), -math.inf if _is_skip(x, output) else float(gain))
+
+
+def _is_skip(x: Tensor, output: Tensor) -> bool:
+    """Whether the output is nearly one multiple of x at all levels, as EDM's VP preconditioning begins."""
+    rest = output - _dot(x, output).sum() / _dot(x, x).sum() * x
+    return bool((_dot(rest, rest) <= SKIP * _dot(output, output)).all())
 
 
 def _images(like: Tensor, exponent: float) -> Tensor:

@@ -191,6 +191,17 @@ def test_untrained_networks_may_be_declared_as_anything(predicts: str, kind: str
             assert named(declared(net, predicts, kind)) is None
 
 
+@pytest.mark.parametrize(("predicts", "kind"), [("x0", "sigma"), ("velocity", "unit"), ("epsilon", "step")])
+def test_a_network_that_returns_its_input_predicts_nothing_yet(predicts: str, kind: str) -> None:
+    """As those of EDM's VP, VE and iDDPM preconditionings do before training."""
+
+    class Same(nn.Module):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return x
+
+    assert named(declared(Same(), predicts, kind)) is None
+
+
 def test_what_takes_no_fractions_of_steps_is_asked_at_whole_ones() -> None:
     class Table(ClosedForm):
         """Predicts x0 of steps, which it looks up."""
