@@ -16,9 +16,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from registry.source import Source, is_idle, is_register
+from registry.source import Source, is_idle
 
 EQUIVALENT = Path(__file__).parent / "equivalent.toml"
+# Code that finds definitions of its module, or modules of its package, by names that are computed.
+_LOOKUPS = {"globals", "eval", "exec", "sys.modules"}
+_IMPORTS = {"importlib.import_module", "import_module", "__import__"}
 
 
 @functools.cache
@@ -57,8 +60,9 @@ def fingerprint(source: Source, name: str, defaults: Iterable[str] = ()) -> str:
     """12 hexadecimal digits of a hash of the code of a class or function and of all that it refers to.
 
     References are followed within the module, to the user's other modules, and to those parts of `registry`
-    that affect results. Of other libraries only names count. Comments, docstrings, layout, the order of
-    definitions and `register` itself have no effect.
+    that affect results. Of other libraries only names count. Where code looks names up when it runs, all that
+    it may find counts. Comments, docstrings, layout, the order of definitions and `register` itself have no
+    effect.
 
     Args:
         source: the module.
@@ -74,12 +78,17 @@ def fingerprint(source: Source, name: str, defaults: Iterable[str] = ()) -> str:
             continue
         seen.add((source.path, name))
         if name and not source.name.startswith("registry"):
-            waiting.append((source, ""))  # statements that define no name
+            # Statements that define no name, and definitions that are noted for a lookup by name.
+            waiting += [(source, ""), *((source, noted) for noted in source.noted)]
         for statement in source.statements.get(name, []) if name else source.effects:
             text, references = _code(source, statement)
             lines.add(text)
             for reference in references:
                 waiting += _followed(source, reference.split("."), lines)
+            if references & _LOOKUPS:
+                waiting += _whole(source)
+            if references & _IMPORTS:
+                waiting += [each for module in source.package() for each in _whole(module)]
         if name not in source.statements:
             waiting += _followed(source, [name], lines)
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:12]
@@ -119,7 +128,7 @@ def _code(source: Source, statement: ast.stmt) -> tuple[str, frozenset[str]]:
 
     def text(node: Any) -> str:
         if isinstance(node, list):
-            items = [item for item in node if not (is_idle(item) or is_register(item))]
+            items = [item for item in node if not (is_idle(item) or source.registers(item))]
             return f"[{','.join(map(text, items))}]"
         if not isinstance(node, ast.AST):
             return repr(node)

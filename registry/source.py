@@ -178,6 +178,34 @@ class Source:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 self._note_import(node)
 
+    def registers(self, node: Any) -> bool:
+        """Whether an expression is a call of this program's `register`."""
+        return is_register(node) and self._of_this_program(_root(node))
+
+    @functools.cached_property
+    def noted(self) -> list[str]:
+        """Definitions with a decorator that may note them in a table, where other code finds them by name.
+
+        It is one of the user's own, or one of a library that is named so, such as `register_model`.
+        """
+        return [
+            statement.name
+            for statement in self.tree.body
+            if isinstance(statement, _Definition) and any(map(self._notes, statement.decorator_list))
+        ]
+
+    def _notes(self, decorator: ast.expr) -> bool:
+        root = _root(decorator)
+        if self._of_this_program(root):
+            return False
+        users = root in self.statements or self.related(self.imports.get(root, ("", None))[0]) is not None
+        called = decorator.func if isinstance(decorator, ast.Call) else decorator
+        return users or "register" in ast.unparse(called)
+
+    def _of_this_program(self, name: str) -> bool:
+        module, _ = self.imports.get(name, (self.name, None))
+        return module.partition(".")[0] in ("registry", "bench")
+
     def _note_import(self, node: ast.Import | ast.ImportFrom) -> None:
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -212,15 +240,26 @@ class Source:
             if computing and module != root and not module.startswith(_COMPUTING):
                 return None
             return read(module, file(ROOT, module))
-        depth = len(self.name.split(".")) - (self.path.name != "__init__.py")
-        folder = self.path.parents[depth]
         if root == self.name.partition(".")[0]:
-            return read(module, file(folder, module))
+            return read(module, file(self._folder, module))
         if root in sys.stdlib_module_names:
             return None
         loaded = getattr(sys.modules.get(module), "__file__", None)
-        path = Path(loaded) if loaded else file(folder, module)
+        path = Path(loaded) if loaded else file(self._folder, module)
         return read(module, path) if path and is_user_file(str(path), module) else None
+
+    def package(self) -> list[Source]:
+        """The modules of its package, or those beside a module without one."""
+        inside = self._folder / self.name.partition(".")[0]
+        paths = sorted(inside.rglob("*.py") if inside.is_dir() else self._folder.glob("*.py"))
+        names = [".".join(path.relative_to(self._folder).with_suffix("").parts) for path in paths]
+        found = (read(name.removesuffix(".__init__"), path) for name, path in zip(names, paths, strict=True))
+        return [source for source in found if source]
+
+    @property
+    def _folder(self) -> Path:
+        """The folder from which it is imported."""
+        return self.path.parents[len(self.name.split(".")) - (self.path.name != "__init__.py")]
 
     # ---- values ----
 
@@ -401,7 +440,14 @@ def _registered(statement: ast.stmt) -> list[tuple[ast.Call, str]]:
     return []
 
 
-def is_register(node: ast.expr) -> bool:
+def _root(expression: ast.AST) -> str:
+    """The leftmost name of an expression: `a` of `a.b(c)`."""
+    while inner := getattr(expression, "func", getattr(expression, "value", None)):
+        expression = inner
+    return getattr(expression, "id", "")
+
+
+def is_register(node: ast.AST) -> bool:
     """Whether an expression is a call of `register`, of any registry."""
     if not isinstance(node, ast.Call):
         return False

@@ -69,7 +69,7 @@ def fingerprint(folder, files, name="fp-net"):
         return shelf.fingerprint(name)
     finally:
         registry.register, sys.path[:] = register, path
-        for loaded in ("helpers", "blocks", module.__name__):
+        for loaded in ("helpers", "blocks", "parts1", module.__name__):
             sys.modules.pop(loaded, None)
 
 
@@ -120,6 +120,44 @@ def test_a_change_of_code_changes_the_fingerprint(tmp_path, files):
 )  # fmt: skip
 def test_what_computes_nothing_leaves_the_fingerprint(tmp_path, files):
     assert fingerprint(tmp_path / "a", FILES) == fingerprint(tmp_path / "b", files)
+
+
+BY_NAME = """
+import registry
+import blocks
+
+
+def make(width: int = 8):
+    return blocks.find("Block")
+
+
+registry.register("fp-net")(make)
+"""
+BLOCK = "class Block:\n    size = 1\n"
+FIND = "\n\ndef find(name):\n    return "
+NOTE = "TABLE = {}\n\n\ndef note(made):\n    TABLE['Block'] = made\n    return made\n\n\n"
+FOUND = {
+    "globals": f"{BLOCK}{FIND}globals()[name]\n",
+    "eval": f"{BLOCK}{FIND}eval(name)\n",
+    "import": f"import importlib\n{FIND}importlib.import_module('parts' + '1').Block\n",
+    "decorator": f"{NOTE}@note\n{BLOCK}{FIND}TABLE[name]\n",
+    "decorator of a library": f"import atexit\n\n\n@atexit.register\ndef note():\n    size = 1\n{FIND}name\n",
+    "registry": f"from parts1 import NETS\n\n\n@NETS.register('Block')\n{BLOCK}{FIND}NETS[name]\n",
+}
+NETS = (
+    "class Nets(dict):\n    def register(self, name):\n        return lambda made: made\n\n\nNETS = Nets()\n"
+)
+PARTS = f"{BLOCK}\n\n{NETS}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new"),
+    [*((kind, "size = 1", "size = 2") for kind in FOUND), ("registry", "register('Block')", "register('A')")],
+)
+def test_code_that_is_found_by_its_name_counts(tmp_path, kind, old, new):
+    files = {"net": BY_NAME, "blocks": FOUND[kind], "parts1": PARTS}
+    changed = {stem: text.replace(old, new) if stem != "net" else text for stem, text in files.items()}
+    assert fingerprint(tmp_path / "a", files) != fingerprint(tmp_path / "b", changed)
 
 
 def test_fingerprints_are_those_of_the_code_that_was_registered(tmp_path):
