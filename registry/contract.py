@@ -28,6 +28,7 @@ from registry.backbone import check_output, height_width, is_denoiser
 from registry.errors import CodeError, reason, user_frame
 from registry.layers.embeddings import LabelDropout
 from registry.meaning import meaning
+from registry.schedules import NUM_TRAIN_TIMESTEPS
 from registry.training_output import parts_of, prediction_of
 from registry.wrapping import Wrapped
 
@@ -43,6 +44,7 @@ BF16 = 0.1
 DEPLOYED = 1e-9  # in float64
 MERGED = 1e-4  # of the deployed form of a network that computes only in float32
 
+EDM_RANGE = 0.002, 80.0  # σ of EDM's sampler
 DRAWS = 64  # pairs of labels to draw; at a dropout of 10%, one of them is almost certainly dropped
 
 
@@ -142,7 +144,9 @@ def _opened(model: nn.Module, *, label_dropout: bool = False) -> Any:
             module, nn.MultiheadAttention if label_dropout else (LabelDropout, nn.MultiheadAttention)
         ):
             module.dropout = 0.0
-    for parameter in net.parameters():
+    for name, parameter in net.named_parameters():
+        if not parameter.numel():
+            raise CodeError(f"the parameter {name} of shape {tuple(parameter.shape)} has no elements", model)
         if parameter.is_floating_point():
             # Half the standard deviation that preserves variance, so that deep networks stay finite.
             std = 0.5 / math.sqrt(math.prod(parameter.shape[1:])) if parameter.dim() > 1 else 0.1
@@ -237,6 +241,15 @@ def _depends_on_t(net: Any) -> Verdict:
     if change > ROUNDING:
         return "pass", f"another step changes the output by {_of_output(change)}"
     return "fail", f"t has no effect: another step changes the output by only {_of_output(change)}"
+
+
+@_of_denoisers
+def _ends_of_time(net: Any) -> Verdict:
+    """Samplers call a network there; a table of steps may be too short, a logarithm infinite."""
+    x, _, y = net.example_inputs(2)
+    first, last = {"flow": (0.0, 1.0), "edm": EDM_RANGE}.get(net.objective, (0, NUM_TRAIN_TIMESTEPS - 1))
+    _forward(net, (x, torch.tensor([first, last], device=x.device), y))
+    return "pass", f"finite at t = {first} and {last}"
 
 
 @_of_denoisers
@@ -540,7 +553,7 @@ def _try(net: Any, inputs: Sequence[Tensor], numbers: set[int]) -> tuple[Tensor 
     except Exception as error:
         problem = f"breaks the network ({reason(error)})"
     if isinstance(net, Wrapped):
-        return None, f"{problem}: give registry.wrap in_channels and size_multiple"
+        return None, f"{problem}: give registry.wrap in_channels, and size_multiple or fixed_size=True"
     return None, f"{problem}: call self.check_input(x) first, or raise registry.UsageError with what it got"
 
 
@@ -580,6 +593,7 @@ def _meaning(net: Any) -> Verdict:
 CHECKS: dict[str, Callable[[Any], Verdict]] = {
     "output shape": _output_shape,
     "depends on t": _depends_on_t,
+    "ends of time": _ends_of_time,
     "depends on y": _depends_on_y,
     "long skips": _long_skips,
     "no leak between samples": _no_leak,

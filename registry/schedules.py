@@ -1,7 +1,8 @@
 """β schedules of the DDPM process, (1000,) float64 each.
 
 - `linear`: DDPM (arXiv 2006.11239), DiT.
-- `scaled_linear`, linear in √β: released weights of latent diffusion (2112.10752) and of U-ViT on latents.
+- `scaled_linear`, linear in √β: Stable Diffusion and U-ViT on latents. Latent diffusion's class-conditional
+  ImageNet model (2112.10752) has another range, 0.0015 to 0.0195.
 - `cosine`: Improved DDPM (2102.09672, Eq. 17).
 """
 

@@ -53,9 +53,10 @@ class Variables:
             c_in = 1/√(σ² + σ_data²).
         beta_schedule, zero_terminal_snr: the schedule of `step`; see `registry.schedules`.
         sigma_data: σ_data of EDM's preconditioning.
+        sigma_range: lowest and highest σ/α at which the network may be called; None: see `within`.
 
     Raises:
-        UsageError: a value that is none of these.
+        UsageError: a value that is none of these, or a range that does not rise from above 0.
     """
 
     predicts: Predicts
@@ -64,8 +65,11 @@ class Variables:
     beta_schedule: BetaSchedule = "linear"
     zero_terminal_snr: bool = False
     sigma_data: float = 0.5
+    sigma_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        if self.sigma_range and not 0 < self.sigma_range[0] < self.sigma_range[1]:
+            raise UsageError(f"sigma_range = {self.sigma_range}: it rises from above 0, such as {SIGMA}")
         choices = {"predicts": Predicts, "time": Time, "space": Space, "beta_schedule": BetaSchedule}
         for name, known in choices.items():
             value = getattr(self, name)
@@ -94,14 +98,14 @@ class Variables:
     def within(self, log_snr: Tensor) -> Tensor:
         """The nearest log SNR at which the network can be called: (N,) -> (N,).
 
-        The range of steps is that of their schedule, and that of x0 + σ·noise is `SIGMA`. A prediction from
-        which x0 or the noise follows by a division by α or σ is limited by `STEEP`.
+        The range of steps is that of their schedule, and that of x0 + σ·noise is `SIGMA` unless `sigma_range`
+        is given. A prediction from which x0 or the noise follows by a division by α or σ is limited by `STEEP`.
         """
         if self.time == "step":
             ends = log_snrs(self.beta_schedule, self.zero_terminal_snr)
             log_snr = log_snr.clamp(float(ends[-1]), float(ends[0]))
-        elif self.space != "vp":
-            log_snr = log_snr.clamp(-2 * math.log(SIGMA[1]), -2 * math.log(SIGMA[0]))
+        if limits := self.sigma_range or (SIGMA if self.time != "step" and self.space != "vp" else None):
+            log_snr = log_snr.clamp(-2 * math.log(limits[1]), -2 * math.log(limits[0]))
         if self.predicts in ("epsilon", "score", "x0"):
             log_snr = log_snr.clamp(-2 * math.log(STEEP), 2 * math.log(STEEP))
         return log_snr
@@ -196,7 +200,7 @@ def through(
     """
     wanted = given.log_snr(t)
     same_time = own.time == given.time and _same_steps(given, own)
-    level = wanted if same_time and own.time == "step" else own.within(wanted)
+    level = wanted if same_time and own.time == "step" and not own.sigma_range else own.within(wanted)
     exact = level is wanted and same_space(given, own)
     times = t if same_time and level is wanted else own.time_at(level).to(_float(t, x))
     if not exact:

@@ -43,6 +43,7 @@ def wrap(
     in_channels: int,
     num_classes: int | None = None,
     size_multiple: int = 1,
+    fixed_size: bool = False,
     call: Call | None = None,
     output: Output | None = None,
     learn_sigma: bool = False,
@@ -51,6 +52,7 @@ def wrap(
     label_dropout: float = 0.0,
     beta_schedule: BetaSchedule = "linear",
     sigma_data: float = 0.5,
+    sigma_range: tuple[float, float] | None = None,
     guided_channels: int | None = None,
     prefix: str = "",
 ) -> Wrapped:
@@ -61,13 +63,14 @@ def wrap(
 
     Args:
         net: any module; it is called, never changed.
-        predicts, time, beta_schedule, sigma_data: see `registry.variables.Variables`.
+        predicts, time, beta_schedule, sigma_data, sigma_range: see `registry.variables.Variables`.
         space: see `registry.variables.Variables`; by default `ve` for the times `sigma` and `log_sigma`, else
             `vp`.
         input_size: side of the square input grid in cells, or (H, W).
         in_channels: channels of the input.
         num_classes: number of classes without the null class; None or 0: a network without labels.
         size_multiple: H and W must be multiples of this many cells.
+        fixed_size: whether the network takes inputs of `input_size` alone, as with a position table.
         call: (net, x, t, y) -> the network's output. Needed unless the call is `net(x, t, y)`, or `net(x, t)`
             without labels. t is the network's own time, (N,); y is the labels, (N,) integers.
         output: where the output holds the prediction: an attribute or key, a position, or a function of the
@@ -89,7 +92,14 @@ def wrap(
     """
     if space is None:
         space = "ve" if time in ("sigma", "log_sigma") else "vp"
-    own = Variables(predicts, time, space, beta_schedule=beta_schedule, sigma_data=sigma_data)
+    own = Variables(
+        predicts,
+        time,
+        space,
+        beta_schedule=beta_schedule,
+        sigma_data=sigma_data,
+        sigma_range=sigma_range,
+    )
     if not isinstance(net, nn.Module):
         raise UsageError(f"registry.wrap takes an nn.Module, not {type(net).__name__}")
     if label_dropout and (null_class is not None or not num_classes):
@@ -102,6 +112,7 @@ def wrap(
         output,
         losses,
         learn_sigma,
+        fixed_size,
         input_size=input_size,
         in_channels=in_channels,
         num_classes=classes,
@@ -128,7 +139,7 @@ class Wrapped(Backbone):
     """What `wrap` returns: a backbone that converts the network's output to that of its natural objective.
 
     Args:
-        net, output, losses: see `wrap`.
+        net, output, losses, fixed_size: see `wrap`.
         own: the network's parametrisation.
         call: how the network is called.
         two_halves: whether the network's output has 2·C channels.
@@ -155,6 +166,7 @@ class Wrapped(Backbone):
         output: Output | None,
         losses: Losses,
         two_halves: bool,
+        fixed_size: bool,
         **sizes: Any,
     ) -> None:
         by_space = "ddpm" if own.space == "vp" else "edm"
@@ -162,13 +174,14 @@ class Wrapped(Backbone):
         super().__init__(learn_sigma=two_halves and objective == "ddpm", **sizes)
         self.net, self.own, self.call, self.output, self.losses = net, own, call, output, losses
         self.two_halves, self.objective, self.found, self.bare = two_halves, objective, "", False
+        self.fixed_size = fixed_size
         self.labels: nn.Module = nn.Identity()
         form = natural(objective, own.beta_schedule)
         assert form is not None
         self.natural = form
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor | TrainingOutput:
-        self.check_input(x)
+        self.check_input(x, fixed_size=self.fixed_size)
         if self.num_classes:
             y = self.labels(y)
         whole, losses = x, {}

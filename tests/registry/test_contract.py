@@ -111,7 +111,15 @@ def test_network_with_other_inputs_passes(monkeypatch):
     monkeypatch.setattr(registry.networks.uvit2d, "UVit2DModel", small)
     results = contract.check(registry.create("uvit2d", input_size=4))
     assert statuses(results, "fail") == []
-    of_denoisers = ["depends on t", "depends on y", "long skips", "null class", "meaning", "sizes"]
+    of_denoisers = [
+        "depends on t",
+        "ends of time",
+        "depends on y",
+        "long skips",
+        "null class",
+        "meaning",
+        "sizes",
+    ]
     assert statuses(results, "n/a") == of_denoisers
     assert "(2, 12, 4, 4)" in reason(results, "output shape")
 
@@ -152,6 +160,17 @@ class NotFinite(Sound):
 class IgnoresStep(Sound):
     def forward(self, x, t, y):
         return super().forward(x, torch.zeros_like(t), y)
+
+
+class ShortTable(Sound):
+    """Takes steps up to 998."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = nn.Embedding(999, 2)
+
+    def forward(self, x, t, y):
+        return super().forward(x, t, y) + self.steps(t)[..., None, None]
 
 
 class IgnoresLabel(Sound):
@@ -337,6 +356,7 @@ BROKEN = [
     (IdleSkip, "long skips", "stays the same without idle"),
     (MixesSamples, "no leak between samples", "when only sample 1 is replaced"),
     (FirstStepForAll, "no leak between samples", "one by one differ by"),
+    (ShortTable, "ends of time", "IndexError: index out of range"),
     (DetachedStem, "gradients", "no gradient reaches stem.weight, stem.bias, on which the output depends"),
     (NotDifferentiable, "gradients", "not finite at shift"),
     (
@@ -568,8 +588,20 @@ def test_what_is_not_finite_is_told_as_such():
         contract.check_before_training(network)
 
 
+class Empty(Sound):
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.ParameterDict({"weight": torch.ones(3, 0)})
+
+
 @pytest.mark.parametrize(
-    ("network", "says"), [(NoLabelDropped, "null_class is 10"), (Nulls, None), (Sound, None)]
+    ("network", "says"),
+    [
+        (Empty, r"parameter unused\.weight of shape \(3, 0\) has no elements"),
+        (NoLabelDropped, "null_class is 10"),
+        (Nulls, None),
+        (Sound, None),
+    ],
 )
 def test_before_training(network, says):
     if says:

@@ -202,6 +202,25 @@ def test_wrong_declarations_are_one_line() -> None:
         registry.wrap(Small(), **STEPS, size_multiple=16)
 
 
+def test_a_network_of_one_size_refuses_others_by_name() -> None:
+    net = registry.wrap(Small(), **STEPS, fixed_size=True)
+    x, t, y = net.example_inputs(2)
+    assert net(x, t, y).shape == (2, 2, 8, 8)
+    with pytest.raises(UsageError, match=r"Wrapped was built for 8×8 inputs and cannot take 16×16"):
+        net(torch.zeros(2, 2, 16, 16), t, y)
+    (sizes,) = (result for result in contract.check(net) if result.check == "sizes")
+    assert sizes.status == "pass" and sizes.reason.startswith("takes none; refuses 9×9, 8×9, 8×16, 4×4")
+
+
+@pytest.mark.parametrize(("limits", "called"), [(None, (0.002, 160.0)), ((0.01, 500.0), (0.01, 500.0))])
+def test_outside_of_its_range_a_network_is_called_at_the_nearest_level(limits: Any, called: Any) -> None:
+    net = registry.wrap(Small(), predicts="score", time="sigma", sigma_range=limits, **SIZES)
+    net(torch.randn(3, 2, 8, 8), torch.tensor([0.001, 1.0, 800.0]), None)
+    assert torch.allclose(net.net.seen[0][1], torch.tensor([called[0], 1.0, called[1]]))
+    with pytest.raises(UsageError, match=r"sigma_range = \(2, 1\): it rises from above 0"):
+        registry.wrap(Small(), **STEPS, sigma_range=(2, 1))
+
+
 def test_its_stages_are_those_of_the_network() -> None:
     assert list(registry.wrap(Small(classes=3), **STEPS, num_classes=3).stages()) == [
         "first",
