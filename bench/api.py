@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     Images = str | Path | np.ndarray
 
 
-def flops(network: str | nn.Module, *, input_size: Size | None = None, **overrides: Any) -> Cost:
+def flops(network: str | nn.Module, /, *, input_size: Size | None = None, **overrides: Any) -> Cost:
     """What a network costs: parameters, multiply-accumulates, activation memory; see `bench.cost.measure`.
 
     Args:

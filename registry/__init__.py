@@ -62,7 +62,7 @@ backbones = Registry(
 register, names, describe = backbones.register, backbones.names, backbones.describe
 
 
-def create(name: str, **overrides: Any) -> nn.Module:
+def create(name: str, /, **overrides: Any) -> nn.Module:
     """Build the backbone `name`, randomly initialised, in training mode.
 
     Args:

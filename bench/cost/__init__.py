@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def measure(model: str | nn.Module, *, input_size: Size | None = None, **overrides: Any) -> Cost:
+def measure(model: str | nn.Module, /, *, input_size: Size | None = None, **overrides: Any) -> Cost:
     """Cost of a backbone, given by name (no memory is allocated for weights) or as a module.
 
     Args:

@@ -117,11 +117,12 @@ def without_dynamo() -> Iterator[None]:
 
     At its first call, each of PyTorch's functions for that device asks Dynamo not to compile it. Nothing is
     compiled in this context, so the functions run without asking, and ask again afterwards. Any other use of
-    Dynamo imports it.
+    Dynamo imports it. If it is there, as for a network with `@torch.compile`, it compiles nothing.
     """
     name = "torch._dynamo"
     if name in sys.modules:
-        yield
+        with torch.compiler.set_stance("force_eager"):
+            yield
         return
     asked: list[Any] = []
 

@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 
-def objective(name: str, **options: Any) -> Objective:
+def objective(name: str, /, **options: Any) -> Objective:
     """The objective of that name.
 
     Args:
@@ -61,7 +61,7 @@ def objective(name: str, **options: Any) -> Objective:
     return made
 
 
-def sampler(name: str, **options: Any) -> Sampler:
+def sampler(name: str, /, **options: Any) -> Sampler:
     """The sampler of that name.
 
     Args:

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 
 import registry
-from bench import cost
+from bench import cost, sampling
 from bench import data as datasets
 from bench.data import Dataset
-from bench.diffusion import check_sampler
 from bench.metrics.extractors import create
 from bench.metrics.features import check_fits
 from bench.metrics.held_out import check_images
@@ -46,9 +45,9 @@ class Checker:
         Raises:
             UsageError: an override that a backbone does not take; a dataset that is not to be had or smaller
                 than the protocol's batch or than the images it measures a held-out loss on; a network that
-                does not fit the dataset; a sampler that does not fit the objective; a decoder or an
-                extractor whose weights are not to be had; a reference that does not fit the samples. Where
-                it is a row's, that is named.
+                does not fit the dataset; a sampler that does not fit the objective; guidance that the
+                network cannot have; a decoder or an extractor whose weights are not to be had; a reference
+                that does not fit the samples. Where it is a row's, that is named.
             CodeError: a network that cannot be trained.
         """
         for row in study.rows:
@@ -111,10 +110,10 @@ def _check(cell: Cell, dataset: Dataset) -> None:
             f"protocol {cell.protocol.name} takes batches of {training.batch_size}, but {dataset.name} has "
             f"{len(dataset)} images: choose a protocol with a smaller batch_size"
         )
-    trained_by = objective_with(training)
+    network = _network(cell, dataset)
     if cell.protocol.evaluation.samples:
-        check_sampler(trained_by.name, images.sampler, images.steps)
-    check_trainable(_network(cell, dataset))
+        sampling.Plan(objective_with(training), images).check(network)
+    check_trainable(network)
 
 
 def _network(cell: Cell, dataset: Dataset) -> Any:

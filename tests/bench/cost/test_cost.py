@@ -514,6 +514,47 @@ def test_a_count_imports_neither_dynamo_nor_its_compiler_and_leaves_it_whole():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+def test_methods_that_compile_themselves_run_as_written():
+    class Plain(registry.Backbone):
+        def __init__(self, name="plain"):
+            super().__init__(input_size=8, in_channels=2, num_classes=0)
+            self.parts = torch.nn.ModuleList(torch.nn.Conv2d(2, 2, 3, padding=1) for _ in range(3))
+
+        def body(self, x):
+            for part in self.parts:
+                x = part(x).relu() + x
+            return x
+
+        def forward(self, x, t, y):
+            return self.body(x)
+
+    class Compiled(Plain):
+        body = torch.compile(Plain.body, backend="eager")
+
+    expected = cost.measure(Plain())
+    for _ in range(2):
+        found = cost.measure(Compiled())
+        assert (found.activation_bytes, found.macs) == (expected.activation_bytes, expected.macs)
+
+
+def test_an_option_may_be_called_name(monkeypatch):
+    monkeypatch.setitem(registry.backbones.__dict__, "_installed", {**registry.backbones._installed})
+    monkeypatch.setattr(registry.backbones, "_entries", registry.backbones._installed)
+    registry.register("named-option")(Named)
+    assert cost.measure("named-option", name="b").parameters == 2 * cost.measure("named-option").parameters
+
+
+class Named(registry.Backbone):
+    def __init__(self, name="a"):
+        super().__init__(input_size=8, in_channels=2, num_classes=0)
+        self.parts = torch.nn.ModuleList(torch.nn.Conv2d(2, 2, 1) for _ in range(1 + (name == "b")))
+
+    def forward(self, x, t, y):
+        for part in self.parts:
+            x = part(x)
+        return x
+
+
 def test_tables_are_marked_for_dynamo_as_by_pytorch():
     import torch._dynamo
 
