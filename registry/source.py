@@ -163,6 +163,10 @@ class Source:
     effects: list[ast.stmt] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        # Imports within functions count too: a name is assumed to have one meaning in a module.
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                self._note_import(node)
         for statement in self.tree.body:
             if _is_main_guard(statement):
                 continue
@@ -171,12 +175,9 @@ class Source:
             for name in names:
                 self.statements.setdefault(name, []).append(statement)
             imported = any(isinstance(node, ast.Import | ast.ImportFrom) for node in inner)
-            if not (names or imported or is_idle(statement) or _registered(statement)):
+            registers = any(self.registers(call) for call, _ in _registered(statement))
+            if not (names or imported or is_idle(statement) or registers):
                 self.effects.append(statement)
-        # Imports within functions count too: a name is assumed to have one meaning in a module.
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                self._note_import(node)
 
     def registers(self, node: Any) -> bool:
         """Whether an expression is a call of this program's `register`."""
@@ -198,9 +199,10 @@ class Source:
         root = _root(decorator)
         if self._of_this_program(root):
             return False
-        users = root in self.statements or self.related(self.imports.get(root, ("", None))[0]) is not None
         called = decorator.func if isinstance(decorator, ast.Call) else decorator
-        return users or "register" in ast.unparse(called)
+        if root in self.statements or "register" in ast.unparse(called):
+            return True
+        return root in self.imports and self.related(self.imports[root][0]) is not None
 
     def _of_this_program(self, name: str) -> bool:
         module, _ = self.imports.get(name, (self.name, None))

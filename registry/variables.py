@@ -99,7 +99,7 @@ class Variables:
         """The nearest log SNR at which the network can be called: (N,) -> (N,).
 
         The range of steps is that of their schedule, and that of x0 + σ·noise is `SIGMA` unless `sigma_range`
-        is given. A prediction from which x0 or the noise follows by a division by α or σ is limited by `STEEP`.
+        is given. A prediction from which x0 or the noise follows by dividing by α or σ is limited by `STEEP`.
         """
         if self.time == "step":
             ends = log_snrs(self.beta_schedule, self.zero_terminal_snr)

@@ -142,6 +142,7 @@ FOUND = {
     "import": f"import importlib\n{FIND}importlib.import_module('parts' + '1').Block\n",
     "decorator": f"{NOTE}@note\n{BLOCK}{FIND}TABLE[name]\n",
     "decorator of a library": f"import atexit\n\n\n@atexit.register\ndef note():\n    size = 1\n{FIND}name\n",
+    "call": f"from parts1 import NETS\n\n\n{BLOCK}{FIND}NETS[name]\n\n\nNETS.register('Block')(Block)\n",
     "registry": f"from parts1 import NETS\n\n\n@NETS.register('Block')\n{BLOCK}{FIND}NETS[name]\n",
 }
 NETS = (
