@@ -233,10 +233,11 @@ def _network(model: nn.Module, content: Any, key: str | None, where: str) -> tup
     if not found:
         holds = f"entries that are no named tensors: {has}" if has else "nothing"
         raise UsageError(f"{where} is not a state dict; it holds {holds}")
-    # A prefix that the network declares (`registry.wrap`) separates its weights from others in an entry.
-    prefix = getattr(model, "checkpoint_prefix", "")
-    declared = {entry for entry, name, _ in found if name.startswith(f"{entry}{prefix}")}
-    found = [each for each in found if each[0] not in declared or each[1].startswith(f"{each[0]}{prefix}")]
+    # Prefixes that the network declares (`registry.wrap`) separate its weights from others in an entry.
+    prefixes = getattr(model, "checkpoint_prefixes", ("",))
+    own = {name for entry, name, _ in found if name.startswith(tuple(entry + start for start in prefixes))}
+    declared = {entry for entry, name, _ in found if name in own}
+    found = [each for each in found if each[0] not in declared or each[1] in own]
     state = {name: tensor for _, name, tensor in _unwrapped(model, found)}
     return _inside(model, state, {entry for entry, _, tensor in found if tensor.dim()}, where)
 

@@ -54,7 +54,7 @@ def wrap(
     sigma_data: float = 0.5,
     sigma_range: tuple[float, float] | None = None,
     guided_channels: int | None = None,
-    prefix: str = "",
+    prefix: str | tuple[str, ...] = "",
 ) -> Wrapped:
     """Wrap a network of any parametrisation, so that it fulfils the contract of `registry.Backbone`.
 
@@ -84,8 +84,8 @@ def wrap(
         label_dropout: probability that training replaces a label by the null class `num_classes`, for which
             the network must have an embedding.
         guided_channels: see `registry.Backbone`.
-        prefix: prefix of the parameter names in published weights, such as `model.diffusion_model.`; other
-            entries of the file are ignored.
+        prefix: prefix of the parameter names in published weights, such as `model.diffusion_model.`; several
+            for a network of several parts of the file. Other entries of the file are ignored.
 
     Raises:
         UsageError: a value that is none of these, or a size out of range.
@@ -123,7 +123,7 @@ def wrap(
         wrapped.labels = LabelDropout(classes, label_dropout)
         wrapped.null_class = classes
     wrapped.beta_schedule, wrapped.guided_channels = beta_schedule, guided_channels
-    wrapped.checkpoint_prefix = prefix
+    wrapped.checkpoint_prefixes = (prefix,) if isinstance(prefix, str) else tuple(prefix)
     return wrapped
 
 
@@ -152,7 +152,7 @@ class Wrapped(Backbone):
     """
 
     checkpoint_names: ClassVar[list[Rule]] = [("^", "net.")]
-    checkpoint_prefix: str = ""
+    checkpoint_prefixes: tuple[str, ...] = ("",)
     objective: str  # type: ignore[misc]
     beta_schedule: str  # type: ignore[misc]
     guided_channels: int | None  # type: ignore[misc]

@@ -244,6 +244,25 @@ def test_published_weights_are_found_under_their_names(prefix: str) -> None:
         nn.init.zeros_(net.net.first.weight)
 
 
+def test_weights_of_several_parts_of_a_file_are_found() -> None:
+    class Parts(nn.Module):
+        """As latent diffusion keeps its network and the table of its labels."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = nn.ModuleDict({"diffusion_model": Small()})
+            self.cond_stage_model = nn.Embedding(3, 2)
+
+        def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+            return self.model["diffusion_model"](x + self.cond_stage_model(y)[..., None, None], t)
+
+    prefix = ("model.diffusion_model.", "cond_stage_model.")
+    net, other = (registry.wrap(Parts(), **STEPS, num_classes=3, prefix=prefix) for _ in range(2))
+    state = other.net.state_dict() | {"first_stage_model.weight": torch.ones(3), "betas": torch.ones(1000)}
+    registry.load_checkpoint(net, {"state_dict": state})
+    assert all(map(torch.equal, net.state_dict().values(), other.state_dict().values()))
+
+
 @pytest.mark.parametrize("form", [FORMS["x0, sigma"], FORMS["velocity, unit"], FORMS["score, log_sigma"]])
 def test_a_wrapped_network_passes_the_contract(form: Any) -> None:
     class Best(ClosedForm):
