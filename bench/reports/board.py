@@ -314,7 +314,7 @@ def _measured(group: Group, order: int, pictures: Collection[str]) -> Iterator[J
         files, (result, *_) = line.files(setting), line.results(setting).values()
         protocol = result.request.training
         made: Json = {
-            "row": line.label,
+            "row": line.row.label,
             "rank": rank,
             "family": _family(line),
             "kind": HERE,
@@ -376,9 +376,9 @@ def _rounded(value: Any) -> Any:
 
 def _family(line: Line) -> str:
     """As the field names it, which tells SiT from DiT; else the module that defines the network."""
-    if line.label.startswith("SiT"):
+    if line.row.model and line.row.model.startswith("sit-"):
         return "SiT"
-    family = line.label.split("-")[0].lower()
+    family = line.row.label.split("-")[0].lower()
     if line.row.model:
         module = registry.backbones.find(line.row.model).origin
         family = module.removesuffix(".py").rpartition(".")[2].replace("_", "-")

@@ -63,7 +63,7 @@ def _published_verdict(rows: Sequence[Line]) -> str:
     by_conditions: dict[str, list[tuple[float, float, str]]] = {}
     for line, conditions in zip(rows, published_conditions(rows), strict=True):
         if (row := line.row.published) and row.printed.get("gflops") and row.printed.get("fid"):
-            figures = float(row.printed["gflops"]), float(row.printed["fid"]), line.label
+            figures = float(row.printed["gflops"]), float(row.printed["fid"]), line.row.table_label
             by_conditions.setdefault(conditions, []).append(figures)
     if sum(map(len, by_conditions.values())) < 2:
         return ""

@@ -158,7 +158,7 @@ def _pictures(
                 shown.setdefault(name, {})[f"scores-{name}.svg"] = title
         if name in numbered and name != "components":  # one of these pages is enough
             continue
-        costs = {line.label: line.cost.cost for line in rows if line.cost}
+        costs = {line.row.table_label: line.cost.cost for line in rows if line.cost}
         if chart := charts.cost_by_stage(costs, ["gflops"]):
             made[f"cost-{name}.svg"] = charts.svg(chart.panel(760, config=below))
             shown.setdefault(name, {})[f"cost-{name}.svg"] = "Cost by stage"

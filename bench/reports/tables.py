@@ -201,7 +201,7 @@ def table(
     footnotes: Sequence[tuple[set[str], str]] = (),
     remarks: Sequence[str] = (),
     caution: str = "",
-    label: Callable[[Line], str] = attrgetter("label"),
+    label: Callable[[Line], str] = attrgetter("row.table_label"),
 ) -> Table:
     """A table of a column of labels, with footnote marks, and further columns.
 
@@ -212,7 +212,7 @@ def table(
         footnotes: (labels of the rows concerned, empty for the whole table; text).
         remarks: below the table.
         caution: above the table.
-        label: the label of a line, by default as the paper prints it.
+        label: the label of a line.
     """
     shown = [column for column in columns if not column.empty]
     marked = [(of, text) for of, text in footnotes if of]
@@ -452,7 +452,10 @@ def _footnotes(rows: Sequence[Line]) -> list[tuple[set[str], str]]:
     """Footnotes of the published table, on costs that differ from published ones, and on origins of rows."""
     names = {line.row.published.table for line in rows if line.row.published}
     known = published.footnotes(*names) if len(names) == 1 else []
-    notes = [({line.row.label for line in rows if line.label in of}, text) for of, text in known]
+    notes = [
+        ({line.row.label for line in rows if line.row.published and line.row.published.label in of}, text)
+        for of, text in known
+    ]
     explained = {label for labels, _ in notes for label in labels}
     for line in rows:
         printed = line.row.published.printed["gflops"] if line.row.published else ""
@@ -518,7 +521,8 @@ def _backbones(rows: Sequence[Line]) -> str:
     labels: dict[str, dict[str, None]] = {}
     for line in rows:
         if line.row.model:
-            labels.setdefault(registry.label(line.row.model, line.row.overrides), {})[line.label] = None
+            network = registry.label(line.row.model, line.row.overrides)
+            labels.setdefault(network, {})[line.row.table_label] = None
     words = [f"{', '.join(names)}: {model}" for model, names in labels.items()]
     return f"Backbones, as --model takes them: {'; '.join(words)}." if words else ""
 
@@ -527,7 +531,9 @@ def _speed(
     letter: str, speed: SpeedColumn, column: Filled, rows: Sequence[Line], selection: Selection | None
 ) -> str:
     """How and when speeds were measured, what is marked, and which records are stale."""
-    records = {line.label: speed.records[line.variant] for line in rows if line.variant in speed.records}
+    records = {
+        line.row.table_label: speed.records[line.variant] for line in rows if line.variant in speed.records
+    }
     made = sorted({(each.environment.date[:10], each.environment.version) for each in records.values()})
     when = "; ".join(f"{date} with denoiser-bench {version}" for date, version in made)
     texts = [f"[{letter}] {speed.words}. Median over interleaved rounds, measured {when}."]
@@ -580,7 +586,7 @@ def values(rows: Sequence[Line], selection: Selection | None) -> list[dict[str, 
     for line, own in zip(rows, conditions, strict=True):
         row = line.row
         entry: dict[str, Any] = {
-            "label": line.label,
+            "label": line.row.table_label,
             "model": row.model,
             "overrides": json.dumps(row.overrides, sort_keys=True),
             "extra": row.extra,

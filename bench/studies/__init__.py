@@ -58,6 +58,7 @@ class StudyRow:
         scale: further options of the network by name of the protocol.
         training: changes to the protocol's `[training]`, for this row.
         sampling: changes to the protocol's `[sampling]`, for this row.
+        built_in: whether its study is built in.
     """
 
     label: str
@@ -72,6 +73,12 @@ class StudyRow:
     scale: dict[str, dict[str, Any]] | None = None
     training: dict[str, Any] | None = None
     sampling: dict[str, Any] | None = None
+    built_in: bool = False
+
+    @property
+    def table_label(self) -> str:
+        """Its label in tables. Table 4 has one label for several rows, which differ in their steps."""
+        return self.published.label if self.built_in and self.published else self.label
 
     def measured_under(self, protocol: str) -> bool:
         """Whether quality is measured under the protocol of that name."""
@@ -274,6 +281,7 @@ def _row(written: _WrittenRow, study: _WrittenStudy, usual: tuple[str, ...], fol
         scale=dict(zip(scaled, written.scale.values(), strict=True)),
         training=study.training | written.training,
         sampling=study.sampling | written.sampling,
+        built_in=folder is None,
     )
 
 

@@ -171,7 +171,7 @@ def study(site: Site, name: str) -> str:
             charts.held_out_by_noise(rows, setting),
         )
         parts.append((title, section, [*filter(None, made)], samples))
-    costs = charts.cost_by_stage({line.label: line.cost.cost for line in rows if line.cost})
+    costs = charts.cost_by_stage({line.row.table_label: line.cost.cost for line in rows if line.cost})
     return _render(
         "study.html",
         site,
@@ -252,7 +252,7 @@ def scores(published: Sequence[board.Json], measured: Sequence[tuple[str, Line, 
         found = {name: line.score(setting, name) for name in names}
         rows.append(
             [
-                Entry(line.label),
+                Entry(line.row.label),
                 Entry(words),
                 Entry(f"{result.request.step:,}"),
                 Entry(decimals(result.network.paper_gflops, 2)),

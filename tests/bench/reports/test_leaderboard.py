@@ -46,7 +46,7 @@ def test_rows_that_seeds_cannot_tell_apart_share_a_rank(tmp_path):
         fid = float(fids[cell.row.label][cell.seed])
         made.put(tmp_path / "results", made.quality(cell.request, fid=fid), "smoke")
     (group,) = groups_of(study, tmp_path / "results")
-    ranks = {standing.line.label: standing.rank for standing in group.standings}
+    ranks = {standing.line.row.label: standing.rank for standing in group.standings}
     assert ranks == {"near": 1, "nearer": 1, "far": 3}
     assert (group.setting.protocol, group.setting.cfg_scale) == ("smoke", 1)
 
@@ -62,7 +62,7 @@ def test_a_score_of_which_more_is_better_ranks_where_the_protocol_says_so(tmp_pa
         made.put(tmp_path / "results", made.quality(cell.request, inception_score=score), "by-is")
     rows = lines(study, Selection(tmp_path / "results"))
     (group,) = leaderboard.groups({study.name: rows})
-    assert [(each.line.label, each.rank) for each in group.standings] == [
+    assert [(each.line.row.label, each.rank) for each in group.standings] == [
         ("far", 1), ("near", 2), ("nearer", 2),
     ]  # fmt: skip
     (text,) = findings(rows, group.setting)
@@ -79,7 +79,7 @@ def test_one_seed_gives_no_rank(tmp_path):
         made.put(tmp_path / "results", made.quality(cell.request, fid=10.0 + i), "smoke")
     (group,) = groups_of(study, tmp_path / "results")
     assert [standing.rank for standing in group.standings] == [None, None, None]
-    assert [standing.line.label for standing in group.standings] == ["near", "nearer", "far"]
+    assert [standing.line.row.label for standing in group.standings] == ["near", "nearer", "far"]
 
 
 def test_the_board_holds_each_figure_of_the_tables_once_under_its_conditions():

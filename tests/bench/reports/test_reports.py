@@ -17,7 +17,7 @@ from PIL import Image
 from scipy import stats
 
 import bench.studies
-from bench.reports import charts, report, tables
+from bench.reports import charts, report, site, tables
 from bench.reports.findings import METHOD, verdict
 from bench.reports.page import Column, Entry, Page, Section, Table
 from bench.reports.render import csv as csv_form
@@ -569,13 +569,36 @@ def test_samples_are_the_pictures_beside_the_records_of_one_seed(results):
         pictures.append(pixels)
     drawn = ElementTree.fromstring(sheet(rows, "micro", results))
     space = "{http://www.w3.org/2000/svg}"
-    assert [text.text for text in drawn.iter(f"{space}text")] == [rows[0].label, rows[2].label]
+    assert [text.text for text in drawn.iter(f"{space}text")] == [rows[0].row.label, rows[2].row.label]
     for image, pixels in zip(drawn.iter(f"{space}image"), pictures, strict=True):
         held = base64.b64decode(image.get("href").partition(",")[2])
         np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(held))), pixels)
         assert (image.get("width"), image.get("height")) == ("40", "8")
     made = report.files(results, ["md"])
     assert "samples-downsampler-micro.svg" in made and "samples-downsampler-micro.svg" in made["table-5.md"]
+
+
+def test_rows_keep_their_own_labels_beside_one_published_row(tmp_path):
+    own, results = tmp_path / "own.toml", tmp_path / "results"
+    labels = ["as published", "SiT-like"]
+    own.write_text(
+        "title = 't'\n"
+        f"[[rows]]\nlabel = '{labels[0]}'\npublished = '5/Pixel Shuffle (PS)'\n"
+        f"[[rows]]\nlabel = '{labels[1]}'\npublished = '5/Pixel Shuffle (PS)'\noverrides = {{}}\n"
+    )
+    keep_costs(results, own)
+    for file in keep_quality(results, own, FIDS[:2]):
+        Image.fromarray(np.zeros((8, 40), np.uint8)).save(file.with_suffix(".png"))
+    for section in page_of(own, results).sections[:2]:
+        assert [row[0].text.partition(" [")[0] for row in section.table.rows] == labels
+    found = report.files(results, ["csv"], [own])
+    assert [row["label"] for row in csv.DictReader(io.StringIO(found["own.csv"]))] == labels
+    for label in labels:
+        assert label in found["samples-own-micro.svg"] and label in found["cost-own.svg"]
+    rows = site.Site.load(results, [own]).board.rows
+    assert {row["row"]: row["family"] for row in rows if row["kind"] == "measured here"} == dict.fromkeys(
+        labels, "U-DiT"
+    )
 
 
 @pytest.mark.parametrize("name", ["mine", "scaling"])  # Table 2 is a study of that name
