@@ -450,12 +450,17 @@ def number(study: Study) -> int | None:
 
 def _footnotes(rows: Sequence[Line]) -> list[tuple[set[str], str]]:
     """Footnotes of the published table, on costs that differ from published ones, and on origins of rows."""
-    names = {line.row.published.table for line in rows if line.row.published}
-    known = published.footnotes(*names) if len(names) == 1 else []
-    notes = [
-        ({line.row.label for line in rows if line.row.published and line.row.published.label in of}, text)
-        for of, text in known
-    ]
+    same = {  # rows of the published network, which the footnotes are about
+        line.row.label: row
+        for line in rows
+        if (row := line.row.published) and (row.model, row.overrides) == (line.row.model, line.row.overrides)
+    }
+    names = {row.table for row in same.values()}
+    notes = []
+    for of, text in published.footnotes(*names) if len(names) == 1 else []:
+        labels = {label for label, row in same.items() if row.label in of}
+        if labels or not of:  # without labels it is on the whole table
+            notes.append((labels, text))
     explained = {label for labels, _ in notes for label in labels}
     for line in rows:
         printed = line.row.published.printed["gflops"] if line.row.published else ""

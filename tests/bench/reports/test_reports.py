@@ -247,6 +247,39 @@ def test_a_cost_that_disagrees_with_the_published_one_gets_a_footnote(results):
     assert "Published as 0.91 GFLOPs, counted 0.6000." in text
 
 
+def test_a_footnote_of_the_paper_stands_at_the_network_that_it_is_about(tmp_path):
+    own, results = tmp_path / "own.toml", tmp_path / "results"
+    rows = {
+        "published": "",
+        "smaller": "overrides = { depth = 3 }",
+        "other": "backbone = 'udit-t'",
+    }
+    own.write_text(
+        "title = 't'\n"
+        + "".join(
+            f"[[rows]]\nlabel = '{label}'\npublished = 'leaderboard/SiT-S/2'\n{more}\n"
+            for label, more in rows.items()
+        )
+    )
+    keep_costs(results, own)  # 0.3, 0.6 and 0.9 GFLOPs
+
+    def noted(study):
+        table = page_of(study, results).sections[0].table
+        notes = dict(enumerate(table.footnotes, 1))
+        return table, {
+            label.partition(" [")[0]: " ".join(notes[int(n)] for n in re.findall(r"\[(\d+)\]", label))
+            for label in (row[0].text for row in table.rows)
+        }
+
+    _, found = noted(own)
+    assert ["The DiT paper prints a little less" in found[label] for label in rows] == [True, False, False]
+    counted = ["Published as 6.06 GFLOPs, counted" in found[label] for label in rows]
+    assert counted == [False, True, True]
+    own.write_text("title = 't'\n[[rows]]\npublished = 'leaderboard/DiC-S'\n")
+    table, _ = noted(own)  # which has no row of that footnote
+    assert "The DiT paper" not in " ".join([*table.footnotes, *table.remarks])
+
+
 def test_published_scores_of_two_objectives_never_share_a_column(tmp_path):
     keep_costs(tmp_path, "leaderboard")
     section = page_of("leaderboard", tmp_path).sections[0]
