@@ -43,14 +43,15 @@ def verdict(rows: Sequence[Line], every: Sequence[Setting]) -> str:
         return _published_verdict(rows)
     texts = []
     for setting, found in judged:
-        apart, pairs, agree = found.counts()
+        apart, pairs = found.counts()
         counted = f"{apart} of {pairs} pairs of rows differ significantly"
         if best := _best(found):
             text = f"{best}; {counted}" if pairs > 1 else best
         else:
             text = f"{counted} in {phrase(found.quantity)}"
-        if found.printed and apart and pairs > 1:
-            text += f", {'all' if agree == apart else agree} in the published order"
+        if (agree := found.agreeing()) and pairs > 1:
+            of = "" if len(agree) == apart else f" of the {len(agree)} with comparable published scores"
+            text += f", {'all' if all(agree) else sum(agree)}{of} in the published order"
         words = f" ({', '.join(own)})" if (own := setting.distinctions(every)) else ""
         texts.append(f"Under {setting.protocol}{words}, {text}.{_other_best(found)}")
     if judged[0][0].protocol != PUBLISHED:
@@ -84,12 +85,12 @@ def _published_verdict(rows: Sequence[Line]) -> str:
 
 
 def _other_best(found: _Compared) -> str:
-    """A sentence if the published best is not the best here; empty if FIDs are not comparable."""
+    """A sentence if the published best is not the best here; empty if FIDs are not comparable or equal."""
     if len(found.printed) != 1:
         return ""
-    ((_, fids),) = found.printed.items()
-    best = min(fids, key=fids.__getitem__)
-    if best == found.comparison.best[0]:
+    (fids,) = found.printed.values()
+    best, *others = sorted(fids, key=fids.__getitem__)
+    if not others or fids[best] == fids[others[0]] or best == found.comparison.best[0]:
         return ""
     return f" In the paper, {found.labels[best]} is best."
 
@@ -97,17 +98,18 @@ def _other_best(found: _Compared) -> str:
 def by_soundness(rows: Sequence[Line], every: Sequence[Setting]) -> list[Setting]:
     """Settings by the number of pairs that are significant and in the published order, the highest first.
 
-    A significant pair in the opposite order counts −1. If nothing is published, all significant pairs count.
-    Of equal settings the one with more rows is first.
+    A significant pair in the opposite order counts −1. If no significant pair has comparable published
+    scores, the setting with more of them is first. Of equal settings it is the one with more rows.
     """
 
-    def decided(setting: Setting) -> tuple[int, int]:
-        counts = [0]
+    def decided(setting: Setting) -> tuple[int, int, int]:
+        counts = [(0, 0)]
         for name in setting.judges:
             if found := _compared(MEASURED[name], rows, setting):
-                apart, _, agree = found.counts()
-                counts.append(2 * agree - apart if found.printed else apart)
-        return max(counts), sum(setting in line.quality for line in rows)
+                apart, _ = found.counts()
+                agree = found.agreeing()
+                counts.append((2 * sum(agree) - len(agree), 0 if agree else apart))
+        return *max(counts), sum(setting in line.quality for line in rows)
 
     return sorted(every, key=decided, reverse=True)
 
@@ -132,9 +134,9 @@ class _Compared(NamedTuple):
             if significant and {i, j} <= fids.keys() and fids[i] != fids[j]
         ]
 
-    def counts(self) -> tuple[int, int, int]:
-        """Numbers of significant pairs, of all pairs, and of significant pairs in the published order."""
-        return sum(self.comparison.pairs.values()), len(self.comparison.pairs), sum(self.agreeing())
+    def counts(self) -> tuple[int, int]:
+        """Numbers of significant pairs and of all pairs."""
+        return sum(self.comparison.pairs.values()), len(self.comparison.pairs)
 
 
 def _compared(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> _Compared | None:
@@ -187,7 +189,7 @@ def _by(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> str:
 def _significant(quantity: Quantity, found: _Compared) -> str:
     """The smallest significant difference, and how many pairs are significant and in the published order."""
     comparison, agree = found.comparison, found.agreeing()
-    apart, pairs, _ = found.counts()
+    apart, pairs = found.counts()
     text = (
         f"Differences in {phrase(quantity)} above {quantity.text(comparison.critical)} are significant over "
         f"the {len(comparison.seeds)} seeds that all rows have: {apart} of {pairs} pairs"

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html import unescape
 from xml.etree import ElementTree
 
@@ -18,7 +19,7 @@ from scipy import stats
 
 import bench.studies
 from bench.reports import charts, report, site, tables
-from bench.reports.findings import METHOD, verdict
+from bench.reports.findings import METHOD, by_soundness, verdict
 from bench.reports.page import Column, Entry, Page, Section, Table
 from bench.reports.render import csv as csv_form
 from bench.reports.render import latex, markdown, terminal
@@ -191,6 +192,59 @@ def test_a_verdict_names_both_rows_of_a_pair_and_compares_no_two_samplers(tmp_pa
         "significantly"
     )
     assert ", 2 steps)" in first and ", 3 steps)" in second
+
+
+@pytest.mark.parametrize(
+    ("published", "told"),
+    [
+        ({"a": "SiT-S/2"}, ""),  # nothing to compare with
+        ({"a": "SiT-S/2", "b": "SiT-S/2"}, ""),  # one figure
+        ({"a": "SiT-B/2", "b": "SiT-S/2"}, "0 of the 1 with comparable published scores"),
+        ({"a": "SiT-S/2", "b": "SiT-B/2", "c": "SiT-L/2"}, "all"),
+    ],
+)
+def test_a_verdict_compares_with_published_figures_where_there_are_two(tmp_path, published, told):
+    """FIDs here: a 30, b 20, c 10; published: SiT-S/2 57.6, SiT-B/2 33.0, SiT-L/2 18.8."""
+    rows = "".join(
+        f"[[rows]]\nlabel = '{label}'\nbackbone = 'dit-s-4'\noverrides = {{ depth = {depth} }}\n"
+        + (f"published = 'leaderboard/{published[label]}'\n" if label in published else "")
+        for label, depth in (("a", 1), ("b", 2), ("c", 3))
+    )
+    (tmp_path / "own.toml").write_text(f"title = 't'\nprotocol = 'smoke'\n{rows}")
+    study = bench.studies.load(tmp_path / "own.toml")
+    for cell in cells(study, protocols.load("smoke"), (0, 1)):
+        fid = {"a": 30.0, "b": 20.0, "c": 10.0}[cell.row.label] + 0.1 * cell.seed
+        made.put(tmp_path / "results", made.quality(cell.request, fid=fid), "smoke")
+    found = lines(study, Selection(tmp_path / "results"))
+    text = verdict(found, settings(found))
+    told = told and f", {told} in the published order"
+    assert f"; 3 of 3 pairs of rows differ significantly{told}." in text
+    assert ("In the paper, a is best." in text) == (published.get("a") == "SiT-B/2")
+
+
+def test_the_setting_with_most_pairs_in_the_published_order_is_first(tmp_path):
+    """Pairs without two published figures count neither for a setting nor against it."""
+    rows = "".join(
+        f"[[rows]]\nlabel = '{label}'\nbackbone = 'dit-s-4'\noverrides = {{ depth = {depth} }}\n{more}\n"
+        for label, depth, more in (
+            ("a", 1, "published = 'leaderboard/SiT-S/2'"),
+            ("b", 2, "published = 'leaderboard/SiT-B/2'"),
+            ("c", 3, ""),
+            ("d", 4, ""),
+        )
+    )
+    (tmp_path / "own.toml").write_text(f"title = 't'\n{rows}")
+    study = bench.studies.load(tmp_path / "own.toml")
+    means = {"micro": (10, 10, 10, 10), "smoke": (20, 10, 30, 40)}  # no pair; one in the order, five without
+    for name, fids in means.items():
+        for cell in cells(study, protocols.load(name), (0, 1)):
+            place = "abcd".index(cell.row.label)
+            fid = fids[place] + 0.1 * (cell.seed * (-1) ** place)
+            made.put(tmp_path / "results", made.quality(cell.request, fid=fid), name)
+    found = lines(study, Selection(tmp_path / "results"))
+    assert [each.protocol for each in by_soundness(found, settings(found))] == ["smoke", "micro"]
+    bare = [replace(line, row=replace(line.row, published=None)) for line in found]
+    assert [each.protocol for each in by_soundness(bare, settings(bare))] == ["smoke", "micro"]
 
 
 def test_scores_by_other_weights_get_a_table_of_their_own(results):
