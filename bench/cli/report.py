@@ -27,6 +27,14 @@ def report(
         Path | None,
         typer.Option(metavar="DIR", help="Write a site here instead, of the given studies or all."),
     ] = None,
+    protocols: Annotated[
+        list[str],
+        typer.Option(
+            "--protocol",
+            metavar="FILE",
+            help="Show records under this protocol too, besides those that the study names. Repeatable.",
+        ),
+    ] = [],  # noqa: B006
     results: Results = Path("results"),
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; the exit status is 1 if a file is out of date.")
@@ -63,7 +71,11 @@ def report(
             record_costs(results, lambda label, done, total: status.update(f"counting {label}"))
     folder, chosen = site or out, studies or []
     with working(f"{'checking' if check else 'writing'} the {'site' if site else 'report'}"):
-        made = pages.files(results, chosen) if site else writer.files(results, wanted, chosen).items()
+        made = (
+            pages.files(results, chosen, protocols)
+            if site
+            else writer.files(results, wanted, chosen, protocols).items()
+        )
         if check:
             files = dict(made)
             complaints = writer.check(folder, files.items()) + (pages.left_over(site, files) if site else [])

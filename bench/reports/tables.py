@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import registry
 from bench.metrics.scores import MEASURED, SCORES
 from bench.records.quantities import COSTS, Quantity, decimals
-from bench.records.schema import Cost, Environment, Network
+from bench.records.schema import Cost, Environment, Network, QualityRequest
 from bench.reports.findings import METHOD, PUBLISHED, by_soundness, findings, verdict
 from bench.reports.page import Column, Entry, Page, Section, Table
 from bench.reports.select import Line, Selection, Setting, SpeedColumn, published_conditions, settings
 from bench.reports.statistics import BySeed, Summary, compare_rows
 from bench.studies import Study, StudyRow, published
+from bench.studies.cells import known_protocols
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -416,16 +417,30 @@ def page(
         pictures: file -> description; the first is shown below the first table, the others are folded.
     """
     every = by_soundness(rows, settings(rows))
-    shown = [*pictures.items()]
-    text = [*filter(None, [verdict(rows, every)])]
+    shown, hidden = [*pictures.items()], not_shown(study, selection)
+    text = [*filter(None, [verdict(rows, every), hidden])]
     sections = [Section("", text, overview(study, rows, selection), picture=shown[0] if shown else None)]
     sections += [quality(study, rows, setting) for setting in every]
     if any(findings(rows, setting) for setting in every):
         sections.append(Section("How significance is judged", [METHOD], folded=True))
-    if len(sections) == 1:
+    if len(sections) == 1 and not hidden:
         sections.append(Section("Quality", ["Not measured here: no row has a record of quality."]))
     sections += [Section(text, picture=(file, text), folded=True) for file, text in shown[1:]]
     return Page(page_file(study), page_title(study), sections)
+
+
+def not_shown(study: Study, selection: Selection | None) -> str:
+    """A sentence on records of the study's backbones under protocols that it does not name; "" of none."""
+    if selection is None:
+        return ""
+    models = {row.model for row in study.rows}
+    found = {
+        record.context.protocol
+        for record in selection.records
+        if isinstance(record.request, QualityRequest) and record.request.model in models
+    }
+    names = ", ".join(sorted(filter(None, found - known_protocols(study).keys())))
+    return names and f"Records under {names} are not shown: bench report --protocol FILE shows them."
 
 
 def page_file(study: Study) -> str:

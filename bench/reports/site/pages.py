@@ -178,6 +178,7 @@ def study(site: Site, name: str) -> str:
         tables.page_title(chosen),
         verdict=verdict(rows, by_soundness(rows, every)),
         several_protocols=site.has_predictors and len({setting.protocol for setting in every}) > 1,
+        not_shown=tables.not_shown(chosen, site.selection),
         overview=tables.overview(chosen, rows, site.selection),
         parts=parts,
         cost_chart=_known(costs),

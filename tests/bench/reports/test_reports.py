@@ -709,6 +709,46 @@ def test_a_study_of_ones_own_has_a_page(run_bench, results, tmp_path, name):
     assert run_bench("report", "no", "--results", results)[2].startswith("error: unknown study 'no'")
 
 
+def test_a_report_shows_the_protocols_that_are_named_and_tells_of_others(run_bench, tmp_path):
+    own, results, out = tmp_path / "own.toml", tmp_path / "results", tmp_path / "out"
+    smoke = (ROOT / "bench/training/protocols/smoke.toml").read_text("utf-8")
+    of_rows = {"first": "'first'", "second": "'second', 'second.toml'", "third": ""}
+    own.write_text(
+        "title = 't'\n"
+        + "".join(
+            f"[[rows]]\nlabel = '{name}'\nbackbone = 'dit-s-4'\noverrides = {{ depth = {depth} }}\n"
+            f"protocols = [{names}]\n"
+            for depth, (name, names) in enumerate(of_rows.items(), 1)
+        )
+    )
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/first.toml").write_text(smoke.replace("steps = 8\n", "steps = 9\n"))
+    for name in of_rows:
+        (tmp_path / f"{name}.toml").write_text(smoke)
+    study = bench.studies.load(own)
+    for fid, name in enumerate(of_rows, 11):
+        cell = next(c for c in cells(study, protocols.load(name, tmp_path), [fid]) if c.row.label == name)
+        made.put(results, made.quality(cell.request, fid=fid), name)
+
+    def shown(*more):
+        for where in (["--out", out, "--format", "md"], ["--site", out]):
+            code, _, err = run_bench("report", own, "--results", results, *where, *more)
+            assert code == 0, err
+        for text in ((out / "own.md").read_text(), unescape((out / "studies/own.html").read_text())):
+            assert "no row has a record" not in text
+            told = re.search("under (.*) are not shown: bench report --protocol FILE shows them.", text)
+            yield set(re.findall("(first|second|third), extractor", text)), told and told[1]
+
+    for names, told in shown():
+        assert names == {"first", "second"} and told == "third"
+    found = [records for line in lines(study, Selection(results)) for records in line.quality.values()]
+    assert [len(records) for records in found] == [1, 1]
+    for names, told in shown("--protocol", tmp_path / "third.toml"):
+        assert names == {"first", "second", "third"} and told is None
+    code, _, err = run_bench("report", own, "--results", results, "--protocol", tmp_path / "other/first.toml")
+    assert code == 2 and err == "error: own names two protocols 'first': rename the file of one\n"
+
+
 @pytest.mark.slow
 def test_check_is_clean_after_report_and_finds_any_digit(run_bench, results, tmp_path):
     out = tmp_path / "reports"
