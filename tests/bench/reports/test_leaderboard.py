@@ -154,6 +154,21 @@ def test_the_board_tells_what_a_network_was_trained_for_here(tmp_path, network, 
     assert [row["objective"] for row in rows if row["kind"] == board.HERE] == [told]
 
 
+def test_a_score_has_one_unit_under_its_name_and_another_under_its_heading(tmp_path):
+    (tmp_path / "three.toml").write_text(STUDY)
+    study = bench.studies.load(str(tmp_path / "three.toml"))
+    for cell in cells(study, protocols.load("smoke"), (0, 1)):
+        found = made.quality(cell.request, kid=(1 + cell.seed) * 1e-3, kd_dinov2=2.5)
+        made.put(tmp_path / "results", found, "smoke")
+    shown = board.board(Selection(tmp_path / "results"), groups_of(study, tmp_path / "results"))
+    (row, *_) = [row for row in shown.rows if row["kind"] == board.HERE]
+    assert (row["kid"], row["texts"]["kid"], row["kd_dinov2"]) == (1.5, "1.50 ± 0.71", 2500)
+    heads = {head.name: head.title for head in board.heads()}
+    assert heads["kid"] == "KID·10³↓" and heads["kd_dinov2"] == "KD-DINOv2·10³↓"
+    (told, *_) = [each for each in csv.DictReader(shown.csv().splitlines()) if each["kind"] == board.HERE]
+    assert (told["kid"], told["kd_dinov2"], told["fid"]) == ("0.0015", "2.5", "20")
+
+
 def test_sources_are_valid_bibtex():
     texts = ["issue a/b#5: {50% of} x_1", "c & d"]
     (note,) = re.findall("note = {(.*)}\n", board.Board([], [], {"https://a.example/b": texts}).bibtex())
