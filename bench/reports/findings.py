@@ -15,10 +15,11 @@ from bench.reports.statistics import LEVEL, BySeed, Comparison, compare_rows, ra
 
 PUBLISHED = "paper"  # the protocol whose scores compare with published ones
 METHOD = (
-    "Significance: Tukey's range test at 5% on the means over the seeds that all rows share, with the seed "
-    "variance pooled over rows. Tables show means over all seeds. If all rows were equal, 5 of 100 tables "
-    "would show a significant pair. The "
-    "interval of Spearman's ρ covers every order that agrees with the significant pairs. p is the "
+    "Significance: Tukey's range test at 5% on the means over the seeds that all rows share. A score is "
+    "modelled as row + seed + residual, so an effect of a seed that all rows share cancels. The residual "
+    "variance is pooled over rows, with (rows − 1)·(seeds − 1) degrees of freedom. Tables show means over "
+    "all seeds. If all rows were equal, 5 of 100 tables would show a significant pair. The interval of "
+    "Spearman's ρ covers every order that agrees with the significant pairs. p is the "
     "probability of a ρ at least this high if all orders were equally likely. ρ measures how well this "
     "protocol reproduces the published order; it does not confirm published scores or differences."
 )
@@ -170,8 +171,8 @@ def _by(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> str:
         texts = [_significant(quantity, found), *([f"{best}."] if (best := _best(found)) else [])]
         if comparison.outlier is not None:
             texts.append(
-                f"The seed variance of {labels[comparison.outlier]} is higher than that of the other rows "
-                "(Cochran's test), so the error rate of these claims exceeds 5%."
+                f"The residual variance of {labels[comparison.outlier]} is higher than that of the other "
+                "rows (Cochran's test), so the error rate of these claims exceeds 5%."
             )
         if comparison.left_out:
             without = ", ".join(labels[i] for i in comparison.left_out)
