@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,12 @@ import typer
 
 from bench.cli.options import Json, Plugins, Results
 from bench.cli.output import console, print_json, working
+
+
+def _end() -> None:
+    """Spares Python its last look for cycles among all records. Without it Triton prints that it leaks."""
+    if "triton" not in sys.modules:
+        gc.freeze()
 
 
 def report(
@@ -51,7 +58,7 @@ def report(
         bench report --site site
         bench report downsampler --format md,latex,csv
     """
-    atexit.register(gc.freeze)  # else Python, at its end, looks for cycles among all records that are left
+    atexit.register(_end)
     from registry.errors import UsageError
 
     for name, option in (("formats", "--format"), ("out", "--out")):

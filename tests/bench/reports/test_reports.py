@@ -823,6 +823,15 @@ def test_a_report_is_drawn_without_torch(results, tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_a_report_beside_triton_prints_nothing_else(results, tmp_path):
+    pytest.importorskip("triton")
+    (tmp_path / "loads.py").write_text("import triton.compiler\n")
+    words = ["bench.cli", "report", "toy", "--results", results, "--out", tmp_path / "out"]
+    words += ["--plugin", tmp_path / "loads.py"]
+    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_protocol_to_use_judges_by_what_was_found_to_predict():
     text = (ROOT / "reports/proxy.md").read_text("utf-8").replace("\\_", "_")
     name = re.search(r"after [\d,]+ steps of ([\w-]+)", text)[1]
