@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -134,6 +135,7 @@ def main() -> None:
     # Where SIGINT is ignored, as in a script's background jobs, it stays so.
     signals = [signal.SIGTERM, *([signal.SIGINT] if signal.getsignal(signal.SIGINT) else [])]
     before = {number: signal.signal(number, stop) for number in signals}
+    ordinary, warnings.showwarning = warnings.showwarning, _warnings_in_a_line(warnings.showwarning)
     try:
         try:
             status = app(arguments, prog_name="bench", standalone_mode=False)
@@ -165,8 +167,25 @@ def main() -> None:
             raise
         sys.exit(_fail(error, place, whole, 1))
     finally:
+        warnings.showwarning = ordinary
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _warnings_in_a_line(ordinary: Callable[..., None]) -> Callable[..., None]:
+    """Prints this program's own warnings in a line and once each; `ordinary` prints all others."""
+    told: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *place: Any) -> None:
+        text = " ".join(str(message).split())
+        if category is not UserWarning or not Path(filename).is_relative_to(Path(__file__).parents[1]):
+            ordinary(message, category, filename, *place)
+        elif text not in told:
+            told.add(text)
+            typer.secho("warning: ", fg="yellow", bold=True, err=True, nl=False)
+            typer.echo(text, err=True)
+
+    return show
 
 
 def _place(error: Exception) -> str | None:

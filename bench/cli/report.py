@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,12 @@ import typer
 
 from bench.cli.options import Json, Plugins, Results
 from bench.cli.output import console, print_json, working
+
+
+def _end() -> None:
+    """Spares Python its last look for cycles among all records. Without it Triton prints that it leaks."""
+    if "triton" not in sys.modules:
+        gc.freeze()
 
 
 def report(
@@ -27,6 +34,14 @@ def report(
         Path | None,
         typer.Option(metavar="DIR", help="Write a site here instead, of the given studies or all."),
     ] = None,
+    protocols: Annotated[
+        list[str],
+        typer.Option(
+            "--protocol",
+            metavar="FILE",
+            help="Show records under this protocol too, besides those that the study names. Repeatable.",
+        ),
+    ] = [],  # noqa: B006
     results: Results = Path("results"),
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; the exit status is 1 if a file is out of date.")
@@ -43,7 +58,7 @@ def report(
         bench report --site site
         bench report downsampler --format md,latex,csv
     """
-    atexit.register(gc.freeze)  # else Python, at its end, looks for cycles among all records that are left
+    atexit.register(_end)
     from registry.errors import UsageError
 
     for name, option in (("formats", "--format"), ("out", "--out")):
@@ -63,7 +78,11 @@ def report(
             record_costs(results, lambda label, done, total: status.update(f"counting {label}"))
     folder, chosen = site or out, studies or []
     with working(f"{'checking' if check else 'writing'} the {'site' if site else 'report'}"):
-        made = pages.files(results, chosen) if site else writer.files(results, wanted, chosen).items()
+        made = (
+            pages.files(results, chosen, protocols)
+            if site
+            else writer.files(results, wanted, chosen, protocols).items()
+        )
         if check:
             files = dict(made)
             complaints = writer.check(folder, files.items()) + (pages.left_over(site, files) if site else [])

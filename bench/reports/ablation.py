@@ -116,7 +116,7 @@ def _time(seconds: float | None) -> str:
 
 
 def _power(plan: Plan) -> list[str]:
-    """The smallest difference that the study detects, by the seed variance in the records of its cells."""
+    """The smallest difference that the study detects, by the residual variance of its records."""
     quantity = MEASURED[plan.protocol.evaluation.judges[0]]
     of_row: dict[str, dict[int, float]] = {cell.row.label: {} for cell in plan.cells}
     for cell in plan.cells:
@@ -135,7 +135,7 @@ def _power(plan: Plan) -> list[str]:
     least = detectable(found.deviation, len(of_row), count)
     return [
         f"With {count} seeds a true difference in {phrase(quantity)} of {least:.2g} between two of the "
-        f"{len(of_row)} rows is detected with a probability of 0.8 (by the seed variance in the records)."
+        f"{len(of_row)} rows is detected with a probability of 0.8 (by the residual variance in the records)."
     ]
 
 

@@ -146,9 +146,10 @@ class Board:
     """The rows, and what they are from.
 
     Attributes:
-        rows: values by name of the column, without empty ones, and besides: `id`; `page` of the network or
-            the record; `group`, its place `order`; `from` and `url`, the source; `texts` and `deviations`
-            (over seeds) by score; `cost`, GFLOPs counted here or else printed; `speed_page`; `samples`.
+        rows: values by name of the column, in its unit, without empty ones, and besides: `id`; `page` of the
+            network or the record; `group`, its place `order`; `from` and `url`, the source; `texts` and
+            `deviations` (over seeds) by score; `cost`, GFLOPs counted here or else printed; `speed_page`;
+            `samples`.
         groups: their titles: the largest published one first, those measured here last.
         sources: addresses with the texts that name them, in the order of their numbers.
     """
@@ -175,9 +176,17 @@ class Board:
         }
 
     def csv(self) -> str:
-        """Every row, with the names of the columns and of its group, and the source in full."""
+        """Every row, with the names of the columns and of its group, and the source in full.
+
+        Scores are as in records, without the factor of their headings.
+        """
         columns = ["group", *(head.name for head in heads()), "url"]
-        rows = [{name: row.get(name, "") for name in columns} | {"source": row["from"]} for row in self.rows]
+        rows = [
+            {name: row.get(name, "") for name in columns}
+            | {"source": row["from"]}
+            | {name: _rounded(row[name] / score.scale) for name, score in MEASURED.items() if name in row}
+            for row in self.rows
+        ]
         return csv.frame(rows) if rows else ",".join(columns) + "\n"
 
     def bibtex(self) -> str:
@@ -314,7 +323,7 @@ def _measured(group: Group, order: int, pictures: Collection[str]) -> Iterator[J
         files, (result, *_) = line.files(setting), line.results(setting).values()
         protocol = result.request.training
         made: Json = {
-            "row": line.label,
+            "row": line.row.label,
             "rank": rank,
             "family": _family(line),
             "kind": HERE,
@@ -376,9 +385,9 @@ def _rounded(value: Any) -> Any:
 
 def _family(line: Line) -> str:
     """As the field names it, which tells SiT from DiT; else the module that defines the network."""
-    if line.label.startswith("SiT"):
+    if line.row.model and line.row.model.startswith("sit-"):
         return "SiT"
-    family = line.label.split("-")[0].lower()
+    family = line.row.label.split("-")[0].lower()
     if line.row.model:
         module = registry.backbones.find(line.row.model).origin
         family = module.removesuffix(".py").rpartition(".")[2].replace("_", "-")

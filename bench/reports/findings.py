@@ -15,10 +15,11 @@ from bench.reports.statistics import LEVEL, BySeed, Comparison, compare_rows, ra
 
 PUBLISHED = "paper"  # the protocol whose scores compare with published ones
 METHOD = (
-    "Significance: Tukey's range test at 5% on the means over the seeds that all rows share, with the seed "
-    "variance pooled over rows. Tables show means over all seeds. If all rows were equal, 5 of 100 tables "
-    "would show a significant pair. The "
-    "interval of Spearman's ρ covers every order that agrees with the significant pairs. p is the "
+    "Significance: Tukey's range test at 5% on the means over the seeds that all rows share. A score is "
+    "modelled as row + seed + residual, so an effect of a seed that all rows share cancels. The residual "
+    "variance is pooled over rows, with (rows − 1)·(seeds − 1) degrees of freedom. Tables show means over "
+    "all seeds. If all rows were equal, 5 of 100 tables would show a significant pair. The interval of "
+    "Spearman's ρ covers every order that agrees with the significant pairs. p is the "
     "probability of a ρ at least this high if all orders were equally likely. ρ measures how well this "
     "protocol reproduces the published order; it does not confirm published scores or differences."
 )
@@ -43,14 +44,15 @@ def verdict(rows: Sequence[Line], every: Sequence[Setting]) -> str:
         return _published_verdict(rows)
     texts = []
     for setting, found in judged:
-        apart, pairs, agree = found.counts()
+        apart, pairs = found.counts()
         counted = f"{apart} of {pairs} pairs of rows differ significantly"
         if best := _best(found):
             text = f"{best}; {counted}" if pairs > 1 else best
         else:
             text = f"{counted} in {phrase(found.quantity)}"
-        if found.printed and apart and pairs > 1:
-            text += f", {'all' if agree == apart else agree} in the published order"
+        if (agree := found.agreeing()) and pairs > 1:
+            of = "" if len(agree) == apart else f" of the {len(agree)} with comparable published scores"
+            text += f", {'all' if all(agree) else sum(agree)}{of} in the published order"
         words = f" ({', '.join(own)})" if (own := setting.distinctions(every)) else ""
         texts.append(f"Under {setting.protocol}{words}, {text}.{_other_best(found)}")
     if judged[0][0].protocol != PUBLISHED:
@@ -63,7 +65,7 @@ def _published_verdict(rows: Sequence[Line]) -> str:
     by_conditions: dict[str, list[tuple[float, float, str]]] = {}
     for line, conditions in zip(rows, published_conditions(rows), strict=True):
         if (row := line.row.published) and row.printed.get("gflops") and row.printed.get("fid"):
-            figures = float(row.printed["gflops"]), float(row.printed["fid"]), line.label
+            figures = float(row.printed["gflops"]), float(row.printed["fid"]), line.row.table_label
             by_conditions.setdefault(conditions, []).append(figures)
     if sum(map(len, by_conditions.values())) < 2:
         return ""
@@ -84,12 +86,12 @@ def _published_verdict(rows: Sequence[Line]) -> str:
 
 
 def _other_best(found: _Compared) -> str:
-    """A sentence if the published best is not the best here; empty if FIDs are not comparable."""
+    """A sentence if the published best is not the best here; empty if FIDs are not comparable or equal."""
     if len(found.printed) != 1:
         return ""
-    ((_, fids),) = found.printed.items()
-    best = min(fids, key=fids.__getitem__)
-    if best == found.comparison.best[0]:
+    (fids,) = found.printed.values()
+    best, *others = sorted(fids, key=fids.__getitem__)
+    if not others or fids[best] == fids[others[0]] or best == found.comparison.best[0]:
         return ""
     return f" In the paper, {found.labels[best]} is best."
 
@@ -97,17 +99,18 @@ def _other_best(found: _Compared) -> str:
 def by_soundness(rows: Sequence[Line], every: Sequence[Setting]) -> list[Setting]:
     """Settings by the number of pairs that are significant and in the published order, the highest first.
 
-    A significant pair in the opposite order counts −1. If nothing is published, all significant pairs count.
-    Of equal settings the one with more rows is first.
+    A significant pair in the opposite order counts −1. If no significant pair has comparable published
+    scores, the setting with more of them is first. Of equal settings it is the one with more rows.
     """
 
-    def decided(setting: Setting) -> tuple[int, int]:
-        counts = [0]
+    def decided(setting: Setting) -> tuple[int, int, int]:
+        counts = [(0, 0)]
         for name in setting.judges:
             if found := _compared(MEASURED[name], rows, setting):
-                apart, _, agree = found.counts()
-                counts.append(2 * agree - apart if found.printed else apart)
-        return max(counts), sum(setting in line.quality for line in rows)
+                apart, _ = found.counts()
+                agree = found.agreeing()
+                counts.append((2 * sum(agree) - len(agree), 0 if agree else apart))
+        return *max(counts), sum(setting in line.quality for line in rows)
 
     return sorted(every, key=decided, reverse=True)
 
@@ -132,9 +135,9 @@ class _Compared(NamedTuple):
             if significant and {i, j} <= fids.keys() and fids[i] != fids[j]
         ]
 
-    def counts(self) -> tuple[int, int, int]:
-        """Numbers of significant pairs, of all pairs, and of significant pairs in the published order."""
-        return sum(self.comparison.pairs.values()), len(self.comparison.pairs), sum(self.agreeing())
+    def counts(self) -> tuple[int, int]:
+        """Numbers of significant pairs and of all pairs."""
+        return sum(self.comparison.pairs.values()), len(self.comparison.pairs)
 
 
 def _compared(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> _Compared | None:
@@ -168,8 +171,8 @@ def _by(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> str:
         texts = [_significant(quantity, found), *([f"{best}."] if (best := _best(found)) else [])]
         if comparison.outlier is not None:
             texts.append(
-                f"The seed variance of {labels[comparison.outlier]} is higher than that of the other rows "
-                "(Cochran's test), so the error rate of these claims exceeds 5%."
+                f"The residual variance of {labels[comparison.outlier]} is higher than that of the other "
+                "rows (Cochran's test), so the error rate of these claims exceeds 5%."
             )
         if comparison.left_out:
             without = ", ".join(labels[i] for i in comparison.left_out)
@@ -187,7 +190,7 @@ def _by(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> str:
 def _significant(quantity: Quantity, found: _Compared) -> str:
     """The smallest significant difference, and how many pairs are significant and in the published order."""
     comparison, agree = found.comparison, found.agreeing()
-    apart, pairs, _ = found.counts()
+    apart, pairs = found.counts()
     text = (
         f"Differences in {phrase(quantity)} above {quantity.text(comparison.critical)} are significant over "
         f"the {len(comparison.seeds)} seeds that all rows have: {apart} of {pairs} pairs"

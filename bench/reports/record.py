@@ -10,6 +10,7 @@ import registry
 from bench.metrics.scores import SCORES
 from bench.records.quantities import COSTS, HELD_OUT, LOSS, SPEEDS, Quantity
 from bench.records.schema import (
+    OBJECTIVE_FIELDS,
     HeldOutLoss,
     ProfileRequest,
     Quality,
@@ -21,7 +22,7 @@ from bench.records.schema import (
 )
 from bench.reports.page import Column, Entry, Table
 from bench.utils.text import leaves
-from registry.values import format_value
+from registry.values import format_value, split_options
 
 # Quantities by the names of their fields in results.
 _QUANTITIES = {each.field or each.name: each for each in (*COSTS.values(), *SPEEDS.values(), LOSS)}
@@ -101,7 +102,7 @@ _PLAIN = {
     "data": _Plain("Dataset"),
     "step": _Plain("Weights after step"),
     "beta_schedule": _Plain("β schedule"),
-    "prediction_type": _Plain("The network predicts"),
+    "prediction_type": _Plain("Prediction type"),
     "min_snr_gamma": _Plain("Min-SNR γ"),
     "zero_terminal_snr": _Plain("Zero-terminal SNR"),
     "warmup": _Plain("Warm-up steps"),
@@ -144,6 +145,11 @@ def tables(record: Record, outdated: str | None = None) -> list[Table]:
     parts = {name: value for name, value in result.items() if _is_breakdown(value)}
     values = {name: value for name, value in result.items() if name not in parts}
     del request["kind"]  # which the title says
+    if isinstance(record.request, QualityRequest):
+        training = record.request.training
+        if split_options(training.objective or "ddpm")[0] != "ddpm":  # which has all of them
+            for option in set(OBJECTIVE_FIELDS) - training.objective_options.keys():
+                del request["training"][option]
     title = f"{record.request.label}: {record.request.kind}"
     found = {heading: _fields(request, names) for heading, names in _SECTIONS.items()}
     sections = found | {

@@ -8,6 +8,7 @@ record changes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -36,7 +37,10 @@ LEDGER = "records.csv"
 
 @collection_later()
 def files(
-    results: str | Path, formats: str | Sequence[str], studies: str | Sequence[str] = ()
+    results: str | Path,
+    formats: str | Sequence[str],
+    studies: str | Sequence[str] = (),
+    protocols: str | Sequence[str] = (),
 ) -> dict[str, str]:
     """Every file of a report: file name -> content.
 
@@ -44,6 +48,7 @@ def files(
         results: folder of records.
         formats: some of `FORMATS`; pictures are always SVG.
         studies: names or TOML files, a page for each. Default: all built-in studies, with the ledger.
+        protocols: TOML files of protocols whose records are shown too, besides those that a study names.
 
     Raises:
         UsageError: there is no such folder, a format is unknown, or two studies would have the same page.
@@ -55,7 +60,7 @@ def files(
             raise UsageError(
                 f"unknown format {name!r}.{suggest(name, known)} It is one of {', '.join(known)}."
             )
-    selection, chosen = Selection(Path(results)), chosen_studies(studies)
+    selection, chosen = Selection(Path(results)), chosen_studies(studies, texts(protocols))
     found = {name: lines(study, selection) for name, study in chosen.items()}
     made, shown = _pictures(chosen, found, selection)
     if not studies:
@@ -67,8 +72,8 @@ def files(
     return made
 
 
-def chosen_studies(names: Sequence[str]) -> dict[str, Study]:
-    """Studies by name: the given names or TOML files, or all built-in ones.
+def chosen_studies(names: Sequence[str], protocols: Sequence[str] = ()) -> dict[str, Study]:
+    """Studies by name: the given names or TOML files, or all built-in ones, each with further protocols.
 
     Raises:
         UsageError: there is no such study, or two of them would have the same page.
@@ -80,7 +85,7 @@ def chosen_studies(names: Sequence[str]) -> dict[str, Study]:
         for page in (tables.page_file(study), study.name):  # of a report and of a site
             if (other := pages.setdefault(page, name)) != name:
                 raise UsageError(f"{other} and {name} would have one page, {page}: rename one")
-        chosen[study.name] = study
+        chosen[study.name] = replace(study, protocols=(*study.protocols, *protocols))
     return chosen
 
 
@@ -158,7 +163,7 @@ def _pictures(
                 shown.setdefault(name, {})[f"scores-{name}.svg"] = title
         if name in numbered and name != "components":  # one of these pages is enough
             continue
-        costs = {line.label: line.cost.cost for line in rows if line.cost}
+        costs = {line.row.table_label: line.cost.cost for line in rows if line.cost}
         if chart := charts.cost_by_stage(costs, ["gflops"]):
             made[f"cost-{name}.svg"] = charts.svg(chart.panel(760, config=below))
             shown.setdefault(name, {})[f"cost-{name}.svg"] = "Cost by stage"

@@ -13,11 +13,11 @@ from bench.reports.select import Line, settings
 
 def kept_samples(rows: Sequence[Line], protocol: str, results: Path) -> dict[str, str]:
     """Files of records with a picture, by label, for the lowest seed that all measured rows have."""
-    measured: dict[str, dict[int, str]] = {line.label: {} for line in rows}
+    measured: dict[str, dict[int, str]] = {line.row.label: {} for line in rows}
     for line in rows:
         for setting in (setting for setting in settings([line]) if setting.protocol == protocol):
             for seed, result in line.results(setting).items():
-                measured[line.label].setdefault(seed, result.request.file)
+                measured[line.row.label].setdefault(seed, result.request.file)
     seeds = [set(files) for files in measured.values() if files]
     common = set.intersection(*seeds) if seeds else set()
     if not common:

@@ -128,11 +128,6 @@ class Line:
     outdated: tuple[str, ...] = ()
 
     @property
-    def label(self) -> str:
-        """The label of the published row if there is one, else that of the study."""
-        return self.row.published.label if self.row.published else self.row.label
-
-    @property
     def variant(self) -> str:
         """Identifies its network; empty for a row without one."""
         if self.row.model is None:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import registry
 from bench.metrics.scores import MEASURED, SCORES
 from bench.records.quantities import COSTS, Quantity, decimals
-from bench.records.schema import Cost, Environment, Network
+from bench.records.schema import Cost, Environment, Network, QualityRequest
 from bench.reports.findings import METHOD, PUBLISHED, by_soundness, findings, verdict
 from bench.reports.page import Column, Entry, Page, Section, Table
 from bench.reports.select import Line, Selection, Setting, SpeedColumn, published_conditions, settings
 from bench.reports.statistics import BySeed, Summary, compare_rows
 from bench.studies import Study, StudyRow, published
+from bench.studies.cells import known_protocols
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -201,7 +202,7 @@ def table(
     footnotes: Sequence[tuple[set[str], str]] = (),
     remarks: Sequence[str] = (),
     caution: str = "",
-    label: Callable[[Line], str] = attrgetter("label"),
+    label: Callable[[Line], str] = attrgetter("row.table_label"),
 ) -> Table:
     """A table of a column of labels, with footnote marks, and further columns.
 
@@ -212,7 +213,7 @@ def table(
         footnotes: (labels of the rows concerned, empty for the whole table; text).
         remarks: below the table.
         caution: above the table.
-        label: the label of a line, by default as the paper prints it.
+        label: the label of a line.
     """
     shown = [column for column in columns if not column.empty]
     marked = [(of, text) for of, text in footnotes if of]
@@ -416,16 +417,30 @@ def page(
         pictures: file -> description; the first is shown below the first table, the others are folded.
     """
     every = by_soundness(rows, settings(rows))
-    shown = [*pictures.items()]
-    text = [*filter(None, [verdict(rows, every)])]
+    shown, hidden = [*pictures.items()], not_shown(study, selection)
+    text = [*filter(None, [verdict(rows, every), hidden])]
     sections = [Section("", text, overview(study, rows, selection), picture=shown[0] if shown else None)]
     sections += [quality(study, rows, setting) for setting in every]
     if any(findings(rows, setting) for setting in every):
         sections.append(Section("How significance is judged", [METHOD], folded=True))
-    if len(sections) == 1:
+    if len(sections) == 1 and not hidden:
         sections.append(Section("Quality", ["Not measured here: no row has a record of quality."]))
     sections += [Section(text, picture=(file, text), folded=True) for file, text in shown[1:]]
     return Page(page_file(study), page_title(study), sections)
+
+
+def not_shown(study: Study, selection: Selection | None) -> str:
+    """A sentence on records of the study's backbones under protocols that it does not name; "" of none."""
+    if selection is None:
+        return ""
+    models = {row.model for row in study.rows}
+    found = {
+        record.context.protocol
+        for record in selection.records
+        if isinstance(record.request, QualityRequest) and record.request.model in models
+    }
+    names = ", ".join(sorted(filter(None, found - known_protocols(study).keys())))
+    return names and f"Records under {names} are not shown: bench report --protocol FILE shows them."
 
 
 def page_file(study: Study) -> str:
@@ -450,9 +465,17 @@ def number(study: Study) -> int | None:
 
 def _footnotes(rows: Sequence[Line]) -> list[tuple[set[str], str]]:
     """Footnotes of the published table, on costs that differ from published ones, and on origins of rows."""
-    names = {line.row.published.table for line in rows if line.row.published}
-    known = published.footnotes(*names) if len(names) == 1 else []
-    notes = [({line.row.label for line in rows if line.label in of}, text) for of, text in known]
+    same = {  # rows of the published network, which the footnotes are about
+        line.row.label: row
+        for line in rows
+        if (row := line.row.published) and (row.model, row.overrides) == (line.row.model, line.row.overrides)
+    }
+    names = {row.table for row in same.values()}
+    notes = []
+    for of, text in published.footnotes(*names) if len(names) == 1 else []:
+        labels = {label for label, row in same.items() if row.label in of}
+        if labels or not of:  # without labels it is on the whole table
+            notes.append((labels, text))
     explained = {label for labels, _ in notes for label in labels}
     for line in rows:
         printed = line.row.published.printed["gflops"] if line.row.published else ""
@@ -518,7 +541,8 @@ def _backbones(rows: Sequence[Line]) -> str:
     labels: dict[str, dict[str, None]] = {}
     for line in rows:
         if line.row.model:
-            labels.setdefault(registry.label(line.row.model, line.row.overrides), {})[line.label] = None
+            network = registry.label(line.row.model, line.row.overrides)
+            labels.setdefault(network, {})[line.row.table_label] = None
     words = [f"{', '.join(names)}: {model}" for model, names in labels.items()]
     return f"Backbones, as --model takes them: {'; '.join(words)}." if words else ""
 
@@ -527,7 +551,9 @@ def _speed(
     letter: str, speed: SpeedColumn, column: Filled, rows: Sequence[Line], selection: Selection | None
 ) -> str:
     """How and when speeds were measured, what is marked, and which records are stale."""
-    records = {line.label: speed.records[line.variant] for line in rows if line.variant in speed.records}
+    records = {
+        line.row.table_label: speed.records[line.variant] for line in rows if line.variant in speed.records
+    }
     made = sorted({(each.environment.date[:10], each.environment.version) for each in records.values()})
     when = "; ".join(f"{date} with denoiser-bench {version}" for date, version in made)
     texts = [f"[{letter}] {speed.words}. Median over interleaved rounds, measured {when}."]
@@ -580,7 +606,7 @@ def values(rows: Sequence[Line], selection: Selection | None) -> list[dict[str, 
     for line, own in zip(rows, conditions, strict=True):
         row = line.row
         entry: dict[str, Any] = {
-            "label": line.label,
+            "label": line.row.table_label,
             "model": row.model,
             "overrides": json.dumps(row.overrides, sort_keys=True),
             "extra": row.extra,

@@ -58,6 +58,7 @@ class StudyRow:
         scale: further options of the network by name of the protocol.
         training: changes to the protocol's `[training]`, for this row.
         sampling: changes to the protocol's `[sampling]`, for this row.
+        built_in: whether its study is built in.
     """
 
     label: str
@@ -72,6 +73,12 @@ class StudyRow:
     scale: dict[str, dict[str, Any]] | None = None
     training: dict[str, Any] | None = None
     sampling: dict[str, Any] | None = None
+    built_in: bool = False
+
+    @property
+    def table_label(self) -> str:
+        """Its label in tables. Table 4 has one label for several rows, which differ in their steps."""
+        return self.published.label if self.built_in and self.published else self.label
 
     def measured_under(self, protocol: str) -> bool:
         """Whether quality is measured under the protocol of that name."""
@@ -90,6 +97,7 @@ class Study:
         columns: names of the columns; see Scores, costs and losses.
         rows: the rows, at least one.
         folder: folder of the file, in which protocols are looked up; None for a built-in study.
+        protocols: further protocols that the file names, by name or path.
     """
 
     name: str
@@ -99,6 +107,7 @@ class Study:
     columns: tuple[str, ...]
     rows: tuple[StudyRow, ...]
     folder: Path | None = None
+    protocols: tuple[str, ...] = ()
 
     @property
     def argument(self) -> str:
@@ -201,13 +210,15 @@ def _study(name: str, folder: Path | None, written: _WrittenStudy) -> Study:
                 f"It is one of {', '.join(COLUMNS)}."
             )
     check_seeds(written.seeds)
-    usual = _protocols(written.protocols, folder)
+    usual, named = _protocols(written.protocols, folder), [*written.protocols]
     rows = []
-    for number, row in enumerate(written.rows, 1):
+    for number, table in enumerate(written.rows, 1):
         try:
-            rows.append(_row(toml.validated(_WrittenRow, row), written, usual, folder))
+            row = toml.validated(_WrittenRow, table)
+            rows.append(_row(row, written, usual, folder))
+            named += [*row.protocols, *row.scale]
         except UsageError as error:
-            label = f" ({row['label']})" if row.get("label") else ""
+            label = f" ({table['label']})" if table.get("label") else ""
             raise UsageError(f"[[rows]] {number}{label}: {error}") from None
     for label, times in Counter(row.label for row in rows).items():
         if times > 1:
@@ -220,6 +231,7 @@ def _study(name: str, folder: Path | None, written: _WrittenStudy) -> Study:
         tuple(written.columns),
         tuple(rows),
         folder,
+        tuple(dict.fromkeys(named)),
     )
 
 
@@ -274,6 +286,7 @@ def _row(written: _WrittenRow, study: _WrittenStudy, usual: tuple[str, ...], fol
         scale=dict(zip(scaled, written.scale.values(), strict=True)),
         training=study.training | written.training,
         sampling=study.sampling | written.sampling,
+        built_in=folder is None,
     )
 
 

@@ -142,13 +142,26 @@ def measured(records: Iterable[Record]) -> dict[str | None, set[tuple[int, str |
 def measured_cells(
     study: Study, measured: Mapping[str | None, set[tuple[int, str | None]]]
 ) -> Iterator[Cell]:
-    """Cells of a study that records may answer, of its own protocol and the built-in ones; see `measured`."""
-    for name in dict.fromkeys((*protocols.names(), study.protocol)):
-        protocol = protocols.load(name, study.folder)
+    """Cells of a study that records may answer; see `measured` and `known_protocols`."""
+    for protocol in known_protocols(study).values():
         if tried := measured.get(protocol.name):
             seeds = sorted({seed for seed, _ in tried})
             for reference in sorted({reference for _, reference in tried}, key=str):
                 yield from cells(study, protocol, seeds, reference)
+
+
+def known_protocols(study: Study) -> dict[str, Protocol]:
+    """By name, the protocols that a study names, and the built-in ones of other names.
+
+    Raises:
+        UsageError: there is no such protocol, or two of the study's have one name, which records would share.
+    """
+    own: dict[str, Protocol] = {}
+    for name in dict.fromkeys((study.protocol, *study.protocols)):
+        protocol = protocols.load(name, study.folder)
+        if own.setdefault(protocol.name, protocol) != protocol:
+            raise UsageError(f"{study.name} names two protocols {protocol.name!r}: rename the file of one")
+    return {name: protocols.load(name, study.folder) for name in protocols.names()} | own
 
 
 def reference_digest(path: Path) -> str:

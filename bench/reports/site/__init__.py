@@ -50,9 +50,9 @@ class Site:
     lines: Mapping[str, Sequence[Line]]
 
     @classmethod
-    def load(cls, results: str | Path, studies: Sequence[str] = ()) -> Site:
+    def load(cls, results: str | Path, studies: Sequence[str] = (), protocols: Sequence[str] = ()) -> Site:
         """From a folder of records, with the built-in studies or those given, by name or TOML file."""
-        selection, chosen = Selection(Path(results)), chosen_studies(studies)
+        selection, chosen = Selection(Path(results)), chosen_studies(studies, protocols)
         return cls(selection, chosen, {name: lines(study, selection) for name, study in chosen.items()})
 
     @cached_property
@@ -148,19 +148,22 @@ class Site:
         return dict(sorted(found.items()))
 
 
-def files(results: str | Path, studies: Sequence[str] = ()) -> Iterator[tuple[str, Content]]:
+def files(
+    results: str | Path, studies: Sequence[str] = (), protocols: Sequence[str] = ()
+) -> Iterator[tuple[str, Content]]:
     """Every file of the site, one after the other: its path and its content.
 
     Args:
         results: folder of records.
         studies: names or TOML files; all that are built in where none are given.
+        protocols: see `bench.reports.report.files`.
 
     Raises:
         UsageError: no such folder or study, or two studies would have one page.
     """
     from bench.reports.site import pages
 
-    site = Site.load(results, studies)
+    site = Site.load(results, studies, protocols)
     yield "index.html", pages.index(site)
     yield "board.csv", site.board.csv()
     yield "sources.bib", site.board.bibtex()

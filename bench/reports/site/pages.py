@@ -171,13 +171,14 @@ def study(site: Site, name: str) -> str:
             charts.held_out_by_noise(rows, setting),
         )
         parts.append((title, section, [*filter(None, made)], samples))
-    costs = charts.cost_by_stage({line.label: line.cost.cost for line in rows if line.cost})
+    costs = charts.cost_by_stage({line.row.table_label: line.cost.cost for line in rows if line.cost})
     return _render(
         "study.html",
         site,
         tables.page_title(chosen),
         verdict=verdict(rows, by_soundness(rows, every)),
         several_protocols=site.has_predictors and len({setting.protocol for setting in every}) > 1,
+        not_shown=tables.not_shown(chosen, site.selection),
         overview=tables.overview(chosen, rows, site.selection),
         parts=parts,
         cost_chart=_known(costs),
@@ -252,7 +253,7 @@ def scores(published: Sequence[board.Json], measured: Sequence[tuple[str, Line, 
         found = {name: line.score(setting, name) for name in names}
         rows.append(
             [
-                Entry(line.label),
+                Entry(line.row.label),
                 Entry(words),
                 Entry(f"{result.request.step:,}"),
                 Entry(decimals(result.network.paper_gflops, 2)),

@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from bench import cli
+from bench import cli, studies
 from bench.cli import command
+from bench.studies.cells import cells
+from bench.training import protocols
 from tests import docs
+from tests.bench import made
 from tests.conftest import ROOT
 
 
@@ -125,6 +128,20 @@ def test_a_users_mistake_is_one_line_and_status_2(run_bench, args, says):
     code, out, err = run_bench(*args)
     assert code == 2 and out == ""
     assert err.startswith("error: ") and err.count("\n") == 1 and says in err
+
+
+def test_a_warning_is_one_line_and_is_told_once(run_bench, tmp_path):
+    """The plan and the estimate of the time both read the damaged record; a plugin's warnings are its own."""
+    study = studies.load("downsampler")
+    made.put(tmp_path, made.quality(next(iter(cells(study, protocols.load("smoke"), [0]))).request))
+    (damaged,) = tmp_path.iterdir()
+    damaged.write_text("{")
+    (tmp_path / "noisy.py").write_text("import warnings\nwarnings.warn('of a plugin')\n")
+    plan = ("ablate", "downsampler", "--protocol", "smoke", "--seeds", "0", "--dry-run")
+    with pytest.warns(UserWarning) as others:
+        code, _, err = run_bench(*plan, "--results", tmp_path, "--plugin", tmp_path / "noisy.py")
+    assert code == 0 and [str(each.message) for each in others] == ["of a plugin"]
+    assert re.fullmatch(rf"warning: skipped .*{damaged.name}.*\n", err)
 
 
 def test_describe_names_the_choices(run_bench):

@@ -1,11 +1,12 @@
 """`bench show`, and JSON of the commands that read records."""
 
 import json
+import re
 
 import pytest
 
 from bench import studies
-from bench.records.schema import Fingerprints
+from bench.records.schema import Fingerprints, QualityRequest
 from tests.bench import made
 from tests.conftest import ROOT
 
@@ -41,6 +42,25 @@ def test_show_prints_a_record(run_bench, folder, name, shows):
     assert (code, err) == (0, "")
     assert out.startswith("udit-t ffn=mlp") and all(line in lines(out) for line in shows)
     assert ["Commit", "0123456789abcdef"] in lines(out) and "Stale" not in out
+
+
+@pytest.mark.parametrize(
+    ("objective", "shows"),
+    [
+        ("ddpm", ["linear", "epsilon", "no"]),
+        ("flow", [None, None, None]),
+        ("edm", [None, None, None]),
+        ("of-a-plugin beta_schedule=cosine", ["cosine", None, None]),
+    ],
+)
+def test_show_prints_the_options_that_the_objective_has(run_bench, tmp_path, objective, shows):
+    whole = made.QUALITY_REQUEST.model_dump()
+    whole["training"]["objective"] = objective
+    code, out, err = run_bench("show", made.put(tmp_path, made.quality(QualityRequest(**whole))))
+    assert code == 0, err
+    found = dict(re.findall(r"^(\S.*?) {2,}(\S+) *$", out, re.MULTILINE))
+    assert found["Objective"] == objective.split()[0]
+    assert [found.get(name) for name in ("β schedule", "Prediction type", "Zero-terminal SNR")] == shows
 
 
 def test_show_takes_a_path_and_says_what_has_changed(run_bench, tmp_path):

@@ -46,7 +46,7 @@ def test_rows_that_seeds_cannot_tell_apart_share_a_rank(tmp_path):
         fid = float(fids[cell.row.label][cell.seed])
         made.put(tmp_path / "results", made.quality(cell.request, fid=fid), "smoke")
     (group,) = groups_of(study, tmp_path / "results")
-    ranks = {standing.line.label: standing.rank for standing in group.standings}
+    ranks = {standing.line.row.label: standing.rank for standing in group.standings}
     assert ranks == {"near": 1, "nearer": 1, "far": 3}
     assert (group.setting.protocol, group.setting.cfg_scale) == ("smoke", 1)
 
@@ -62,7 +62,7 @@ def test_a_score_of_which_more_is_better_ranks_where_the_protocol_says_so(tmp_pa
         made.put(tmp_path / "results", made.quality(cell.request, inception_score=score), "by-is")
     rows = lines(study, Selection(tmp_path / "results"))
     (group,) = leaderboard.groups({study.name: rows})
-    assert [(each.line.label, each.rank) for each in group.standings] == [
+    assert [(each.line.row.label, each.rank) for each in group.standings] == [
         ("far", 1), ("near", 2), ("nearer", 2),
     ]  # fmt: skip
     (text,) = findings(rows, group.setting)
@@ -79,7 +79,7 @@ def test_one_seed_gives_no_rank(tmp_path):
         made.put(tmp_path / "results", made.quality(cell.request, fid=10.0 + i), "smoke")
     (group,) = groups_of(study, tmp_path / "results")
     assert [standing.rank for standing in group.standings] == [None, None, None]
-    assert [standing.line.label for standing in group.standings] == ["near", "nearer", "far"]
+    assert [standing.line.row.label for standing in group.standings] == ["near", "nearer", "far"]
 
 
 def test_the_board_holds_each_figure_of_the_tables_once_under_its_conditions():
@@ -152,6 +152,21 @@ def test_the_board_tells_what_a_network_was_trained_for_here(tmp_path, network, 
     made.put(results, made.quality(cell.request), "smoke")
     rows = board.board(Selection(results), groups_of(study, results)).rows
     assert [row["objective"] for row in rows if row["kind"] == board.HERE] == [told]
+
+
+def test_a_score_has_one_unit_under_its_name_and_another_under_its_heading(tmp_path):
+    (tmp_path / "three.toml").write_text(STUDY)
+    study = bench.studies.load(str(tmp_path / "three.toml"))
+    for cell in cells(study, protocols.load("smoke"), (0, 1)):
+        found = made.quality(cell.request, kid=(1 + cell.seed) * 1e-3, kd_dinov2=2.5)
+        made.put(tmp_path / "results", found, "smoke")
+    shown = board.board(Selection(tmp_path / "results"), groups_of(study, tmp_path / "results"))
+    (row, *_) = [row for row in shown.rows if row["kind"] == board.HERE]
+    assert (row["kid"], row["texts"]["kid"], row["kd_dinov2"]) == (1.5, "1.50 ± 0.71", 2500)
+    heads = {head.name: head.title for head in board.heads()}
+    assert heads["kid"] == "KID·10³↓" and heads["kd_dinov2"] == "KD-DINOv2·10³↓"
+    (told, *_) = [each for each in csv.DictReader(shown.csv().splitlines()) if each["kind"] == board.HERE]
+    assert (told["kid"], told["kd_dinov2"], told["fid"]) == ("0.0015", "2.5", "20")
 
 
 def test_sources_are_valid_bibtex():

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html import unescape
 from xml.etree import ElementTree
 
@@ -17,8 +18,8 @@ from PIL import Image
 from scipy import stats
 
 import bench.studies
-from bench.reports import charts, report, tables
-from bench.reports.findings import METHOD, verdict
+from bench.reports import charts, report, site, tables
+from bench.reports.findings import METHOD, by_soundness, verdict
 from bench.reports.page import Column, Entry, Page, Section, Table
 from bench.reports.render import csv as csv_form
 from bench.reports.render import latex, markdown, terminal
@@ -193,6 +194,59 @@ def test_a_verdict_names_both_rows_of_a_pair_and_compares_no_two_samplers(tmp_pa
     assert ", 2 steps)" in first and ", 3 steps)" in second
 
 
+@pytest.mark.parametrize(
+    ("published", "told"),
+    [
+        ({"a": "SiT-S/2"}, ""),  # nothing to compare with
+        ({"a": "SiT-S/2", "b": "SiT-S/2"}, ""),  # one figure
+        ({"a": "SiT-B/2", "b": "SiT-S/2"}, "0 of the 1 with comparable published scores"),
+        ({"a": "SiT-S/2", "b": "SiT-B/2", "c": "SiT-L/2"}, "all"),
+    ],
+)
+def test_a_verdict_compares_with_published_figures_where_there_are_two(tmp_path, published, told):
+    """FIDs here: a 30, b 20, c 10; published: SiT-S/2 57.6, SiT-B/2 33.0, SiT-L/2 18.8."""
+    rows = "".join(
+        f"[[rows]]\nlabel = '{label}'\nbackbone = 'dit-s-4'\noverrides = {{ depth = {depth} }}\n"
+        + (f"published = 'leaderboard/{published[label]}'\n" if label in published else "")
+        for label, depth in (("a", 1), ("b", 2), ("c", 3))
+    )
+    (tmp_path / "own.toml").write_text(f"title = 't'\nprotocol = 'smoke'\n{rows}")
+    study = bench.studies.load(tmp_path / "own.toml")
+    for cell in cells(study, protocols.load("smoke"), (0, 1)):
+        fid = {"a": 30.0, "b": 20.0, "c": 10.0}[cell.row.label] + 0.1 * cell.seed
+        made.put(tmp_path / "results", made.quality(cell.request, fid=fid), "smoke")
+    found = lines(study, Selection(tmp_path / "results"))
+    text = verdict(found, settings(found))
+    told = told and f", {told} in the published order"
+    assert f"; 3 of 3 pairs of rows differ significantly{told}." in text
+    assert ("In the paper, a is best." in text) == (published.get("a") == "SiT-B/2")
+
+
+def test_the_setting_with_most_pairs_in_the_published_order_is_first(tmp_path):
+    """Pairs without two published figures count neither for a setting nor against it."""
+    rows = "".join(
+        f"[[rows]]\nlabel = '{label}'\nbackbone = 'dit-s-4'\noverrides = {{ depth = {depth} }}\n{more}\n"
+        for label, depth, more in (
+            ("a", 1, "published = 'leaderboard/SiT-S/2'"),
+            ("b", 2, "published = 'leaderboard/SiT-B/2'"),
+            ("c", 3, ""),
+            ("d", 4, ""),
+        )
+    )
+    (tmp_path / "own.toml").write_text(f"title = 't'\n{rows}")
+    study = bench.studies.load(tmp_path / "own.toml")
+    means = {"micro": (10, 10, 10, 10), "smoke": (20, 10, 30, 40)}  # no pair; one in the order, five without
+    for name, fids in means.items():
+        for cell in cells(study, protocols.load(name), (0, 1)):
+            place = "abcd".index(cell.row.label)
+            fid = fids[place] + 0.1 * (cell.seed * (-1) ** place)
+            made.put(tmp_path / "results", made.quality(cell.request, fid=fid), name)
+    found = lines(study, Selection(tmp_path / "results"))
+    assert [each.protocol for each in by_soundness(found, settings(found))] == ["smoke", "micro"]
+    bare = [replace(line, row=replace(line.row, published=None)) for line in found]
+    assert [each.protocol for each in by_soundness(bare, settings(bare))] == ["smoke", "micro"]
+
+
 def test_scores_by_other_weights_get_a_table_of_their_own(results):
     study = bench.studies.load("downsampler")
     other = made.FINGERPRINTS.model_copy(update={"extractor": "fedcba543210"})
@@ -245,6 +299,39 @@ def test_every_page_names_its_table_and_footnotes(results):
 def test_a_cost_that_disagrees_with_the_published_one_gets_a_footnote(results):
     text = markdown.page(page_of("downsampler", results))
     assert "Published as 0.91 GFLOPs, counted 0.6000." in text
+
+
+def test_a_footnote_of_the_paper_stands_at_the_network_that_it_is_about(tmp_path):
+    own, results = tmp_path / "own.toml", tmp_path / "results"
+    rows = {
+        "published": "",
+        "smaller": "overrides = { depth = 3 }",
+        "other": "backbone = 'udit-t'",
+    }
+    own.write_text(
+        "title = 't'\n"
+        + "".join(
+            f"[[rows]]\nlabel = '{label}'\npublished = 'leaderboard/SiT-S/2'\n{more}\n"
+            for label, more in rows.items()
+        )
+    )
+    keep_costs(results, own)  # 0.3, 0.6 and 0.9 GFLOPs
+
+    def noted(study):
+        table = page_of(study, results).sections[0].table
+        notes = dict(enumerate(table.footnotes, 1))
+        return table, {
+            label.partition(" [")[0]: " ".join(notes[int(n)] for n in re.findall(r"\[(\d+)\]", label))
+            for label in (row[0].text for row in table.rows)
+        }
+
+    _, found = noted(own)
+    assert ["The DiT paper prints a little less" in found[label] for label in rows] == [True, False, False]
+    counted = ["Published as 6.06 GFLOPs, counted" in found[label] for label in rows]
+    assert counted == [False, True, True]
+    own.write_text("title = 't'\n[[rows]]\npublished = 'leaderboard/DiC-S'\n")
+    table, _ = noted(own)  # which has no row of that footnote
+    assert "The DiT paper" not in " ".join([*table.footnotes, *table.remarks])
 
 
 def test_published_scores_of_two_objectives_never_share_a_column(tmp_path):
@@ -569,13 +656,36 @@ def test_samples_are_the_pictures_beside_the_records_of_one_seed(results):
         pictures.append(pixels)
     drawn = ElementTree.fromstring(sheet(rows, "micro", results))
     space = "{http://www.w3.org/2000/svg}"
-    assert [text.text for text in drawn.iter(f"{space}text")] == [rows[0].label, rows[2].label]
+    assert [text.text for text in drawn.iter(f"{space}text")] == [rows[0].row.label, rows[2].row.label]
     for image, pixels in zip(drawn.iter(f"{space}image"), pictures, strict=True):
         held = base64.b64decode(image.get("href").partition(",")[2])
         np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(held))), pixels)
         assert (image.get("width"), image.get("height")) == ("40", "8")
     made = report.files(results, ["md"])
     assert "samples-downsampler-micro.svg" in made and "samples-downsampler-micro.svg" in made["table-5.md"]
+
+
+def test_rows_keep_their_own_labels_beside_one_published_row(tmp_path):
+    own, results = tmp_path / "own.toml", tmp_path / "results"
+    labels = ["as published", "SiT-like"]
+    own.write_text(
+        "title = 't'\n"
+        f"[[rows]]\nlabel = '{labels[0]}'\npublished = '5/Pixel Shuffle (PS)'\n"
+        f"[[rows]]\nlabel = '{labels[1]}'\npublished = '5/Pixel Shuffle (PS)'\noverrides = {{}}\n"
+    )
+    keep_costs(results, own)
+    for file in keep_quality(results, own, FIDS[:2]):
+        Image.fromarray(np.zeros((8, 40), np.uint8)).save(file.with_suffix(".png"))
+    for section in page_of(own, results).sections[:2]:
+        assert [row[0].text.partition(" [")[0] for row in section.table.rows] == labels
+    found = report.files(results, ["csv"], [own])
+    assert [row["label"] for row in csv.DictReader(io.StringIO(found["own.csv"]))] == labels
+    for label in labels:
+        assert label in found["samples-own-micro.svg"] and label in found["cost-own.svg"]
+    rows = site.Site.load(results, [own]).board.rows
+    assert {row["row"]: row["family"] for row in rows if row["kind"] == "measured here"} == dict.fromkeys(
+        labels, "U-DiT"
+    )
 
 
 @pytest.mark.parametrize("name", ["mine", "scaling"])  # Table 2 is a study of that name
@@ -597,6 +707,46 @@ def test_a_study_of_ones_own_has_a_page(run_bench, results, tmp_path, name):
     assert r"\caption{Mine? Quality" in (tmp_path / "out" / f"{name}.tex").read_text()
     assert run_bench("report", own, "--results", results, "--out", tmp_path / "out", "--check")[0] == 1  # csv
     assert run_bench("report", "no", "--results", results)[2].startswith("error: unknown study 'no'")
+
+
+def test_a_report_shows_the_protocols_that_are_named_and_tells_of_others(run_bench, tmp_path):
+    own, results, out = tmp_path / "own.toml", tmp_path / "results", tmp_path / "out"
+    smoke = (ROOT / "bench/training/protocols/smoke.toml").read_text("utf-8")
+    of_rows = {"first": "'first'", "second": "'second', 'second.toml'", "third": ""}
+    own.write_text(
+        "title = 't'\n"
+        + "".join(
+            f"[[rows]]\nlabel = '{name}'\nbackbone = 'dit-s-4'\noverrides = {{ depth = {depth} }}\n"
+            f"protocols = [{names}]\n"
+            for depth, (name, names) in enumerate(of_rows.items(), 1)
+        )
+    )
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/first.toml").write_text(smoke.replace("steps = 8\n", "steps = 9\n"))
+    for name in of_rows:
+        (tmp_path / f"{name}.toml").write_text(smoke)
+    study = bench.studies.load(own)
+    for fid, name in enumerate(of_rows, 11):
+        cell = next(c for c in cells(study, protocols.load(name, tmp_path), [fid]) if c.row.label == name)
+        made.put(results, made.quality(cell.request, fid=fid), name)
+
+    def shown(*more):
+        for where in (["--out", out, "--format", "md"], ["--site", out]):
+            code, _, err = run_bench("report", own, "--results", results, *where, *more)
+            assert code == 0, err
+        for text in ((out / "own.md").read_text(), unescape((out / "studies/own.html").read_text())):
+            assert "no row has a record" not in text
+            told = re.search("under (.*) are not shown: bench report --protocol FILE shows them.", text)
+            yield set(re.findall("(first|second|third), extractor", text)), told and told[1]
+
+    for names, told in shown():
+        assert names == {"first", "second"} and told == "third"
+    found = [records for line in lines(study, Selection(results)) for records in line.quality.values()]
+    assert [len(records) for records in found] == [1, 1]
+    for names, told in shown("--protocol", tmp_path / "third.toml"):
+        assert names == {"first", "second", "third"} and told is None
+    code, _, err = run_bench("report", own, "--results", results, "--protocol", tmp_path / "other/first.toml")
+    assert code == 2 and err == "error: own names two protocols 'first': rename the file of one\n"
 
 
 @pytest.mark.slow
@@ -671,6 +821,15 @@ def test_a_report_is_drawn_without_torch(results, tmp_path):
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_report_beside_triton_prints_nothing_else(results, tmp_path):
+    pytest.importorskip("triton")
+    (tmp_path / "loads.py").write_text("import triton.compiler\n")
+    words = ["bench.cli", "report", "toy", "--results", results, "--out", tmp_path / "out"]
+    words += ["--plugin", tmp_path / "loads.py"]
+    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_protocol_to_use_judges_by_what_was_found_to_predict():

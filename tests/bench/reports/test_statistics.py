@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from bench.reports import statistics
+from bench.reports.findings import METHOD
 from bench.reports.statistics import (
     Summary,
     compare_rows,
@@ -63,6 +64,23 @@ def test_without_a_seeds_effect_it_is_scipys_tukey_but_for_the_degrees_of_freedo
     assert ratio == pytest.approx(math.sqrt(15 / 12) * points[0] / points[1], rel=1e-6)
     for (i, j), apart in found.pairs.items():
         assert apart == (abs(table[i].mean() - table[j].mean()) > found.critical)
+
+
+def test_it_is_tukeys_test_on_the_residuals_of_rows_and_seeds_as_pages_say():
+    """The residuals are those of a least-squares fit of row and seed, the degrees what the fit leaves."""
+    rows, seeds = 5, 4
+    (table,) = tables(1, rows, seeds, np.arange(rows))
+    row, seed = np.indices(table.shape).reshape(2, -1)
+    design = np.hstack([np.eye(rows)[row], np.eye(seeds)[seed]])
+    effects, _, rank, _ = np.linalg.lstsq(design, table.ravel())
+    degrees = table.size - rank
+    variance = ((table.ravel() - design @ effects) ** 2).sum() / degrees
+    found = compare_rows(by_seed(*table))
+    assert found.deviation == pytest.approx(math.sqrt(variance))
+    point = stats.studentized_range.ppf(0.95, rows, degrees)
+    assert found.critical == pytest.approx(point * math.sqrt(variance / seeds), rel=1e-6)
+    assert degrees == (rows - 1) * (seeds - 1)
+    assert "row + seed + residual" in METHOD and "(rows − 1)·(seeds − 1) degrees of freedom" in METHOD
 
 
 @pytest.mark.parametrize(("rows", "degrees"), [(2, 1), (2, 60), (3, 2), (7, 12), (14, 26), (30, 58)])

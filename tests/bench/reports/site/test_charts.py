@@ -63,9 +63,9 @@ def test_losses_by_noise_lie_about_the_mean_of_the_rows(rows, micro):
 
 
 def test_stages_add_up_to_the_network(rows):
-    shown = charts.cost_by_stage({line.label: line.cost.cost for line in rows})
+    shown = charts.cost_by_stage({line.row.label: line.cost.cost for line in rows})
     for line in rows:
-        parts = [value["value"] for value in values(shown, row=line.label, measure="gflops")]
+        parts = [value["value"] for value in values(shown, row=line.row.label, measure="gflops")]
         assert sum(parts) == pytest.approx(line.cost.cost.paper_gflops, rel=1e-4)
 
 
