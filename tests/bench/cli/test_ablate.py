@@ -477,7 +477,7 @@ def test_a_changed_network_is_measured_again(tmp_path: Path) -> None:
 def test_json_has_the_rows_and_their_scores(whole: Place) -> None:
     shown = whole.bench("--json")
     rows = {row["label"]: row for row in json.loads(shown.stdout)}
-    assert rows.keys() == {"+ Token Downsampling", "guided", "plain"}
+    assert rows.keys() == {"token downsampling", "guided", "plain"}
     fids = [whole.scores()[cell.file]["fid"] for cell in whole.cells() if cell.row.label == "plain"]
     found = {
         name: value for name, value in rows["plain"].items() if name.startswith("fid mean (few, digits, ")

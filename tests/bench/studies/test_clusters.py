@@ -148,6 +148,8 @@ import registry
 
 @registry.register("cannot-train")
 class Raises(registry.Backbone):
+    null_class = 0
+
     def __init__(self, input_size=32, num_classes=1000, in_channels=4):
         super().__init__(input_size=input_size, num_classes=num_classes, in_channels=in_channels)
         self.bias = torch.nn.Parameter(torch.zeros(1))
