@@ -35,7 +35,7 @@ from registry.errors import UsageError
 
 BY_GROUPS = "by leaving out each of {groups} groups of samples"  # see `Score.interval_by`
 _FEWEST_GROUPS = 5
-_POINTS = 15  # of FID∞, as Chong and Forsyth
+POINTS = 15  # of FID∞, as Chong and Forsyth
 _LEAST = 5000  # smallest subset of FID∞, likewise
 
 
@@ -128,16 +128,16 @@ def fid_infinity(
     """
     from bench.utils.randomness import permutation
 
-    check(samples, "samples", least=2 * _POINTS)
+    check(samples, "samples", least=2 * POINTS)
     target = reference if isinstance(reference, Statistics) else Statistics.of(reference, name="reference")
     check_widths(samples.shape[1], len(target.mean))
     count = len(samples)
-    sizes = np.linspace(min(_LEAST, count // 2), count, _POINTS).astype(int)
+    sizes = np.linspace(min(_LEAST, count // 2), count, POINTS).astype(int)
     distances = []
     for index, size in enumerate(sizes):
         subset = permutation(seed, "fid-infinity", count, step=index)[:size]
         distances.append(frechet_distance(_moments(samples, subset, target.mean).statistics(), target))
-        progress("FID of subsets", index + 1, _POINTS)
+        progress("FID of subsets", index + 1, POINTS)
     return float(np.polynomial.Polynomial.fit(1 / sizes, distances, 1)(0.0))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, repeat
 from operator import attrgetter
@@ -18,7 +19,7 @@ from bench.reports.page import Column, Entry, Page, Section, Table
 from bench.reports.select import Line, Selection, Setting, SpeedColumn, published_conditions, settings
 from bench.reports.statistics import BySeed, Summary, compare_rows
 from bench.studies import Study, StudyRow, published
-from bench.studies.cells import known_protocols
+from bench.studies.cells import known_protocols, measured_cells
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -430,17 +431,42 @@ def page(
 
 
 def not_shown(study: Study, selection: Selection | None) -> str:
-    """A sentence on records of the study's backbones under protocols that it does not name; "" of none."""
+    """What records of the study's backbones are left out, and why; "" where none is."""
     if selection is None:
         return ""
-    models = {row.model for row in study.rows}
     found = {
-        record.context.protocol
+        record.file: _row_of(record.request, record.context.protocol)
         for record in selection.records
-        if isinstance(record.request, QualityRequest) and record.request.model in models
+        if isinstance(record.request, QualityRequest)
     }
-    names = ", ".join(sorted(filter(None, found - known_protocols(study).keys())))
-    return names and f"Records under {names} are not shown: bench report --protocol FILE shows them."
+    models = {row.model for row in study.rows}
+    unknown = {row.protocol for row in found.values() if row.model in models} - known_protocols(study).keys()
+    names = ", ".join(sorted(filter(None, unknown)))
+    said = [f"Records under {names} are not shown: bench report --protocol FILE shows them."] if names else []
+    cells = {
+        cell.file: _row_of(cell.request, cell.protocol.name)
+        for cell in measured_cells(study, selection.measured)
+    }
+    missing = set(cells.values()) - {found[file] for file in found.keys() & cells.keys()}
+    others = [found[file].protocol for file in found.keys() - cells.keys() if found[file] in missing]
+    for name, count in sorted(Counter(map(str, others)).items()):
+        them = "A record" if count == 1 else f"{count} records"
+        be = "is" if count == 1 else "are"
+        said.append(f"{them} under other settings of {name} {be} not shown, as from before it was changed.")
+    return " ".join(said)
+
+
+class _Row(NamedTuple):
+    """What a record shares with one that was measured before its protocol was changed."""
+
+    model: str
+    config: str
+    seed: int
+    protocol: str | None
+
+
+def _row_of(request: QualityRequest, protocol: str | None) -> _Row:
+    return _Row(request.model, json.dumps(request.config, sort_keys=True), request.seed, protocol)
 
 
 def page_file(study: Study) -> str:

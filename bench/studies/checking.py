@@ -16,6 +16,7 @@ from bench.metrics.extractors import create
 from bench.metrics.features import check_fits
 from bench.metrics.held_out import check_images
 from bench.metrics.images import FeatureSet, open_set, size_text
+from bench.metrics.scores import SCORES
 from bench.studies import Study
 from bench.studies.cells import Cell
 from bench.training.protocols import Protocol
@@ -88,6 +89,17 @@ class Checker:
         return self._found
 
 
+def _check_number(protocol: Protocol) -> None:
+    """See that each score gets as many samples as it needs."""
+    num = protocol.sampling.num
+    for name in protocol.evaluation.scored_by:
+        if num < (least := SCORES[name].least):
+            raise UsageError(
+                f"protocol {protocol.name} samples {num} {'image' if num == 1 else 'images'}, but {name} needs "
+                f"{least}: raise num in [sampling], or leave {name} out of scores in [evaluation]"
+            )
+
+
 def _check_scores(dataset: Dataset, extractor: str, reference: Path | None) -> None:
     """See that samples can be decoded, and compared by an extractor with a file."""
     image, made = dataset.to_images(torch.zeros(1, *dataset.shape)), create(extractor)
@@ -112,6 +124,7 @@ def _check(cell: Cell, dataset: Dataset) -> None:
         )
     network = _network(cell, dataset)
     if cell.protocol.evaluation.samples:
+        _check_number(cell.protocol)
         sampling.Plan(objective_with(training), images).check(network)
     check_trainable(network)
 

@@ -152,6 +152,7 @@ class Score(Quantity, ABC):
             that is requested instead. Scores of different extractors never share a column.
         default: whether it is computed by default.
         recorded: whether cells of a study get it by default.
+        least: the fewest samples that it can be computed of.
         interval_by: how `interval` computes it, for notes; `{groups}` stands for their number.
         version: raise it when the same features give another value; part of each record.
     """
@@ -161,6 +162,7 @@ class Score(Quantity, ABC):
     extractor: str | None = None
     default: bool = False
     recorded: bool = True
+    least: int = 1
     interval_by: str = "by the score's own formula"
     version: int = 1
 

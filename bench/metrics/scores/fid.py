@@ -29,6 +29,7 @@ class FID(Score):
     higher_is_better = False
     needs = (Need("samples", "pool", True), Need("reference", "pool", True))
     default = True
+    least = 2
     interval_by = resampling.BY_GROUPS
 
     def compute(self, inputs: Inputs) -> float:
@@ -58,6 +59,7 @@ class FIDInfinity(Score):
     higher_is_better = False
     needs = (Need("samples", "pool"), Need("reference", "pool", True))
     recorded = False  # it takes fifteen times as long as FID
+    least = 2 * resampling.POINTS
 
     def compute(self, inputs: Inputs) -> float:
         samples = inputs.samples.pool

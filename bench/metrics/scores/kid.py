@@ -88,6 +88,7 @@ class KID(Score):
     heading = full_name = "KID·10³"
     higher_is_better = False
     scale = 1000
+    least = 2
     needs = BOTH_POOLS
     interval_by = "by its standard error"
 

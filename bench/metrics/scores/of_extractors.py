@@ -42,12 +42,14 @@ class PrecisionK5(OfExtractor, Precision):
     """Improved precision with k = 5 (Kynkäänniemi et al. 2019, arXiv 1904.06991)."""
 
     heading, full_name, k = "Prec.-{}", "Precision ({})", 5
+    least = 6
 
 
 class RecallK5(OfExtractor, Recall):
     """Improved recall with k = 5 (Kynkäänniemi et al. 2019, arXiv 1904.06991)."""
 
     heading, full_name, k = "Rec.-{}", "Recall ({})", 5
+    least = 6
 
 
 class DensityOf(OfExtractor, Density):

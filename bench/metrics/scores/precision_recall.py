@@ -35,6 +35,7 @@ class _Share(Score):
     interval_by = "by Wilson's formula for shares"
     of_references = False
     k = 3  # which neighbour bounds a neighbourhood
+    least = 4
 
     def compute(self, inputs: Inputs) -> float:
         return inputs.once(_both(self.k))[self.of_references]

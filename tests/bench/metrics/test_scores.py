@@ -17,6 +17,7 @@ from bench.metrics.evaluation import evaluate
 from bench.metrics.neighbours import precision_recall
 from bench.metrics.resampling import fid_infinity
 from bench.metrics.scores import SCORES, Features
+from bench.metrics.scores.base import Inputs
 from bench.metrics.scores.fid import fid
 from bench.metrics.scores.inception_score import inception_score
 from bench.metrics.scores.kid import kid
@@ -367,6 +368,20 @@ def test_every_registered_score_is_in_the_table() -> None:
         name for file in files for name in re.findall(r'^@?scores\.register\("(\w+)"', file.read_text(), re.M)
     ]
     assert sorted(named) == sorted(SCORES) and len(named) == 23
+
+
+@pytest.mark.parametrize("name", list(SCORES))
+def test_a_score_says_how_many_samples_it_needs(name: str) -> None:
+    score, features = SCORES[name], numbers(40, 6)
+    reference = Features(features, features, features)
+
+    def of(count: int) -> float:
+        few = numbers(count, 6, seed=1)
+        return score.compute(Inputs(Features(few, few, few), reference))
+
+    assert np.isfinite(of(score.least))
+    with pytest.raises(UsageError):
+        of(score.least - 1)
 
 
 def test_each_score_names_its_paper() -> None:

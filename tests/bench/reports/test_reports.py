@@ -749,6 +749,31 @@ def test_a_report_shows_the_protocols_that_are_named_and_tells_of_others(run_ben
     assert code == 2 and err == "error: own names two protocols 'first': rename the file of one\n"
 
 
+def test_records_from_before_a_protocol_was_changed_are_told_of(run_bench, tmp_path):
+    own, protocol, results = tmp_path / "own.toml", tmp_path / "first.toml", tmp_path / "results"
+    own.write_text(
+        "title = 't'\nprotocol = 'first.toml'\n"
+        "[[rows]]\nlabel = 'a'\nbackbone = 'dit-s-4'\n[[rows]]\nlabel = 'b'\nbackbone = 'udit-t'\n"
+    )
+    smoke = (ROOT / "bench/training/protocols/smoke.toml").read_text("utf-8")
+
+    def measure(text, seeds):
+        protocol.write_text(text)
+        for cell in cells(bench.studies.load(own), protocols.load("first", tmp_path), seeds):
+            made.put(results, made.quality(cell.request, fid=20 + cell.seed), "first")
+
+    def told():
+        assert run_bench("report", own, "--results", results, "--out", tmp_path, "--format", "md")[0] == 0
+        return re.findall(r".* under other settings .*", (tmp_path / "own.md").read_text())
+
+    measure(smoke, [0, 1])
+    assert told() == []
+    measure(smoke.replace("steps = 8\n", "steps = 9\n"), [0])
+    assert told() == ["2 records under other settings of first are not shown, as from before it was changed."]
+    measure(protocol.read_text(), [1])
+    assert told() == []
+
+
 @pytest.mark.slow
 def test_check_is_clean_after_report_and_finds_any_digit(run_bench, results, tmp_path):
     out = tmp_path / "reports"
