@@ -99,14 +99,27 @@ def _whole(source: Source) -> list[tuple[Source, str]]:
 
 
 def _followed(source: Source, chain: list[str], lines: set[str]) -> list[tuple[Source, str]]:
-    """The definitions of a dotted name that are hashed too; adds the name's origin to `lines`."""
+    """The definitions of a dotted name that are hashed too; adds the name's origins to `lines`."""
     name, *rest = chain
-    if name in source.statements:
-        return [(source, name)]
-    if name not in source.imports:
+    bound = name in source.statements
+    found = [(source, name)] if bound else []
+    if name in source.imports:
+        for module, attribute in (source.imports[name], *source.others.get(name, ())):
+            found += _imported(source, name, module, attribute, rest, set() if bound else lines)
+    elif not bound:
         stars = [source.related(module, computing=True) for module in source.stars]
-        return [(other, name) for other in stars if other and name in other.statements | other.imports]
-    module, attribute = source.imports[name]
+        found += [
+            (other, name)
+            for other in stars
+            if other and (name in other.statements | other.imports or other.stars)
+        ]
+    return found
+
+
+def _imported(
+    source: Source, name: str, module: str, attribute: str | None, rest: list[str], lines: set[str]
+) -> list[tuple[Source, str]]:
+    """The definitions of a name that is imported from a module, with attributes of it."""
     path = [attribute, *rest] if attribute else rest
     other = source.related(module, computing=True)
     while path and (inner := source.related(f"{module}.{path[0]}", computing=True)):

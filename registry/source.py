@@ -150,6 +150,7 @@ class Source:
         name, path: name and file of the module.
         statements: for each name of the module, the statements that bind or change it.
         imports: for each imported name, (module, attribute or None).
+        others: what a name is imported as besides, in another branch or function.
         stars: modules imported by `from module import *`.
         effects: statements that bind no name.
     """
@@ -159,11 +160,12 @@ class Source:
     tree: ast.Module
     statements: dict[str, list[ast.stmt]] = field(default_factory=dict)
     imports: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+    others: dict[str, list[tuple[str, str | None]]] = field(default_factory=dict)
     stars: list[str] = field(default_factory=list)
     effects: list[ast.stmt] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        # Imports within functions count too: a name is assumed to have one meaning in a module.
+        # Imports within functions count too.
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 self._note_import(node)
@@ -212,14 +214,18 @@ class Source:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 root = alias.name.partition(".")[0]
-                self.imports.setdefault(alias.asname or root, (alias.name if alias.asname else root, None))
+                self._note(alias.asname or root, (alias.name if alias.asname else root, None))
             return
         module = self._absolute(node)
         for alias in node.names:
             if alias.name == "*":
                 self.stars.append(module)
             else:
-                self.imports.setdefault(alias.asname or alias.name, (module, alias.name))
+                self._note(alias.asname or alias.name, (module, alias.name))
+
+    def _note(self, name: str, origin: tuple[str, str | None]) -> None:
+        if self.imports.setdefault(name, origin) != origin:
+            self.others.setdefault(name, []).append(origin)
 
     def _absolute(self, node: ast.ImportFrom) -> str:
         """The module that a statement imports from, without leading dots."""

@@ -161,6 +161,31 @@ def test_code_that_is_found_by_its_name_counts(tmp_path, kind, old, new):
     assert fingerprint(tmp_path / "a", files) != fingerprint(tmp_path / "b", changed)
 
 
+CALLS = "\n\ndef Block():\n    return half()\n"
+# One name with several meanings, and names that come by way of two modules.
+MEANINGS = {
+    "a fallback": "try:\n    from no_such_library import half\nexcept ImportError:\n"
+    f"    from parts1 import half\n{CALLS}",
+    "a fallback to one's own": "try:\n    from parts1 import half\nexcept ImportError:\n"
+    f"    def half():\n        return 0\n{CALLS}",
+    "a branch": "import sys\n\nif sys.flags.debug:\n    from helpers import half\nelse:\n"
+    f"    from parts1 import half\n{CALLS}",
+    "two functions": "def other():\n    from helpers import half\n    return half()\n\n\n"
+    "def Block():\n    from parts1 import half\n    return half()\n",
+    "a star of a star": f"from helpers import *\n{CALLS}",
+}
+
+
+@pytest.mark.parametrize("kind", MEANINGS)
+def test_every_meaning_of_an_imported_name_counts(tmp_path, kind):
+    helpers = "from parts1 import *\n" if "star" in kind else "def half():\n    return 1\n"
+    files = {"net": BY_NAME.replace('find("Block")', "Block()"), "blocks": MEANINGS[kind], "helpers": helpers}
+    found = [
+        fingerprint(tmp_path / str(i), files | {"parts1": f"def half():\n    return {i}\n"}) for i in (2, 3)
+    ]
+    assert found[0] != found[1]
+
+
 def test_fingerprints_are_those_of_the_code_that_was_registered(tmp_path):
     """A file that is edited while it runs has not changed what runs."""
     before = fingerprint(tmp_path / "a", FILES)
