@@ -11,6 +11,7 @@ def make(input_size=32, num_classes=1000):
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
@@ -229,7 +230,7 @@ class Wrapped(Backbone):
 
     def stages(self) -> dict[str, nn.Module]:
         own: Any = getattr(self.net, "stages", None)
-        return own() if callable(own) else dict(self.net.named_children())
+        return own() if inspect.ismethod(own) else dict(self.net.named_children())
 
     def _prediction(self, returned: Any) -> Tensor:
         """The prediction in the network's output.

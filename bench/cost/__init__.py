@@ -17,6 +17,7 @@ imports no torch.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import registry
@@ -58,27 +59,22 @@ def measure(model: str | nn.Module, /, *, input_size: Size | None = None, **over
         network = model
     analysis = Analysis(network)
     deployed, peaks = analysis.deployed, analysis.peaks
-    trained = stages(network)
-    inner = [
+    trained = {**stages(network), BETWEEN: network}
+    served = {stage: deployed.get_submodule(name) for stage, name in analysis.stages.items()}
+    served[BETWEEN] = deployed
+    of_stages, of_deployed = _parameters_of(trained), _parameters_of(served)
+    parts = [
         Part(
             name=stage,
-            **_counts(analysis.by_operator(name)),
-            parameters=_parameters(trained[stage]),
-            parameters_deployed=_parameters(deployed.get_submodule(name)),
+            **_counts(counts),
+            parameters=of_stages[stage],
+            parameters_deployed=of_deployed[stage],
             activation_bytes=peaks[stage],
         )
-        for stage, name in analysis.stages.items()
+        for stage, counts in analysis.by_stage().items()
     ]
     whole = analysis.by_operator()
     macs, paper = _counts(whole).values()
-    between = Part(
-        name=BETWEEN,
-        macs=macs - sum(part.macs for part in inner),
-        paper=paper - sum(part.paper for part in inner),
-        parameters=_parameters(network) - sum(part.parameters or 0 for part in inner),
-        parameters_deployed=_parameters(deployed) - sum(part.parameters_deployed or 0 for part in inner),
-        activation_bytes=peaks[BETWEEN],
-    )
     name, config = identity(network)
     return Cost(
         request=CostRequest(model=name, config=config),
@@ -91,7 +87,7 @@ def measure(model: str | nn.Module, /, *, input_size: Size | None = None, **over
         activation_bytes=max(peaks.values()),
         uncounted=dict(analysis.unsupported_ops()),
         notes=tuple(analysis.notes),
-        stages=tuple(part for part in (*inner, between) if part.paper or part.parameters),
+        stages=tuple(part for part in parts if part.paper or part.parameters),
         modules=tuple(
             Part(name=name, **_counts(counts), parameters_deployed=_parameters(deployed.get_submodule(name)))
             for name, counts in analysis.by_module_and_operator().items()
@@ -135,3 +131,13 @@ def _weightless(name: str, overrides: dict[str, Any]) -> nn.Module:
 
 def _parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _parameters_of(parts: Mapping[str, nn.Module]) -> dict[str, int]:
+    """Parameters of each part that no part before it has."""
+    counts, counted = {}, set[int]()
+    for name, module in parts.items():
+        own = {id(parameter): parameter.numel() for parameter in module.parameters()}
+        counts[name] = sum(size for key, size in own.items() if key not in counted)
+        counted |= own.keys()
+    return counts

@@ -4,8 +4,9 @@ An operator in none of these tables is reported as uncounted. An in-place operat
 the other form (`mul`).
 
 A handler is given the inputs and outputs of an operator, with tensors as `Spec`s, and returns operations by
-kind. Kinds in `MULTIPLY_ACCUMULATES` count one multiply-accumulate each, four for complex numbers. All other
-kinds count only in the paper's convention, one for each output element, complex or not.
+kind. Kinds in `MULTIPLY_ACCUMULATES` count one multiply-accumulate each, four for complex numbers (PyTorch
+makes three real convolutions of a complex one, which count as such). All other kinds count only in the
+paper's convention, one for each output element, complex or not.
 
 Fused attention counts every key, masked or not. A module that computes more keys than a query attends to,
 such as local attention in tiles, has an attribute `attended_keys`, the number of keys that are counted.
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-VERSION = 2  # raise it when the counts of a network change; part of each record
+VERSION = 3  # raise it when the counts of a network change; part of each record
 
 
 @dataclass(frozen=True)

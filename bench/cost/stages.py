@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from torch import nn
 
@@ -15,8 +17,8 @@ BETWEEN = "(between)"  # name of operations outside of all stages
 def stages(network: nn.Module) -> dict[str, nn.Module]:
     """The parts by which cost and time are reported, in order of execution: `Backbone.stages`, or those of
     any module."""
-    own: Callable[[], dict[str, nn.Module]] | None = getattr(network, "stages", None)
-    return own() if own else Backbone.stages(network)  # type: ignore[arg-type]
+    own: Any = getattr(network, "stages", None)
+    return own() if inspect.ismethod(own) else Backbone.stages(network)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager

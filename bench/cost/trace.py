@@ -38,6 +38,7 @@ TIMES = {"ddpm": 500, "flow": 0.5, "edm": 1.0}  # t of a denoiser that is observ
 
 _COSTLESS = _IGNORED_OPS | COSTLESS | {"prim::device"}
 _KNOWN = _COSTLESS | HANDLERS.keys()
+_FUSED = F.scaled_dot_product_attention
 
 
 class Analysis(JitModelAnalysis):
@@ -127,7 +128,7 @@ class Analysis(JitModelAnalysis):
         observer = _Observer((*model.parameters(), *model.buffers()))
         with (
             torch.no_grad(),
-            _decomposed_attention(),
+            decomposed_attention(),
             around(modules, observer.modules.append, lambda _: observer.modules.pop()),
             around(inner, observer.enter_stage, lambda _: observer.stages.pop()),
             observer,
@@ -148,7 +149,7 @@ class Analysis(JitModelAnalysis):
         """Notes on attention that computes more keys than are counted."""
         calls = [
             (math.prod(inputs[0].shape[:-1]), self._attended(module), inputs[1].shape[-2])
-            for module, kind, inputs, _ in self._calls
+            for module, _, kind, inputs, _ in self._calls
             if "scaled_dot_product" in kind and self._attended(module)
         ]
         if not calls:
@@ -159,11 +160,17 @@ class Analysis(JitModelAnalysis):
             "computed, and masked."
         ]
 
+    def by_stage(self) -> dict[str, Counter[str]]:
+        """Counts of each stage and of what is in none, by operator; each call counts in one of them."""
+        self._analyze()
+        return self._by_stage
+
     def _analyze(self) -> Statistics:
         if self._stats is None:
+            self._by_stage: dict[str, Counter[str]] = {stage: Counter() for stage in (*self.stages, BETWEEN)}
             counts: dict[str, Counter[str]] = {name: Counter() for name in self._named_modules}
             uncounted: dict[str, Counter[str]] = {name: Counter() for name in self._named_modules}
-            for module, kind, inputs, outputs in self._calls:
+            for module, stage, kind, inputs, outputs in self._calls:
                 handler = self._op_handles.get(kind, self._op_handles.get(kind.removesuffix("_")))
                 if handler is None and self._ignored_ops & {kind, kind.removesuffix("_")}:
                     continue
@@ -172,11 +179,17 @@ class Analysis(JitModelAnalysis):
                     kind, handler = f"{kind} ({', '.join(sorted(special))})", None
                 if "scaled_dot_product" in kind and (seen := self._attended(module)):
                     inputs = [_keys(value, seen) if i in (1, 2) else value for i, value in enumerate(inputs)]
-                for ancestor in self._get_all_ancestors(module):
-                    if handler is None:
+                ancestors = self._get_all_ancestors(module)
+                if handler is None:
+                    for ancestor in ancestors:
                         uncounted[ancestor][kind] += 1
-                    else:
-                        counts[ancestor] += handler(inputs, outputs)
+                    continue
+                counted = handler(inputs, outputs)
+                for ancestor in ancestors:
+                    counts[ancestor] += counted
+                if stage == BETWEEN:  # a stage whose parts are called, but not itself
+                    stage = next((name for name, path in self.stages.items() if path in ancestors), BETWEEN)
+                self._by_stage[stage] += counted
             self._stats = Statistics(counts, uncounted, set())
         return self._stats
 
@@ -188,7 +201,7 @@ class _Observer(Mode):
         weights: whose memory is no activation.
 
     Attributes:
-        calls: module, operator, inputs and outputs of each, tensors as `Spec`s.
+        calls: module, stage, operator, inputs and outputs of each, tensors as `Spec`s.
         modules, stages: names of those that run now, the innermost last.
     """
 
@@ -197,7 +210,7 @@ class _Observer(Mode):
     def __init__(self, weights: Sequence[Tensor]) -> None:
         super().__init__()
         self.memory = LiveTensors(besides=weights)
-        self.calls: list[tuple[str, str, list[Any], list[Any]]] = []
+        self.calls: list[tuple[str, str, str, list[Any], list[Any]]] = []
         self._masks: list[tuple[Any, ...]] = []  # of each flex_attention
         self.modules, self.stages = [""], [BETWEEN]
 
@@ -249,8 +262,9 @@ class _Observer(Mode):
         return out
 
     def note(self, operator: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-        """Record one call, in the module that runs."""
-        self.calls.append((self.modules[-1], operator, [*map(_spec, inputs)], [*map(_spec, outputs)]))
+        """Record one call, in the module and the stage that run."""
+        given, made = [*map(_spec, inputs)], [*map(_spec, outputs)]
+        self.calls.append((self.modules[-1], self.stages[-1], operator, given, made))
 
     def notes(self) -> list[str]:
         """Notes on the counts."""
@@ -267,21 +281,30 @@ class _Calls(TorchFunctionMode):
     """Notes functions that the dispatcher shows as something else.
 
     Einsums that only move elements, which torchprofile counts, are views there; `torch.linalg.vecdot` is an
-    elementwise product and a sum; fused attention comes in parts on the meta device.
+    elementwise product and a sum; fused attention comes in parts on the meta device. Functions of PyTorch
+    that call fused attention, as `nn.MultiheadAttention` does, find ours in its place.
     """
 
     def __init__(self, observer: _Observer) -> None:
         super().__init__()
         self.observer = observer
 
+    def __enter__(self) -> Any:
+        F.scaled_dot_product_attention = _attention  # type: ignore[assignment]
+        return super().__enter__()
+
+    def __exit__(self, *raised: object) -> None:
+        super().__exit__(*raised)
+        F.scaled_dot_product_attention = _FUSED
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.linalg.vecdot:
             return _vecdot(*args, **kwargs)
-        if func is F.scaled_dot_product_attention:
+        if func is _FUSED:
             return _attention(*args, **kwargs)
         out = func(*args, **kwargs)
-        if func is torch.einsum and len(args) == 2:
+        if func is torch.einsum and len(args) == 2 and isinstance(args[1], Tensor):
             self.observer.note("torch::einsum", args[1:], [out])
         return out
 
@@ -304,7 +327,7 @@ def _attention(
     """`F.scaled_dot_product_attention`; on the meta device too by the kernel that a CPU would choose."""
     widths = {tensor.shape[-1] for tensor in (query, key, value)}
     if not query.is_meta or len(widths) > 1 or query.dim() not in (3, 4) or dropout_p or query.is_complex():
-        return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **options)
+        return _FUSED(query, key, value, attn_mask, dropout_p, is_causal, **options)
     options.pop("enable_gqa", None)
     batched = [tensor if tensor.dim() == 4 else tensor[None] for tensor in (query, key, value)]
     out, _ = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
@@ -391,7 +414,7 @@ def _shell(model: nn.Module) -> Any:
 
 
 @contextlib.contextmanager
-def _decomposed_attention() -> Iterator[None]:
+def decomposed_attention() -> Iterator[None]:
     """Keep `nn.MultiheadAttention` from its fused inference path, which hides its operations."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -177,6 +177,7 @@ class Encoded(Latents):
     flip_note = "latents of mirrored images were not kept (bench encode --no-flip)"
 
     def __init__(self, root: Path, vae: str | None, normalise: str | None) -> None:
+        _mapped.cache_clear()  # files may have been written again under the same names
         self.root = root
         self.index = index = read_index(root / INDEX)
         self.shape, self.scale, self.vae = index.shape, index.scale, vae or index.vae

@@ -98,7 +98,7 @@ class DDIM(Respaced):
                 )
             elif self.clip:
                 epsilon = (x - math.sqrt(alpha) * x0) / math.sqrt(1 - alpha)
-            if self.gradient is not None:
+            if self.gradient is not None and alpha > 0:  # noise alone says nothing of a class
                 epsilon = epsilon - math.sqrt(1 - alpha) * self.gradient(x, process.times(x, i))
                 x0 = (x - math.sqrt(1 - alpha) * epsilon) / math.sqrt(alpha)
             x = math.sqrt(alpha_prev) * x0 + math.sqrt(1 - alpha_prev - sigma**2) * epsilon

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from torch import nn
 
 from bench.records.schema import Dtype
 from bench.utils.device import on_cuda
@@ -48,6 +49,28 @@ def check_dtype(dtype: str, device: torch.device) -> None:
         a @ a
     except RuntimeError:
         raise lacks from None
+
+
+def cast(network: nn.Module, device: torch.device, dtype: Dtype) -> Any:
+    """The network on a device, with its real numbers in a dtype.
+
+    Complex ones stay as they are: PyTorch would drop their imaginary parts.
+    """
+    network.to(device)
+    tensors = [*network.parameters(), *network.buffers()]
+    if not any(tensor.is_complex() for tensor in tensors):
+        return network.to(TORCH_DTYPES[dtype])
+    for tensor in tensors:
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(TORCH_DTYPES[dtype])
+    return network
+
+
+def channels_last(network: nn.Module) -> None:
+    """Give the network's weights of two-dimensional convolutions the channels-last memory format."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
 
 
 @contextlib.contextmanager

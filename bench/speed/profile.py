@@ -19,11 +19,12 @@ from torch.profiler import ProfilerActivity
 
 from bench import cost
 from bench.cost.stages import BETWEEN, around, stages
+from bench.cost.trace import decomposed_attention
 from bench.records.schema import IDLE, Profile, ProfileRequest, Share
 from bench.speed.device import (
-    TORCH_DTYPES,
     Dtype,
     between,
+    cast,
     check_dtype,
     mark,
     no_room,
@@ -78,10 +79,11 @@ def measure(
     parts = {name: module for name, module in stages(deployed).items() if name in timed}
     with (
         torch.inference_mode(),
+        decomposed_attention(),
         tf32(dtype == "tf32", place),
         out_of_memory(no_room(model, batch_size, place)),
     ):
-        deployed = deployed.to(place, TORCH_DTYPES[dtype])
+        deployed = cast(deployed, place, dtype)
         passes = _Passes(deployed, deployed.example_inputs(batch_size), place)
         for _ in range(WARM_UP):
             passes.plain()

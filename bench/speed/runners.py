@@ -24,10 +24,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench import cost
+from bench.cost.trace import decomposed_attention
 from bench.diffusion import objective
 from bench.records.schema import SamplingSettings, SamplingSpeed, SpeedRequest, TrainingTime
 from bench.sampling import Plan
-from bench.speed.device import TORCH_DTYPES, between, enqueue_seconds, mark, no_room, out_of_memory, seconds
+from bench.speed.device import (
+    TORCH_DTYPES,
+    between,
+    cast,
+    channels_last,
+    enqueue_seconds,
+    mark,
+    no_room,
+    out_of_memory,
+    seconds,
+)
 from bench.speed.traffic import Traffic
 from bench.training.step import Update
 from bench.utils.compilation import compile_network
@@ -81,7 +92,7 @@ class Runner(ABC):
         with out_of_memory(f"the weights of {self.name} do not fit on {device}"):
             self.network = self._placed(network)
             if request.channels_last:
-                self.network.to(memory_format=torch.channels_last)
+                channels_last(self.network)
         self.total = torch.zeros((), device=device)  # every output is added to it, so none is optimised away
         self.compiled = "no"
         self.compile_seconds: float | None = None
@@ -252,7 +263,7 @@ class InferenceRunner(Runner):
 
     def _placed(self, network: Any) -> Any:
         self._trained = network
-        return network.deploy().to(self.device, TORCH_DTYPES[self.request.dtype])
+        return cast(network.deploy(), self.device, self.request.dtype)
 
     def make_inputs(self, n: int) -> None:
         """See `Runner.make_inputs`; what is compiled for them serves denoising loops too."""
@@ -261,7 +272,7 @@ class InferenceRunner(Runner):
 
     def call(self, n: int) -> None:
         """One forward pass."""
-        with torch.inference_mode():
+        with torch.inference_mode(), decomposed_attention():
             self.total = self.total + self.network(*next(self.inputs[n])).sum(dtype=torch.float32)
 
     def _batch(self, n: int) -> tuple[Tensor, ...]:
@@ -278,7 +289,7 @@ class InferenceRunner(Runner):
 
     def _eager(self, inputs: tuple[Tensor, ...]) -> None:
         # Under inference mode the dispatcher shows composite operators whole, their inner ones not.
-        with torch.no_grad():
+        with torch.no_grad(), decomposed_attention():
             self.network(*inputs)
 
     def _turn_more(self) -> None:
@@ -301,7 +312,7 @@ class InferenceRunner(Runner):
             if plan.precision != "fp32":
                 network = plan.deployed(self._trained, self.device)
                 if self.request.channels_last:
-                    network.to(memory_format=torch.channels_last)
+                    channels_last(network)
                 if self.compiled == "yes":
                     compile_network(network, dynamic=False, graphs=on_cuda(self.device))
             plain, guided = self._loops(network, plan), None
@@ -400,7 +411,7 @@ class TrainingRunner(Runner):
         """Weights, buffers, AdamW's moments, and the average of the weights."""
         states = [value for state in self.update.optimizer.state.values() for value in state.values()]
         tensors = [value for value in states if isinstance(value, Tensor)]
-        return [*self.network.parameters(), *self.network.buffers(), *self.update.ema.values(), *tensors]
+        return [*self.network.parameters(), *self.network.buffers(), *self.update.averages.values(), *tensors]
 
     def bytes_needed(self, n: int) -> float:
         """Weights, their average, gradients and AdamW's two moments, and what waits for the backward pass."""

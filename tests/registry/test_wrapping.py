@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import registry
+from bench.cost.stages import stages
 from registry import contract
 from registry.errors import CodeError, UsageError
 from registry.training_output import TrainingOutput
@@ -219,6 +220,13 @@ def test_outside_of_its_range_a_network_is_called_at_the_nearest_level(limits: A
     assert torch.allclose(net.net.seen[0][1], torch.tensor([called[0], 1.0, called[1]]))
     with pytest.raises(UsageError, match=r"sigma_range = \(2, 1\): it rises from above 0"):
         registry.wrap(Small(), **STEPS, sigma_range=(2, 1))
+
+
+def test_a_network_may_call_a_list_of_its_parts_stages() -> None:
+    net = Small()
+    net.stages = nn.ModuleList([net.first, net.last])
+    assert [*registry.wrap(net, **STEPS).stages()] == ["first", "last", "stages"]
+    assert [*stages(net)] == ["first", "last", "stages"]
 
 
 def test_its_stages_are_those_of_the_network() -> None:

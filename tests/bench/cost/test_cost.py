@@ -145,6 +145,68 @@ class Chain(registry.Backbone):
         return self.c(self.b(self.a(x)))
 
 
+class Attending(registry.Backbone):
+    """Attention of 256 tokens, by PyTorch's module or by the function that it calls."""
+
+    def __init__(self, by_module):
+        super().__init__(input_size=16, in_channels=16, num_classes=0)
+        self.inside = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.by_module = by_module
+
+    def forward(self, x, t, y):
+        tokens, inside = x.flatten(2).mT, self.inside
+        if self.by_module:
+            out = inside(tokens, tokens, tokens, need_weights=False)[0]
+        else:
+            qkv = F.linear(tokens, inside.in_proj_weight, inside.in_proj_bias)
+            q, k, v = qkv.unflatten(-1, (3, 2, 8)).permute(2, 0, 3, 1, 4)
+            out = inside.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return out.mT.reshape(x.shape)
+
+
+def test_attention_of_a_module_of_pytorch_counts_as_fused_attention():
+    module, function = (cost.measure(Attending(by_module)) for by_module in (True, False))
+    logits = 2 * 256 * 256
+    assert module.macs == function.macs == 256 * 16 * 16 * 4 + 2 * logits * 8
+    assert module.paper_gflops * 1e9 == function.paper_gflops * 1e9 == module.macs + logits
+    assert module.activation_bytes < logits * 4  # the matrix of logits is never there whole
+    assert F.scaled_dot_product_attention(*torch.ones(3, 1, 2, 4)).shape == (1, 2, 4)  # PyTorch's is back
+
+
+class Tied(registry.Backbone):
+    """Two stages that share a convolution."""
+
+    def __init__(self):
+        super().__init__(input_size=16, in_channels=4, num_classes=0)
+        shared = nn.Conv2d(4, 4, 1, bias=False)
+        self.encoder = nn.Sequential(shared, nn.Conv2d(4, 4, 1, bias=False))
+        self.decoder = nn.Sequential(shared)
+
+    def forward(self, x, t, y):
+        return self.decoder(self.encoder(x))
+
+
+def test_what_stages_share_counts_where_it_runs_and_its_parameters_once():
+    found = {part.name: part for part in cost.measure(Tied()).stages}
+    assert {name: part.macs for name, part in found.items()} == {"encoder": 2 * 4096, "decoder": 4096}
+    assert [part.parameters for part in found.values()] == [32, 0]
+    assert [part.parameters_deployed for part in found.values()] == [32, 0]
+
+
+def test_einsum_counts_the_same_however_it_is_given():
+    class Product(Chain):
+        def forward(self, x, t, y):
+            pair = x, torch.ones(4, 4, device=x.device)
+            return super().forward(torch.einsum("nchw,cd->ndhw", *([pair] if self.listed else pair)), t, y)
+
+    def count(listed):
+        network = Product()
+        network.listed = listed
+        return cost.measure(network)
+
+    assert count(True).paper_gflops == count(False).paper_gflops > cost.measure(Chain()).paper_gflops
+
+
 def test_activation_memory_is_the_peak_of_live_tensors():
     found = cost.measure(Chain())
     inputs = (4 * 256) * 4 + 8 + 8  # x in float32, t and y as int64

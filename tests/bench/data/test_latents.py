@@ -500,6 +500,20 @@ def test_a_changed_number_changes_the_digest(encoded: Path, tmp_path: Path) -> N
     assert bench.data.load("latents", root=out).digest != before
 
 
+def test_files_that_are_written_again_are_read_again(encoded: Path, tmp_path: Path) -> None:
+    out = copy(encoded, tmp_path)
+    before = bench.data.load("latents", root=out).grids(np.arange(COUNT))
+    for path in sorted(out.glob("latents-*.npy")):
+        values = np.load(path)
+        path.unlink()
+        np.save(path, values + np.ones(1, values.dtype))
+    after = bench.data.load("latents", root=out)
+    assert not torch.equal(after.grids(np.arange(COUNT)), before)
+    assert torch.equal(
+        after.grids(np.arange(COUNT)), bench.data.load("latents", root=out).grids(np.arange(COUNT))
+    )
+
+
 # ---- the layouts of the releases ----
 
 

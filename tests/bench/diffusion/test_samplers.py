@@ -84,6 +84,19 @@ def test_the_most_steps_visit_none_twice_and_end_at_finite_samples(name, most, o
     assert len(set(visited)) == len(visited) == most
 
 
+@pytest.mark.parametrize("name", ["ancestral", "ddim"])
+def test_a_classifier_guides_from_noise_alone(name):
+    """At zero terminal SNR the first step has no signal; every later one follows the gradient."""
+    torch.manual_seed(0)
+    x, ddpm = torch.randn(500, 1, 4, 4), objective("ddpm", **ZERO_TERMINAL)
+    means = []
+    for pull in (0.0, 1.0):
+        made = sampler(name)
+        made.gradient = lambda x, t, pull=pull: pull * torch.ones_like(x)
+        means.append(made.sample(ddpm, gaussian(ddpm), x, fresh(x), "50").mean())
+    assert abs(means[0] - M) < 0.03 and means[1] > means[0] + 0.01
+
+
 def velocity(x, t):
     """The flow's velocity for data N(M, S²): E[x0 − noise | x]."""
     t = t.view(-1, 1, 1, 1).to(x.dtype)

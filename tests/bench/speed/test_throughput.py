@@ -452,6 +452,67 @@ def test_inference_casts(dtype):
     assert math.isfinite(timed.total.item())
 
 
+class Rotated(registry.Backbone):
+    """A table of complex numbers, as of rotary embeddings, and a convolution over three axes."""
+
+    def __init__(self, num_classes=0, input_size=8):
+        super().__init__(input_size=input_size, in_channels=2, num_classes=num_classes)
+        self.conv, self.volume = nn.Conv2d(2, 2, 1), nn.Conv3d(1, 1, 1)
+        self.register_buffer("turns", torch.polar(torch.ones(8), torch.arange(8.0)))
+
+    def forward(self, x, t, y):
+        turned = torch.view_as_complex(x.movedim(1, -1).float().contiguous()) * self.turns
+        x = torch.view_as_real(turned).movedim(-1, 1).to(x.dtype)
+        return self.conv(x) + self.volume(x[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_complex_numbers_stay_complex_and_volumes_in_their_layout(dtype):
+    network = Rotated()
+    wanted = network.turns.clone()
+    placed = device.cast(network, torch.device("cpu"), dtype)
+    device.channels_last(placed)
+    assert torch.equal(placed.turns, wanted) and placed.conv.weight.dtype == device.TORCH_DTYPES[dtype]
+    assert placed.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    assert placed.volume.weight.is_contiguous()
+
+
+def test_networks_with_complex_numbers_are_timed_as_they_are(monkeypatch):
+    registry.register("test-rotated")(Rotated)
+    timed = runner(("test-rotated", {}), channels_last=True)
+    timed.prepare(1, "")
+    inputs = timed.network.example_inputs(2)
+    torch.testing.assert_close(timed.network(*inputs), timed._trained(*inputs))
+
+
+def test_attention_of_a_module_of_pytorch_is_counted_as_it_is_timed():
+    """Its fused path for inference, one operator to whoever counts, would hide what it writes."""
+
+    class Attending(registry.Backbone):
+        def __init__(self, num_classes=0, input_size=16):
+            super().__init__(input_size=input_size, in_channels=16, num_classes=num_classes)
+            self.inside = nn.MultiheadAttention(16, 2, batch_first=True)
+
+        def forward(self, x, t, y):
+            tokens = x.flatten(2).mT
+            return self.inside(tokens, tokens, tokens, need_weights=False)[0].mT.reshape(x.shape)
+
+    registry.register("test-attending")(Attending)
+    timed = runner(("test-attending", {}))
+    timed.prepare(2, "")
+    seen = set()
+
+    class Names(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.add(func._schema.name)
+            return func(*args, **(kwargs or {}))
+
+    with Names():
+        timed.call(2)
+    assert not any("native_multi_head" in name for name in seen)
+    assert any("attention" in name for name in seen)
+
+
 def test_training_runs_under_autocast():
     timed, seen = runner(TINY, dtype="bf16", mode="training"), set()
     assert {p.dtype for p in timed.network.parameters()} == {torch.float32} and timed.network.training
