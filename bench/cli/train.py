@@ -45,7 +45,12 @@ def train(
         bool, typer.Option("--resume", help="Resume from the newest checkpoint in --out.")
     ] = False,
     accumulation: Annotated[
-        int, typer.Option(min=1, help="Split each batch into this many parts, to save memory.")
+        int,
+        typer.Option(
+            min=1,
+            help="Split each batch into this many parts, to save memory. Dropout and batch norm then act "
+            "on each part.",
+        ),
     ] = 1,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Train the network through torch.compile.")

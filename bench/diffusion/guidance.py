@@ -66,7 +66,7 @@ def guided(
         interval: guide only if lowest ≤ t ≤ highest, with t of the objective: a step 0 … 999 for `ddpm`, 0
             (noise) … 1 (data) for `flow`, σ for `edm`. Elsewhere the network is called once, with the labels
             (Kynkäänniemi et al. 2024, arXiv 2404.07724, with intervals of σ; LightningDiT's begin at
-            t = 0.125, DDT's at 0.3). None: guide everywhere.
+            t = 0.125 or 0.1, DDT's at 0.3). None: guide everywhere.
         encoder_every: for a network with `encode` and `decode`, such as DDT: run the encoder in every n-th
             evaluation only, starting with the first, on both halves of the batch whether guided or not.
 

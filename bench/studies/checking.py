@@ -95,8 +95,8 @@ def _check_number(protocol: Protocol) -> None:
     for name in protocol.evaluation.scored_by:
         if num < (least := SCORES[name].least):
             raise UsageError(
-                f"protocol {protocol.name} samples {num} {'image' if num == 1 else 'images'}, but {name} needs "
-                f"{least}: raise num in [sampling], or leave {name} out of scores in [evaluation]"
+                f"protocol {protocol.name} samples {num}, but {name} needs {least}: raise num in [sampling], "
+                f"or leave {name} out of scores in [evaluation]"
             )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.training.step import has_average
+from bench.training.step import averaged, move, start
 
 
 @functools.cache
@@ -45,20 +45,15 @@ class PosthocAverages:
     """
 
     def __init__(self, network: nn.Module, widths: Sequence[float]) -> None:
-        weights = network.state_dict(keep_vars=True)
-        self._weights = {name: value for name, value in weights.items() if has_average(value)}
+        self._weights = averaged(network)
         self._widths = {str(width): width for width in widths}
-        self.averages: dict[str, dict[str, Tensor]] = {
-            width: {name: value.detach().clone() for name, value in self._weights.items()}
-            for width in self._widths
-        }
+        self.averages = {width: start(self._weights) for width in self._widths}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move the averages after step 1, 2, …."""
         for name, width in self._widths.items():
-            moves = 1 - power_decay(width, step)
-            torch._foreach_lerp_(list(self.averages[name].values()), list(self._weights.values()), moves)
+            move(self.averages[name], self._weights, 1 - power_decay(width, step))
 
     def load(self, averages: dict[str, dict[str, Tensor]]) -> None:
         """Restore `averages`."""

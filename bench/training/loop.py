@@ -11,6 +11,7 @@ import contextlib
 import copy
 import math
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ from bench.utils.signals import caught_signals
 from bench.utils.text import leaves
 from registry import contract
 from registry.backbone import check_output
-from registry.errors import UsageError, reason
+from registry.errors import CodeError, UsageError, reason
 from registry.layers.embeddings import LabelDropout
 from registry.values import split_options
 
@@ -463,7 +464,8 @@ class Trainer:
         try:
             indices = torch.arange(settings.num, device=self.device)
             images = plan.images(averaged.deploy(), indices, self.dataset.to_images)
-        except UsageError:  # no decoder of latents, or samples that are not finite: training continues
+        except (UsageError, CodeError) as error:  # no decoder of latents, or samples that are not finite
+            warnings.warn(f"no sheet of samples: {error}", stacklevel=2)
             return
         write_sheet(self.run.folder / "samples" / f"{self.step:08d}.png", images, columns)
 

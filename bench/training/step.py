@@ -9,9 +9,31 @@ import torch
 from torch import Tensor, nn
 
 
-def has_average(value: Tensor) -> bool:
-    """Whether an entry of a state dict is averaged in training: all except integers."""
-    return value.is_floating_point() or value.is_complex()
+def averaged(network: nn.Module) -> dict[str, Tensor]:
+    """The entries of a network's state dict that are averaged in training, themselves.
+
+    Not averaged are integers, and what holds an infinity, as a mask of attention does.
+    """
+    # The parameters themselves: what wraps a network for several processes may move their storage.
+    weights = network.state_dict(keep_vars=True)
+    numbers = {name: v for name, v in weights.items() if v.is_floating_point() or v.is_complex()}
+    return {name: value for name, value in numbers.items() if value.isfinite().all()}
+
+
+def start(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Averages that begin at the weights, in float32 or wider: in half precision small moves are lost."""
+    return {
+        name: value.detach().to(torch.promote_types(value.dtype, torch.float32), copy=True)
+        for name, value in weights.items()
+    }
+
+
+def move(averages: dict[str, Tensor], weights: dict[str, Tensor], share: float) -> None:
+    """Move averages to the weights by a share of the distance, in place."""
+    kept = list(averages.values())
+    torch._foreach_lerp_(
+        kept, [value.to(average.dtype) for average, value in zip(kept, weights.values(), strict=True)], share
+    )
 
 
 class Update:
@@ -29,7 +51,7 @@ class Update:
     Attributes:
         ema_decay: decay of the average at the next step.
         optimizer: AdamW, fused where no parameter is complex.
-        ema: averaged weights by name; buffers of integers are as they were at the beginning.
+        averages: averaged weights by name; see `averaged`.
     """
 
     def __init__(
@@ -54,12 +76,13 @@ class Update:
         )
         self.clip, self.scaler, self.ema_decay = clip, scaler, ema_decay
         self.finite_gradients = finite_gradients
-        # The parameters themselves: what wraps a network for several processes may move their storage.
-        weights = network.state_dict(keep_vars=True)
-        self.ema = {name: value.detach().clone() for name, value in weights.items()}
-        # Pairs of averages and weights.
-        moving = [name for name, value in weights.items() if has_average(value)]
-        self._averaged = [self.ema[name] for name in moving], [weights[name] for name in moving]
+        self._network, self._weights = network, averaged(network)
+        self.averages = start(self._weights)
+
+    @property
+    def ema(self) -> dict[str, Tensor]:
+        """A state dict of the network with the averaged weights; what is not averaged is as it is now."""
+        return {k: self.averages.get(k, v.detach()) for k, v in self._network.state_dict().items()}
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> Tensor:
@@ -88,7 +111,7 @@ class Update:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         self.optimizer.zero_grad()
-        torch._foreach_lerp_(*self._averaged, 1 - self.ema_decay)
+        move(self.averages, self._weights, 1 - self.ema_decay)
         return norm
 
     def state(self) -> dict[str, Tensor]:
@@ -102,8 +125,8 @@ class Update:
         Raises:
             RuntimeError, LookupError, ValueError: they are not of this network.
         """
-        for name, value in ema.items():
-            self.ema[name].copy_(value)
+        for name, value in self.averages.items():
+            value.copy_(ema[name])
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in optimizer.items():
             i, key = name.split(".")

@@ -36,7 +36,7 @@ class Training(TrainingSettings):
         keep: number of checkpoints kept, the newest; 0 keeps all.
         processes: number of processes that train and sample a cell of a study together, each with its own GPU
             if there are any. Gradients are summed in another order than in one process, so results differ by
-            rounding.
+            rounding; with dropout or batch norm by more, as each process has its own masks and statistics.
     """
 
     log_every: int = Field(default=10, ge=1)

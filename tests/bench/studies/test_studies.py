@@ -551,7 +551,7 @@ def test_a_row_is_for_a_protocol_of_the_users_and_has_a_scale_under_it(tmp_path:
         ("sampling = { cfg_scale = 2, guided_channels = 9 }", r"row 'a': guided_channels must be 0 .* to 4"),
         ("sampling = { cfg_scale = 2, guidance_interval = [9, 1] }", r"row 'a': the guidance interval must"),
         ("cfg_scale = 2\noverrides = { class_dropout_prob = 0 }", r"row 'a': udit-t has no null class"),
-        ("sampling = { num = 3 }", r"samples 3 images, but precision needs 4: raise num in \[sampling\]"),
+        ("sampling = { num = 3 }", r"samples 3, but precision needs 4: raise num in \[sampling\]"),
         ("overrides = { input_size = 16 }", r"row 'a': .*takes grids of \(4, 16, 16\)"),
         ("overrides = { num_heads = 5 }", r"row 'a': .*5"),
     ],

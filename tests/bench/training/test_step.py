@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from bench.training.ema import PosthocAverages
 from bench.training.step import Update
 
 SETTINGS = {"learning_rate": 1.0, "weight_decay": 0.01, "ema_decay": 0.9, "clip": 0.5}
@@ -65,14 +66,43 @@ def test_it_is_adamw_with_clipping_and_an_average(
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
         for name, weight in theirs.state_dict().items():
-            if weight.dtype != torch.int64:
-                average[name] = 0.9 * average[name] + 0.1 * weight
+            averaged = weight.dtype != torch.int64
+            average[name] = 0.9 * average[name] + 0.1 * weight if averaged else weight
     for name, weight in theirs.state_dict().items():
         assert torch.allclose(ours.state_dict()[name], weight, atol=1e-5)
         assert torch.allclose(update.ema[name], average[name], atol=1e-5)
     again = Update(made(), **SETTINGS)
     again.load(update.state(), update.ema)
     assert all(torch.equal(value, again.state()[name]) for name, value in update.state().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_averages_of_half_weights_are_those_of_their_values_in_float32(dtype: torch.dtype) -> None:
+    """A step of 1e-4 of the distance is below half a unit in the last place of such weights."""
+    model = nn.Linear(4, 3).to(dtype)
+    update = Update(model, **SETTINGS | {"ema_decay": 0.9999})
+    posthoc, average = PosthocAverages(model, [0.1]), model.weight.detach().float()
+    for step in range(1, 201):
+        with torch.no_grad():
+            model.weight += 0.01
+        update.step(0.0)
+        posthoc.update(step)
+        average.lerp_(model.weight.detach().float(), 1e-4)
+    torch.testing.assert_close(update.ema["weight"], average)
+    assert all(kept["weight"].dtype == torch.float32 for kept in posthoc.averages.values())
+
+
+def test_masks_with_infinities_and_counters_are_as_in_the_network() -> None:
+    model = network()
+    model.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+    update, posthoc = Update(model, **SETTINGS), PosthocAverages(model, [0.1])
+    for step in range(2):
+        loss(model, step).backward()
+        update.step(1e-2)
+        posthoc.update(step + 1)
+    assert torch.equal(update.ema["mask"], model.mask) and update.ema["0.num_batches_tracked"] == 2
+    assert all(value.isfinite().all() for kept in posthoc.averages.values() for value in kept.values())
+    model.load_state_dict(update.ema)
 
 
 @pytest.mark.parametrize("finite", [False, True])

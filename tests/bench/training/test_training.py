@@ -132,6 +132,16 @@ def test_every_step_is_adamw_on_the_mean_loss(tmp_path: Path) -> None:
         assert all(torch.allclose(found[name], expected[name], atol=2e-6) for name in found)
 
 
+def test_samples_that_cannot_be_made_do_not_end_the_training(tmp_path: Path, monkeypatch: Any) -> None:
+    def images(_: Plan, network: Any, *__: Any) -> Any:
+        raise CodeError("10 of 20 output values are not finite", network)
+
+    monkeypatch.setattr(loop.Plan, "images", images)
+    with pytest.warns(UserWarning, match="no sheet of samples: 10 of 20 output values are not finite"):
+        result = train("tiny-unet", protocol(steps=2, checkpoint_every=1), tmp_path / "run")
+    assert result.step == 2 and len(Run(tmp_path / "run").checkpoints()) == 2
+
+
 def test_a_protocol_without_samples_makes_none_at_checkpoints(tmp_path: Path) -> None:
     judged = {"samples": False, "held_out": {"images": 64}}
     made = protocols.parse(SMOKE.model_dump() | {"evaluation": judged})
