@@ -225,6 +225,10 @@ def sample(
         }
         changed = {key: value for key, value in options.items() if value is not None}
         settings = protocols.changed(source.defaults, changed)
+        if settings.cfg_scale == 1 and guided_channels is not None:
+            raise UsageError("--guided-channels needs guidance by classes: add --cfg-scale")
+        if settings.cfg_scale == 1 and guide is None and guidance_interval is not None:
+            raise UsageError("--guidance-interval needs guidance: add --cfg-scale or --guide")
         plan = Plan(
             source.objective, settings, tuple(parse_numbers(classes, "--classes") or ()), seed, precision
         )

@@ -87,6 +87,9 @@ def guided(
             checked = True
         return output
 
+    lowest, highest = interval or (-torch.inf, torch.inf)
+    if not lowest <= highest:
+        raise UsageError(f"the guidance interval must rise, not go from {lowest:g} to {highest:g}")
     if cfg_scale == 1:
         return lambda x, t: predict(x, t, labels)
     null = network.null_class
@@ -104,9 +107,6 @@ def guided(
             f"guided_channels must be 0 (all) to {network.in_channels}, which {network.name} predicts, "
             f"not {guided_channels}"
         )
-    lowest, highest = interval or (-torch.inf, torch.inf)
-    if not lowest <= highest:
-        raise UsageError(f"the guidance interval must rise, not go from {lowest:g} to {highest:g}")
     both = torch.cat([labels, torch.full_like(labels, null)])
 
     def denoiser(x: Tensor, t: Tensor) -> Tensor:

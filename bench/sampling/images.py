@@ -47,15 +47,18 @@ def sample(
         The sheet.
 
     Raises:
-        UsageError: see `Plan.check` and `Plan.images`; or `out` cannot be written, exists already, or there
-            is too little space.
+        UsageError: see `Plan.check` and `Plan.images`; or `out` is named like an image, cannot be written,
+            exists already, or there is too little space.
     """
     out, settings = Path(out), plan.settings
+    if (ending := out.suffix.lower()) in (".png", ".jpg", ".jpeg", ".npy") or out.suffix != ending == ".npz":
+        raise UsageError(f"{out} is no place for many images: give FILE.npz, or a folder for PNGs")
     plan.check(network, device)
     partial = out.with_name(f".{out.name}.partial")
     there = out.exists() and not (out.is_dir() and not any(out.iterdir()))
-    if there and not partial.exists():  # otherwise only removing `partial` was interrupted
-        raise UsageError(f"{out} exists: delete it or choose another place")
+    exists = UsageError(f"{out} exists: delete it or choose another place")
+    if there and not partial.exists():
+        raise exists
 
     def placed(network: Any, plan: Plan) -> Any:
         network = plan.deployed(network, device)
@@ -80,6 +83,8 @@ def sample(
         plan = replace(plan, guide=replace(plan.guide, network=placed(plan.guide.network, of_guide)))
     arrays = {"images": (side, "uint8"), "labels": ((), "int64")}
     rows = ResumableArrays(partial, request, num, arrays)
+    if there and rows.missing():  # otherwise only removing `partial` was interrupted
+        raise exists
     progress("sampling", num - rows.missing(), num)
     for batch in distributed.share(batches(num, settings.batch_size)):
         if rows.missing(batch):

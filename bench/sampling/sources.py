@@ -30,7 +30,7 @@ class Source:
         to_images: maps its grids to pictures.
         objective: the objective that it was trained with.
         defaults: default settings of sampling.
-        identity: identifies the weights, as JSON.
+        identity: identifies the weights and the decoder, as JSON.
     """
 
     network: Any
@@ -88,8 +88,10 @@ def open_weights(
             raise UsageError("pixels need no decoder: leave --vae-precision out")
         identity |= {"vae_precision": vae_precision}
     if pixels:
-        return Source(network, to_pixels, trained_by, defaults, identity)
-    to_images = decoder(vae or getattr(network, "vae", None), vae_precision, normalise)
+        return Source(network, to_pixels, trained_by, defaults, identity | {"pixels": True})
+    vae = vae or getattr(network, "vae", None)
+    to_images = decoder(vae, vae_precision, normalise)
+    identity |= {"vae": vae, "normalise": _sha256(normalise) if normalise else None}
     return Source(network, to_images, trained_by, defaults, identity)
 
 
@@ -101,11 +103,14 @@ def load_weights(
     scheduled = "beta_schedule" in objectives.options(network.objective)
     options = {"beta_schedule": network.beta_schedule} if scheduled else {}
     trained_by = objective(network.objective, **options)
-    with Path(path).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    identity = {"weights": digest, "model": network.name, "overrides": network.overrides}
+    identity = {"weights": _sha256(Path(path)), "model": network.name, "overrides": network.overrides}
     identity |= {"key": key} if key else {}
     return network, trained_by, identity
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def to_pixels(grids: Tensor) -> np.ndarray:

@@ -46,6 +46,7 @@ def open_run(
         if not isinstance(dataset, Latents):
             raise UsageError(f"images of {request.data} need no VAE: leave its options out")
         dataset.vae, dataset.vae_precision = vae or dataset.vae, vae_precision
+        identity["vae"] = dataset.vae
     identity |= {"vae_precision": vae_precision} if vae_precision != "fp32" else {}
     objective = objective_with(request.training)
     return Source(network, dataset.to_images, objective, manifest.protocol.sampling, identity)

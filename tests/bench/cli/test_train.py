@@ -55,6 +55,9 @@ def test_train_sample_and_what_they_leave(run_bench, tmp_path, monkeypatch):
     assert np.abs(np.load(tmp_path / "3.npz")["arr_0"].astype(int) - images).max() > 1
     code, _, err = run_bench("sample", "--checkpoint", run, "--out", tmp_path / "b.npz", *options, *guide)
     assert code == 2 and "give --guide and --guide-scale together" in err
+    for alone in (("--guided-channels", 2), ("--guidance-interval", 100, 500)):
+        code, _, err = run_bench("sample", "--checkpoint", run, "--out", tmp_path / "b.npz", *options, *alone)
+        assert code == 2 and f"{alone[0]} needs guidance" in err
     seen = []
 
     def told(network, labels, cfg_scale, guided_channels, interval, encoder_every):

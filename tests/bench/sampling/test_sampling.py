@@ -6,6 +6,7 @@ import math
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -362,6 +363,23 @@ def test_a_guide_is_part_of_what_is_continued(tmp_path: Path, run: Path, network
     assert len(images) == 6
 
 
+def test_a_place_that_something_else_has_taken_keeps_it_and_loses_no_images(
+    tmp_path: Path, network: Any
+) -> None:
+    def stopped(*_: Any) -> None:
+        if _[1] > 2:
+            raise KeyboardInterrupt
+
+    out, six = tmp_path / "a.npz", plan("ddim", "2", 6, batch_size=2)
+    with pytest.raises(KeyboardInterrupt):
+        made(network, six, out, progress=stopped)
+    out.write_bytes(b"mine")
+    refused("exists: delete it", made, network, six, out)
+    assert out.read_bytes() == b"mine"
+    out.unlink()
+    assert len(made(network, six, out)[0]) == 6
+
+
 class Own(Flow):
     """A user's objective, which does not say what networks are given."""
 
@@ -437,6 +455,12 @@ def test_mistakes_are_told_before_anything_runs(tmp_path: Path, run: Path, netwo
             {"cfg_scale": float("inf")})  # fmt: skip
     unguided = registry.create("dit-s-4", input_size=8, num_classes=10, depth=1, class_dropout_prob=0.0)
     refused("no null class", made, unguided, plan("ddim", "4", 4, cfg_scale=1.5), out)
+    falling = dataclasses.replace(
+        plan("ddim", "4", 4, guidance_interval=(900, 100)), guide=open_guide(run, 2.0)
+    )
+    refused("interval must rise, not go from 900 to 100", made, network, falling, out)
+    for name in ("a.png", "a.NPZ"):
+        refused(f"{name} is no place for many images", made, network, plan("ddim", "4", 4), tmp_path / name)
     refused("no run.json", open_run, tmp_path)
     refused("no checkpoint of step 5", open_run, run / "checkpoints" / "00000005")
     refused("weights are ema, model, or a width", open_run, run, "emma")
@@ -491,6 +515,9 @@ def test_weights_of_the_authors_are_sampled_and_decoded(tmp_path: Path) -> None:
     refused("'old', 'new', and 2 of them fit", open_weights, *two_sets)
     chosen = open_weights(*two_sets, key="new").identity
     assert chosen["key"] == "new" and "key" not in source.identity
+    shutil.copytree(tmp_path / "vae", tmp_path / "other")
+    other = open_weights(tmp_path / "dit.pt", "dit-s-4", overrides, defaults, vae=str(tmp_path / "other"))
+    assert other.identity != source.identity  # what is continued has one decoder
     two = plan("ddim", "2", 2)
     sample(source.network, source.to_images, two, tmp_path / "a.npz", identity=source.identity)
     grids = two.grids(theirs.eval(), torch.arange(2))
