@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -123,11 +124,12 @@ def new(
     for path in (file, study):
         if path.exists():
             raise UsageError(f"{path} already exists: delete it, or choose another name")
+    quoted = shlex.quote(str(file))
     commands = [
-        f"bench check --plugin {file} --model {name}",
-        f"bench flops --plugin {file} --model {name} --by module",
-        f"bench ablate {study} --plugin {file}",
-        f"bench report {study} --plugin {file}",
+        f"bench check --plugin {quoted} --model {name}",
+        f"bench flops --plugin {quoted} --model {name} --by module",
+        f"bench ablate {shlex.quote(str(study))} --plugin {quoted}",
+        f"bench report {shlex.quote(str(study))} --plugin {quoted}",
     ]
     listed = "\n".join(f"    {command}" for command in commands)
     try:

@@ -25,13 +25,13 @@ def show(
     from bench import records
     from bench.reports.record import tables
     from bench.reports.render import terminal
-    from bench.studies.staleness import outdated
+    from bench.studies.staleness import compared, outdated
 
     found = records.read_file(records.find(record, results))
-    why = outdated(found)
+    why, looked = outdated(found), compared(found)
     if as_json:
-        print_json({"file": found.file, **found.dump(), "outdated": why})
+        print_json({"file": found.file, **found.dump(), "outdated": why, "compared": looked})
         return
-    for table in tables(found, why):
+    for table in tables(found, why, looked):
         terminal.table(table, console())
         console().print()

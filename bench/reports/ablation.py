@@ -145,7 +145,7 @@ def _unmeasured(plan: Plan) -> list[str]:
     lacking = [
         phrase(MEASURED[name])
         for name in plan.study.columns
-        if (name in SCORES and not evaluation.samples) or (name in HELD_OUT and not evaluation.held_out)
+        if (name in SCORES or name in HELD_OUT) and name not in evaluation.measured
     ]
     return [f"{plan.protocol.name} does not measure: {', '.join(lacking)}."] if lacking else []
 

@@ -35,7 +35,8 @@ _OF_PARTS: dict[str, Quantity] = {
     "macs_share": Quantity("macs_share", "Share of MACs", None, digits=1, unit="%", scale=100),
     "ratio": Quantity("ratio", "Share of time / share of MACs", None),
 }
-_CURRENT = "Not stale: its code and data are those of today, or give equal results."
+_CURRENT = "Not stale: its code is that of today, or gives equal results."
+_NOT_COMPARED = "Whether it is stale is unknown: its backbone is not registered here. --plugin names its code."
 MOST = 8  # entries of a list that are shown in a line
 # Fields of a request by the heading that they stand under; the others are the heading "Request".
 _SECTIONS = {
@@ -131,12 +132,13 @@ _PLAIN = {
 }
 
 
-def tables(record: Record, outdated: str | None = None) -> list[Table]:
+def tables(record: Record, outdated: str | None = None, compared: bool = True) -> list[Table]:
     """Tables of the result, its breakdowns, the request, the environment and the fingerprints.
 
     Args:
         record: any record.
         outdated: why it is stale; see `bench.studies.staleness`.
+        compared: whether its code could be compared; see there.
     """
     whole = record.dump()
     result, request = whole["result"], whole["request"]
@@ -157,8 +159,13 @@ def tables(record: Record, outdated: str | None = None) -> list[Table]:
         "Environment": whole["context"] | whole["environment"],
         "Fingerprints": whole["fingerprints"],
     }
+    state = f"Stale: {outdated} since." if outdated else _CURRENT
+    if not compared:
+        state = _NOT_COMPARED
+    elif whole["fingerprints"].get("data"):
+        state += " Its data were not compared."
     return [
-        _pairs("Measured", values, title, [f"Stale: {outdated} since." if outdated else _CURRENT]),
+        _pairs("Measured", values, title, [state]),
         *curve,
         *(_breakdown(name, entries) for name, entries in parts.items()),
         *(_pairs(heading, section) for heading, section in sections.items() if section),

@@ -440,13 +440,13 @@ def not_shown(study: Study, selection: Selection | None) -> str:
         if isinstance(record.request, QualityRequest)
     }
     models = {row.model for row in study.rows}
-    unknown = {row.protocol for row in found.values() if row.model in models} - known_protocols(study).keys()
-    names = ", ".join(sorted(filter(None, unknown)))
-    said = [f"Records under {names} are not shown: bench report --protocol FILE shows them."] if names else []
     cells = {
         cell.file: _row_of(cell.request, cell.protocol.name)
         for cell in measured_cells(study, selection.measured)
     }
+    left = {row.protocol for file, row in found.items() if row.model in models and file not in cells}
+    names = ", ".join(sorted(filter(None, left - known_protocols(study).keys())))
+    said = [f"Records under {names} are not shown: bench report --protocol FILE shows them."] if names else []
     missing = set(cells.values()) - {found[file] for file in found.keys() & cells.keys()}
     others = [found[file].protocol for file in found.keys() - cells.keys() if found[file] in missing]
     for name, count in sorted(Counter(map(str, others)).items()):

@@ -10,7 +10,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import mean
@@ -142,9 +142,14 @@ def measured(records: Iterable[Record]) -> dict[str | None, set[tuple[int, str |
 def measured_cells(
     study: Study, measured: Mapping[str | None, set[tuple[int, str | None]]]
 ) -> Iterator[Cell]:
-    """Cells of a study that records may answer; see `measured` and `known_protocols`."""
+    """Cells of a study that records may answer; see `measured` and `known_protocols`.
+
+    The file of a protocol of the study's own may have had another name when its records were made.
+    """
+    own = {Path(name).stem for name in (study.protocol, *study.protocols)}
+    every = set[tuple[int, str | None]]().union(*measured.values())
     for protocol in known_protocols(study).values():
-        if tried := measured.get(protocol.name):
+        if tried := every if protocol.name in own else measured.get(protocol.name):
             seeds = sorted({seed for seed, _ in tried})
             for reference in sorted({reference for _, reference in tried}, key=str):
                 yield from cells(study, protocol, seeds, reference)
@@ -225,11 +230,27 @@ def _changed(row: StudyRow, protocol: Protocol) -> Protocol:
 # ---- what is left to measure, and how long it takes ----
 
 
-def has_scores(record: Record, columns: Iterable[str]) -> bool:
-    """Whether a record of quality tells the scores that a study shows, which older ones may not."""
+def has_scores(record: Record, study: Study, protocol: Protocol) -> bool:
+    """Whether a record of quality tells the scores of a protocol that it names or that a study shows.
+
+    Older records may not. Scores that the protocol does not compute are in none.
+    """
     if not isinstance(record.result, Quality) or record.result.request.sampling is None:
         return True
-    return all(name in record.result.scores for name in columns if name in SCORES)
+    evaluation = protocol.evaluation
+    wanted = {*evaluation.scores, *(set(study.columns) & set(evaluation.scored_by))}
+    return wanted <= record.result.scores.keys()
+
+
+def keeping_scores(cell: Cell, record: Record | None) -> Cell:
+    """The cell with the scores that its record has from another protocol, so that none is lost."""
+    known = record.result.scores if record and isinstance(record.result, Quality) else {}
+    wanted = cell.protocol.evaluation.scored_by
+    kept = [name for name in known if name in SCORES and name not in wanted]
+    if not kept:
+        return cell
+    evaluation = cell.protocol.evaluation.model_copy(update={"scores": (*wanted, *kept)})
+    return replace(cell, protocol=cell.protocol.model_copy(update={"evaluation": evaluation}))
 
 
 def missing(cells: Iterable[Cell], known: Records) -> list[Cell]:

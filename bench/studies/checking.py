@@ -117,6 +117,8 @@ def _check_scores(dataset: Dataset, extractor: str, reference: Path | None) -> N
 
 def _check(cell: Cell, dataset: Dataset) -> None:
     training, images = cell.protocol.training_of(cell.model), cell.protocol.sampling
+    if cell.step > training.steps:
+        raise UsageError(f"step = {cell.step}, but {cell.protocol.name} trains {training.steps} steps")
     if training.batch_size > len(dataset):
         raise UsageError(
             f"protocol {cell.protocol.name} takes batches of {training.batch_size}, but {dataset.name} has "

@@ -31,6 +31,7 @@ from bench.studies.cells import (
     cost_request,
     expected_seconds,
     has_scores,
+    keeping_scores,
     known,
     missing,
     missing_costs,
@@ -211,9 +212,9 @@ def plan(
         for file, record in there.items()
         if not force
         and (stale == "accept" or file not in outdated)
-        and (file not in files or has_scores(record, (*chosen.columns, *settings.evaluation.scores)))
+        and (file not in files or has_scores(record, chosen, settings))
     }
-    todo = missing(wanted, usable)
+    todo = [keeping_scores(cell, there.get(cell.file)) for cell in missing(wanted, usable)]
     costs = missing_costs(chosen, usable) if part == 1 else {}  # the first machine counts them
     if adding := texts(add_scores):
         if force:

@@ -165,6 +165,12 @@ def outdated(record: Record, data_options: Mapping[str, Any] | None = None) -> s
     return stale(record, fingerprints(record.request, data_options, SCORES))
 
 
+def compared(record: Record) -> bool:
+    """Whether the code of a record's backbone is registered here, so that it can be compared."""
+    request = record.request
+    return not isinstance(request, NetworkRequest) or _code("backbone", request.model) is not None
+
+
 def stale_records(
     records: Mapping[str, Record], cells: Iterable[Cell], study: Study, data_options: Mapping[str, Any] | None
 ) -> dict[str, str]:

@@ -24,7 +24,7 @@ from bench.reports.render import html
 from bench.reports.samples import kept_samples
 from bench.reports.select import Line, Setting, settings
 from bench.studies.published import QUALITY, field
-from bench.studies.staleness import outdated
+from bench.studies.staleness import compared, outdated
 from registry.errors import UsageError
 from registry.values import format_value
 
@@ -314,7 +314,7 @@ def _module(origin: str) -> list[str]:
 
 def record(site: Site, found: Record) -> str:
     """A record: figures, samples, the command that makes it again, other seeds, request, environment."""
-    made = record_tables(found, outdated(found))
+    made = record_tables(found, outdated(found), compared(found))
     study, line = site.places.get(found.file, (None, None))
     shown = []
     for table in made:

@@ -31,7 +31,8 @@ class Training(TrainingSettings):
     """Settings of the training, and those that change no result.
 
     Attributes:
-        log_every: number of steps between two lines of the log.
+        log_every: number of steps between two lines of the log; the training loss of a record is the mean
+            over the last of them.
         checkpoint_every: number of steps between two checkpoints.
         keep: number of checkpoints kept, the newest; 0 keeps all.
         processes: number of processes that train and sample a cell of a study together, each with its own GPU
@@ -263,7 +264,7 @@ def load(name: str | Path, beside: Path | None = None) -> Protocol:
         _require_backbones("scale", protocol.scale)
         _require_backbones("learning_rates", protocol.learning_rates)
     except UsageError as error:
-        raise UsageError(f"protocol {name}: {error}") from None
+        raise UsageError(f"protocol {path}: {error}") from None
     reference = protocol.evaluation.reference
     if reference is None:
         return protocol

@@ -232,6 +232,17 @@ def test_a_network_from_a_scratch_file(run_bench, own):
     assert "scratch_net.py" in run_bench("list", "my*", "--plugin", own)[1]
 
 
+def test_options_that_json_has_no_form_for_are_text(run_bench, tmp_path):
+    path = tmp_path / "odd.py"
+    path.write_text(
+        "import registry, torch\n\n\n@registry.register('odd-net')\n"
+        "def make(act=torch.nn.SiLU, most: float = float('inf')):\n    return None\n"
+    )
+    code, out, _ = run_bench("describe", "odd-net", "--plugin", path, "--json")
+    options = json.loads(out, parse_constant=pytest.fail)["options"]
+    assert code == 0 and "SiLU" in options["act"]["default"] and options["most"]["default"] == "inf"
+
+
 def test_check_fails_a_network_that_ignores_the_step(run_bench, own):
     code, out, _ = run_bench("check", "--plugin", own, "--model", "my-net")
     assert code == 1 and "fail" in out

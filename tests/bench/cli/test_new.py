@@ -40,7 +40,8 @@ def test_the_written_files_run_by_the_commands_that_it_names(run_bench, tmp_path
 
 def test_nothing_is_overwritten_and_no_name_taken_twice(run_bench, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert run_bench("new", "Some Net.py")[0] == 0
+    code, out, _ = run_bench("new", "Some Net.py")
+    assert code == 0 and "bench check --plugin 'Some Net.py' --model some-net" in out
     for name, says in (
         ("Some Net.py", "exists: delete it"),
         ("net", "is not the name of a Python file"),

@@ -72,6 +72,15 @@ def test_show_takes_a_path_and_says_what_has_changed(run_bench, tmp_path):
     assert shown["file"] == path.name
 
 
+def test_show_does_not_call_a_record_current_whose_code_it_does_not_know(run_bench, tmp_path):
+    request = QualityRequest(**made.QUALITY_REQUEST.model_dump() | {"model": "lab-net"})
+    path = made.put(tmp_path, made.quality(request), fingerprints=Fingerprints(code="0" * 12))
+    out = " ".join(run_bench("show", path)[1].split())
+    assert "unknown: its backbone is not registered here" in out and "Not stale" not in out
+    shown = json.loads(run_bench("show", path, "--json")[1])
+    assert shown["outdated"] is None and shown["compared"] is False
+
+
 def test_show_prints_every_committed_record(run_bench):
     for path in sorted((ROOT / "results").glob("*-" + "[0-9a-f]" * 12 + ".json"))[::9]:
         assert run_bench("show", path)[0] == 0

@@ -21,6 +21,8 @@ from bench.diffusion.ddpm import DDPM
 from bench.diffusion.ddpm_samplers import DDIM
 from bench.metrics.scores import SCORES
 from bench.records.schema import HeldOutSettings, Quality, QualityRequest, Seconds
+from bench.reports.select import Selection, lines
+from bench.reports.tables import not_shown
 from bench.sampling import plan
 from bench.studies import plan as planning
 from bench.studies import published
@@ -354,6 +356,37 @@ def test_a_plan_says_what_is_known_and_what_is_missing(tmp_path: Path) -> None:
         counts(force=True, add_scores="kid")
 
 
+def test_a_record_has_the_scores_of_its_protocol_and_keeps_those_of_another(tmp_path: Path) -> None:
+    """A column that no protocol computes asks for nothing; scores of another protocol are computed again."""
+    few = PROTOCOL.replace("[evaluation]", '[evaluation]\nscores = ["fid", "kid"]')
+    (tmp_path / "few.toml").write_text(few)
+    (tmp_path / "other.toml").write_text(few.replace('"fid", "kid"', '"fid", "density"'))
+    study = written(tmp_path, 'columns = ["fid", "sfid", "coverage"]\n' + ROW)
+    (cell,) = cells(studies.load(study), protocols.load(tmp_path / "few.toml"), [0])
+    measured = made.quality(cell.request, fid=1.0, kid=2.0)
+    made.put(tmp_path / "r", measured, "few")
+
+    def todo(protocol: str) -> list[Cell]:
+        return planning.plan(
+            study, protocol=tmp_path / protocol, seeds=[0], results=tmp_path / "r", stale="accept"
+        ).todo
+
+    assert todo("few.toml") == []
+    (again,) = todo("other.toml")
+    assert again.file == cell.file and set(again.protocol.evaluation.scores) == {"density", *measured.scores}
+
+
+def test_records_are_found_under_the_new_name_of_their_protocol(tmp_path: Path) -> None:
+    (tmp_path / "old.toml").write_text(PROTOCOL)
+    study = studies.load(written(tmp_path, 'protocol = "new.toml"\n' + ROW))
+    (cell,) = cells(study, protocols.load(tmp_path / "old.toml"), [3])
+    (tmp_path / "old.toml").rename(tmp_path / "new.toml")
+    made.put(tmp_path / "r", made.quality(cell.request, fid=1.0), "old")
+    selection = Selection(tmp_path / "r")
+    assert [row.quality.keys() for row in lines(study, selection)] != [set()]
+    assert not_shown(study, selection) == ""
+
+
 def test_scores_that_are_added_take_no_time_for_training(tmp_path: Path) -> None:
     (cell,) = cells(studies.load("toy"), MICRO, [0])[:1]
     made.put(tmp_path, made.quality(cell.request), "micro")
@@ -551,6 +584,7 @@ def test_a_row_is_for_a_protocol_of_the_users_and_has_a_scale_under_it(tmp_path:
         ("sampling = { cfg_scale = 2, guided_channels = 9 }", r"row 'a': guided_channels must be 0 .* to 4"),
         ("sampling = { cfg_scale = 2, guidance_interval = [9, 1] }", r"row 'a': the guidance interval must"),
         ("cfg_scale = 2\noverrides = { class_dropout_prob = 0 }", r"row 'a': udit-t has no null class"),
+        ("step = 1300", r"row 'a': step = 1300, but micro trains 1200 steps"),
         ("sampling = { num = 3 }", r"samples 3, but precision needs 4: raise num in \[sampling\]"),
         ("overrides = { input_size = 16 }", r"row 'a': .*takes grids of \(4, 16, 16\)"),
         ("overrides = { num_heads = 5 }", r"row 'a': .*5"),
