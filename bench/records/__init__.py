@@ -27,6 +27,7 @@ from pydantic import ValidationError
 from bench.records.schema import Context, Fingerprints, Record, Result, short_digest
 from bench.utils.files import write_text
 from bench.utils.text import hidden_character
+from bench.version import __version__
 from registry.errors import UsageError, suggest
 
 if TYPE_CHECKING:
@@ -193,7 +194,8 @@ def _parsed(path: Path, *, light: bool = False) -> tuple[Record, dict[str, Any]]
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{damaged}: {place}: {first['msg']}") from None
+        newer = first["type"] == "extra_forbidden" and f" (or of a newer version than {__version__})"
+        raise UsageError(f"{damaged}{newer or ''}: {place}: {first['msg']}") from None
     except OSError as error:
         raise UsageError(f"{damaged}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:

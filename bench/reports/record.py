@@ -36,7 +36,9 @@ _OF_PARTS: dict[str, Quantity] = {
     "ratio": Quantity("ratio", "Share of time / share of MACs", None),
 }
 _CURRENT = "Not stale: its code is that of today, or gives equal results."
-_NOT_COMPARED = "Whether it is stale is unknown: its backbone is not registered here. --plugin names its code."
+_NOT_COMPARED = (
+    "Whether it is stale is unknown: its backbone is not registered here. --plugin names its code."
+)
 MOST = 8  # entries of a list that are shown in a line
 # Fields of a request by the heading that they stand under; the others are the heading "Request".
 _SECTIONS = {

@@ -14,6 +14,7 @@ import torch
 from bench import records
 from bench.records import environment
 from bench.records.schema import Context, CostRequest, QualityRequest, short_digest
+from bench.version import __version__
 from registry.errors import UsageError
 from tests.bench import made
 from tests.conftest import ROOT
@@ -162,6 +163,16 @@ def damaged(folder):
     lines = [str(warning.message) for warning in warned]
     assert all("\n" not in line and len(line) < 400 for line in lines)
     return lines, [record.file for record in found]
+
+
+def test_fields_of_a_newer_version_are_told_as_such(tmp_path):
+    path = made.put(tmp_path, made.cost())
+    table = json.loads(path.read_text())
+    del table["digest"]
+    table["result"]["watts"] = 7
+    path.write_text(json.dumps({**table, "digest": short_digest(table)}))
+    (line,), _ = damaged(tmp_path)
+    assert f"{path.name} (or of a newer version than {__version__}): " in line and "watts" in line
 
 
 def test_damaged_records_are_named_and_left_out(tmp_path):

@@ -723,8 +723,8 @@ def test_a_report_shows_the_protocols_that_are_named_and_tells_of_others(run_ben
     )
     (tmp_path / "other").mkdir()
     (tmp_path / "other/first.toml").write_text(smoke.replace("steps = 8\n", "steps = 9\n"))
-    for name in of_rows:
-        (tmp_path / f"{name}.toml").write_text(smoke)
+    for steps, name in enumerate(of_rows, 8):  # files of one content would be one protocol
+        (tmp_path / f"{name}.toml").write_text(smoke.replace("steps = 8\n", f"steps = {steps}\n"))
     study = bench.studies.load(own)
     for fid, name in enumerate(of_rows, 11):
         cell = next(c for c in cells(study, protocols.load(name, tmp_path), [fid]) if c.row.label == name)
