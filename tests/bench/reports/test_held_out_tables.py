@@ -66,7 +66,7 @@ def test_levels_that_a_schedule_lacks_are_told_and_share_no_table(tmp_path: Path
 def test_a_study_s_other_columns_make_nothing_missing(tmp_path: Path) -> None:
     records = known(write(tmp_path, {0: PUBLISHED}))
     assert "fid" in STUDY.columns
-    assert all(has_scores(record, STUDY.columns) for record in records.values())
+    assert all(has_scores(record, STUDY, PROXY) for record in records.values())
     cells = cells_of(STUDY, PROXY, [0])
     assert not missing(cells, records)
     assert stale_records(records, cells, STUDY, {}) == {}
