@@ -483,12 +483,28 @@ def _cautions(
         cautions.append(
             f"95% intervals: {told}. They are over samples of one network, not over training seeds."
         )
+    if "inception_score" in found.values:
+        cautions += _of_splits(samples)
     biased = [SCORES[name] for name in found.values if isinstance(SCORES[name], FID)]
     if biased and (samples.count or 0) < PUBLISHED:
         are, them, those = ("is", "it", "that") if len(biased) == 1 else ("are", "them", "those")
         cautions.append(
             f"Warning: with fewer than {PUBLISHED:,} samples {_listed(biased)} {are} biased upward: compare "
             f"{them} only with {those} of equally many samples."
+        )
+    return cautions
+
+
+def _of_splits(samples: ImageSet | FeatureSet) -> list[str]:
+    """What makes the Inception score's splits differ from those of papers."""
+    if not samples.count or samples.count <= SPLIT:
+        return []
+    cautions = []
+    if isinstance(samples, ImageSet) and samples.order:
+        cautions.append(
+            f"Warning: the Inception score is too low where its splits of {SPLIT:,} consecutive images hold "
+            f"few of the classes. Those of {samples.path} {samples.order}: put them into one folder under "
+            "random names, or into an .npz in random order."
         )
     return cautions
 

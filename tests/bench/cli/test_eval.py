@@ -108,6 +108,30 @@ def test_the_table_says_what_a_reader_must_know(bench, width) -> None:
         assert said in text, said
 
 
+def digits_in(path: Path, count: int, ordered: bool) -> Path:
+    """An .npz of so many digits with their labels, sorted by them or shuffled."""
+    found = load_digits()
+    rows = np.random.default_rng(0).integers(0, len(found.images), count)
+    if ordered:
+        rows = rows[np.argsort(found.target[rows], kind="stable")]
+    pixels = np.rint(found.images[rows] * 255 / 16).astype(np.uint8)
+    np.savez(path, arr_0=np.repeat(pixels[..., None], 3, axis=3), arr_1=found.target[rows])
+    return path
+
+
+def test_an_inception_score_of_sorted_classes_is_warned_of(bench, tmp_path) -> None:
+    told, values = {}, {}
+    for ordered in (True, False):
+        samples = digits_in(tmp_path / f"{ordered}.npz", 10_000, ordered)
+        found = scores(bench, "--samples", samples, "--reference", samples, "--score", "inception_score")
+        values[ordered] = found["scores"]["inception_score"]
+        told[ordered] = [note for note in found["notes"] if "splits of 5,000 consecutive" in note]
+    assert values[True] < 0.75 * values[False]  # each split holds half of the classes
+    assert told[False] == []
+    (note,) = told[True]
+    assert note.startswith("Warning: ") and "True.npz are sorted by their labels (arr_1): put them" in note
+
+
 def test_what_is_left_out_of_a_folder_is_said(bench, sets, tmp_path) -> None:
     shutil.copytree(sets / "s", tmp_path / "s")
     shutil.copytree(sets / "s", tmp_path / "s" / ".ipynb_checkpoints")
