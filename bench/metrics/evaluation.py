@@ -506,6 +506,11 @@ def _of_splits(samples: ImageSet | FeatureSet) -> list[str]:
             f"few of the classes. Those of {samples.path} {samples.order}: put them into one folder under "
             "random names, or into an .npz in random order."
         )
+    if last := samples.count % SPLIT:
+        cautions.append(
+            f"Warning: the last split of the Inception score has {last:,} of {SPLIT:,} images and weighs as "
+            f"much as the others: score a multiple of {SPLIT:,} images."
+        )
     return cautions
 
 

@@ -132,6 +132,21 @@ def test_an_inception_score_of_sorted_classes_is_warned_of(bench, tmp_path) -> N
     assert note.startswith("Warning: ") and "True.npz are sorted by their labels (arr_1): put them" in note
 
 
+@pytest.mark.parametrize(("count", "last"), [(5000, None), (5001, "1"), (10_000, None), (11_200, "1,200")])
+def test_a_short_last_split_is_warned_of(bench, tmp_path, count, last) -> None:
+    samples = digits_in(tmp_path / "s.npz", count, ordered=False)
+    found = scores(bench, "--samples", samples, "--reference", samples, "--score", "inception_score")
+    told = [note for note in found["notes"] if note.startswith("Warning: the last split")]
+    assert told == (
+        [
+            f"Warning: the last split of the Inception score has {last} of 5,000 images and weighs as much "
+            "as the others: score a multiple of 5,000 images."
+        ]
+        if last
+        else []
+    )
+
+
 def test_what_is_left_out_of_a_folder_is_said(bench, sets, tmp_path) -> None:
     shutil.copytree(sets / "s", tmp_path / "s")
     shutil.copytree(sets / "s", tmp_path / "s" / ".ipynb_checkpoints")
