@@ -124,6 +124,44 @@ def test_a_later_score_joins_the_record_and_other_samples_replace_it(sets) -> No
     assert set(only(sets / "r").result.scores) == {"fid"}
 
 
+def test_a_later_call_keeps_what_it_does_not_declare(sets) -> None:
+    told = {"labels": "drawn", "model": "dit-s-2", "provenance": "my cluster", "published": "EDM2-S"}
+    evaluated(sets, scores=["fid"], label="x", record=sets / "r", **told)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluated(sets, scores=["kid"], label="x", record=sets / "r", model="DiT-S/2")
+    result = only(sets / "r").result
+    assert set(result.scores) == {"fid", "kid"} and result.labels_from == "declaration"
+    assert {name: getattr(result, name) for name in told} == told
+    # The same images, with labels that are balanced.
+    with pytest.warns(UserWarning) as warned:
+        evaluated(sets, "balanced", label="x", record=sets / "r", provenance="your cluster")
+    assert sorted(str(each.message) for each in warned) == [
+        "the record of 'x' had labels 'drawn'; now it has 'balanced'",
+        "the record of 'x' had provenance 'my cluster'; now it has 'your cluster'",
+    ]
+    result = only(sets / "r").result
+    assert (result.labels, result.labels_from, result.provenance) == ("balanced", "file", "your cluster")
+    assert (result.model, result.published) == ("dit-s-2", "EDM2-S")
+
+
+@pytest.mark.parametrize(("changed", "what"), [("scorer", "code"), ("extractor", "weights")])
+def test_scores_that_another_extractor_drops_are_named(sets, changed, what) -> None:
+    evaluated(sets, label="x", provenance="my cluster", record=sets / "r")
+    record = only(sets / "r")
+    fingerprints = record.fingerprints.model_copy(update={changed: "0" * 12})
+    records.write(record.result, sets / "r", fingerprints=fingerprints)
+    told = f"dropped kid from the record of 'x': since then the {what} of digits changed"
+    with pytest.warns(UserWarning, match=told):
+        evaluated(sets, scores=["fid"], label="x", record=sets / "r")
+    result = only(sets / "r").result
+    assert set(result.scores) == {"fid"} and result.provenance == "my cluster"
+    records.write(result, sets / "r", fingerprints=fingerprints)
+    with warnings.catch_warnings():  # both are computed again, so nothing is dropped
+        warnings.simplefilter("error")
+        evaluated(sets, label="x", record=sets / "r")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
