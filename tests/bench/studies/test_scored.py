@@ -243,7 +243,37 @@ def test_diff_compares_one_label_and_reference_in_two_folders(sets, run_bench) -
     np.savez(sets / "noise.npz", arr_0=np.zeros((60, 16, 16, 3), np.uint8))
     evaluated(sets, "noise", label="z", record=sets / "d", scores=["fid"])
     (judged,) = differences(sets / "c", sets / "d").judgements
-    assert judged.verdict == "one seed"  # without intervals nothing is claimed
+    assert judged.verdict == "no interval"  # without intervals nothing is claimed
+    code, out, _ = run_bench("diff", str(sets / "c"), str(sets / "d"), "--markdown")
+    assert code == 0 and "## Changed, without intervals for a test (bench eval --intervals)" in out
+
+
+def test_diff_judges_no_scores_that_do_not_compare(sets, run_bench) -> None:
+    images = np.load(sets / "samples.npz")["arr_0"]
+    np.savez(sets / "half.npz", arr_0=images[:30])
+    evaluated(sets, label="count", record=sets / "a")
+    evaluated(sets, "half", label="count", record=sets / "b")
+    evaluated(sets, "drawn", label="labels", record=sets / "a")
+    evaluated(sets, "balanced", label="labels", record=sets / "b")
+    evaluated(sets, label="weights", record=sets / "a")
+    kept = {record.request.label: record for record in records.read(sets / "a")}["weights"]
+    fingerprints = kept.fingerprints.model_copy(update={"extractor": "0" * 12})
+    scores = {name: value / 2 for name, value in kept.result.scores.items()}
+    records.write(kept.result.model_copy(update={"scores": scores}), sets / "b", fingerprints=fingerprints)
+    found = differences(sets / "a", sets / "b")
+    assert (found.compared, found.judgements) == (3, [])
+    reference, weights = kept.request.reference, kept.fingerprints.extractor
+    expected = {
+        "count": "samples 60 and 30",
+        "labels": "labels drawn and balanced",
+        "weights": f"weights of the extractor {weights} and 000000000000",
+    }
+    assert sorted(found.incomparable) == [
+        f"Not compared: {label} (digits, reference {reference}): {why}." for label, why in expected.items()
+    ]
+    code, out, _ = run_bench("diff", str(sets / "a"), str(sets / "b"))
+    assert code == 0 and all(why in out for why in found.incomparable)
+    assert json.loads(run_bench("diff", str(sets / "a"), str(sets / "b"), "--json")[1])["incomparable"]
 
 
 # ---- beside published figures ----
