@@ -145,13 +145,14 @@ class Comparison(Framed):
     published: list[Beside] = field(default_factory=list)
 
     def rows(self) -> list[Row]:
-        """A row for each score."""
-        named = [(SCORES[name].full_name, name, value) for name, value in self.scores.items()]
-        ends = {
-            name: dict(zip(("95% low", "95% high"), pair, strict=True))
-            for name, pair in self.intervals.items()
-        }
-        return [{"Score": full, "Value": value, **ends.get(name, {})} for full, name, value in named]
+        """A row for each score, in the unit that its name gives: KID times 1,000."""
+        rows = []
+        for name, value in self.scores.items():
+            score = SCORES[name]
+            row: Row = {"Score": score.full_name, "Value": None if value is None else value * score.scale}
+            ends = (end * score.scale for end in self.intervals.get(name, ()))
+            rows.append(row | dict(zip(("95% low", "95% high"), ends, strict=False)))
+        return rows
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
