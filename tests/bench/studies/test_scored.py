@@ -317,6 +317,24 @@ def test_what_differs_is_refused_or_noted(changed, note, compared) -> None:
         assert (each.scores["fid"][2] is not None) == compared
 
 
+@pytest.mark.parametrize(
+    ("row", "size", "count", "noted"),
+    [
+        ("DiT-XL/2 @512", 512, 1000, None),
+        ("DiT-XL/2 @512", 512, 10_000, "published ones compare with 1,000 images, these with 10,000"),
+        ("DiT-XL/2", 256, 10_000, None),
+        ("DiT-XL/2", 256, 1000, "published ones compare with 10,000 images, these with 1,000"),
+    ],
+)
+def test_precision_compares_with_as_many_images_as_the_official_file_has(row, size, count, noted) -> None:
+    ours = result(size=size)
+    reference = ours.reference.model_copy(update={"count": count})
+    for each in scored.beside(ours.model_copy(update={"published": row, "reference": reference})):
+        if "precision" in each.scores:
+            told = [note for note in each.notes if note.startswith("Precision and recall: ")]
+            assert told == ([f"Precision and recall: {noted}."] if noted else [])
+
+
 def test_rows_of_the_u_dit_paper_are_found_where_the_field_has_none() -> None:
     found = scored.named("+ Token Downsampling")
     assert [row.figures["fid"] for row in found] == [89.43]
