@@ -343,8 +343,8 @@ def _sides(
     """The extractors that scores need, the one whose scores do not name it first; and what is missing.
 
     Raises:
-        UsageError: an extractor cannot be had, or a set is of another; where only a wildcard asks for it, its
-            scores are missing.
+        UsageError: no score uses one of the references; an extractor cannot be had, or a set is of another;
+            where only a wildcard asks for it, its scores are missing.
     """
     needed: dict[str, list[Score]] = {}
     for score in sorted(entries, key=lambda score: score.extractor is not None):
@@ -352,13 +352,23 @@ def _sides(
     for name in weights:
         if name not in needed:
             raise UsageError(f"weights are given for {name}, which no requested score uses")
+    images = [each for each in references if isinstance(each, ImageSet)]
+    chosen = {}
+    for name in needed:
+        fitting = [each for each in references if isinstance(each, FeatureSet) and each.extractor == name]
+        chosen[name] = (*fitting, *images, *references)[0]
+    for each in references:
+        if not any(each is used for used in chosen.values()):
+            others = ", ".join(dict.fromkeys(str(used.path) for used in chosen.values()))
+            raise UsageError(
+                f"no requested score uses the reference {each.path}, but {others}: leave one out, or name a "
+                "score of its extractor with --score"
+            )
     sides: list[_Side] = []
     missing: dict[str, str] = {}
     failure = None
     for name, wanted in needed.items():
-        fitting = [each for each in references if isinstance(each, FeatureSet) and each.extractor == name]
-        images = [each for each in references if isinstance(each, ImageSet)]
-        reference = (*fitting, *images, *references)[0]
+        reference = chosen[name]
         for score in wanted:
             if score.name in names:
                 _check_reference(score, reference)

@@ -250,6 +250,16 @@ def test_what_cannot_be_scored_is_one_line(bench, sets, tmp_path) -> None:
     assert sorted(p.name for p in tmp_path.glob("*.npz")) == ["mu.npz", "one.npz"]
 
 
+def test_a_reference_that_no_score_uses_is_refused(bench, sets, tmp_path) -> None:
+    args = ("eval", "--samples", "s", "--reference", "r", "--reference")
+    for other in ("r.npz", "r"):
+        said = refused(bench, *args, other, "--score", "fid")
+        assert f"no requested score uses the reference {other}, but r: leave one out" in said
+    make_file("r", tmp_path / "features.npz")  # the extractor's own file goes before images
+    said = refused(bench, *args, tmp_path / "features.npz")
+    assert f"no requested score uses the reference r, but {tmp_path / 'features.npz'}: " in said
+
+
 def test_a_process_that_reads_images_and_is_killed_is_told_in_a_line(bench, monkeypatch, tmp_path) -> None:
     def dies(*_: object) -> None:
         assert torch.utils.data.get_worker_info()  # in a process of its own, or the test would die

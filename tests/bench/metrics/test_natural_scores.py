@@ -292,12 +292,12 @@ def test_statistics_alone_can_be_of_another_extractor(sets, dinov2, tmp_path) ->
         "statistics": "somebody's",
     }  # as the book says
     np.savez(tmp_path / "alone.npz", about=np.array(json.dumps(about)), mu=whole["mu"], sigma=whole["sigma"])
-    options = {"scores": "fd_dinov2", "cache": tmp_path / "cache"}
+    options = {"scores": ["fid", "fd_dinov2"], "cache": tmp_path / "cache"}
     found = compare(sets[0], [sets[1], tmp_path / "alone.npz"], **options)
     expected = compare(sets[0], sets[1], **options)
     assert found is not None and expected is not None
     assert found.scores["fd_dinov2"] == pytest.approx(expected.scores["fd_dinov2"], rel=1e-9)
-    assert found.reference_count is None
+    assert found.reference_sets["dinov2"].count is None
 
 
 def test_references_name_scores_that_there_are() -> None:
