@@ -19,8 +19,10 @@ from bench.metrics.features import (
 )
 from bench.metrics.images import FeatureSet, ImageSet, content_digest, open_set, size_text
 from bench.metrics.scores import SCORES, Features, Inputs, Score, scored_alone, select
-from bench.metrics.scores.fid import FID
+from bench.metrics.scores.fid import FID, FIDInfinity
 from bench.metrics.scores.inception_score import SPLIT
+from bench.metrics.scores.kid import KID, SUBSET_SIZE
+from bench.metrics.scores.mind import MIND
 from bench.records.schema import Balance, ScoredSet
 from bench.utils import distributed
 from bench.utils.frames import Framed, Row
@@ -31,6 +33,7 @@ from registry.errors import UsageError
 
 GROUPS = 20  # that confidence intervals are made from
 PUBLISHED = 50_000  # samples in the papers' FID
+FOR_INFINITY = 3  # samples a feature, below which the line through FIDs of subsets bends
 
 
 @dataclass(frozen=True)
@@ -288,6 +291,12 @@ def compare(
             *_cautions(
                 found, ours, [(side.reference, of) for side, (_, of) in zip(sides, made, strict=True)]
             ),
+            *(
+                note
+                for side, pair in zip(sides, made, strict=True)
+                for score in side.scores
+                if score.name in found.values and (note := _of_few(score, *pair))
+            ),
             *(cache_notes if any(side.network for side in sides) else ()),
         ],
         sample_set=_told(ours),
@@ -508,8 +517,13 @@ def _cautions(
 
 def _of_splits(samples: ImageSet | FeatureSet) -> list[str]:
     """What makes the Inception score's splits differ from those of papers."""
-    if not samples.count or samples.count <= SPLIT:
+    if not samples.count or samples.count == SPLIT:
         return []
+    if samples.count < SPLIT:
+        return [
+            f"Warning: with fewer than {SPLIT:,} samples the Inception score is biased downward: compare it "
+            "only with that of equally many samples."
+        ]
     cautions = []
     if isinstance(samples, ImageSet) and samples.order:
         cautions.append(
@@ -523,6 +537,30 @@ def _of_splits(samples: ImageSet | FeatureSet) -> list[str]:
             f"much as the others: score a multiple of {SPLIT:,} images."
         )
     return cautions
+
+
+def _of_few(score: Score, samples: Features, reference: Features) -> str:
+    """What so few images do to scores other than FID and the Inception score; empty if they do nothing."""
+    count = samples.count("samples")
+    fewest = min(count, reference.count("reference"))
+    if isinstance(score, KID) and fewest < SUBSET_SIZE:
+        return (
+            f"Warning: {score.full_name} is of subsets of {fewest:,} images, not of {SUBSET_SIZE:,}: compare "
+            "it only with that of equally many."
+        )
+    if isinstance(score, MIND) and fewest < PUBLISHED:
+        return (
+            f"Warning: {score.full_name} is of {fewest:,} images of each set and biased upward: compare it "
+            "only with that of equally many."
+        )
+    if isinstance(score, FIDInfinity):
+        assert samples.pool is not None
+        if count < FOR_INFINITY * (width := samples.pool.shape[1]):
+            return (
+                f"Warning: {score.full_name} from {count:,} samples of {width:,} features is unreliable and "
+                f"may be negative: use {FOR_INFINITY * width:,} samples or more."
+            )
+    return ""
 
 
 def _listed(scores: Sequence[Score]) -> str:

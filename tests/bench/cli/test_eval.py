@@ -132,6 +132,34 @@ def test_an_inception_score_of_sorted_classes_is_warned_of(bench, tmp_path) -> N
     assert note.startswith("Warning: ") and "True.npz are sorted by their labels (arr_1): put them" in note
 
 
+def test_scores_of_few_images_are_warned_of(bench, tmp_path) -> None:
+    few, many, whole = (digits_in(tmp_path / f"{n}.npz", n, False) for n in (120, 1000, 5000))
+    wanted = [f"--score={name}" for name in ("fid", "inception_score", "kid", "fid_infinity", "mind")]
+
+    def warned(samples: Path, reference: Path) -> list[str]:
+        notes = scores(bench, "--samples", samples, "--reference", reference, *wanted)["notes"]
+        return [note.removeprefix("Warning: ") for note in notes if note.startswith("Warning: ")]
+
+    equally = "compare it only with that of equally many"
+    of_fid = f"with fewer than 50,000 samples FID is biased upward: {equally} samples."
+    of_splits = f"with fewer than 5,000 samples the Inception score is biased downward: {equally} samples."
+
+    def of_mind(count: str) -> str:
+        return f"MIND is of {count} images of each set and biased upward: {equally}."
+
+    assert sorted(warned(few, many)) == sorted(
+        [
+            of_fid,
+            of_splits,
+            f"KID·10³ is of subsets of 120 images, not of 1,000: {equally}.",
+            "FID∞ from 120 samples of 64 features is unreliable and may be negative: use 192 samples or "
+            "more.",
+            of_mind("120"),
+        ]
+    )
+    assert sorted(warned(whole, many)) == sorted([of_fid, of_mind("1,000")])
+
+
 @pytest.mark.parametrize(("count", "last"), [(5000, None), (5001, "1"), (10_000, None), (11_200, "1,200")])
 def test_a_short_last_split_is_warned_of(bench, tmp_path, count, last) -> None:
     samples = digits_in(tmp_path / "s.npz", count, ordered=False)
