@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from bench.metrics.scores.fid import FID, FIDInfinity
 from bench.metrics.scores.inception_score import SPLIT
 from bench.metrics.scores.kid import KID, SUBSET_SIZE
 from bench.metrics.scores.mind import MIND
+from bench.metrics.scores.precision_recall import Precision, Recall
 from bench.records.schema import Balance, ScoredSet
 from bench.utils import distributed
 from bench.utils.frames import Framed, Row
@@ -287,7 +288,7 @@ def compare(
         notes=[
             f"Samples: {_described(ours)}. Reference: {'; '.join(map(_described, used))}.",
             *(_whose(side, why if side.name == name else "which its scores name") for side in sides),
-            *_methods(used_scores, statistics, half_distances),
+            *_methods(sides, [of for _, of in made], half_distances),
             *_cautions(
                 found, ours, [(side.reference, of) for side, (_, of) in zip(sides, made, strict=True)]
             ),
@@ -451,16 +452,19 @@ def _whose(side: _Side, why: str) -> str:
     return f"Features of {side.name}{by}, {why}; scores of another extractor are not comparable."
 
 
-def _methods(scores: Collection[str], statistics: str, half_distances: bool) -> list[str]:
+def _methods(sides: Sequence[_Side], references: Sequence[Features], half_distances: bool) -> list[str]:
     """How scores were computed, of those that were asked for."""
+    distances = "float16 where finite, as the ADM suite's." if half_distances else "float32."
     parts = []
-    if {"fid", "sfid"} & set(scores):
-        parts.append(f"Reference of FID and sFID: the statistics {statistics}.")
-    if "inception_score" in scores:
-        parts.append(f"Inception score: mean over splits of up to {SPLIT:,} samples in file order.")
-    if {"precision", "recall"} & set(scores):
-        distances = "float16 where finite, as the ADM suite's." if half_distances else "float32."
-        parts.append(f"Precision and recall: k = 3, distances in {distances}")
+    for side, reference in zip(sides, references, strict=True):
+        if distant := [score for score in side.scores if isinstance(score, FID)]:
+            statistics = _statistics(side.reference, reference)
+            parts.append(f"Reference of {_listed(distant)}: the statistics {statistics}.")
+        if any(score.name == "inception_score" for score in side.scores):
+            parts.append(f"Inception score: mean over splits of up to {SPLIT:,} samples in file order.")
+        if shares := [score for score in side.scores if isinstance(score, Precision | Recall)]:
+            listed = _listed(shares)
+            parts.append(f"{listed[0].upper()}{listed[1:]}: k = {shares[0].k}, distances in {distances}")
     return [" ".join(parts)] if parts else []
 
 
@@ -500,8 +504,11 @@ def _cautions(
         for name in found.intervals:
             methods.setdefault(SCORES[name].interval_by.format(groups=GROUPS), []).append(SCORES[name])
         told = ", ".join(f"{_listed(scores)} {method}" for method, scores in methods.items())
+        recall = any(isinstance(SCORES[name], Recall) for name in found.intervals)
         cautions.append(
-            f"95% intervals: {told}. They are over samples of one network, not over training seeds."
+            f"95% intervals: {told}. They are of the expected score of as many samples from one network"
+            f"{' (of recall, over draws of the references)' * recall}. The score of another draw falls "
+            "outside more often than in 5% of cases, and training seeds are not covered."
         )
     if "inception_score" in found.values:
         cautions += _of_splits(samples)
