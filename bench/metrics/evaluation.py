@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,11 @@ from bench.metrics.features import (
 )
 from bench.metrics.images import FeatureSet, ImageSet, content_digest, open_set, size_text
 from bench.metrics.scores import SCORES, Features, Inputs, Score, scored_alone, select
-from bench.metrics.scores.fid import FID
+from bench.metrics.scores.fid import FID, FIDInfinity
 from bench.metrics.scores.inception_score import SPLIT
+from bench.metrics.scores.kid import KID, SUBSET_SIZE
+from bench.metrics.scores.mind import MIND
+from bench.metrics.scores.precision_recall import Precision, Recall
 from bench.records.schema import Balance, ScoredSet
 from bench.utils import distributed
 from bench.utils.frames import Framed, Row
@@ -31,6 +34,7 @@ from registry.errors import UsageError
 
 GROUPS = 20  # that confidence intervals are made from
 PUBLISHED = 50_000  # samples in the papers' FID
+FOR_INFINITY = 3  # samples a feature, below which the line through FIDs of subsets bends
 
 
 @dataclass(frozen=True)
@@ -145,13 +149,14 @@ class Comparison(Framed):
     published: list[Beside] = field(default_factory=list)
 
     def rows(self) -> list[Row]:
-        """A row for each score."""
-        named = [(SCORES[name].full_name, name, value) for name, value in self.scores.items()]
-        ends = {
-            name: dict(zip(("95% low", "95% high"), pair, strict=True))
-            for name, pair in self.intervals.items()
-        }
-        return [{"Score": full, "Value": value, **ends.get(name, {})} for full, name, value in named]
+        """A row for each score, in the unit that its name gives: KID times 1,000."""
+        rows = []
+        for name, value in self.scores.items():
+            score = SCORES[name]
+            row: Row = {"Score": score.full_name, "Value": None if value is None else value * score.scale}
+            ends = (end * score.scale for end in self.intervals.get(name, ()))
+            rows.append(row | dict(zip(("95% low", "95% high"), ends, strict=False)))
+        return rows
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -283,9 +288,15 @@ def compare(
         notes=[
             f"Samples: {_described(ours)}. Reference: {'; '.join(map(_described, used))}.",
             *(_whose(side, why if side.name == name else "which its scores name") for side in sides),
-            *_methods(used_scores, statistics, half_distances),
+            *_methods(sides, [of for _, of in made], half_distances),
             *_cautions(
                 found, ours, [(side.reference, of) for side, (_, of) in zip(sides, made, strict=True)]
+            ),
+            *(
+                note
+                for side, pair in zip(sides, made, strict=True)
+                for score in side.scores
+                if score.name in found.values and (note := _of_few(score, *pair))
             ),
             *(cache_notes if any(side.network for side in sides) else ()),
         ],
@@ -342,8 +353,8 @@ def _sides(
     """The extractors that scores need, the one whose scores do not name it first; and what is missing.
 
     Raises:
-        UsageError: an extractor cannot be had, or a set is of another; where only a wildcard asks for it, its
-            scores are missing.
+        UsageError: no score uses one of the references; an extractor cannot be had, or a set is of another;
+            where only a wildcard asks for it, its scores are missing.
     """
     needed: dict[str, list[Score]] = {}
     for score in sorted(entries, key=lambda score: score.extractor is not None):
@@ -351,13 +362,23 @@ def _sides(
     for name in weights:
         if name not in needed:
             raise UsageError(f"weights are given for {name}, which no requested score uses")
+    images = [each for each in references if isinstance(each, ImageSet)]
+    chosen = {}
+    for name in needed:
+        fitting = [each for each in references if isinstance(each, FeatureSet) and each.extractor == name]
+        chosen[name] = (*fitting, *images, *references)[0]
+    for each in references:
+        if not any(each is used for used in chosen.values()):
+            others = ", ".join(dict.fromkeys(str(used.path) for used in chosen.values()))
+            raise UsageError(
+                f"no requested score uses the reference {each.path}, but {others}: leave one out, or name a "
+                "score of its extractor with --score"
+            )
     sides: list[_Side] = []
     missing: dict[str, str] = {}
     failure = None
     for name, wanted in needed.items():
-        fitting = [each for each in references if isinstance(each, FeatureSet) and each.extractor == name]
-        images = [each for each in references if isinstance(each, ImageSet)]
-        reference = (*fitting, *images, *references)[0]
+        reference = chosen[name]
         for score in wanted:
             if score.name in names:
                 _check_reference(score, reference)
@@ -431,16 +452,19 @@ def _whose(side: _Side, why: str) -> str:
     return f"Features of {side.name}{by}, {why}; scores of another extractor are not comparable."
 
 
-def _methods(scores: Collection[str], statistics: str, half_distances: bool) -> list[str]:
+def _methods(sides: Sequence[_Side], references: Sequence[Features], half_distances: bool) -> list[str]:
     """How scores were computed, of those that were asked for."""
+    distances = "float16 where finite, as the ADM suite's." if half_distances else "float32."
     parts = []
-    if {"fid", "sfid"} & set(scores):
-        parts.append(f"Reference of FID and sFID: the statistics {statistics}.")
-    if "inception_score" in scores:
-        parts.append(f"Inception score: mean over splits of up to {SPLIT:,} samples in file order.")
-    if {"precision", "recall"} & set(scores):
-        distances = "float16 where finite, as the ADM suite's." if half_distances else "float32."
-        parts.append(f"Precision and recall: k = 3, distances in {distances}")
+    for side, reference in zip(sides, references, strict=True):
+        if distant := [score for score in side.scores if isinstance(score, FID)]:
+            statistics = _statistics(side.reference, reference)
+            parts.append(f"Reference of {_listed(distant)}: the statistics {statistics}.")
+        if any(score.name == "inception_score" for score in side.scores):
+            parts.append(f"Inception score: mean over splits of up to {SPLIT:,} samples in file order.")
+        if shares := [score for score in side.scores if isinstance(score, Precision | Recall)]:
+            listed = _listed(shares)
+            parts.append(f"{listed[0].upper()}{listed[1:]}: k = {shares[0].k}, distances in {distances}")
     return [" ".join(parts)] if parts else []
 
 
@@ -480,9 +504,14 @@ def _cautions(
         for name in found.intervals:
             methods.setdefault(SCORES[name].interval_by.format(groups=GROUPS), []).append(SCORES[name])
         told = ", ".join(f"{_listed(scores)} {method}" for method, scores in methods.items())
+        recall = any(isinstance(SCORES[name], Recall) for name in found.intervals)
         cautions.append(
-            f"95% intervals: {told}. They are over samples of one network, not over training seeds."
+            f"95% intervals: {told}. They are of the expected score of as many samples from one network"
+            f"{' (of recall, over draws of the references)' * recall}. The score of another draw falls "
+            "outside more often than in 5% of cases, and training seeds are not covered."
         )
+    if "inception_score" in found.values:
+        cautions += _of_splits(samples)
     biased = [SCORES[name] for name in found.values if isinstance(SCORES[name], FID)]
     if biased and (samples.count or 0) < PUBLISHED:
         are, them, those = ("is", "it", "that") if len(biased) == 1 else ("are", "them", "those")
@@ -491,6 +520,54 @@ def _cautions(
             f"{them} only with {those} of equally many samples."
         )
     return cautions
+
+
+def _of_splits(samples: ImageSet | FeatureSet) -> list[str]:
+    """What makes the Inception score's splits differ from those of papers."""
+    if not samples.count or samples.count == SPLIT:
+        return []
+    if samples.count < SPLIT:
+        return [
+            f"Warning: with fewer than {SPLIT:,} samples the Inception score is biased downward: compare it "
+            "only with that of equally many samples."
+        ]
+    cautions = []
+    if isinstance(samples, ImageSet) and samples.order:
+        cautions.append(
+            f"Warning: the Inception score is too low where its splits of {SPLIT:,} consecutive images hold "
+            f"few of the classes. Those of {samples.path} {samples.order}: put them into one folder under "
+            "random names, or into an .npz in random order."
+        )
+    if last := samples.count % SPLIT:
+        cautions.append(
+            f"Warning: the last split of the Inception score has {last:,} of {SPLIT:,} images and weighs as "
+            f"much as the others: score a multiple of {SPLIT:,} images."
+        )
+    return cautions
+
+
+def _of_few(score: Score, samples: Features, reference: Features) -> str:
+    """What so few images do to scores other than FID and the Inception score; empty if they do nothing."""
+    count = samples.count("samples")
+    fewest = min(count, reference.count("reference"))
+    if isinstance(score, KID) and fewest < SUBSET_SIZE:
+        return (
+            f"Warning: {score.full_name} is of subsets of {fewest:,} images, not of {SUBSET_SIZE:,}: compare "
+            "it only with that of equally many."
+        )
+    if isinstance(score, MIND) and fewest < PUBLISHED:
+        return (
+            f"Warning: {score.full_name} is of {fewest:,} images of each set and biased upward: compare it "
+            "only with that of equally many."
+        )
+    if isinstance(score, FIDInfinity):
+        assert samples.pool is not None
+        if count < FOR_INFINITY * (width := samples.pool.shape[1]):
+            return (
+                f"Warning: {score.full_name} from {count:,} samples of {width:,} features is unreliable and "
+                f"may be negative: use {FOR_INFINITY * width:,} samples or more."
+            )
+    return ""
 
 
 def _listed(scores: Sequence[Score]) -> str:

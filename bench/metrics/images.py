@@ -57,6 +57,7 @@ class ImageSet:
         notes: what a user should know of it, a sentence each.
         left_out: how many files, or folders, of which kind were left out of the folder.
         balance: of the classes, where the file holds labels that tell: balanced or drawn; else unknown.
+        order: how the images are ordered, in words, where those of a class may follow each other; else empty.
     """
 
     path: Path
@@ -68,6 +69,7 @@ class ImageSet:
     _decoder: Callable[[Sequence[range]], Any]
     left_out: dict[str, int] = field(default_factory=dict)
     balance: Balance = "unknown"
+    order: str = ""
 
     def batches(self, size: int) -> list[range]:
         """All images cut into parts of `size`, or of fewer where so many are very large."""
@@ -155,9 +157,7 @@ def open_set(path: str | Path, progress: Progress = silent) -> ImageSet | Featur
     statistics = _statistics(npz)
     if "arr_0" in npz.names:
         made = _adm(npz.member("arr_0"), statistics, progress)
-        return (
-            replace(made, balance=_balance(npz.member("arr_1"), made.count)) if "arr_1" in npz.names else made
-        )
+        return _labelled(made, npz.member("arr_1")) if "arr_1" in npz.names else made
     if statistics:
         return FeatureSet(path, None, "inception", None, {}, statistics)
     raise UsageError(
@@ -234,14 +234,23 @@ def _adm(member: Member, statistics: dict[str, Statistics], progress: Progress) 
     return ImageSet(member.path, count, (height, width), sha.hexdigest(), statistics, (), decoder)
 
 
-def _balance(labels: Member, count: int) -> Balance:
-    """Of the labels beside images: balanced where each class occurs as often as others, or once more.
+def _labelled(images: ImageSet, member: Member) -> ImageSet:
+    """Images with what the labels beside them tell of balance and order."""
+    if member.dtype.kind not in "iu" or member.shape != (images.count,):
+        return images
+    labels = member.array()
+    _, times = np.unique(labels, return_counts=True)
+    by_class = 1 < len(times) == 1 + np.count_nonzero(labels[1:] != labels[:-1])
+    return replace(
+        images, balance=_balance(times), order="are sorted by their labels (arr_1)" if by_class else ""
+    )
+
+
+def _balance(times: np.ndarray) -> Balance:
+    """Of classes that occur so often: balanced where each occurs as often as others, or once more.
 
     One class alone tells nothing, nor do classes that occur once or twice: drawn labels may look the same.
     """
-    if labels.dtype.kind not in "iu" or labels.shape != (count,):
-        return "unknown"
-    _, times = np.unique(labels.array(), return_counts=True)
     if len(times) == 1 or (times.min() < 2 and times.max() < 3):
         return "unknown"
     return "balanced" if times.max() - times.min() <= 1 else "drawn"
@@ -340,7 +349,18 @@ def _folder(folder: Path, progress: Progress) -> ImageSet:
     if animated:
         notes.append(f"{folder}: {animated} {total} have several frames, of which the first is scored.")
     decoder = functools.partial(_Parts, functools.partial(_decoded, [folder / name for name in names]))
-    return ImageSet(folder, len(names), sizes[0], sha.hexdigest(), {}, tuple(notes), decoder, dict(left_out))
+    several = len({name.rpartition("/")[0] for name in names}) > 1
+    return ImageSet(
+        folder,
+        len(names),
+        sizes[0],
+        sha.hexdigest(),
+        {},
+        tuple(notes),
+        decoder,
+        dict(left_out),
+        order="lie in several folders, which may be classes" if several else "",
+    )
 
 
 def _decoded(paths: Sequence[Path], part: range) -> np.ndarray:

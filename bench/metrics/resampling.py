@@ -1,8 +1,10 @@
 """How far scores can be trusted: confidence intervals, and FID extrapolated to infinitely many samples.
 
-Every interval is of 95% and answers one question: where would the score fall if as many samples were
-drawn from the generator again? The reference stays as it is, for rivals are compared with the same one.
-The bias of a score at this number of samples is thus no part of its interval; for FID see `fid_infinity`.
+Every interval is of 95% and is of the expected score: the mean over draws of as many samples from the
+generator. The score of one more draw varies about that mean, and falls outside in more than 5% of cases. The
+reference stays as it is, for rivals are compared with the same one; of recall alone the interval is over
+draws of the references. The bias of a score at this number of samples is no part of its interval; for FID see
+`fid_infinity`.
 
 - FID, sFID and Inception score: jackknife that leaves out one group of samples after another
   (Kott 2001, "The delete-a-group jackknife"; Efron and Stein 1981). A bootstrap would repeat images, which

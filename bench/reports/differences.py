@@ -36,7 +36,7 @@ QUARTILES = 1.349  # distance of a normal distribution's quartiles, in standard 
 HALF_INTERVAL = 1.96  # half the width of its 95% interval, in standard deviations
 FREEDOM = 38  # degrees of freedom of intervals from 20 groups of samples before and after
 
-Verdict = Literal["worse", "better", "within the tolerance", "not significant", "one seed"]
+Verdict = Literal["worse", "better", "within the tolerance", "not significant", "one seed", "no interval"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class Differences:
     Attributes:
         compared: number of records in both.
         removed, added: files of records in only one folder.
+        incomparable: why scores of samples in both are not judged, a sentence for each pair of records.
         judgements: judgements of the values that changed, by subject.
         tolerance: how much worse a value may become, as a fraction of its earlier value.
     """
@@ -78,6 +79,7 @@ class Differences:
     compared: int
     removed: Sequence[str]
     added: Sequence[str]
+    incomparable: Sequence[str]
     judgements: Sequence[Judgement]
     tolerance: float
 
@@ -103,13 +105,30 @@ def differences(before: str | Path, after: str | Path, tolerance: float = 0.0) -
     common = sorted(old.keys() & new.keys())
     if not common:
         raise UsageError(f"{before} and {after} have no record in common: there is nothing to compare")
+    pairs = [(old[file], new[file]) for file in common]
+    reasons = [_unlike(*pair) for pair in pairs]
     return Differences(
         len(common),
         sorted(old.keys() - new),
         sorted(new.keys() - old),
-        judgements([(old[file], new[file]) for file in common], tolerance),
+        [reason for reason in reasons if reason],
+        judgements([pair for pair, reason in zip(pairs, reasons, strict=True) if not reason], tolerance),
         tolerance,
     )
+
+
+def _unlike(before: Record, after: Record) -> str:
+    """Why scores of samples from any source do not compare; empty if they do, and of other records."""
+    old, new = before.result, after.result
+    if not (isinstance(old, Scored) and isinstance(new, Scored)):
+        return ""
+    what = {
+        "samples": (old.samples.count, new.samples.count),
+        "weights of the extractor": (before.fingerprints.extractor, after.fingerprints.extractor),
+        "labels": (old.labels, new.labels),
+    }
+    told = [f"{name} {one} and {other}" for name, (one, other) in what.items() if one != other]
+    return f"Not compared: {_title(before)}: {', '.join(told)}." if told else ""
 
 
 # ---- judging ----
@@ -212,7 +231,7 @@ def _judge(pairs: _Pairs, error: tuple[float, float] | None, level: float, toler
     change = mean(pairs.changes)
     found = replace(found, change=change)
     if error is None and isinstance(result, Quality | Scored):
-        return found
+        return replace(found, verdict="one seed" if isinstance(result, Quality) else "no interval")
     interval = (change, change)
     if error is not None:
         from scipy.special import stdtrit
@@ -260,6 +279,7 @@ def summary_page(found: Differences) -> Page:
         "better": "Better",
         "within the tolerance": f"Changed within the tolerance of {found.tolerance:.2%}",
         "one seed": "Changed, with too few seeds for a test",
+        "no interval": "Changed, without intervals for a test (bench eval --intervals)",
         "not significant": "Changed, but not significantly",
     }
     groups = {verdict: [each for each in found.judgements if each.verdict == verdict] for verdict in order}
@@ -270,9 +290,10 @@ def summary_page(found: Differences) -> Page:
     remarks = [
         "Worse or better: the whole interval lies beyond the tolerance. All intervals hold together with "
         "probability 0.95 (Bonferroni; Student's t over seeds, variances pooled over the rows of the "
-        "protocol; speeds by the spread of their rounds). Costs are exact and have none."
+        "protocol; speeds by the spread of their rounds, scores of samples from any source by their own "
+        "intervals). Costs are exact and have none."
     ]
-    sections = [Section(text=[text], remarks=remarks if found.judgements else [])]
+    sections = [Section(text=[text, *found.incomparable], remarks=remarks if found.judgements else [])]
     sections += [Section(order[verdict], table=_table(each)) for verdict, each in groups.items() if each]
     return Page("differences", "What changed in the records", sections)
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 FIGURES = published.QUALITY  # what published rows have
 SAMPLES = 50_000  # behind published figures
-PRECISION_IMAGES = 10_000  # that published precision and recall compare with, but for 512 pixels
+PRECISION_IMAGES = 10_000  # that published precision and recall compare with
+PRECISION_IMAGES_512 = 1_000  # likewise, at 512 pixels
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,8 @@ def _readable(told: Any) -> Any:
 def record(found: Comparison, told: Declared, folder: str | Path, device: str = "cpu") -> list[Path]:
     """Write the records of a comparison, one for each extractor.
 
-    Scores that were recorded before of the same samples, by the same extractor, stay.
+    Scores that were recorded before of the same samples, by the same extractor, stay, and so does what was
+    declared of these samples and is not declared now.
 
     Args:
         found: what was compared.
@@ -133,7 +135,8 @@ def record(found: Comparison, told: Declared, folder: str | Path, device: str = 
         device: where it was computed.
 
     Warns:
-        UserWarning: a record of other samples under the same label is replaced.
+        UserWarning: a record of other samples under the same label is replaced; recorded scores are dropped,
+            because the extractor has changed; a declaration replaces another one.
 
     Raises:
         UsageError: see `results`; the folder cannot be written to.
@@ -144,7 +147,7 @@ def record(found: Comparison, told: Declared, folder: str | Path, device: str = 
         own = fingerprints(request, scores=result.scores)
         own = own.model_copy(update={"extractor": found.extractors[request.extractor]})
         if before := _before(Path(folder) / request.file):
-            old = before.result
+            old, past = before.result, before.fingerprints
             assert isinstance(old, Scored)
             if old.samples.digest != result.samples.digest:
                 warnings.warn(
@@ -152,17 +155,38 @@ def record(found: Comparison, told: Declared, folder: str | Path, device: str = 
                     f"{request.label!r} too: give each set of samples a label of its own",
                     stacklevel=2,
                 )
-            elif (before.fingerprints.scorer, before.fingerprints.extractor) == (own.scorer, own.extractor):
-                result = result.model_copy(
-                    update={
-                        "scores": {**old.scores, **result.scores},
-                        "intervals": {**old.intervals, **result.intervals},
-                    }
-                )
-                versions = {**before.fingerprints.versions, **own.versions}
-                own = own.model_copy(update={"versions": versions})
+            else:
+                result = _declared(old, result)
+                if (past.scorer, past.extractor) == (own.scorer, own.extractor):
+                    scores, intervals = old.scores | result.scores, old.intervals | result.intervals
+                    result = result.model_copy(update={"scores": scores, "intervals": intervals})
+                    own = own.model_copy(update={"versions": past.versions | own.versions})
+                elif dropped := [name for name in old.scores if name not in result.scores]:
+                    what = "code" if past.extractor == own.extractor else "weights"
+                    warnings.warn(
+                        f"dropped {', '.join(dropped)} from the record of {request.label!r}: since then the "
+                        f"{what} of {request.extractor} changed; compute them again to record them together",
+                        stacklevel=2,
+                    )
         paths.append(records.write(result, folder, fingerprints=own, device=device))
     return paths
+
+
+def _declared(old: Scored, new: Scored) -> Scored:
+    """A result of the same samples as an older one, with what only that one tells of them."""
+    empty: dict[str, Any] = {"labels": "unknown", "provenance": "", "model": None, "published": None}
+    kept = {}
+    for name, nothing in empty.items():
+        before, now = getattr(old, name), getattr(new, name)
+        if now == nothing:
+            kept[name] = before
+        elif before not in (nothing, now):
+            warnings.warn(
+                f"the record of {old.request.label!r} had {name} {before!r}; now it has {now!r}", stacklevel=3
+            )
+    if "labels" in kept:
+        kept["labels_from"] = old.labels_from
+    return new.model_copy(update=kept)
 
 
 def _before(path: Path) -> Record | None:
@@ -299,9 +323,10 @@ def _cautions(row: _Row, result: Scored, scores: Collection[str]) -> list[str]:
             f"Papers at this resolution use other references than {result.reference.file} "
             f"({', '.join(usual) or 'none is known'}); the row does not name its own."
         )
-    if {"precision", "recall"} & {*scores} and result.reference.count not in (None, PRECISION_IMAGES):
+    images = PRECISION_IMAGES_512 if row.resolution == 512 else PRECISION_IMAGES
+    if {"precision", "recall"} & {*scores} and result.reference.count not in (None, images):
         found.append(
-            f"Precision and recall: published ones compare with {PRECISION_IMAGES:,} images, these with "
+            f"Precision and recall: published ones compare with {images:,} images, these with "
             f"{result.reference.count:,}."
         )
     found.append(

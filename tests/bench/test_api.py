@@ -133,6 +133,16 @@ def test_scores_are_rows():
     assert "Precision" in found._repr_html_()
 
 
+def test_rows_of_scores_are_in_the_unit_of_their_names():
+    images = np.random.default_rng(0).integers(0, 256, (2, 40, 8, 8, 3), dtype=np.uint8)
+    found = bench.evaluate(images[0], images[1], scores=["fid", "kid"], intervals=True)
+    rows = found.to_frame().set_index("Score")
+    for name, row, factor in (("fid", "FID", 1), ("kid", "KID·10³", 1000)):
+        assert rows.loc[row, "Value"] == pytest.approx(factor * found.scores[name])
+        ends = rows.loc[row, ["95% low", "95% high"]].tolist()
+        assert ends == pytest.approx([factor * end for end in found.intervals[name]])
+
+
 def test_every_kind_of_result_has_columns():
     for kind in RESULTS.values():
         assert "columns" in vars(kind), kind

@@ -71,14 +71,18 @@ def _from_sums(counts: np.ndarray, certainty: np.ndarray, sums: np.ndarray) -> f
 
 
 def interval(logits: np.ndarray, groups: int) -> tuple[float, float]:
-    """95% interval by leaving out one group of samples after another; every split stays, less these."""
+    """95% interval by leaving out one group of samples after another; every split stays, less these.
+
+    It ends at 1, the lowest score that there is.
+    """
     sums = class_sums(logits, SPLIT, resampling.grouping(len(logits), groups), groups)
     whole = [part.sum(axis=1) for part in sums]
     left_out = [
         _from_sums(*(total - part[:, index] for total, part in zip(whole, sums, strict=True)))
         for index in range(groups)
     ]
-    return resampling.jackknife_interval(_from_sums(*whole), left_out)
+    low, high = resampling.jackknife_interval(_from_sums(*whole), left_out)
+    return max(1.0, low), high
 
 
 @scores.register("inception_score")

@@ -108,6 +108,73 @@ def test_the_table_says_what_a_reader_must_know(bench, width) -> None:
         assert said in text, said
 
 
+def digits_in(path: Path, count: int, ordered: bool) -> Path:
+    """An .npz of so many digits with their labels, sorted by them or shuffled."""
+    found = load_digits()
+    rows = np.random.default_rng(0).integers(0, len(found.images), count)
+    if ordered:
+        rows = rows[np.argsort(found.target[rows], kind="stable")]
+    pixels = np.rint(found.images[rows] * 255 / 16).astype(np.uint8)
+    np.savez(path, arr_0=np.repeat(pixels[..., None], 3, axis=3), arr_1=found.target[rows])
+    return path
+
+
+def test_an_inception_score_of_sorted_classes_is_warned_of(bench, tmp_path) -> None:
+    told, values = {}, {}
+    for ordered in (True, False):
+        samples = digits_in(tmp_path / f"{ordered}.npz", 10_000, ordered)
+        found = scores(bench, "--samples", samples, "--reference", samples, "--score", "inception_score")
+        values[ordered] = found["scores"]["inception_score"]
+        told[ordered] = [note for note in found["notes"] if "splits of 5,000 consecutive" in note]
+    assert values[True] < 0.75 * values[False]  # each split holds half of the classes
+    assert told[False] == []
+    (note,) = told[True]
+    assert note.startswith("Warning: ") and "True.npz are sorted by their labels (arr_1): put them" in note
+
+
+def test_scores_of_few_images_are_warned_of(bench, tmp_path) -> None:
+    few, many, whole = (digits_in(tmp_path / f"{n}.npz", n, False) for n in (120, 1000, 5000))
+    wanted = [f"--score={name}" for name in ("fid", "inception_score", "kid", "fid_infinity", "mind")]
+
+    def warned(samples: Path, reference: Path) -> list[str]:
+        notes = scores(bench, "--samples", samples, "--reference", reference, *wanted)["notes"]
+        return [note.removeprefix("Warning: ") for note in notes if note.startswith("Warning: ")]
+
+    equally = "compare it only with that of equally many"
+    of_fid = f"with fewer than 50,000 samples FID is biased upward: {equally} samples."
+    of_splits = f"with fewer than 5,000 samples the Inception score is biased downward: {equally} samples."
+
+    def of_mind(count: str) -> str:
+        return f"MIND is of {count} images of each set and biased upward: {equally}."
+
+    assert sorted(warned(few, many)) == sorted(
+        [
+            of_fid,
+            of_splits,
+            f"KID·10³ is of subsets of 120 images, not of 1,000: {equally}.",
+            "FID∞ from 120 samples of 64 features is unreliable and may be negative: use 192 samples or "
+            "more.",
+            of_mind("120"),
+        ]
+    )
+    assert sorted(warned(whole, many)) == sorted([of_fid, of_mind("1,000")])
+
+
+@pytest.mark.parametrize(("count", "last"), [(5000, None), (5001, "1"), (10_000, None), (11_200, "1,200")])
+def test_a_short_last_split_is_warned_of(bench, tmp_path, count, last) -> None:
+    samples = digits_in(tmp_path / "s.npz", count, ordered=False)
+    found = scores(bench, "--samples", samples, "--reference", samples, "--score", "inception_score")
+    told = [note for note in found["notes"] if note.startswith("Warning: the last split")]
+    assert told == (
+        [
+            f"Warning: the last split of the Inception score has {last} of 5,000 images and weighs as much "
+            "as the others: score a multiple of 5,000 images."
+        ]
+        if last
+        else []
+    )
+
+
 def test_what_is_left_out_of_a_folder_is_said(bench, sets, tmp_path) -> None:
     shutil.copytree(sets / "s", tmp_path / "s")
     shutil.copytree(sets / "s", tmp_path / "s" / ".ipynb_checkpoints")
@@ -209,6 +276,16 @@ def test_what_cannot_be_scored_is_one_line(bench, sets, tmp_path) -> None:
     (tmp_path / "taken").write_text("")
     assert "taken" in refused(bench, *args, "r", "--cache", tmp_path / "taken" / "cache")
     assert sorted(p.name for p in tmp_path.glob("*.npz")) == ["mu.npz", "one.npz"]
+
+
+def test_a_reference_that_no_score_uses_is_refused(bench, sets, tmp_path) -> None:
+    args = ("eval", "--samples", "s", "--reference", "r", "--reference")
+    for other in ("r.npz", "r"):
+        said = refused(bench, *args, other, "--score", "fid")
+        assert f"no requested score uses the reference {other}, but r: leave one out" in said
+    make_file("r", tmp_path / "features.npz")  # the extractor's own file goes before images
+    said = refused(bench, *args, tmp_path / "features.npz")
+    assert f"no requested score uses the reference r, but {tmp_path / 'features.npz'}: " in said
 
 
 def test_a_process_that_reads_images_and_is_killed_is_told_in_a_line(bench, monkeypatch, tmp_path) -> None:

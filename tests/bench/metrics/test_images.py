@@ -119,6 +119,27 @@ def test_what_is_left_out_is_counted_and_links_are_followed(tmp_path: Path) -> N
     assert images.notes[0].startswith(f"{folder}: left out: 2 .txt, 1 ")
 
 
+@pytest.mark.parametrize(
+    ("labels", "order"),
+    [
+        ([0, 0, 1, 1, 1, 2, 2], "are sorted by their labels (arr_1)"),
+        ([2, 2, 0, 0, 1, 1, 1], "are sorted by their labels (arr_1)"),
+        ([0, 1, 2, 0, 1, 2, 0], ""),
+        ([3] * 7, ""),
+        ([0.0, 0, 1, 1, 2, 2, 2], ""),
+    ],
+)
+def test_labels_tell_whether_the_images_of_a_class_follow_each_other(tmp_path: Path, labels, order) -> None:
+    np.savez(tmp_path / "s.npz", arr_0=IMAGES, arr_1=labels)
+    assert open_set(tmp_path / "s.npz").order == order
+
+
+def test_several_folders_may_be_classes(tmp_path: Path) -> None:
+    folder_of(tmp_path / "s")
+    assert open_set(tmp_path / "s").order == "lie in several folders, which may be classes"
+    assert open_set(tmp_path / "s" / "class0").order == ""
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
 def test_images_are_turned_as_their_exif_says(tmp_path: Path, ending: str, orientation: int) -> None:

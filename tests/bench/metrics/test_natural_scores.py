@@ -190,11 +190,34 @@ def test_notes_tell_of_the_scores_that_were_computed(
 ) -> None:
     found = compare(*sets, scores=scores, intervals=True, cache=tmp_path / "cache")
     assert found is not None
-    one_network = "They are over samples of one network, not over training seeds."
+    of_recall = " (of recall, over draws of the references)" * ("recall" in intervals)
+    expected = (
+        f"They are of the expected score of as many samples from one network{of_recall}. The score of "
+        "another draw falls outside more often than in 5% of cases, and training seeds are not covered."
+    )
+    equally = "compare it only with that of equally many"
+    of_splits = f"with fewer than 5,000 samples the Inception score is biased downward: {equally} samples."
+    few = f"KID·10³ is of subsets of {found.sample_count} images, not of 1,000: {equally}."
     assert [note for note in found.notes if note.startswith(("95%", "Warning"))] == [
-        *([f"95% intervals: {intervals}. {one_network}"] if intervals else []),
+        *([f"95% intervals: {intervals}. {expected}"] if intervals else []),
+        *([f"Warning: {of_splits}"] if "Inception score" in intervals else []),
         *([f"Warning: with fewer than 50,000 samples {biased} equally many samples."] if biased else []),
+        *([f"Warning: {few}"] if "kid" in scores else []),
     ]
+
+
+def test_notes_tell_k_and_the_statistics_of_every_extractor(sets, dinov2, tmp_path) -> None:
+    scores = ["fid", "sfid", "precision", "recall", "fd_dinov2", "precision_dinov2", "recall_dinov2"]
+    found = compare(*sets, scores=scores, cache=tmp_path / "cache")
+    assert found is not None
+    (methods,) = [note for note in found.notes if "k = " in note]
+    for said in (
+        "Reference of FID and sFID: the statistics of its 50 images.",
+        "Precision and recall: k = 3, distances in float32.",
+        "Reference of FD-DINOv2: the statistics of its 50 images.",
+        "Precision (DINOv2) and recall (DINOv2): k = 5, distances in float32.",
+    ):
+        assert said in methods
 
 
 def test_few_samples_have_intervals_of_scores_that_need_no_groups(sets, tmp_path) -> None:
@@ -292,12 +315,12 @@ def test_statistics_alone_can_be_of_another_extractor(sets, dinov2, tmp_path) ->
         "statistics": "somebody's",
     }  # as the book says
     np.savez(tmp_path / "alone.npz", about=np.array(json.dumps(about)), mu=whole["mu"], sigma=whole["sigma"])
-    options = {"scores": "fd_dinov2", "cache": tmp_path / "cache"}
+    options = {"scores": ["fid", "fd_dinov2"], "cache": tmp_path / "cache"}
     found = compare(sets[0], [sets[1], tmp_path / "alone.npz"], **options)
     expected = compare(sets[0], sets[1], **options)
     assert found is not None and expected is not None
     assert found.scores["fd_dinov2"] == pytest.approx(expected.scores["fd_dinov2"], rel=1e-9)
-    assert found.reference_count is None
+    assert found.reference_sets["dinov2"].count is None
 
 
 def test_references_name_scores_that_there_are() -> None:

@@ -48,6 +48,12 @@ def test_intervals_of_the_inception_score_cover_its_expectation() -> None:
     assert 0.9 <= covered(intervals, float(np.mean(scores))) <= 0.99
 
 
+def test_no_interval_of_the_inception_score_goes_below_1() -> None:
+    logits = np.random.default_rng(0).standard_normal((5001, 5)) * 2  # the last split is of one image
+    low, high = interval(logits, 20)
+    assert low == 1 < inception_score(logits) < high
+
+
 def test_the_error_of_kid_is_its_spread_over_draws() -> None:
     reference = np.random.default_rng(999).standard_normal((200, WIDTH))
     runs = [kid(draws(200, seed), reference, 2, 200, 0) for seed in range(150)]

@@ -124,6 +124,44 @@ def test_a_later_score_joins_the_record_and_other_samples_replace_it(sets) -> No
     assert set(only(sets / "r").result.scores) == {"fid"}
 
 
+def test_a_later_call_keeps_what_it_does_not_declare(sets) -> None:
+    told = {"labels": "drawn", "model": "dit-s-2", "provenance": "my cluster", "published": "EDM2-S"}
+    evaluated(sets, scores=["fid"], label="x", record=sets / "r", **told)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluated(sets, scores=["kid"], label="x", record=sets / "r", model="DiT-S/2")
+    result = only(sets / "r").result
+    assert set(result.scores) == {"fid", "kid"} and result.labels_from == "declaration"
+    assert {name: getattr(result, name) for name in told} == told
+    # The same images, with labels that are balanced.
+    with pytest.warns(UserWarning) as warned:
+        evaluated(sets, "balanced", label="x", record=sets / "r", provenance="your cluster")
+    assert sorted(str(each.message) for each in warned) == [
+        "the record of 'x' had labels 'drawn'; now it has 'balanced'",
+        "the record of 'x' had provenance 'my cluster'; now it has 'your cluster'",
+    ]
+    result = only(sets / "r").result
+    assert (result.labels, result.labels_from, result.provenance) == ("balanced", "file", "your cluster")
+    assert (result.model, result.published) == ("dit-s-2", "EDM2-S")
+
+
+@pytest.mark.parametrize(("changed", "what"), [("scorer", "code"), ("extractor", "weights")])
+def test_scores_that_another_extractor_drops_are_named(sets, changed, what) -> None:
+    evaluated(sets, label="x", provenance="my cluster", record=sets / "r")
+    record = only(sets / "r")
+    fingerprints = record.fingerprints.model_copy(update={changed: "0" * 12})
+    records.write(record.result, sets / "r", fingerprints=fingerprints)
+    told = f"dropped kid from the record of 'x': since then the {what} of digits changed"
+    with pytest.warns(UserWarning, match=told):
+        evaluated(sets, scores=["fid"], label="x", record=sets / "r")
+    result = only(sets / "r").result
+    assert set(result.scores) == {"fid"} and result.provenance == "my cluster"
+    records.write(result, sets / "r", fingerprints=fingerprints)
+    with warnings.catch_warnings():  # both are computed again, so nothing is dropped
+        warnings.simplefilter("error")
+        evaluated(sets, label="x", record=sets / "r")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -205,7 +243,37 @@ def test_diff_compares_one_label_and_reference_in_two_folders(sets, run_bench) -
     np.savez(sets / "noise.npz", arr_0=np.zeros((60, 16, 16, 3), np.uint8))
     evaluated(sets, "noise", label="z", record=sets / "d", scores=["fid"])
     (judged,) = differences(sets / "c", sets / "d").judgements
-    assert judged.verdict == "one seed"  # without intervals nothing is claimed
+    assert judged.verdict == "no interval"  # without intervals nothing is claimed
+    code, out, _ = run_bench("diff", str(sets / "c"), str(sets / "d"), "--markdown")
+    assert code == 0 and "## Changed, without intervals for a test (bench eval --intervals)" in out
+
+
+def test_diff_judges_no_scores_that_do_not_compare(sets, run_bench) -> None:
+    images = np.load(sets / "samples.npz")["arr_0"]
+    np.savez(sets / "half.npz", arr_0=images[:30])
+    evaluated(sets, label="count", record=sets / "a")
+    evaluated(sets, "half", label="count", record=sets / "b")
+    evaluated(sets, "drawn", label="labels", record=sets / "a")
+    evaluated(sets, "balanced", label="labels", record=sets / "b")
+    evaluated(sets, label="weights", record=sets / "a")
+    kept = {record.request.label: record for record in records.read(sets / "a")}["weights"]
+    fingerprints = kept.fingerprints.model_copy(update={"extractor": "0" * 12})
+    scores = {name: value / 2 for name, value in kept.result.scores.items()}
+    records.write(kept.result.model_copy(update={"scores": scores}), sets / "b", fingerprints=fingerprints)
+    found = differences(sets / "a", sets / "b")
+    assert (found.compared, found.judgements) == (3, [])
+    reference, weights = kept.request.reference, kept.fingerprints.extractor
+    expected = {
+        "count": "samples 60 and 30",
+        "labels": "labels drawn and balanced",
+        "weights": f"weights of the extractor {weights} and 000000000000",
+    }
+    assert sorted(found.incomparable) == [
+        f"Not compared: {label} (digits, reference {reference}): {why}." for label, why in expected.items()
+    ]
+    code, out, _ = run_bench("diff", str(sets / "a"), str(sets / "b"))
+    assert code == 0 and all(why in out for why in found.incomparable)
+    assert json.loads(run_bench("diff", str(sets / "a"), str(sets / "b"), "--json")[1])["incomparable"]
 
 
 # ---- beside published figures ----
@@ -247,6 +315,24 @@ def test_what_differs_is_refused_or_noted(changed, note, compared) -> None:
     for each in scored.beside(result(**changed)):
         assert note in " ".join(each.notes)
         assert (each.scores["fid"][2] is not None) == compared
+
+
+@pytest.mark.parametrize(
+    ("row", "size", "count", "noted"),
+    [
+        ("DiT-XL/2 @512", 512, 1000, None),
+        ("DiT-XL/2 @512", 512, 10_000, "published ones compare with 1,000 images, these with 10,000"),
+        ("DiT-XL/2", 256, 10_000, None),
+        ("DiT-XL/2", 256, 1000, "published ones compare with 10,000 images, these with 1,000"),
+    ],
+)
+def test_precision_compares_with_as_many_images_as_the_official_file_has(row, size, count, noted) -> None:
+    ours = result(size=size)
+    reference = ours.reference.model_copy(update={"count": count})
+    for each in scored.beside(ours.model_copy(update={"published": row, "reference": reference})):
+        if "precision" in each.scores:
+            told = [note for note in each.notes if note.startswith("Precision and recall: ")]
+            assert told == ([f"Precision and recall: {noted}."] if noted else [])
 
 
 def test_rows_of_the_u_dit_paper_are_found_where_the_field_has_none() -> None:
