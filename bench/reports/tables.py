@@ -14,7 +14,7 @@ import registry
 from bench.metrics.scores import MEASURED, SCORES
 from bench.records.quantities import COSTS, Quantity, decimals
 from bench.records.schema import Cost, Environment, Network, QualityRequest
-from bench.reports.findings import METHOD, PUBLISHED, by_soundness, findings, verdict
+from bench.reports.findings import METHOD, RUNS_ONLY, by_soundness, caution, findings, verdict
 from bench.reports.page import Column, Entry, Page, Section, Table
 from bench.reports.select import Line, Selection, Setting, SpeedColumn, published_conditions, settings
 from bench.reports.statistics import BySeed, Summary, compare_rows
@@ -32,7 +32,6 @@ BOLD = (
     "Bold: the best score of a column and those not significantly worse (Tukey's range test at 5%). A column "
     "without a significant difference has no bold scores."
 )
-RUNS_ONLY = "smoke"  # the protocol that only tests that everything runs
 # What published tables print besides scores.
 _PRINTED = {"training_steps": "Steps", "cfg_scale": "CFG", "gflops": "GFLOPs"}
 
@@ -243,8 +242,8 @@ def summary_table(
 ) -> Table:
     """The table that `bench ablate` prints: published and measured figures side by side.
 
-    Costs are those of the networks that were trained. A caution is shown if the protocol is not the published
-    one. Scores of the protocol `smoke` mean nothing, so no published figures are shown beside them.
+    Costs are those of the networks that were trained. A caution is shown if scores do not compare with
+    published ones. Those of the protocol `smoke` mean nothing, so no published figures stand beside them.
 
     Args:
         study, rows: the study and its lines.
@@ -270,7 +269,7 @@ def summary_table(
         title=study.title,
         footnotes=_origins(rows),
         remarks=[_samplers(rows), *remarks, BOLD if any(e.best for c in columns for e in c.entries) else ""],
-        caution=reduced(setting.protocol) if setting else "",
+        caution=caution(rows, setting) if setting else "",
         label=attrgetter("row.label"),  # the label by which a user selects rows
     )
 
@@ -353,7 +352,7 @@ def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
     footnotes = [*_changes(rows, setting), *_outdated(rows)]
     return Section(
         quality_title(setting, others),
-        [text for text in (reduced(setting.protocol), *found) if text],
+        [text for text in (caution(rows, setting), *found) if text],
         table(rows, columns, footnotes=footnotes, remarks=remarks),
     )
 
@@ -395,15 +394,6 @@ def _reference(setting: Setting) -> str:
         "statistics" if setting.reference_count is None else f"{setting.reference_count:,} reference images"
     )
     return f"{images} of the file {setting.reference}" if setting.reference else images
-
-
-def reduced(protocol: str) -> str:
-    """The caution about scores of a protocol other than the published one; empty for that."""
-    if protocol == PUBLISHED:
-        return ""
-    if protocol == RUNS_ONLY:
-        return "Scores of this protocol do not measure quality: it only tests that everything runs."
-    return "Scores of this reduced protocol are comparable with each other, not with published scores."
 
 
 def page(

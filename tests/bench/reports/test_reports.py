@@ -55,6 +55,27 @@ def keep_costs(folder, name):
         made.put(folder, made.cost(cost_request(row), paper_gflops=0.3 * i, **values))
 
 
+def own_rows(folder, rows, scores, *, protocol="smoke", seeds=(0, 1, 2), head=""):
+    """A study of one's own and its lines.
+
+    Args:
+        rows: label -> what its table holds besides.
+        scores: of a cell, by name; None: it has no record.
+    """
+    tables = (f"[[rows]]\nlabel = '{label}'\n{more}\n" for label, more in rows.items())
+    (folder / "own.toml").write_text(f"title = 't'\nprotocol = '{protocol}'\n{head}\n{''.join(tables)}")
+    study = bench.studies.load(folder / "own.toml")
+    for cell in cells(study, protocols.load(protocol, folder), seeds):
+        if (found := scores(cell)) is not None:
+            made.put(folder / "results", made.quality(cell.request, **found), protocol)
+    return study, lines(study, Selection(folder / "results"))
+
+
+def by_label(**fids):
+    """FIDs around the mean of a row, which differ between seeds a little and by row."""
+    return lambda cell: {"fid": fids[cell.row.label] + 0.1 * cell.seed * (-1) ** ord(cell.row.label[-1])}
+
+
 @pytest.fixture
 def results(tmp_path):
     folder = tmp_path / "results"
@@ -113,6 +134,49 @@ def test_published_scores_stand_beside_those_of_a_reduced_protocol_only_below_a_
     caution = "Scores of this reduced protocol are comparable with each other, not with published scores."
     assert text.count(caution) == 1 and text.index(caution) < min(text.index("96.15"), text.index("15.10"))
     assert caution not in form.page(Page("x", "x", [paper]))  # no score is measured there
+
+
+CHANGED = "training or sampling is not that of the built-in protocol"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "own", "b", "told"),
+    [
+        ("paper", None, "", None),
+        ("paper", None, "cfg_scale = 1.5", None),  # has a column of its own
+        ("paper", None, "training = { batch_size = 4 }", f"{CHANGED} paper: b."),
+        ("paper", None, "sampling = { num = 64 }", f"{CHANGED} paper: b."),
+        ("paper", ("num = 50_000", "num = 64"), "", f"{CHANGED} paper: a; b."),
+        ("paper-ddt", None, "", None),
+        ("paper-lightningdit", None, "training = { steps = 9 }", f"{CHANGED} paper-lightningdit: b."),
+        ("proxy-cifar", None, "", "reduced protocol"),
+    ],
+)
+def test_scores_compare_with_published_ones_where_nothing_of_the_protocol_is_changed(
+    tmp_path, protocol, own, b, told
+):
+    if own:
+        text = (ROOT / f"bench/training/protocols/{protocol}.toml").read_text("utf-8")
+        (tmp_path / f"{protocol}.toml").write_text(text.replace(*own))
+    rows = {"a": "published = 'leaderboard/DiT-S/2'", "b": f"published = 'leaderboard/DiT-B/2'\n{b}"}
+    study, found = own_rows(tmp_path, rows, by_label(a=20.0, b=10.0), protocol=protocol)
+    every = settings(found)
+    said = [text for each in every for text in tables.summary_table(study, found, each, []).text]
+    said += [text for each in every for text in tables.quality(study, found, each).text]
+    judged = verdict(found, every)
+    if told is None:
+        assert "ompar" not in " ".join(said) + judged
+    else:
+        assert [told in text for text in said].count(True) == 2
+        assert told in judged or "significantly" not in judged
+
+
+def test_a_row_of_a_built_in_study_is_measured_as_it_was_published(tmp_path):
+    study = bench.studies.load("leaderboard")
+    (cell,) = (cell for cell in cells(study, protocols.load("paper"), [0]) if cell.row.label == "SiT-S/2")
+    made.put(tmp_path, made.quality(cell.request), "paper")  # by its own sampler
+    (section,) = [s for s in page_of("leaderboard", tmp_path).sections if s.title.startswith("Quality")]
+    assert "omparable" not in " ".join(section.text)
 
 
 def test_beside_scores_in_a_terminal_stands_the_cost_of_their_networks(results, capsys):
