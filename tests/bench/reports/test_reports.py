@@ -539,6 +539,36 @@ def test_guidances_have_tables_and_columns_of_their_own_and_one_picture(tmp_path
     assert files["samples-guidance-micro.svg"].count("<image") == 6
 
 
+@pytest.mark.parametrize(
+    ("sampling", "words"),
+    [
+        ("guided_channels = 3", ["guidance 1.5, 3 channels guided", "guidance 1.5, all channels guided"]),
+        ("guidance_interval = [0.3, 1]", ["guidance 1.5", "guidance 1.5, guided from 0.3 to 1"]),
+        ("labels = 'uniform'", ["guidance 1.5, balanced labels", "guidance 1.5, uniform labels"]),
+        ("encoder_every = 4", ["guidance 1.5", "guidance 1.5, encoder every 4 evaluations"]),
+        ("encoder_every = 1", ["guidance 1.5"]),  # as without
+    ],
+)
+def test_scores_of_other_guidance_or_labels_never_share_a_column(tmp_path, sampling, words):
+    guided = "sampling = { cfg_scale = 1.5 }"
+    rows = {
+        "plain": "backbone = 'dit-s-4'",
+        "a": f"backbone = 'ddt-b-2'\n{guided}",
+        "b": f"backbone = 'ddt-b-2'\noverrides = {{ depth = 9 }}\n{guided[:-2]}, {sampling} }}",
+    }
+    fids = by_label(plain=30.0, a=20.0, b=10.0)
+    study, found = own_rows(tmp_path, rows, fids, protocol="micro")
+    titles = [tables.quality_title(each, settings(found)) for each in settings(found)]
+    titles = [title.removeprefix("Quality, protocol micro, extractor digits, ") for title in titles]
+    assert sorted(title for title in titles if title.startswith("guidance")) == words
+    for setting in settings(found):
+        section = tables.quality(study, found, setting)
+        shown = {label.partition(" ")[0] for label in cells_of(section)}
+        assert ({"a", "b"} <= shown) == (len(words) == 1 and "a" in shown)
+    columns = [name for name in tables.frame(found, None) if name.startswith("fid mean")]
+    assert len(columns) == len(titles) == 1 + len(words)
+
+
 # ---- the formats ----
 
 ODD = Page(
