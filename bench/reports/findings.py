@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from bench.metrics.scores import MEASURED
 from bench.records.quantities import HELD_OUT, LOSS, Quantity
-from bench.reports.select import Line, Setting, published_conditions
+from bench.reports.select import Line, Setting, once, published_conditions
 from bench.reports.statistics import LEVEL, BySeed, Comparison, compare_rows, rank_correlation, summary
 from bench.studies import Study
 from bench.studies.cells import cells
@@ -175,7 +175,8 @@ class _Compared(NamedTuple):
 
 
 def _compared(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> _Compared | None:
-    found = [(line, values) for line in rows if (values := line.better_is_lower(setting, quantity))]
+    lines = once(rows, setting)
+    found = [(line, values) for line in lines if (values := line.better_is_lower(setting, quantity))]
     if len(found) < 2:
         return None
     printed: dict[str, dict[int, float]] = {}

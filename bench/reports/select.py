@@ -297,6 +297,19 @@ def lines(
     return made
 
 
+def once(rows: Iterable[Line], setting: Setting) -> list[Line]:
+    """Rows with records in a setting, without those of the same records; of these one with a published figure.
+
+    A network that is tested against itself has no residual of its own.
+    """
+    found: dict[tuple[str, ...], Line] = {}
+    for line in rows:
+        if files := line.files(setting):
+            first = found.setdefault(files, line)
+            found[files] = line if line.row.published and not first.row.published else first
+    return [*found.values()]
+
+
 def settings(rows: Sequence[Line]) -> list[Setting]:
     """All settings in which the quality of at least one row was measured."""
     return sorted({setting for line in rows for setting in line.quality}, key=str)

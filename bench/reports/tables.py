@@ -16,8 +16,8 @@ from bench.records.quantities import COSTS, Quantity, decimals
 from bench.records.schema import Cost, Environment, Network, QualityRequest
 from bench.reports.findings import METHOD, RUNS_ONLY, by_soundness, caution, findings, verdict
 from bench.reports.page import Column, Entry, Page, Section, Table
-from bench.reports.select import Line, Selection, Setting, SpeedColumn, published_conditions, settings
-from bench.reports.statistics import BySeed, Summary, compare_rows
+from bench.reports.select import Line, Selection, Setting, SpeedColumn, once, published_conditions, settings
+from bench.reports.statistics import Summary, compare_rows
 from bench.studies import Study, StudyRow, published
 from bench.studies.cells import known_protocols, measured_cells
 
@@ -126,7 +126,7 @@ def score_columns(
         found = [line.score(setting, name) for line in rows]
         if name not in (*study.columns, "held_out", *setting.judges) or not any(found):
             continue
-        best = _best([line.better_is_lower(setting, quantity) for line in rows])
+        best = _best(rows, setting, quantity)
         entries = [
             Entry(spread(quantity, one), mark, line.files(setting) if one else ())
             for line, one, mark in zip(rows, found, best, strict=True)
@@ -181,17 +181,16 @@ def significant(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else decimals(value, 2)
 
 
-def _best(rows: Sequence[BySeed]) -> list[bool]:
+def _best(rows: Sequence[Line], setting: Setting, quantity: Quantity) -> list[bool]:
     """Which rows are not significantly worse than the best; none if no difference is significant.
 
     The test is that of the findings. A row without two seeds in common with the others is not marked.
-
-    Args:
-        rows: scores by seed, of which lower is better.
     """
-    compared = compare_rows(rows)
-    best = compared.best if any(compared.pairs.values()) else []
-    return [row in best for row in range(len(rows))]
+    lines = once(rows, setting)
+    compared = compare_rows([line.better_is_lower(setting, quantity) for line in lines])
+    found = compared.best if any(compared.pairs.values()) else []
+    best = {lines[i].files(setting) for i in found}
+    return [line.files(setting) in best for line in rows]
 
 
 def table(

@@ -233,6 +233,41 @@ def test_what_is_significant_is_told(results):
     assert [text for text in every if "5 of 100 tables" in text] == [METHOD]
 
 
+def test_a_network_in_two_rows_is_tested_once(run_bench, tmp_path):
+    """With twins, or without them, the same pairs differ by the same bound."""
+    chance = np.random.default_rng(0)
+    scores = {(label, seed): chance.normal(20, 1) for label in "abc" for seed in (0, 1, 2)}
+    networks = {label: f"backbone = 'dit-s-4'\noverrides = {{ depth = {ord(label)} }}" for label in "abc"}
+    told = []
+    for twins in ({}, {"twin of b": networks["b"], "second twin of b": networks["b"]}):
+        folder = tmp_path / str(len(twins))
+        folder.mkdir()
+
+        def fids(cell):
+            label = cell.row.label[-1]
+            return {"fid": scores[label, cell.seed] + 9 * (label == "c")}
+
+        study, rows = own_rows(folder, networks | twins, fids)
+        (setting,) = settings(rows)
+        section = tables.quality(study, rows, setting)
+        shown = cells_of(section)
+        best = {label: row["FID↓"].best for label, row in shown.items()}
+        assert all(best[label] == best["b"] for label in twins) and not best["c"]
+        ablate = ("ablate", study.argument, "--dry-run", "--results", folder / "results", "--work", folder)
+        power = re.search(r"With 3 seeds .* detected", " ".join(run_bench(*ablate)[1].split()))
+        told.append((section.text, verdict(rows, [setting]), {each: best[each] for each in "abc"}, power[0]))
+    assert told[0] == told[1]
+    assert "of 3 pairs" in told[0][1]
+
+
+def test_of_two_rows_of_one_network_the_one_with_a_published_figure_is_compared(tmp_path):
+    rows = {"own": "backbone = 'dit-s-2'", "a": "published = 'leaderboard/DiT-S/2'"}
+    rows["b"] = "published = 'leaderboard/DiT-B/2'"
+    _, found = own_rows(tmp_path, rows, by_label(own=20.0, a=20.0, b=10.0))
+    (setting,) = settings(found)
+    assert "b (10.10) has the lowest FID, significantly better than a (19.90)" in verdict(found, [setting])
+
+
 def test_a_verdict_names_both_rows_of_a_pair_and_compares_no_two_samplers(tmp_path):
     """As under `micro`, where networks of other objectives take other samplers."""
     (tmp_path / "two.toml").write_text(
