@@ -226,9 +226,10 @@ def _significant(quantity: Quantity, found: _Compared) -> str:
     """The smallest significant difference, and how many pairs are significant and in the published order."""
     comparison, agree = found.comparison, found.agreeing()
     apart, pairs = found.counts()
+    which = "compared rows" if comparison.left_out else "rows"
     text = (
         f"Differences in {phrase(quantity)} above {quantity.text(comparison.critical)} are significant over "
-        f"the {len(comparison.seeds)} seeds that all rows have: {apart} of {pairs} pairs"
+        f"the {len(comparison.seeds)} seeds that all {which} have: {apart} of {pairs} pairs"
     )
     if not agree:
         return f"{text}."

@@ -298,7 +298,7 @@ def lines(
 
 
 def once(rows: Iterable[Line], setting: Setting) -> list[Line]:
-    """Rows with records in a setting, without those of the same records; of these one with a published figure.
+    """Rows with records in a setting, one for each set of records: one with a published figure, if any.
 
     A network that is tested against itself has no residual of its own.
     """

@@ -128,7 +128,7 @@ def score_columns(
             continue
         best = _best(rows, setting, quantity)
         entries = [
-            Entry(spread(quantity, one), mark, line.files(setting) if one else ())
+            Entry(scored(line, setting, quantity), mark, line.files(setting) if one else ())
             for line, one, mark in zip(rows, found, best, strict=True)
         ]
         columns[name] = Filled(Column(quantity.title, group), entries)
@@ -163,6 +163,13 @@ def seeds_column(rows: Sequence[Line], setting: Setting) -> Filled:
     """The column of the number of seeds measured."""
     counts = [len(line.quality.get(setting, [])) for line in rows]
     return Filled(Column("Seeds"), [Entry(str(count) if count else "") for count in counts])
+
+
+def scored(line: Line, setting: Setting, quantity: Quantity) -> str:
+    """A score of a row as text; see `spread`. It says over how many seeds it is, if not over all."""
+    text = spread(quantity, line.score(setting, quantity.name))
+    count = len(line.by_seed(setting, quantity.name))
+    return f"{text} (n = {count})" if 0 < count < len(line.results(setting)) else text
 
 
 def spread(quantity: Quantity, found: Summary | None) -> str:
@@ -331,15 +338,17 @@ def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
     printed = published_columns(rows)
     costs = [line.trained_gflops(setting) for line in rows]
     trained = Column("GFLOPs, as trained")
+    scores = score_columns(study, rows, setting).values()
     columns = [
         *printed.get("fid", []),
-        *score_columns(study, rows, setting).values(),
+        *scores,
         Filled(trained, [Entry("" if cost is None else decimals(cost, 4)) for cost in costs]),
         seeds_column(rows, setting),
     ]
     found = findings(rows, setting)
     known = [record for line in rows for record in line.quality.get(setting, [])]
-    missing = "" if all(line.quality.get(setting) for line in rows) else " Empty cells: not measured."
+    gaps = any(not entry.text for column in scores for entry in column.entries)
+    missing = " Empty cells: not measured." if gaps else ""
     remarks = [
         f"Protocol {setting.protocol}: {setting.words}.",
         f"Mean ± standard deviation over all recorded training seeds. {BOLD}{missing}",
@@ -618,6 +627,12 @@ def values(rows: Sequence[Line], selection: Selection | None) -> list[dict[str, 
         setting: [name for name in MEASURED if any(line.score(setting, name) for line in rows)]
         for setting in every
     }
+    gaps = {  # scores that some seeds of a row lack
+        (setting, name)
+        for setting, names in measured.items()
+        for name in names
+        if any(len(line.by_seed(setting, name)) < len(line.results(setting)) for line in rows)
+    }
     for line, own in zip(rows, conditions, strict=True):
         row = line.row
         entry: dict[str, Any] = {
@@ -644,6 +659,8 @@ def values(rows: Sequence[Line], selection: Selection | None) -> list[dict[str, 
                 score = line.score(setting, name)
                 entry[f"{name} mean ({words})"] = score and score.mean
                 entry[f"{name} deviation ({words})"] = score and score.deviation
+                if (setting, name) in gaps:
+                    entry[f"{name} seeds ({words})"] = len(line.by_seed(setting, name)) or None
             entry[f"seeds ({words})"] = len(line.quality.get(setting, [])) or None
         found.append(entry)
     return found

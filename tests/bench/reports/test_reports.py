@@ -18,7 +18,7 @@ from PIL import Image
 from scipy import stats
 
 import bench.studies
-from bench.reports import charts, report, site, tables
+from bench.reports import board, charts, leaderboard, report, site, tables
 from bench.reports.findings import METHOD, by_soundness, verdict
 from bench.reports.page import Column, Entry, Page, Section, Table
 from bench.reports.render import csv as csv_form
@@ -370,6 +370,43 @@ def test_a_row_without_records_is_empty_and_a_table_without_says_so_once(tmp_pat
     assert "Spearman's ρ" not in " ".join(quality.text)  # of two rows
     text = markdown.page(page_of("components", results))
     assert text.count("no row has a record of quality") == 1
+
+
+def test_a_score_that_seeds_lack_says_over_how_many_it_is(tmp_path):
+    rows = {label: f"backbone = 'dit-s-4'\noverrides = {{ depth = {ord(label)} }}" for label in "abcd"}
+    density = {"a": [0.5, 0.6, 0.7], "b": [0.7, 0.8, 0.9], "c": [0.125, None, None], "d": [None] * 3}
+
+    def scores(cell):
+        label = cell.row.label
+        return {"density": density[label][cell.seed], "fid": None if (label, cell.seed) == ("d", 0) else 9.0}
+
+    smoke = (ROOT / "bench/training/protocols/smoke.toml").read_text("utf-8")
+    (tmp_path / "dense.toml").write_text(smoke + '[evaluation]\nscores = ["*"]\njudged_by = ["density"]\n')
+    study, found = own_rows(tmp_path, rows, scores, protocol="dense", head="columns = ['density', 'fid']")
+    (setting,) = settings(found)
+    section = tables.quality(study, found, setting)
+    shown = cells_of(section)
+    assert {row["Seeds"].text for row in shown.values()} == {"3"}
+    heading = tables.MEASURED["density"].title
+    texts = [shown[label][heading].text for label in "abcd"]
+    counts = [len(re.findall(r"^[\d.]+ \(n = 1\)$", text)) for text in texts]
+    assert counts == [0, 0, 1, 0] and not texts[3]
+    assert [shown[label]["FID↓"].text for label in "ad"] == ["9.00 ± 0.00", "9.00 ± 0.00 (n = 2)"]
+    assert "Empty cells: not measured." in " ".join(section.table.remarks)
+    assert "over the 3 seeds that all compared rows have" in " ".join(section.text)
+    printed = tables.summary_table(study, found, setting, [])
+    assert [row[-1].text for row in printed.rows] == ["3"] * 4
+    place = [column.title for column in printed.columns].index(f"{heading}, measured")
+    assert [row[place].text for row in printed.rows] == texts
+    frame = tables.frame(found, None)
+    (column,) = (name for name in frame if name.startswith("density seeds"))
+    assert list(frame[column]) == [3, 3, 1, None]
+    texts_of = {
+        row["row"]: row["texts"]
+        for row in board.board(Selection(tmp_path / "results"), leaderboard.groups({"own": found})).rows
+        if row["kind"] == board.HERE
+    }
+    assert texts_of["c"]["density"] == texts[2]
 
 
 def test_rows_of_which_nothing_is_known_are_named_below_the_table(tmp_path):
