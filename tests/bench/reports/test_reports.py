@@ -403,7 +403,7 @@ def test_a_score_that_seeds_lack_says_over_how_many_it_is(tmp_path):
     assert list(frame[column]) == [3, 3, 1, None]
     texts_of = {
         row["row"]: row["texts"]
-        for row in board.board(Selection(tmp_path / "results"), leaderboard.groups({"own": found})).rows
+        for row in board.board(Selection(tmp_path / "results"), leaderboard.groups([(study, found)])).rows
         if row["kind"] == board.HERE
     }
     assert texts_of["c"]["density"] == texts[2]
