@@ -273,7 +273,7 @@ def summary_table(
         rows,
         columns,
         title=study.title,
-        footnotes=_origins(rows),
+        footnotes=[*_origins(rows), *(_changes(rows, setting) if setting else [])],
         remarks=[_samplers(rows), *remarks, BOLD if any(e.best for c in columns for e in c.entries) else ""],
         caution=caution(rows, setting) if setting else "",
         label=attrgetter("row.label"),  # the label by which a user selects rows

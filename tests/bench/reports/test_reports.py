@@ -203,6 +203,18 @@ def test_beside_scores_in_a_terminal_stands_the_cost_of_their_networks(results, 
     assert list(frame[column]) == made_of and list(frame["paper_gflops"]) == pytest.approx([0.3, 0.6, 0.9])
 
 
+def test_what_rows_change_about_the_protocol_is_told_in_a_terminal_too(tmp_path):
+    rows = {"a": "backbone = 'dit-s-4'", "b": "backbone = 'dit-s-4'\nsampling = { labels = 'uniform' }"}
+    head = "training = { steps = 12 }"
+    study, found = own_rows(tmp_path, rows, by_label(a=20.0, b=10.0), head=head)
+    told = {}
+    for setting in settings(found):
+        shown = tables.summary_table(study, found, setting, [])
+        told |= {row[0].text: shown.footnotes for row in shown.rows if row[-1].text}
+    b = "Here: trained with steps 12; sampled with labels uniform."
+    assert told == {"a [1]": ["Here: trained with steps 12."], "b [1]": [b]}
+
+
 def test_bold_are_the_scores_that_are_not_significantly_worse_than_the_best(results):
     def bold(name, fids):
         for file in results.glob("quality-*"):
