@@ -118,12 +118,19 @@ def _time(seconds: float | None) -> str:
 def _power(plan: Plan) -> list[str]:
     """The smallest difference that the study detects, by the residual variance of its records."""
     quantity = MEASURED[plan.protocol.evaluation.judges[0]]
-    of_row: dict[str, dict[int, float]] = {cell.row.label: {} for cell in plan.cells}
+    cells: dict[str, dict[int, str]] = {}
     for cell in plan.cells:
-        record = plan.records.get(cell.file)
-        value = record.result.value(quantity.name) if record and isinstance(record.result, Quality) else None
-        if value is not None:
-            of_row[cell.row.label][cell.seed] = value
+        cells.setdefault(cell.row.label, {})[cell.seed] = cell.file
+    of_row = {  # rows of the same records are one
+        tuple(files.values()): {
+            seed: value
+            for seed, file in files.items()
+            if (record := plan.records.get(file))
+            and isinstance(record.result, Quality)
+            and (value := record.result.value(quantity.name)) is not None
+        }
+        for files in cells.values()
+    }
     count = len({cell.seed for cell in plan.cells})
     if len(of_row) < 2:
         return []

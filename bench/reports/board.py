@@ -21,7 +21,7 @@ from bench.reports.links import named_page, record_page, samples_file
 from bench.reports.render import csv
 from bench.reports.render.latex import escape
 from bench.reports.select import Line, Selection, SpeedColumn
-from bench.reports.tables import spread
+from bench.reports.tables import scored
 from bench.studies import StudyRow, published
 from bench.studies.published import PublishedRow, field
 from bench.studies.published.field import FieldRow
@@ -350,7 +350,7 @@ def _measured(group: Group, order: int, pictures: Collection[str]) -> Iterator[J
         for name, quantity in MEASURED.items():
             if (found := line.score(setting, name)) is not None:
                 made[name] = found.mean * quantity.scale
-                made["texts"][name] = spread(quantity, found)
+                made["texts"][name] = scored(line, setting, quantity)
                 if found.deviation:
                     made["deviations"][name] = found.deviation * quantity.scale
         yield _finished(made)

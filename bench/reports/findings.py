@@ -6,14 +6,20 @@ They are about the scores that the protocol ranks by, usually FID and held-out l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from bench.metrics.scores import MEASURED
 from bench.records.quantities import HELD_OUT, LOSS, Quantity
-from bench.reports.select import Line, Setting, published_conditions
+from bench.reports.select import Line, Setting, once, published_conditions
 from bench.reports.statistics import LEVEL, BySeed, Comparison, compare_rows, rank_correlation, summary
+from bench.studies import Study
+from bench.studies.cells import cells
+from bench.training import protocols
 
-PUBLISHED = "paper"  # the protocol whose scores compare with published ones
+# The built-in protocols whose scores compare with published ones.
+PUBLISHED = ("paper", "paper-ddt", "paper-flowdcn", "paper-lightningdit", "edm2-512")
+RUNS_ONLY = "smoke"  # the protocol that only tests that everything runs
 METHOD = (
     "Significance: Tukey's range test at 5% on the means over the seeds that all rows share. A score is "
     "modelled as row + seed + residual, so an effect of a seed that all rows share cancels. The residual "
@@ -55,9 +61,37 @@ def verdict(rows: Sequence[Line], every: Sequence[Setting]) -> str:
             text += f", {'all' if all(agree) else sum(agree)}{of} in the published order"
         words = f" ({', '.join(own)})" if (own := setting.distinctions(every)) else ""
         texts.append(f"Under {setting.protocol}{words}, {text}.{_other_best(found)}")
-    if judged[0][0].protocol != PUBLISHED:
+    if judged[0][0].protocol not in PUBLISHED:
         texts.append("Scores of this reduced protocol do not compare with published ones.")
+    else:
+        texts += filter(None, (caution(rows, setting) for setting, _ in judged))
     return " ".join(texts)
+
+
+def caution(rows: Sequence[Line], setting: Setting) -> str:
+    """What keeps the scores of a setting from being compared with published ones; "" of nothing."""
+    if setting.protocol == RUNS_ONLY:
+        return "Scores of this protocol do not measure quality: it only tests that everything runs."
+    if setting.protocol not in PUBLISHED:
+        return "Scores of this reduced protocol are comparable with each other, not with published scores."
+    changed = [line.row.label for line in rows if setting in line.quality and _changed(line, setting)]
+    if not changed:
+        return ""
+    return (
+        "Not comparable with published scores, because training or sampling is not that of the built-in "
+        f"protocol {setting.protocol}: {'; '.join(changed)}."
+    )
+
+
+def _changed(line: Line, setting: Setting) -> bool:
+    """Whether a row's records are not those that the built-in protocol of this name asks for."""
+    row = line.row
+    if not row.built_in:  # what built-in studies change is as published
+        row = replace(row, training=None, sampling=None)
+    study = Study("", "", "", (), (), (row,))
+    protocol, seeds = protocols.load(setting.protocol), [*line.results(setting)]
+    asked = cells(study, protocol, seeds, setting.reference)
+    return not {cell.file for cell in asked}.issuperset(line.files(setting))
 
 
 def _published_verdict(rows: Sequence[Line]) -> str:
@@ -141,7 +175,8 @@ class _Compared(NamedTuple):
 
 
 def _compared(quantity: Quantity, rows: Sequence[Line], setting: Setting) -> _Compared | None:
-    found = [(line, values) for line in rows if (values := line.better_is_lower(setting, quantity))]
+    lines = once(rows, setting)
+    found = [(line, values) for line in lines if (values := line.better_is_lower(setting, quantity))]
     if len(found) < 2:
         return None
     printed: dict[str, dict[int, float]] = {}
@@ -191,9 +226,10 @@ def _significant(quantity: Quantity, found: _Compared) -> str:
     """The smallest significant difference, and how many pairs are significant and in the published order."""
     comparison, agree = found.comparison, found.agreeing()
     apart, pairs = found.counts()
+    which = "compared rows" if comparison.left_out else "rows"
     text = (
         f"Differences in {phrase(quantity)} above {quantity.text(comparison.critical)} are significant over "
-        f"the {len(comparison.seeds)} seeds that all rows have: {apart} of {pairs} pairs"
+        f"the {len(comparison.seeds)} seeds that all {which} have: {apart} of {pairs} pairs"
     )
     if not agree:
         return f"{text}."

@@ -1,14 +1,17 @@
-"""The networks measured here, ranked within groups of comparable scores: one setting of a protocol each."""
+"""The networks measured here, ranked within groups of comparable scores: one setting and training each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from bench.metrics.scores import MEASURED
 from bench.reports.select import Line, Setting, settings
 from bench.reports.statistics import compare_rows
 from bench.reports.tables import quality_title
+from bench.studies import Study
+from bench.studies.cells import known_protocols
+from bench.training.protocols import Protocol
 
 
 class Standing(NamedTuple):
@@ -39,26 +42,45 @@ class Group(NamedTuple):
     standings: list[Standing]
 
 
-def groups(found: Mapping[str, Sequence[Line]]) -> list[Group]:
-    """All groups by protocol.
+def groups(found: Iterable[tuple[Study, Sequence[Line]]]) -> list[Group]:
+    """All groups by protocol, setting, and what rows change about the protocol's training.
+
+    Rows of a shorter training are left out: they are no networks of their own.
 
     Args:
-        found: lines by the name of their study.
+        found: studies with their lines.
     """
-    every = settings([line for lines in found.values() for line in lines])
+    found = list(found)
+    every = settings([line for _, lines in found for line in lines])
+    protocols = {study.name: known_protocols(study) for study, _ in found}
     made = []
     for setting in every:
-        standings: dict[str, Standing] = {}  # by record: rows of two studies may be the same network
-        for study, lines in found.items():
-            for line in lines:
-                # Rows of a shorter training are not a different network.
-                shorter = line.row.step is not None or "steps" in (line.row.training or {})
-                if setting in line.quality and not shorter:
-                    standings.setdefault(line.files(setting)[0], Standing(line, study))
         title = quality_title(setting, every).replace("Quality, protocol", "Measured here:")
-        if standings:
-            made.append(Group(title, setting, _ranked([*standings.values()], setting)))
+        # By record: rows of two studies may be the same network.
+        by_training: dict[str, dict[str, Standing]] = {}
+        for study, lines in found:
+            for line in (line for line in lines if setting in line.quality and line.row.step is None):
+                protocol = protocols[study.name][setting.protocol]
+                changes = _changes(line, setting, protocol)
+                if changes.get("steps", protocol.training.steps) < protocol.training.steps:
+                    continue
+                words = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in changes.items())
+                standings = by_training.setdefault(f", trained with {words}" if words else "", {})
+                standings.setdefault(line.files(setting)[0], Standing(line, study.name))
+        for words, standings in sorted(by_training.items()):
+            made.append(Group(title + words, setting, _ranked([*standings.values()], setting)))
     return made
+
+
+def _changes(line: Line, setting: Setting, protocol: Protocol) -> dict[str, Any]:
+    """What a row changes about a protocol's training. The objective is its network's, as in protocols."""
+    request = next(iter(line.results(setting).values())).request
+    ordinary = protocol.training_of(request.model)
+    return {
+        name: value
+        for name, value in request.training
+        if name != "objective" and value != getattr(ordinary, name)
+    }
 
 
 def _ranked(standings: Sequence[Standing], setting: Setting) -> list[Standing]:

@@ -45,6 +45,10 @@ class Setting(NamedTuple):
     reference: str | None  # digest of the file; None: the dataset trained on
     sampler: str | None  # with its number of steps
     cfg_scale: float | None
+    guided_channels: int | None
+    guidance_interval: tuple[float, float] | None
+    encoder_every: int  # evaluations that share one run of an encoder
+    labels: str | None
     held_out: int | None  # number of held-out images
     log_snr: tuple[float | None, float | None]  # limits of the held-out loss, if the β schedule sets any
     ema: str  # decay or width of the average of the weights
@@ -59,12 +63,20 @@ class Setting(NamedTuple):
 
     def distinctions(self, others: Sequence[Setting]) -> list[str]:
         """What distinguishes this setting from others of its protocol and extractor, in words."""
+        interval = self.guidance_interval
+        channels = {None: "guided channels as declared", 0: "all channels guided"}
         words = {
             "weights": f"weights {self.weights}",
             "data": f"data {self.data}",
             "sample_count": f"{self.sample_count or 0:,} samples",
             "sampler": self.sampler,
             "cfg_scale": "no guidance" if self.cfg_scale in (None, 1) else f"guidance {self.cfg_scale:g}",
+            "guided_channels": channels.get(self.guided_channels, f"{self.guided_channels} channels guided"),
+            "guidance_interval": "guided from {:g} to {:g}".format(*interval) if interval else "",
+            "encoder_every": ""
+            if self.encoder_every == 1
+            else f"encoder every {self.encoder_every} evaluations",
+            "labels": f"{self.labels} labels",
             "held_out": f"{self.held_out} held-out images" if self.held_out else "",
             "log_snr": self.levels,
             "reference": f"reference {self.reference}" if self.reference else "",
@@ -91,6 +103,10 @@ class Setting(NamedTuple):
             request.reference,
             f"{images.sampler}, {images.steps} steps" if images else None,
             images.cfg_scale if images else None,
+            images.guided_channels if images else None,
+            images.guidance_interval if images else None,
+            (images and images.encoder_every) or 1,
+            images.labels if images else None,
             request.held_out.images if request.held_out else None,
             result.held_out[-1].log_snr if result.held_out else (None, None),
             _ema(request.training),
@@ -279,6 +295,19 @@ def lines(
         cost = selection.cost(row) if costs is None else costs.get(row.label)
         made.append(Line(row, cost, found, selection.outdated(shown)))
     return made
+
+
+def once(rows: Iterable[Line], setting: Setting) -> list[Line]:
+    """Rows with records in a setting, one for each set of records: one with a published figure, if any.
+
+    A network that is tested against itself has no residual of its own.
+    """
+    found: dict[tuple[str, ...], Line] = {}
+    for line in rows:
+        if files := line.files(setting):
+            first = found.setdefault(files, line)
+            found[files] = line if line.row.published and not first.row.published else first
+    return [*found.values()]
 
 
 def settings(rows: Sequence[Line]) -> list[Setting]:

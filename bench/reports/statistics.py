@@ -99,7 +99,8 @@ def compare_rows(rows: Sequence[BySeed]) -> Comparison:
     least two. Values that are not finite count as missing.
 
     Args:
-        rows: scores of each row by seed.
+        rows: scores of each row by seed. Rows of the same records belong here once: a second one has the same
+            residuals, and would count as further degrees of freedom.
     """
     rows = [{seed: value for seed, value in row.items() if math.isfinite(value)} for row in rows]
     compared: list[int] = []

@@ -14,10 +14,10 @@ import registry
 from bench.metrics.scores import MEASURED, SCORES
 from bench.records.quantities import COSTS, Quantity, decimals
 from bench.records.schema import Cost, Environment, Network, QualityRequest
-from bench.reports.findings import METHOD, PUBLISHED, by_soundness, findings, verdict
+from bench.reports.findings import METHOD, RUNS_ONLY, by_soundness, caution, findings, verdict
 from bench.reports.page import Column, Entry, Page, Section, Table
-from bench.reports.select import Line, Selection, Setting, SpeedColumn, published_conditions, settings
-from bench.reports.statistics import BySeed, Summary, compare_rows
+from bench.reports.select import Line, Selection, Setting, SpeedColumn, once, published_conditions, settings
+from bench.reports.statistics import Summary, compare_rows
 from bench.studies import Study, StudyRow, published
 from bench.studies.cells import known_protocols, measured_cells
 
@@ -32,7 +32,6 @@ BOLD = (
     "Bold: the best score of a column and those not significantly worse (Tukey's range test at 5%). A column "
     "without a significant difference has no bold scores."
 )
-RUNS_ONLY = "smoke"  # the protocol that only tests that everything runs
 # What published tables print besides scores.
 _PRINTED = {"training_steps": "Steps", "cfg_scale": "CFG", "gflops": "GFLOPs"}
 
@@ -127,9 +126,9 @@ def score_columns(
         found = [line.score(setting, name) for line in rows]
         if name not in (*study.columns, "held_out", *setting.judges) or not any(found):
             continue
-        best = _best([line.better_is_lower(setting, quantity) for line in rows])
+        best = _best(rows, setting, quantity)
         entries = [
-            Entry(spread(quantity, one), mark, line.files(setting) if one else ())
+            Entry(scored(line, setting, quantity), mark, line.files(setting) if one else ())
             for line, one, mark in zip(rows, found, best, strict=True)
         ]
         columns[name] = Filled(Column(quantity.title, group), entries)
@@ -166,6 +165,13 @@ def seeds_column(rows: Sequence[Line], setting: Setting) -> Filled:
     return Filled(Column("Seeds"), [Entry(str(count) if count else "") for count in counts])
 
 
+def scored(line: Line, setting: Setting, quantity: Quantity) -> str:
+    """A score of a row as text; see `spread`. It says over how many seeds it is, if not over all."""
+    text = spread(quantity, line.score(setting, quantity.name))
+    count = len(line.by_seed(setting, quantity.name))
+    return f"{text} (n = {count})" if 0 < count < len(line.results(setting)) else text
+
+
 def spread(quantity: Quantity, found: Summary | None) -> str:
     """Mean ± standard deviation as text, with the digits of the quantity; empty for None."""
     if found is None:
@@ -182,17 +188,16 @@ def significant(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else decimals(value, 2)
 
 
-def _best(rows: Sequence[BySeed]) -> list[bool]:
+def _best(rows: Sequence[Line], setting: Setting, quantity: Quantity) -> list[bool]:
     """Which rows are not significantly worse than the best; none if no difference is significant.
 
     The test is that of the findings. A row without two seeds in common with the others is not marked.
-
-    Args:
-        rows: scores by seed, of which lower is better.
     """
-    compared = compare_rows(rows)
-    best = compared.best if any(compared.pairs.values()) else []
-    return [row in best for row in range(len(rows))]
+    lines = once(rows, setting)
+    compared = compare_rows([line.better_is_lower(setting, quantity) for line in lines])
+    found = compared.best if any(compared.pairs.values()) else []
+    best = {lines[i].files(setting) for i in found}
+    return [line.files(setting) in best for line in rows]
 
 
 def table(
@@ -243,8 +248,8 @@ def summary_table(
 ) -> Table:
     """The table that `bench ablate` prints: published and measured figures side by side.
 
-    Costs are those of the networks that were trained. A caution is shown if the protocol is not the published
-    one. Scores of the protocol `smoke` mean nothing, so no published figures are shown beside them.
+    Costs are those of the networks that were trained. A caution is shown if scores do not compare with
+    published ones. Those of the protocol `smoke` mean nothing, so no published figures stand beside them.
 
     Args:
         study, rows: the study and its lines.
@@ -268,9 +273,9 @@ def summary_table(
         rows,
         columns,
         title=study.title,
-        footnotes=_origins(rows),
+        footnotes=[*_origins(rows), *(_changes(rows, setting) if setting else [])],
         remarks=[_samplers(rows), *remarks, BOLD if any(e.best for c in columns for e in c.entries) else ""],
-        caution=reduced(setting.protocol) if setting else "",
+        caution=caution(rows, setting) if setting else "",
         label=attrgetter("row.label"),  # the label by which a user selects rows
     )
 
@@ -333,15 +338,17 @@ def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
     printed = published_columns(rows)
     costs = [line.trained_gflops(setting) for line in rows]
     trained = Column("GFLOPs, as trained")
+    scores = score_columns(study, rows, setting).values()
     columns = [
         *printed.get("fid", []),
-        *score_columns(study, rows, setting).values(),
+        *scores,
         Filled(trained, [Entry("" if cost is None else decimals(cost, 4)) for cost in costs]),
         seeds_column(rows, setting),
     ]
     found = findings(rows, setting)
     known = [record for line in rows for record in line.quality.get(setting, [])]
-    missing = "" if all(line.quality.get(setting) for line in rows) else " Empty cells: not measured."
+    gaps = any(not entry.text for column in scores for entry in column.entries)
+    missing = " Empty cells: not measured." if gaps else ""
     remarks = [
         f"Protocol {setting.protocol}: {setting.words}.",
         f"Mean ± standard deviation over all recorded training seeds. {BOLD}{missing}",
@@ -353,7 +360,7 @@ def quality(study: Study, rows: Sequence[Line], setting: Setting) -> Section:
     footnotes = [*_changes(rows, setting), *_outdated(rows)]
     return Section(
         quality_title(setting, others),
-        [text for text in (reduced(setting.protocol), *found) if text],
+        [text for text in (caution(rows, setting), *found) if text],
         table(rows, columns, footnotes=footnotes, remarks=remarks),
     )
 
@@ -395,15 +402,6 @@ def _reference(setting: Setting) -> str:
         "statistics" if setting.reference_count is None else f"{setting.reference_count:,} reference images"
     )
     return f"{images} of the file {setting.reference}" if setting.reference else images
-
-
-def reduced(protocol: str) -> str:
-    """The caution about scores of a protocol other than the published one; empty for that."""
-    if protocol == PUBLISHED:
-        return ""
-    if protocol == RUNS_ONLY:
-        return "Scores of this protocol do not measure quality: it only tests that everything runs."
-    return "Scores of this reduced protocol are comparable with each other, not with published scores."
 
 
 def page(
@@ -629,6 +627,12 @@ def values(rows: Sequence[Line], selection: Selection | None) -> list[dict[str, 
         setting: [name for name in MEASURED if any(line.score(setting, name) for line in rows)]
         for setting in every
     }
+    gaps = {  # scores that some seeds of a row lack
+        (setting, name)
+        for setting, names in measured.items()
+        for name in names
+        if any(len(line.by_seed(setting, name)) < len(line.results(setting)) for line in rows)
+    }
     for line, own in zip(rows, conditions, strict=True):
         row = line.row
         entry: dict[str, Any] = {
@@ -655,6 +659,8 @@ def values(rows: Sequence[Line], selection: Selection | None) -> list[dict[str, 
                 score = line.score(setting, name)
                 entry[f"{name} mean ({words})"] = score and score.mean
                 entry[f"{name} deviation ({words})"] = score and score.deviation
+                if (setting, name) in gaps:
+                    entry[f"{name} seeds ({words})"] = len(line.by_seed(setting, name)) or None
             entry[f"seeds ({words})"] = len(line.quality.get(setting, [])) or None
         found.append(entry)
     return found

@@ -68,7 +68,8 @@ class Site:
         """
         inference = [each for each in self.selection.speeds if each.words.startswith("inference")]
         speed = max(inference, key=lambda each: len(each.figures), default=None)
-        return board(self.selection, leaderboard.groups(self.lines), self.pictures, speed)
+        found = [(study, self.lines[name]) for name, study in self.studies.items()]
+        return board(self.selection, leaderboard.groups(found), self.pictures, speed)
 
     @cached_property
     def pictures(self) -> set[str]:

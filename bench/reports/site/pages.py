@@ -250,14 +250,13 @@ def scores(published: Sequence[board.Json], measured: Sequence[tuple[str, Line, 
     ]
     for words, line, setting in measured:
         files, (result, *_) = line.files(setting), line.results(setting).values()
-        found = {name: line.score(setting, name) for name in names}
         rows.append(
             [
                 Entry(line.row.label),
                 Entry(words),
                 Entry(f"{result.request.step:,}"),
                 Entry(decimals(result.network.paper_gflops, 2)),
-                *(Entry(tables.spread(MEASURED[name], found[name]), records=files) for name in names),
+                *(Entry(tables.scored(line, setting, MEASURED[name]), records=files) for name in names),
                 Entry(str(len(files))),
                 Entry("measured here", records=files),
             ]

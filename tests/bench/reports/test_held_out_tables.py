@@ -113,7 +113,7 @@ def test_rows_are_judged_by_the_band_that_the_protocol_names(tmp_path: Path) -> 
     assert (
         f"{STUDY.rows[-1].label} (" in text and f"the lowest {named}, significantly better than all" in text
     )
-    (group,) = leaderboard.groups({STUDY.name: rows})[-1:]
+    (group,) = leaderboard.groups([(STUDY, rows)])[-1:]
     assert [standing.rank for standing in group.standings] == [*range(1, 8)]
     assert group.standings[0].line.row is STUDY.rows[-1]
     shown = pages.scores([], [(protocol.name, line, setting) for line in rows]).columns

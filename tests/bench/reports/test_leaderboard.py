@@ -35,7 +35,7 @@ backbone = "dit-s-4"
 
 
 def groups_of(study, folder):
-    return leaderboard.groups({study.name: lines(study, Selection(folder))})
+    return leaderboard.groups([(study, lines(study, Selection(folder)))])
 
 
 def test_rows_that_seeds_cannot_tell_apart_share_a_rank(tmp_path):
@@ -61,7 +61,7 @@ def test_a_score_of_which_more_is_better_ranks_where_the_protocol_says_so(tmp_pa
         score = float(found[cell.row.label][cell.seed])
         made.put(tmp_path / "results", made.quality(cell.request, inception_score=score), "by-is")
     rows = lines(study, Selection(tmp_path / "results"))
-    (group,) = leaderboard.groups({study.name: rows})
+    (group,) = leaderboard.groups([(study, rows)])
     assert [(each.line.row.label, each.rank) for each in group.standings] == [
         ("far", 1), ("near", 2), ("nearer", 2),
     ]  # fmt: skip
@@ -80,6 +80,36 @@ def test_one_seed_gives_no_rank(tmp_path):
     (group,) = groups_of(study, tmp_path / "results")
     assert [standing.rank for standing in group.standings] == [None, None, None]
     assert [standing.line.row.label for standing in group.standings] == ["near", "nearer", "far"]
+
+
+def test_networks_of_another_training_are_ranked_among_themselves(tmp_path):
+    """Steps of `smoke`: 8. Fewer are left out; more, or another rate, make a group."""
+    trainings = {"first": "steps = 12", "second": "learning_rate = 1e-2, steps = 8", "third": "steps = 4"}
+    found = []
+    for name, training in trainings.items():
+        (tmp_path / f"{name}.toml").write_text(f"training = {{ {training} }}\n{STUDY}")
+        found.append(bench.studies.load(tmp_path / f"{name}.toml"))
+    (tmp_path / "plain.toml").write_text(STUDY)
+    found.append(bench.studies.load(tmp_path / "plain.toml"))
+    for study in found:
+        for cell in cells(study, protocols.load("smoke"), (0, 1)):
+            made.put(tmp_path / "results", made.quality(cell.request), "smoke")
+    selection = Selection(tmp_path / "results")
+    groups = leaderboard.groups((study, lines(study, selection)) for study in found)
+    start = "Measured here: smoke, extractor digits"
+    assert {group.title: {each.study for each in group.standings} for group in groups} == {
+        start: {"plain"},
+        f"{start}, trained with steps 12": {"first"},
+        f"{start}, trained with learning rate 0.01": {"second"},
+    }
+    assert [len(group.standings) for group in groups] == [3, 3, 3]
+
+
+def test_a_network_of_another_objective_than_ddpm_is_trained_as_the_protocol_says():
+    groups = groups_of(bench.studies.load("backbones"), ROOT / "results")
+    shown = {standing.line.row.label for group in groups for standing in group.standings}
+    assert shown >= {row.label for row in bench.studies.load("backbones").rows if row.training}
+    assert not any("trained with" in group.title for group in groups)
 
 
 def test_the_board_holds_each_figure_of_the_tables_once_under_its_conditions():
@@ -102,9 +132,8 @@ def test_the_board_holds_each_figure_of_the_tables_once_under_its_conditions():
 
 def test_a_measured_network_stands_once_beside_its_own_cost_as_trained():
     """Under `micro` a network is a hundred times smaller than the published one of its row."""
-    found = {
-        name: lines(bench.studies.load(name), Selection(ROOT / "results")) for name in bench.studies.names()
-    }
+    studies = map(bench.studies.load, bench.studies.names())
+    found = [(study, lines(study, Selection(ROOT / "results"))) for study in studies]
     groups = leaderboard.groups(found)
     made_board = board.board(Selection(ROOT / "results"), groups)
     rows = {row["from"].removeprefix("record "): row for row in made_board.rows}

@@ -18,7 +18,7 @@ from PIL import Image
 from scipy import stats
 
 import bench.studies
-from bench.reports import charts, report, site, tables
+from bench.reports import board, charts, leaderboard, report, site, tables
 from bench.reports.findings import METHOD, by_soundness, verdict
 from bench.reports.page import Column, Entry, Page, Section, Table
 from bench.reports.render import csv as csv_form
@@ -53,6 +53,27 @@ def keep_costs(folder, name):
         stages = [{"name": f"stage{k}", "paper": i * 10**8, "macs": 1} for k in range(3)]
         values = {"parameters": i * 10**6, "parameters_deployed": i * 10**6, "stages": stages}
         made.put(folder, made.cost(cost_request(row), paper_gflops=0.3 * i, **values))
+
+
+def own_rows(folder, rows, scores, *, protocol="smoke", seeds=(0, 1, 2), head=""):
+    """A study of one's own and its lines.
+
+    Args:
+        rows: label -> what its table holds besides.
+        scores: of a cell, by name; None: it has no record.
+    """
+    tables = (f"[[rows]]\nlabel = '{label}'\n{more}\n" for label, more in rows.items())
+    (folder / "own.toml").write_text(f"title = 't'\nprotocol = '{protocol}'\n{head}\n{''.join(tables)}")
+    study = bench.studies.load(folder / "own.toml")
+    for cell in cells(study, protocols.load(protocol, folder), seeds):
+        if (found := scores(cell)) is not None:
+            made.put(folder / "results", made.quality(cell.request, **found), protocol)
+    return study, lines(study, Selection(folder / "results"))
+
+
+def by_label(**fids):
+    """FIDs around the mean of a row, which differ between seeds a little and by row."""
+    return lambda cell: {"fid": fids[cell.row.label] + 0.1 * cell.seed * (-1) ** ord(cell.row.label[-1])}
 
 
 @pytest.fixture
@@ -115,6 +136,49 @@ def test_published_scores_stand_beside_those_of_a_reduced_protocol_only_below_a_
     assert caution not in form.page(Page("x", "x", [paper]))  # no score is measured there
 
 
+CHANGED = "training or sampling is not that of the built-in protocol"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "own", "b", "told"),
+    [
+        ("paper", None, "", None),
+        ("paper", None, "cfg_scale = 1.5", None),  # has a column of its own
+        ("paper", None, "training = { batch_size = 4 }", f"{CHANGED} paper: b."),
+        ("paper", None, "sampling = { num = 64 }", f"{CHANGED} paper: b."),
+        ("paper", ("num = 50_000", "num = 64"), "", f"{CHANGED} paper: a; b."),
+        ("paper-ddt", None, "", None),
+        ("paper-lightningdit", None, "training = { steps = 9 }", f"{CHANGED} paper-lightningdit: b."),
+        ("proxy-cifar", None, "", "reduced protocol"),
+    ],
+)
+def test_scores_compare_with_published_ones_where_nothing_of_the_protocol_is_changed(
+    tmp_path, protocol, own, b, told
+):
+    if own:
+        text = (ROOT / f"bench/training/protocols/{protocol}.toml").read_text("utf-8")
+        (tmp_path / f"{protocol}.toml").write_text(text.replace(*own))
+    rows = {"a": "published = 'leaderboard/DiT-S/2'", "b": f"published = 'leaderboard/DiT-B/2'\n{b}"}
+    study, found = own_rows(tmp_path, rows, by_label(a=20.0, b=10.0), protocol=protocol)
+    every = settings(found)
+    said = [text for each in every for text in tables.summary_table(study, found, each, []).text]
+    said += [text for each in every for text in tables.quality(study, found, each).text]
+    judged = verdict(found, every)
+    if told is None:
+        assert "ompar" not in " ".join(said) + judged
+    else:
+        assert [told in text for text in said].count(True) == 2
+        assert told in judged or "significantly" not in judged
+
+
+def test_a_row_of_a_built_in_study_is_measured_as_it_was_published(tmp_path):
+    study = bench.studies.load("leaderboard")
+    (cell,) = (cell for cell in cells(study, protocols.load("paper"), [0]) if cell.row.label == "SiT-S/2")
+    made.put(tmp_path, made.quality(cell.request), "paper")  # by its own sampler
+    (section,) = [s for s in page_of("leaderboard", tmp_path).sections if s.title.startswith("Quality")]
+    assert "omparable" not in " ".join(section.text)
+
+
 def test_beside_scores_in_a_terminal_stands_the_cost_of_their_networks(results, capsys):
     from bench.cli.output import console
 
@@ -137,6 +201,18 @@ def test_beside_scores_in_a_terminal_stands_the_cost_of_their_networks(results, 
     frame = tables.frame(rows, selection)
     (column,) = (name for name in frame if name.startswith("paper_gflops as trained"))
     assert list(frame[column]) == made_of and list(frame["paper_gflops"]) == pytest.approx([0.3, 0.6, 0.9])
+
+
+def test_what_rows_change_about_the_protocol_is_told_in_a_terminal_too(tmp_path):
+    rows = {"a": "backbone = 'dit-s-4'", "b": "backbone = 'dit-s-4'\nsampling = { labels = 'uniform' }"}
+    head = "training = { steps = 12 }"
+    study, found = own_rows(tmp_path, rows, by_label(a=20.0, b=10.0), head=head)
+    told = {}
+    for setting in settings(found):
+        shown = tables.summary_table(study, found, setting, [])
+        told |= {row[0].text: shown.footnotes for row in shown.rows if row[-1].text}
+    b = "Here: trained with steps 12; sampled with labels uniform."
+    assert told == {"a [1]": ["Here: trained with steps 12."], "b [1]": [b]}
 
 
 def test_bold_are_the_scores_that_are_not_significantly_worse_than_the_best(results):
@@ -167,6 +243,41 @@ def test_what_is_significant_is_told(results):
     assert "3 rows, 95% interval 0.50 to 1.00, too few for any order to be significant" in said
     every = [text for section in page.sections for text in section.text]
     assert [text for text in every if "5 of 100 tables" in text] == [METHOD]
+
+
+def test_a_network_in_two_rows_is_tested_once(run_bench, tmp_path):
+    """With twins, or without them, the same pairs differ by the same bound."""
+    chance = np.random.default_rng(0)
+    scores = {(label, seed): chance.normal(20, 1) for label in "abc" for seed in (0, 1, 2)}
+    networks = {label: f"backbone = 'dit-s-4'\noverrides = {{ depth = {ord(label)} }}" for label in "abc"}
+    told = []
+    for twins in ({}, {"twin of b": networks["b"], "second twin of b": networks["b"]}):
+        folder = tmp_path / str(len(twins))
+        folder.mkdir()
+
+        def fids(cell):
+            label = cell.row.label[-1]
+            return {"fid": scores[label, cell.seed] + 9 * (label == "c")}
+
+        study, rows = own_rows(folder, networks | twins, fids)
+        (setting,) = settings(rows)
+        section = tables.quality(study, rows, setting)
+        shown = cells_of(section)
+        best = {label: row["FID↓"].best for label, row in shown.items()}
+        assert all(best[label] == best["b"] for label in twins) and not best["c"]
+        ablate = ("ablate", study.argument, "--dry-run", "--results", folder / "results", "--work", folder)
+        power = re.search(r"With 3 seeds .* detected", " ".join(run_bench(*ablate)[1].split()))
+        told.append((section.text, verdict(rows, [setting]), {each: best[each] for each in "abc"}, power[0]))
+    assert told[0] == told[1]
+    assert "of 3 pairs" in told[0][1]
+
+
+def test_of_two_rows_of_one_network_the_one_with_a_published_figure_is_compared(tmp_path):
+    rows = {"own": "backbone = 'dit-s-2'", "a": "published = 'leaderboard/DiT-S/2'"}
+    rows["b"] = "published = 'leaderboard/DiT-B/2'"
+    _, found = own_rows(tmp_path, rows, by_label(own=20.0, a=20.0, b=10.0))
+    (setting,) = settings(found)
+    assert "b (10.10) has the lowest FID, significantly better than a (19.90)" in verdict(found, [setting])
 
 
 def test_a_verdict_names_both_rows_of_a_pair_and_compares_no_two_samplers(tmp_path):
@@ -271,6 +382,43 @@ def test_a_row_without_records_is_empty_and_a_table_without_says_so_once(tmp_pat
     assert "Spearman's ρ" not in " ".join(quality.text)  # of two rows
     text = markdown.page(page_of("components", results))
     assert text.count("no row has a record of quality") == 1
+
+
+def test_a_score_that_seeds_lack_says_over_how_many_it_is(tmp_path):
+    rows = {label: f"backbone = 'dit-s-4'\noverrides = {{ depth = {ord(label)} }}" for label in "abcd"}
+    density = {"a": [0.5, 0.6, 0.7], "b": [0.7, 0.8, 0.9], "c": [0.125, None, None], "d": [None] * 3}
+
+    def scores(cell):
+        label = cell.row.label
+        return {"density": density[label][cell.seed], "fid": None if (label, cell.seed) == ("d", 0) else 9.0}
+
+    smoke = (ROOT / "bench/training/protocols/smoke.toml").read_text("utf-8")
+    (tmp_path / "dense.toml").write_text(smoke + '[evaluation]\nscores = ["*"]\njudged_by = ["density"]\n')
+    study, found = own_rows(tmp_path, rows, scores, protocol="dense", head="columns = ['density', 'fid']")
+    (setting,) = settings(found)
+    section = tables.quality(study, found, setting)
+    shown = cells_of(section)
+    assert {row["Seeds"].text for row in shown.values()} == {"3"}
+    heading = tables.MEASURED["density"].title
+    texts = [shown[label][heading].text for label in "abcd"]
+    counts = [len(re.findall(r"^[\d.]+ \(n = 1\)$", text)) for text in texts]
+    assert counts == [0, 0, 1, 0] and not texts[3]
+    assert [shown[label]["FID↓"].text for label in "ad"] == ["9.00 ± 0.00", "9.00 ± 0.00 (n = 2)"]
+    assert "Empty cells: not measured." in " ".join(section.table.remarks)
+    assert "over the 3 seeds that all compared rows have" in " ".join(section.text)
+    printed = tables.summary_table(study, found, setting, [])
+    assert [row[-1].text for row in printed.rows] == ["3"] * 4
+    place = [column.title for column in printed.columns].index(f"{heading}, measured")
+    assert [row[place].text for row in printed.rows] == texts
+    frame = tables.frame(found, None)
+    (column,) = (name for name in frame if name.startswith("density seeds"))
+    assert list(frame[column]) == [3, 3, 1, None]
+    texts_of = {
+        row["row"]: row["texts"]
+        for row in board.board(Selection(tmp_path / "results"), leaderboard.groups([(study, found)])).rows
+        if row["kind"] == board.HERE
+    }
+    assert texts_of["c"]["density"] == texts[2]
 
 
 def test_rows_of_which_nothing_is_known_are_named_below_the_table(tmp_path):
@@ -473,6 +621,36 @@ def test_guidances_have_tables_and_columns_of_their_own_and_one_picture(tmp_path
         found = {row["label"]: row[column] for row in rows}
         assert found == {label: str(fid + 0.5) if label.endswith(f"cfg {scale}") else "" for label in found}
     assert files["samples-guidance-micro.svg"].count("<image") == 6
+
+
+@pytest.mark.parametrize(
+    ("sampling", "words"),
+    [
+        ("guided_channels = 3", ["guidance 1.5, 3 channels guided", "guidance 1.5, all channels guided"]),
+        ("guidance_interval = [0.3, 1]", ["guidance 1.5", "guidance 1.5, guided from 0.3 to 1"]),
+        ("labels = 'uniform'", ["guidance 1.5, balanced labels", "guidance 1.5, uniform labels"]),
+        ("encoder_every = 4", ["guidance 1.5", "guidance 1.5, encoder every 4 evaluations"]),
+        ("encoder_every = 1", ["guidance 1.5"]),  # as without
+    ],
+)
+def test_scores_of_other_guidance_or_labels_never_share_a_column(tmp_path, sampling, words):
+    guided = "sampling = { cfg_scale = 1.5 }"
+    rows = {
+        "plain": "backbone = 'dit-s-4'",
+        "a": f"backbone = 'ddt-b-2'\n{guided}",
+        "b": f"backbone = 'ddt-b-2'\noverrides = {{ depth = 9 }}\n{guided[:-2]}, {sampling} }}",
+    }
+    fids = by_label(plain=30.0, a=20.0, b=10.0)
+    study, found = own_rows(tmp_path, rows, fids, protocol="micro")
+    titles = [tables.quality_title(each, settings(found)) for each in settings(found)]
+    titles = [title.removeprefix("Quality, protocol micro, extractor digits, ") for title in titles]
+    assert sorted(title for title in titles if title.startswith("guidance")) == words
+    for setting in settings(found):
+        section = tables.quality(study, found, setting)
+        shown = {label.partition(" ")[0] for label in cells_of(section)}
+        assert ({"a", "b"} <= shown) == (len(words) == 1 and "a" in shown)
+    columns = [name for name in tables.frame(found, None) if name.startswith("fid mean")]
+    assert len(columns) == len(titles) == 1 + len(words)
 
 
 # ---- the formats ----
