@@ -228,7 +228,7 @@ def test_an_array_that_is_not_compressed_is_read_anywhere_by_every_worker(
 
 
 def test_statistics_are_recognised(tmp_path: Path) -> None:
-    mu, sigma = np.arange(3.0), np.asfortranarray(np.arange(9.0).reshape(3, 3))
+    mu, sigma = np.arange(3.0), np.asfortranarray([[4.0, 1, 0], [1, 5, 2], [0, 2, 6]])
     np.savez(tmp_path / "r.npz", mu=mu.astype(np.float32), sigma=sigma)
     alone = open_set(tmp_path / "r.npz")
     assert isinstance(alone, FeatureSet) and (alone.extractor, alone.count) == ("inception", None)
@@ -265,6 +265,7 @@ def refused(path: Path) -> str:
         ({"arr_0": IMAGES, "mu": np.zeros(2)}, "has no array 'sigma'"),
         ({"mu": np.zeros(2), "sigma": np.zeros((2, 3))}, "mu, sigma: statistics are a mean (D,)"),
         ({"mu": np.zeros(2), "sigma": np.full((2, 2), np.nan)}, "mu, sigma: statistics hold NaN"),
+        ({"mu": np.zeros(2), "sigma": -np.eye(2)}, "mu, sigma: the covariance has negative eigenvalues"),
         ({"mu": np.array(["a"]), "sigma": np.zeros((1, 1))}, "mu, sigma: could not convert"),
     ],
 )
