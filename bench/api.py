@@ -11,9 +11,11 @@ else the CPU.
 
 from __future__ import annotations
 
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -243,7 +245,8 @@ def evaluate(
     """Scores of images beside a reference; see `bench.metrics.evaluation.compare`.
 
     Args:
-        samples, reference: a folder, an `.npz`, or an array (N, H, W, 3) uint8.
+        samples, reference: a folder, an `.npz`, or an array (N, H, W, 3) uint8; notes call that
+            `the array given as samples`.
         label: what was sampled and how, for a record.
         record: folder in which to write a record; None: write none.
         model, provenance, labels, published: see `bench.studies.scored.Declared`.
@@ -258,6 +261,7 @@ def evaluate(
     from bench.studies import scored
     from bench.utils import distributed
     from bench.utils.bars import interactive
+    from registry.errors import UsageError
 
     told = scored.Declared(label, model, provenance, labels, published, record=record is not None)
     device = device or distributed.device()
@@ -269,9 +273,24 @@ def evaluate(
                 np.savez(path, arr_0=images)
                 images = path
             paths.append(images)
-        with interactive(progress) as shown:
-            found = compare(*paths, device=device, progress=shown, **options)
+
+        def named(text: str) -> str:
+            """A text without the names of files that are there for arrays alone."""
+            return re.sub(rf"{re.escape(folder)}/(\w+)\.npz", r"the array given as \1", text)
+
+        try:
+            with interactive(progress) as shown:
+                found = compare(*paths, device=device, progress=shown, **options)
+        except UsageError as error:
+            raise UsageError(named(str(error))) from None
     assert found is not None, "one process evaluates"
+    found = replace(
+        found,
+        samples=named(found.samples),
+        reference=named(found.reference),
+        notes=list(map(named, found.notes)),
+        missing={score: named(reason) for score, reason in found.missing.items()},
+    )
     found = scored.with_published(found, told)
     if record is not None:
         scored.record(found, told, record, device)

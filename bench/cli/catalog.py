@@ -141,7 +141,16 @@ def describe(
     """
     from dataclasses import asdict
 
+    from registry.errors import UsageError
+
     registry = pkgutil.resolve_name(REGISTRIES[kind])
+    try:
+        registry.find(name)
+    except UsageError:
+        if others := _kinds(name):
+            commands = ", ".join(f"`bench describe {name} --kind {other}`" for other in others)
+            raise UsageError(f"{name!r} is no {kind}, but a {' and a '.join(others)}: {commands}") from None
+        raise
     description = registry.describe(name)
     declared = {attribute: _declared(kind, name, attribute) for attribute in DECLARED.get(kind, ())}
     if as_json:
@@ -176,6 +185,18 @@ def describe(
         if kind in USES and rows
         else [],
     )
+
+
+def _kinds(name: str) -> list[str]:
+    """The kinds that have a name."""
+    from registry.errors import UsageError
+
+    found = []
+    for kind, registry in REGISTRIES.items():
+        with contextlib.suppress(UsageError):
+            pkgutil.resolve_name(registry).find(name)
+            found.append(kind)
+    return found
 
 
 def _meanings(registry: Registry, name: str) -> dict[str, str]:

@@ -490,6 +490,11 @@ def _cautions(
     cautions = list(samples.notes)
     for reference in {id(reference): reference for reference, _ in references}.values():
         cautions += reference.notes
+        if content_digest(reference) == content_digest(samples):
+            cautions.append(
+                f"Warning: {samples.path} and {reference.path} have the same content: scores of a set beside "
+                "itself tell nothing of a network."
+            )
         made = [features for other, features in references if other is reference]
         if reference.statistics and all(features.statistics is None for features in made):
             cautions.append(

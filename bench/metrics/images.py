@@ -323,13 +323,14 @@ def _folder(folder: Path, progress: Progress) -> ImageSet:
     notes = [left_out_note(folder, left_out)] if left_out else []
     if not names:
         raise UsageError(f"{folder} holds no images that Pillow reads. {' '.join(notes)}".rstrip())
-    sha, modes, turned, animated, sizes = hashlib.sha256(), Counter[str](), 0, 0, []
+    sha, modes, turned, animated, transparent, sizes = hashlib.sha256(), Counter[str](), 0, 0, 0, []
     for done, name in enumerate(names, 1):
         with _opened(folder / name) as (file, image):
             turn, mode = orientation(image), _mode(image)
             sizes.append((image.width, image.height) if turn > 4 else (image.height, image.width))
             modes[mode] += 1
             turned += turn > 1
+            transparent += image.has_transparency_data
             animated += image.format != "MPO" and getattr(image, "is_animated", False)
             file.seek(0)
             sha.update(os.fsencode(name) + b"\0" + hashlib.file_digest(file, "sha256").digest())
@@ -342,8 +343,15 @@ def _folder(folder: Path, progress: Progress) -> ImageSet:
             )
         progress(f"looking through {folder.name}", done, len(names))
     total = f"of {len(names)} images"
+    converted = []
     if others := ", ".join(f"{count} in {mode}" for mode, count in modes.items() if mode != "mode RGB"):
-        notes.append(f"{folder}: {others} {total}, converted to 8-bit RGB.")
+        converted.append(f"{others} {total}, converted to 8-bit RGB")
+    if transparent:
+        converted.append(
+            f"{transparent} {total} have transparency, which is dropped: the colours that it hides are scored"
+        )
+    if converted:
+        notes.append(f"{folder}: {'; '.join(converted)}.")
     if turned:
         notes.append(f"{folder}: {turned} {total} turned as their EXIF orientation says.")
     if animated:

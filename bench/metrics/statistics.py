@@ -12,6 +12,9 @@ from bench.utils.progress import Progress, silent
 from registry.errors import UsageError
 
 _BLOCK_BYTES = 2**24  # of float64: enough for a fast product, small beside any set
+_ROUNDING = (
+    1e-5  # of the trace: float32 statistics stay below it, and so do those of fewer images than features
+)
 
 
 def check(features: np.ndarray, name: str, least: int = 1) -> None:
@@ -71,7 +74,8 @@ class Statistics:
     """Mean (D,) and covariance (D, D) of features, float64, with N − 1; `count` is N where it is known.
 
     Raises:
-        UsageError: shapes that do not belong together, NaN or infinity.
+        UsageError: shapes that do not belong together, NaN or infinity; without `count`, a matrix that is no
+            covariance. With it they were computed here.
     """
 
     mean: np.ndarray
@@ -87,6 +91,8 @@ class Statistics:
             )
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
             raise UsageError("statistics hold NaN or infinity: make them again")
+        if self.count is None:
+            _check_covariance(covariance)
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "covariance", covariance)
 
@@ -126,6 +132,20 @@ class Statistics:
         whole.total = -left_out.total
         whole.products = self.covariance * (self.count - 1) - left_out.products
         return whole.statistics()
+
+
+def _check_covariance(matrix: np.ndarray) -> None:
+    """See that a matrix (D, D) is symmetric and has no negative eigenvalue, but for rounding."""
+    rounding = _ROUNDING * np.abs(matrix.diagonal()).sum() + np.finfo(float).tiny  # of zeros, not 0
+    if np.abs(matrix - matrix.T).max(initial=0) > rounding:
+        raise UsageError("the covariance is not symmetric: make the statistics again, as by np.cov")
+    try:  # a tenth of the time of eigenvalues
+        np.linalg.cholesky(matrix + rounding * np.eye(len(matrix)))
+    except np.linalg.LinAlgError:
+        raise UsageError(
+            "the covariance has negative eigenvalues, which no covariance has: make the statistics again, as "
+            "by np.cov"
+        ) from None
 
 
 class Moments:

@@ -43,8 +43,9 @@ class Declared:
         record: whether a record is wanted.
 
     Raises:
-        UsageError: a record without a label or the other way round, an unknown backbone or published row; a
-            text that is empty, too long or holds control characters.
+        UsageError: a record without a label or the other way round, something else for a record that is not
+            wanted, an unknown backbone or published row; a text that is empty, too long or holds control
+            characters.
     """
 
     label: str | None = None
@@ -59,6 +60,12 @@ class Declared:
             raise UsageError(
                 "a record takes a label, and a label a record: give both --label and --record, or neither"
             )
+        for name in ("model", "provenance", "labels"):
+            shown = name == "labels" and self.published  # beside published rows
+            if getattr(self, name) and not (self.record or shown):
+                raise UsageError(
+                    f"--{name} is for a record, and none is wanted: add --record and --label, or leave it out"
+                )
         for name, most in (
             ("label", LABEL_LENGTH),
             ("provenance", WORDS_LENGTH),

@@ -133,6 +133,19 @@ def test_scores_are_rows():
     assert "Precision" in found._repr_html_()
 
 
+def test_notes_name_no_file_that_is_there_for_an_array_alone(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (2, 40, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "r.npz", arr_0=images[1])
+    found = bench.evaluate(images[0], images[1], scores="fid")
+    assert (found.samples, found.reference) == ("the array given as samples", "the array given as reference")
+    assert "Samples: the array given as samples, 40 images of 8×8." in found.notes[0]
+    assert ".npz" not in " ".join(found.notes)
+    found = bench.evaluate(images[0], tmp_path / "r.npz", scores="fid")
+    assert found.reference == str(tmp_path / "r.npz")
+    with pytest.raises(registry.UsageError, match=r"^the array given as samples: arr_0 is float32 40 × 8"):
+        bench.evaluate(images[0].astype(np.float32), images[1], scores="fid")
+
+
 def test_rows_of_scores_are_in_the_unit_of_their_names():
     images = np.random.default_rng(0).integers(0, 256, (2, 40, 8, 8, 3), dtype=np.uint8)
     found = bench.evaluate(images[0], images[1], scores=["fid", "kid"], intervals=True)

@@ -49,7 +49,7 @@ def mind(
     drawn = torch.Generator().manual_seed(seed)
     count, sets = min(len(samples), len(reference)), []
     for features in (samples, reference):
-        rows = torch.from_numpy(np.ascontiguousarray(features, np.float32))
+        rows = torch.from_numpy(np.array(features, np.float32))  # a copy: files may be mapped read-only
         if len(rows) > count:
             rows = rows[torch.randperm(len(rows), generator=drawn)[:count]]
         sets.append(rows.to(device))

@@ -119,6 +119,11 @@ def test_a_mistake_in_an_option_is_one_line_before_torch_is_loaded(args, says):
         (("flops", "-m", "udit-t", "--plugin", "not_there.py"), "no such plugin file"),
         (("flops", "-m", "udit-t", "--plugin", "not_there"), "no such plugin module: not_there"),
         (("describe", "udit-x"), "unknown backbone"),
+        (
+            ("describe", "kid"),
+            "'kid' is no backbone, but a score: `bench describe kid --kind score`",
+        ),
+        (("describe", "udit-t", "--kind", "score"), "`bench describe udit-t --kind backbone`"),
         (("list", "zzz"), "no backbone matches"),
         (("tables", "--table", "9"), "'--table': Input should be less than or equal to 6"),
         (("check", "-m", "udit-t", "--device", "tpu9"), "device"),

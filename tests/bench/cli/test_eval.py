@@ -239,6 +239,18 @@ def test_scores_are_chosen_by_name(bench, tmp_path) -> None:
     assert "unknown score 'densty'. Did you mean 'density'" in said
 
 
+def test_a_set_beside_itself_is_warned_of(bench, sets, tmp_path) -> None:
+    shutil.copy(sets / "s.npz", tmp_path / "same.npz")
+    make_file("s.npz", tmp_path / "features.npz")
+    for one, other, alike in (
+        ("s.npz", tmp_path / "same.npz", True),
+        (tmp_path / "features.npz", tmp_path / "features.npz", True),
+        ("s.npz", "r.npz", False),
+    ):
+        notes = scores(bench, "--samples", one, "--reference", other, "--score", "fid")["notes"]
+        assert (f"Warning: {one} and {other} have the same content" in " ".join(notes)) == alike
+
+
 def test_without_a_cache_it_goes_on_and_says_so(bench, tmp_path, monkeypatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))

@@ -86,6 +86,23 @@ def test_other_formats_and_modes_are_converted_as_pil_does_and_said_once(tmp_pat
     assert "1 in mode L, 1 in mode RGBA, 1 in mode P of 5 images, converted to 8-bit RGB" in note
 
 
+def test_transparency_that_is_dropped_is_said(tmp_path: Path) -> None:
+    image = Image.fromarray(IMAGES[0])
+    image.save(tmp_path / "0.png")
+    image.convert("L").save(tmp_path / "1.png")
+    for name, mode, options in (("2", "RGBA", {}), ("3", "P", {"transparency": 0}), ("4", "LA", {})):
+        image.convert(mode).save(tmp_path / f"{name}.png", **options)
+    image.save(tmp_path / "5.png", transparency=tuple(map(int, IMAGES[0, 0, 0])))  # of one colour
+    (note,) = open_set(tmp_path).notes
+    assert note.endswith(
+        "; 4 of 6 images have transparency, which is dropped: the colours that it hides are scored."
+    )
+    hidden = np.dstack([IMAGES[0], np.zeros((6, 5), np.uint8)])
+    (tmp_path / "hidden").mkdir()
+    Image.fromarray(hidden).save(tmp_path / "hidden" / "0.png")
+    assert np.array_equal(everything(open_set(tmp_path / "hidden")), IMAGES[:1])
+
+
 def test_all_that_pillow_decodes_is_read(tmp_path: Path) -> None:
     for ending in ("bmp", "tif", "TIFF", "ppm", "gif", "tga", "qoi", "webp", "avif", "jp2"):
         Image.fromarray(IMAGES[0]).save(tmp_path / f"a.{ending}")
@@ -228,7 +245,7 @@ def test_an_array_that_is_not_compressed_is_read_anywhere_by_every_worker(
 
 
 def test_statistics_are_recognised(tmp_path: Path) -> None:
-    mu, sigma = np.arange(3.0), np.asfortranarray(np.arange(9.0).reshape(3, 3))
+    mu, sigma = np.arange(3.0), np.asfortranarray([[4.0, 1, 0], [1, 5, 2], [0, 2, 6]])
     np.savez(tmp_path / "r.npz", mu=mu.astype(np.float32), sigma=sigma)
     alone = open_set(tmp_path / "r.npz")
     assert isinstance(alone, FeatureSet) and (alone.extractor, alone.count) == ("inception", None)
@@ -265,6 +282,7 @@ def refused(path: Path) -> str:
         ({"arr_0": IMAGES, "mu": np.zeros(2)}, "has no array 'sigma'"),
         ({"mu": np.zeros(2), "sigma": np.zeros((2, 3))}, "mu, sigma: statistics are a mean (D,)"),
         ({"mu": np.zeros(2), "sigma": np.full((2, 2), np.nan)}, "mu, sigma: statistics hold NaN"),
+        ({"mu": np.zeros(2), "sigma": -np.eye(2)}, "mu, sigma: the covariance has negative eigenvalues"),
         ({"mu": np.array(["a"]), "sigma": np.zeros((1, 1))}, "mu, sigma: could not convert"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,15 @@ def test_precision_of_dinov2_takes_five_neighbours() -> None:
     assert found["density_dinov2"] == pytest.approx((between < of_y[:, None]).sum() / (5 * 200))
     assert found["coverage_dinov2"] == (between.min(1) < of_y).mean()
     assert found["precision_dinov2"] > evaluate(Features(x), Features(y)).values["precision"]  # k = 3
+
+
+def test_mind_takes_features_that_cannot_be_written_to() -> None:
+    features = np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32)
+    expected = mind(features, features[::-1] + 1, 10)
+    features.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert mind(features, features[::-1] + 1, 10) == expected
 
 
 def test_mind_is_the_sliced_wasserstein_distance() -> None:

@@ -338,6 +338,24 @@ def test_bad_statistics_are_refused() -> None:
         fid_infinity(GOOD, Statistics(np.zeros(3), np.eye(3)))
 
 
+@pytest.mark.parametrize("change", [np.negative, np.tril, lambda sigma: np.sqrt(np.abs(sigma))])
+def test_a_matrix_that_is_no_covariance_is_refused(change: Any) -> None:
+    sigma = change(np.cov(skewed(300, 40, 1), rowvar=False))
+    assert np.linalg.eigvalsh(sigma).min() < -1e-3 or not np.allclose(sigma, sigma.T)
+    with pytest.raises(UsageError, match=r"the covariance (is not symmetric|has negative eigenvalues)"):
+        Statistics(np.zeros(40), sigma)
+
+
+@pytest.mark.parametrize("count", [2, 30, 3000])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_covariances_of_any_rank_and_precision_pass(count: int, dtype: Any) -> None:
+    features = recipe.features(count, 1, 0.0, dim=512).astype(dtype)
+    centred = features - features.mean(0, dtype=dtype)
+    for sigma in (centred.T @ centred / (count - 1), np.cov(features, rowvar=False).astype(dtype)):
+        assert np.array_equal(Statistics(features.mean(0), sigma).covariance, sigma)
+    Statistics(np.zeros(3), np.zeros((3, 3)))
+
+
 def test_bad_settings_are_refused() -> None:
     for call, told in (
         (lambda: precision_recall(GOOD, GOOD, k=0), "k must be 1 or more"),

@@ -167,6 +167,10 @@ def test_scores_that_another_extractor_drops_are_named(sets, changed, what) -> N
     [
         ({"label": "x"}, "both --label and --record"),
         ({"record": "r"}, "both --label and --record"),
+        ({"model": "dit-s-2"}, "--model is for a record, and none is wanted: add --record and --label"),
+        ({"provenance": "x", "published": "EDM2-S"}, "--provenance is for a record"),
+        ({"labels": "drawn"}, "--labels is for a record"),
+        ({"labels": "drawn", "published": "EDM2-S"}, "no such file or folder: nowhere.npz"),
         ({"label": "  ", "record": "r"}, "--label is empty"),
         ({"label": "a\nb", "record": "r"}, r"--label holds the control character U\+000A"),
         ({"label": "a\u202eb", "record": "r"}, r"U\+202E"),
