@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import math
 import re
 import subprocess
 import sys
@@ -270,6 +271,28 @@ def test_a_network_in_two_rows_is_tested_once(run_bench, tmp_path):
         told.append((section.text, verdict(rows, [setting]), {each: best[each] for each in "abc"}, power[0]))
     assert told[0] == told[1]
     assert "of 3 pairs" in told[0][1]
+
+
+@pytest.mark.parametrize("judge", ["kid", "fid"])
+def test_a_detectable_difference_has_the_unit_of_its_score(run_bench, tmp_path, judge):
+    smoke = (ROOT / "bench/training/protocols/smoke.toml").read_text("utf-8")
+    (tmp_path / "judged.toml").write_text(f'{smoke}[evaluation]\njudged_by = ["{judge}"]\n')
+    values = {"a": [1.0, 2.0, 4.0], "b": [5.0, 3.0, 2.0]}  # as tables print them
+    scale = tables.MEASURED[judge].scale
+
+    def scores(cell):
+        return {judge: values[cell.row.label][cell.seed] / scale}
+
+    rows = {label: f"backbone = 'dit-s-4'\noverrides = {{ depth = {ord(label)} }}" for label in values}
+    study, _ = own_rows(tmp_path, rows, scores, protocol="judged")
+    code, out, _ = run_bench(
+        "ablate", study.argument, "--dry-run", "--results", tmp_path / "results", "--work", tmp_path
+    )
+    (least,) = re.findall(r"a true difference in \S+ of (\S+) between", " ".join(out.split()))
+    # By the noncentral t distribution: two rows are Student's test of the differences by seed.
+    error = np.std(np.subtract(*values.values()), ddof=1) / math.sqrt(3)
+    found = stats.nct.sf(stats.t.ppf(0.975, 2), 2, float(least) / error)
+    assert code == 0 and found == pytest.approx(0.8, abs=0.01)
 
 
 def test_of_two_rows_of_one_network_the_one_with_a_published_figure_is_compared(tmp_path):
