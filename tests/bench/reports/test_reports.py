@@ -3,6 +3,7 @@
 import base64
 import csv
 import io
+import itertools
 import json
 import math
 import re
@@ -455,6 +456,22 @@ def test_rows_of_which_nothing_is_known_are_named_below_the_table(tmp_path):
     assert f"Not measured: {', '.join(others)}." in quality.table.remarks
     said = " ".join(quality.table.remarks)
     assert "Empty cells" not in said and "Undecided" not in said  # there is nothing to decide
+
+
+def test_of_several_speeds_of_a_network_the_newest_is_shown(tmp_path):
+    def written(days):
+        """Records that differ in what no heading names, measured on these days."""
+        folder = tmp_path / "-".join(days)
+        for i, day in enumerate(days):
+            request = made.SPEED_REQUEST.model_copy(update={"num_inference_steps": 10 + i})
+            when = made.ENVIRONMENT.model_copy(update={"date": f"2026-11-{day}T00:00:00+00:00"})
+            made.put(folder, made.speed(request, images_per_second=float(day)), environment=when)
+        return folder
+
+    for days in itertools.permutations(["02", "10", "21"]):
+        (column,) = Selection(written(days)).speeds
+        (record,) = column.records.values()
+        assert (*column.figures.values(), record.environment.date[8:10]) == (21.0, "21")
 
 
 def test_every_page_names_its_table_and_footnotes(results):
