@@ -9,6 +9,7 @@ import math
 import re
 import subprocess
 import sys
+import unicodedata
 from dataclasses import replace
 from html import unescape
 from xml.etree import ElementTree
@@ -739,6 +740,24 @@ def test_latex_escapes():
     assert r"{}50\% of \{x\} &  \\" in text and r"x\_1 $\downarrow$" in text
     assert r"\par [1] under\_score" in text
     assert text.isascii()
+
+
+@pytest.mark.parametrize("case", ["SMALL", "CAPITAL"])
+def test_latex_has_greek_letters_by_their_names(case):
+    names = "gamma delta theta lamda xi pi sigma upsilon phi psi omega".split()  # as Unicode spells them
+    names += ["alpha", "beta", "rho", "tau", "chi"] * (case == "SMALL")
+    for name in names:
+        letter = unicodedata.lookup(f"GREEK {case} LETTER {name}")
+        command = name.replace("lamda", "lambda")
+        command = command.capitalize() if case == "CAPITAL" else command
+        assert latex.escape(f"the {letter} schedule") == rf"the $\{command}$ schedule"
+
+
+def test_latex_joins_no_two_characters():
+    for text in ("as --model takes it", "a---b", "''", "f''(x)", "a - b--"):
+        shown = latex.escape(text)
+        assert shown.replace("{}", "") == text and not re.search("--|''", shown)
+    assert latex.escape("it's a-b") == "it's a-b"
 
 
 HOSTILE = [
