@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import re
+import shlex
 import subprocess
 import sys
 import unicodedata
@@ -1046,6 +1047,18 @@ def test_check_is_clean_after_report_and_finds_any_digit(run_bench, results, tmp
     assert run_bench("report", *where, "--check")[0] == 0
     (out / "table-1.md").unlink()
     assert "table-1.md is missing" in complaint()
+
+
+@pytest.mark.parametrize("place", [("--format", "md", "--out"), ("--site",)])
+def test_the_command_that_check_tells_brings_all_up_to_date(run_bench, results, tmp_path, place):
+    own, out = tmp_path / "my own.toml", tmp_path / "the report"
+    own.write_text("title = 't'\n[[rows]]\nlabel = 'a'\nbackbone = 'udit-t'\n")
+    args = ("report", own, "--results", results, *place, out)
+    code, _, err = run_bench(*args, "--check")
+    (told,) = re.findall("run `bench (.*)` to bring it up to date", err)
+    assert code == 1 and not out.exists()
+    assert run_bench(*shlex.split(told))[0] == 0 and out.is_dir()
+    assert run_bench(*args, "--check")[0] == 0
 
 
 @pytest.mark.slow
