@@ -207,6 +207,18 @@ def test_beside_scores_in_a_terminal_stands_the_cost_of_their_networks(results, 
     assert list(frame[column]) == made_of and list(frame["paper_gflops"]) == pytest.approx([0.3, 0.6, 0.9])
 
 
+@pytest.mark.parametrize("asked", ["memory", "macs"])
+def test_a_column_that_is_asked_for_is_shown_or_named(tmp_path, asked):
+    head = f"columns = ['params', '{asked}', 'fid']"
+    study, rows = own_rows(tmp_path, {"a": "backbone = 'dit-s-4'"}, by_label(a=20.0), head=head)
+    (setting,) = settings(rows)
+    shown = tables.summary_table(study, rows, setting, [])
+    words = {"memory": "Memory", "macs": "GMACs"}[asked]
+    column = any(column.title.startswith(words) for column in shown.columns)
+    named = any(f"Not recorded of networks as trained: {words}." in remark for remark in shown.remarks)
+    assert (column, named) == (asked == "macs", asked == "memory")
+
+
 def test_what_rows_change_about_the_protocol_is_told_in_a_terminal_too(tmp_path):
     rows = {"a": "backbone = 'dit-s-4'", "b": "backbone = 'dit-s-4'\nsampling = { labels = 'uniform' }"}
     head = "training = { steps = 12 }"
