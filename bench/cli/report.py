@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -103,7 +104,7 @@ def report(
         for complaint in complaints:
             typer.echo(complaint, err=True)
         if complaints:
-            again = f"bench report --site {site}" if site else "bench report"
+            again = shlex.join(["bench", *(word for word in sys.argv[1:] if word != "--check")])
             typer.echo(f"run `{again}` to bring it up to date", err=True)
         else:
             console().print(f"{folder} is up to date with {results}", soft_wrap=True)

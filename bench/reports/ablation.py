@@ -141,8 +141,9 @@ def _power(plan: Plan) -> list[str]:
         return ["The detectable difference is unknown until two rows have records of two seeds."]
     least = detectable(found.deviation, len(of_row), count)
     return [
-        f"With {count} seeds a true difference in {phrase(quantity)} of {least:.2g} between two of the "
-        f"{len(of_row)} rows is detected with a probability of 0.8 (by the residual variance in the records)."
+        f"With {count} seeds a true difference in {phrase(quantity)} of {quantity.text(least)} between two "
+        f"of the {len(of_row)} rows is detected with a probability of 0.8 (by the residual variance in the "
+        "records)."
     ]
 
 

@@ -255,9 +255,9 @@ class Selection:
 
     @cached_property
     def speeds(self) -> list[SpeedColumn]:
-        """Columns of speed, one for each setting."""
+        """Columns of speed, one for each setting; of several records of a network the newest."""
         found: dict[str, SpeedColumn] = {}
-        for record in self.records:
+        for record in sorted(self.records, key=lambda each: each.environment.date):
             if isinstance(request := record.request, SpeedRequest):
                 result = record.result
                 assert isinstance(result, Speed)

@@ -269,12 +269,20 @@ def summary_table(
         columns += from_paper.get(name, []) + ([here[name]] if name in here else [])
     if setting:
         columns.append(seeds_column(rows, setting))
+    lost = ", ".join(COSTS[name].heading for name in COSTS if name in here and here[name].empty)
     return table(
         rows,
         columns,
         title=study.title,
         footnotes=[*_origins(rows), *(_changes(rows, setting) if setting else [])],
-        remarks=[_samplers(rows), *remarks, BOLD if any(e.best for c in columns for e in c.entries) else ""],
+        remarks=[
+            _samplers(rows),
+            *remarks,
+            f"Not recorded of networks as trained: {lost}. `bench report` shows it at the published size."
+            if setting and lost
+            else "",
+            BOLD if any(e.best for c in columns for e in c.entries) else "",
+        ],
         caution=caution(rows, setting) if setting else "",
         label=attrgetter("row.label"),  # the label by which a user selects rows
     )

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 from bench.reports.page import Entry, Page, Section
 
+_SMALL = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi "
+    "chi psi omega"
+).split()
+_CAPITAL = "Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega".split()  # others are as Latin ones
+_GREEK = dict(zip("αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΥΦΨΩ", [*_SMALL, *_CAPITAL], strict=True))
 _CHARACTERS = {
     "\\": r"\textbackslash{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -19,11 +27,11 @@ _CHARACTERS = {
     "↓": r"$\downarrow$",
     "↑": r"$\uparrow$",
     "→": r"$\rightarrow$",
-    "ρ": r"$\rho$",
-    "τ": r"$\tau$",
+    **{letter: rf"$\{name}$" for letter, name in _GREEK.items()},
+    "²": r"$^2$",
     "³": r"$^3$",
     "∞": r"$\infty$",
-    "–": "--",
+    "–": r"\textendash{}",
     "…": r"\ldots{}",
     "`": r"\textasciigrave{}",
 }
@@ -64,7 +72,8 @@ def _table(page_title: str, section: Section) -> str:
 
 def escape(text: str) -> str:
     """Escape text so that LaTeX prints it unchanged."""
-    return "".join(_CHARACTERS.get(character, character) for character in text)
+    escaped = "".join(_CHARACTERS.get(character, character) for character in text)
+    return re.sub(r"([-'])(?=\1)", r"\1{}", escaped)  # or two make a dash or a quotation mark
 
 
 def _cell(entry: Entry) -> str:

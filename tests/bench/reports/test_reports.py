@@ -3,10 +3,14 @@
 import base64
 import csv
 import io
+import itertools
 import json
+import math
 import re
+import shlex
 import subprocess
 import sys
+import unicodedata
 from dataclasses import replace
 from html import unescape
 from xml.etree import ElementTree
@@ -203,6 +207,18 @@ def test_beside_scores_in_a_terminal_stands_the_cost_of_their_networks(results, 
     assert list(frame[column]) == made_of and list(frame["paper_gflops"]) == pytest.approx([0.3, 0.6, 0.9])
 
 
+@pytest.mark.parametrize("asked", ["memory", "macs"])
+def test_a_column_that_is_asked_for_is_shown_or_named(tmp_path, asked):
+    head = f"columns = ['params', '{asked}', 'fid']"
+    study, rows = own_rows(tmp_path, {"a": "backbone = 'dit-s-4'"}, by_label(a=20.0), head=head)
+    (setting,) = settings(rows)
+    shown = tables.summary_table(study, rows, setting, [])
+    words = {"memory": "Memory", "macs": "GMACs"}[asked]
+    column = any(column.title.startswith(words) for column in shown.columns)
+    named = any(f"Not recorded of networks as trained: {words}." in remark for remark in shown.remarks)
+    assert (column, named) == (asked == "macs", asked == "memory")
+
+
 def test_what_rows_change_about_the_protocol_is_told_in_a_terminal_too(tmp_path):
     rows = {"a": "backbone = 'dit-s-4'", "b": "backbone = 'dit-s-4'\nsampling = { labels = 'uniform' }"}
     head = "training = { steps = 12 }"
@@ -270,6 +286,28 @@ def test_a_network_in_two_rows_is_tested_once(run_bench, tmp_path):
         told.append((section.text, verdict(rows, [setting]), {each: best[each] for each in "abc"}, power[0]))
     assert told[0] == told[1]
     assert "of 3 pairs" in told[0][1]
+
+
+@pytest.mark.parametrize("judge", ["kid", "fid"])
+def test_a_detectable_difference_has_the_unit_of_its_score(run_bench, tmp_path, judge):
+    smoke = (ROOT / "bench/training/protocols/smoke.toml").read_text("utf-8")
+    (tmp_path / "judged.toml").write_text(f'{smoke}[evaluation]\njudged_by = ["{judge}"]\n')
+    values = {"a": [1.0, 2.0, 4.0], "b": [5.0, 3.0, 2.0]}  # as tables print them
+    scale = tables.MEASURED[judge].scale
+
+    def scores(cell):
+        return {judge: values[cell.row.label][cell.seed] / scale}
+
+    rows = {label: f"backbone = 'dit-s-4'\noverrides = {{ depth = {ord(label)} }}" for label in values}
+    study, _ = own_rows(tmp_path, rows, scores, protocol="judged")
+    code, out, _ = run_bench(
+        "ablate", study.argument, "--dry-run", "--results", tmp_path / "results", "--work", tmp_path
+    )
+    (least,) = re.findall(r"a true difference in \S+ of (\S+) between", " ".join(out.split()))
+    # By the noncentral t distribution: two rows are Student's test of the differences by seed.
+    error = np.std(np.subtract(*values.values()), ddof=1) / math.sqrt(3)
+    found = stats.nct.sf(stats.t.ppf(0.975, 2), 2, float(least) / error)
+    assert code == 0 and found == pytest.approx(0.8, abs=0.01)
 
 
 def test_of_two_rows_of_one_network_the_one_with_a_published_figure_is_compared(tmp_path):
@@ -432,6 +470,22 @@ def test_rows_of_which_nothing_is_known_are_named_below_the_table(tmp_path):
     assert f"Not measured: {', '.join(others)}." in quality.table.remarks
     said = " ".join(quality.table.remarks)
     assert "Empty cells" not in said and "Undecided" not in said  # there is nothing to decide
+
+
+def test_of_several_speeds_of_a_network_the_newest_is_shown(tmp_path):
+    def written(days):
+        """Records that differ in what no heading names, measured on these days."""
+        folder = tmp_path / "-".join(days)
+        for i, day in enumerate(days):
+            request = made.SPEED_REQUEST.model_copy(update={"num_inference_steps": 10 + i})
+            when = made.ENVIRONMENT.model_copy(update={"date": f"2026-11-{day}T00:00:00+00:00"})
+            made.put(folder, made.speed(request, images_per_second=float(day)), environment=when)
+        return folder
+
+    for days in itertools.permutations(["02", "10", "21"]):
+        (column,) = Selection(written(days)).speeds
+        (record,) = column.records.values()
+        assert (*column.figures.values(), record.environment.date[8:10]) == (21.0, "21")
 
 
 def test_every_page_names_its_table_and_footnotes(results):
@@ -699,6 +753,24 @@ def test_latex_escapes():
     assert r"{}50\% of \{x\} &  \\" in text and r"x\_1 $\downarrow$" in text
     assert r"\par [1] under\_score" in text
     assert text.isascii()
+
+
+@pytest.mark.parametrize("case", ["SMALL", "CAPITAL"])
+def test_latex_has_greek_letters_by_their_names(case):
+    names = "gamma delta theta lamda xi pi sigma upsilon phi psi omega".split()  # as Unicode spells them
+    names += ["alpha", "beta", "rho", "tau", "chi"] * (case == "SMALL")
+    for name in names:
+        letter = unicodedata.lookup(f"GREEK {case} LETTER {name}")
+        command = name.replace("lamda", "lambda")
+        command = command.capitalize() if case == "CAPITAL" else command
+        assert latex.escape(f"the {letter} schedule") == rf"the $\{command}$ schedule"
+
+
+def test_latex_joins_no_two_characters():
+    for text in ("as --model takes it", "a---b", "''", "f''(x)", "a - b--"):
+        shown = latex.escape(text)
+        assert shown.replace("{}", "") == text and not re.search("--|''", shown)
+    assert latex.escape("it's a-b") == "it's a-b"
 
 
 HOSTILE = [
@@ -987,6 +1059,18 @@ def test_check_is_clean_after_report_and_finds_any_digit(run_bench, results, tmp
     assert run_bench("report", *where, "--check")[0] == 0
     (out / "table-1.md").unlink()
     assert "table-1.md is missing" in complaint()
+
+
+@pytest.mark.parametrize("place", [("--format", "md", "--out"), ("--site",)])
+def test_the_command_that_check_tells_brings_all_up_to_date(run_bench, results, tmp_path, place):
+    own, out = tmp_path / "my own.toml", tmp_path / "the report"
+    own.write_text("title = 't'\n[[rows]]\nlabel = 'a'\nbackbone = 'udit-t'\n")
+    args = ("report", own, "--results", results, *place, out)
+    code, _, err = run_bench(*args, "--check")
+    (told,) = re.findall("run `bench (.*)` to bring it up to date", err)
+    assert code == 1 and not out.exists()
+    assert run_bench(*shlex.split(told))[0] == 0 and out.is_dir()
+    assert run_bench(*args, "--check")[0] == 0
 
 
 @pytest.mark.slow
