@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from bench.studies.cells import cells, cost_request
 from bench.training import protocols
 from registry.errors import UsageError
 from tests.bench import made
+from tests.conftest import ROOT
 
 STUDY = studies.load("components")
 PUBLISHED = [107.00, 93.48, 89.43, 86.96, 84.64, 79.30, 75.71]
@@ -346,6 +348,14 @@ def test_what_is_chosen_on_one_study_is_judged_on_the_others() -> None:
     sure = choose([[agreement("a", 0.95, interval=(0.8, 1.0))], []])
     assert proxy.answer(sure, "FID")[0].startswith("Use held-out loss after 4 steps of p")
     assert choose([[]]) is None
+
+
+def test_the_book_gives_the_figures_of_the_report() -> None:
+    page, report = ((ROOT / place).read_text("utf-8") for place in (
+        "docs/explanation/small-protocols.md", "reports/proxy.md"
+    ))  # fmt: skip
+    figures = re.findall(r"\d+ of \d+", page.partition("| Protocol")[0])
+    assert len(figures) == 7 and [figure for figure in figures if figure not in report] == []
 
 
 @pytest.mark.parametrize(
