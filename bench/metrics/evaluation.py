@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from bench.utils.frames import Framed, Row
 from bench.utils.precision import tf32
 from bench.utils.progress import Progress, silent
 from bench.utils.text import texts
-from registry.errors import UsageError
+from registry.errors import CodeError, UsageError
 
 GROUPS = 20  # that confidence intervals are made from
 PUBLISHED = 50_000  # samples in the papers' FID
@@ -78,6 +79,7 @@ def evaluate(
     Raises:
         UsageError: no such score, NaN or infinity, widths that differ, too few images, a number of groups
             that makes no sense.
+        CodeError: a score that is no finite number.
 
     Example:
         >>> found = evaluate(Features(pool=of_samples), Features(pool=of_images))
@@ -98,7 +100,9 @@ def evaluate(
             if reason is not None:
                 found.missing[score.name] = reason
                 continue
-            found.values[score.name] = score.compute(inputs)
+            value = found.values[score.name] = score.compute(inputs)
+            if not math.isfinite(value):
+                raise CodeError(f"the score {score.name!r} is {value}, not a finite number", score)
             if intervals and (interval := score.interval(inputs)) is not None:
                 found.intervals[score.name] = interval
     return found

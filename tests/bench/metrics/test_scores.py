@@ -445,6 +445,20 @@ def test_a_score_that_lacks_something_is_named(plugins: None) -> None:
         SCORES["bare"]
 
 
+def test_a_score_that_is_no_finite_number_is_named(plugins: None) -> None:
+    @scores.scores.register("lost")
+    class Lost(scores.Score):
+        """Nothing."""
+
+        heading, full_name, higher_is_better, needs = "Lost", "Lost", True, scores.BOTH_POOLS
+
+        def compute(self, inputs: scores.Inputs) -> float:
+            return float("nan")
+
+    with pytest.raises(CodeError, match=r"the score 'lost' is nan, .*test_scores.py, line \d+\)"):
+        evaluate(Features(GOOD), Features(GOOD), scores=["lost"])
+
+
 def test_an_installed_package_brings_a_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugins: None
 ) -> None:
