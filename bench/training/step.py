@@ -17,7 +17,7 @@ def averaged(network: nn.Module) -> dict[str, Tensor]:
     # The parameters themselves: what wraps a network for several processes may move their storage.
     weights = network.state_dict(keep_vars=True)
     numbers = {name: v for name, v in weights.items() if v.is_floating_point() or v.is_complex()}
-    return {name: value for name, value in numbers.items() if value.isfinite().all()}
+    return {name: v for name, v in numbers.items() if v.requires_grad or v.isfinite().all()}
 
 
 def start(weights: dict[str, Tensor]) -> dict[str, Tensor]:
