@@ -1,8 +1,8 @@
 """Sets of images, features or statistics: the inputs of `bench eval`.
 
-A set is read through once when it is opened: errors are found before a network runs, and the digest of the
-content, by which features are cached, is computed. Images are then read in batches, decoded ahead by worker
-processes, and never held all at once.
+A set is read through once when it is opened: errors in its headers are found before a network runs, and the
+digest of the content, by which features are cached, is computed. Images are then read in batches, decoded
+ahead by worker processes, and never held all at once; one that is cut short is found there.
 """
 
 from __future__ import annotations
