@@ -458,7 +458,9 @@ def not_shown(study: Study, selection: Selection | None) -> str:
     for name, count in sorted(Counter(map(str, others)).items()):
         them = "A record" if count == 1 else f"{count} records"
         be = "is" if count == 1 else "are"
-        said.append(f"{them} under other settings of {name} {be} not shown, as from before it was changed.")
+        said.append(
+            f"{them} under other settings of {name} {be} not shown: the protocol may have changed since."
+        )
     return " ".join(said)
 
 

@@ -1013,7 +1013,9 @@ def test_records_from_before_a_protocol_was_changed_are_told_of(run_bench, tmp_p
     measure(smoke, [0, 1])
     assert told() == []
     measure(smoke.replace("steps = 8\n", "steps = 9\n"), [0])
-    assert told() == ["2 records under other settings of first are not shown, as from before it was changed."]
+    assert told() == [
+        "2 records under other settings of first are not shown: the protocol may have changed since."
+    ]
     measure(protocol.read_text(), [1])
     assert told() == []
 
