@@ -104,14 +104,12 @@ def _followed(source: Source, chain: list[str], lines: set[str]) -> list[tuple[S
     bound = name in source.statements
     found = [(source, name)] if bound else []
     if name in source.imports:
-        for module, attribute in (source.imports[name], *source.others.get(name, ())):
+        for module, attribute in source.origins[name]:
             found += _imported(source, name, module, attribute, rest, set() if bound else lines)
     elif not bound:
-        stars = [source.related(module, computing=True) for module in source.stars]
+        stars = [source.related(module, computing=True) for module, _ in source.origins.get("*", ())]
         found += [
-            (other, name)
-            for other in stars
-            if other and (name in other.statements | other.imports or other.stars)
+            (other, name) for other in stars if other and {name, "*"} & {*other.statements, *other.origins}
         ]
     return found
 

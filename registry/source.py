@@ -14,7 +14,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -144,42 +144,61 @@ class Registration:
 
 @dataclass(eq=False)
 class Source:
-    """One module as a syntax tree.
+    """One module as a syntax tree. What takes long to find in it is found when it is asked for.
 
     Attributes:
         name, path: name and file of the module.
-        statements: for each name of the module, the statements that bind or change it.
-        imports: for each imported name, (module, attribute or None).
-        others: what a name is imported as besides, in another branch or function.
-        stars: modules imported by `from module import *`.
-        effects: statements that bind no name.
     """
 
     name: str
     path: Path
     tree: ast.Module
-    statements: dict[str, list[ast.stmt]] = field(default_factory=dict)
-    imports: dict[str, tuple[str, str | None]] = field(default_factory=dict)
-    others: dict[str, list[tuple[str, str | None]]] = field(default_factory=dict)
-    stars: list[str] = field(default_factory=list)
-    effects: list[ast.stmt] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        # Imports within functions count too.
+    @functools.cached_property
+    def origins(self) -> dict[str, list[tuple[str, str | None]]]:
+        """For each imported name, all (module, attribute or None) that it is imported as, the first one first.
+
+        Imports in branches and functions count too. Modules imported by `from module import *` stand under `*`.
+        """
+        found: dict[str, list[tuple[str, str | None]]] = {}
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Import | ast.ImportFrom):
-                self._note_import(node)
-        for statement in self.tree.body:
-            if _is_main_guard(statement):
-                continue
-            inner = list(_own_scope(statement))
-            names = {name for node in inner for name in _bound(node)}
-            for name in names:
-                self.statements.setdefault(name, []).append(statement)
-            imported = any(isinstance(node, ast.Import | ast.ImportFrom) for node in inner)
-            registers = any(self.registers(call) for call, _ in _registered(statement))
-            if not (names or imported or is_idle(statement) or registers):
-                self.effects.append(statement)
+                for name, origin in self._imported(node):
+                    origins = found.setdefault(name, [])
+                    if origin not in origins:
+                        origins.append(origin)
+        return found
+
+    @functools.cached_property
+    def imports(self) -> dict[str, tuple[str, str | None]]:
+        """For each imported name, the first (module, attribute or None)."""
+        return {name: origins[0] for name, origins in self.origins.items() if name != "*"}
+
+    @functools.cached_property
+    def statements(self) -> dict[str, list[ast.stmt]]:
+        """For each name of the module, the statements that bind or change it."""
+        found: dict[str, list[ast.stmt]] = {}
+        for statement in self._body:
+            for name in {name for node in _own_scope(statement) for name in _bound(node)}:
+                found.setdefault(name, []).append(statement)
+        return found
+
+    @functools.cached_property
+    def effects(self) -> list[ast.stmt]:
+        """Statements that bind no name."""
+        binding = {id(statement) for statements in self.statements.values() for statement in statements}
+        return [
+            statement
+            for statement in self._body
+            if id(statement) not in binding
+            and not is_idle(statement)
+            and not any(isinstance(node, ast.Import | ast.ImportFrom) for node in _own_scope(statement))
+            and not any(self.registers(call) for call, _ in _registered(statement))
+        ]
+
+    @property
+    def _body(self) -> list[ast.stmt]:
+        return [statement for statement in self.tree.body if not _is_main_guard(statement)]
 
     def registers(self, node: Any) -> bool:
         """Whether an expression is a call of this program's `register`."""
@@ -210,22 +229,16 @@ class Source:
         module, _ = self.imports.get(name, (self.name, None))
         return module.partition(".")[0] in ("registry", "bench")
 
-    def _note_import(self, node: ast.Import | ast.ImportFrom) -> None:
+    def _imported(self, node: ast.Import | ast.ImportFrom) -> list[tuple[str, tuple[str, str | None]]]:
+        """The names that an import binds, each with what it stands for."""
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                root = alias.name.partition(".")[0]
-                self._note(alias.asname or root, (alias.name if alias.asname else root, None))
-            return
+            roots = [alias.name.partition(".")[0] for alias in node.names]
+            return [
+                (alias.asname or root, (alias.name if alias.asname else root, None))
+                for alias, root in zip(node.names, roots, strict=True)
+            ]
         module = self._absolute(node)
-        for alias in node.names:
-            if alias.name == "*":
-                self.stars.append(module)
-            else:
-                self._note(alias.asname or alias.name, (module, alias.name))
-
-    def _note(self, name: str, origin: tuple[str, str | None]) -> None:
-        if self.imports.setdefault(name, origin) != origin:
-            self.others.setdefault(name, []).append(origin)
+        return [(alias.asname or alias.name, (module, alias.name)) for alias in node.names]
 
     def _absolute(self, node: ast.ImportFrom) -> str:
         """The module that a statement imports from, without leading dots."""
