@@ -252,6 +252,21 @@ def test_built_in_networks_follow_their_layers_and_no_more(tmp_path):
     assert changed("registry/backbone.py", "torch.randint(1000,", "torch.randint(100,") == names
 
 
+def test_built_in_extractors_do_not_follow_the_rest_of_the_program(tmp_path):
+    """In a copy of it whose command line has one more name."""
+    code = "from bench.metrics.extractors import extractors as e; print(*map(e.fingerprint, e.names()))"
+    found = []
+    for addition in ("", "ADDED = 1\n"):
+        folder = tmp_path / str(len(found))
+        for room in ("bench", "registry"):
+            shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
+        with (folder / "bench/cli/__init__.py").open("a", encoding="utf-8") as file:
+            file.write(addition)
+        run = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+        found.append(run.stdout.split())
+    assert len(found[0]) >= 5 and found[0] == found[1]
+
+
 # ---- code that computes the same ----
 
 
