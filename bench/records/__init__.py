@@ -38,6 +38,10 @@ LARGEST = 2**22  # bytes of a record's file; ours have some thousand
 NOT_IN_THE_PACKAGE = "this project's own records are in its repository, not in the package"
 
 
+class NewerRecordError(UsageError):
+    """A record is whole and has fields that this version does not know."""
+
+
 def write(
     result: Result,
     folder: str | Path = "results",
@@ -60,6 +64,7 @@ def write(
 
     Raises:
         UsageError: the folder cannot be written to.
+        NewerRecordError: the older answer is of a newer version of this program.
     """
     from bench.records.environment import environment
 
@@ -72,6 +77,12 @@ def write(
         environment=environment(device),
     )
     path = Path(folder) / record.file
+    try:
+        read_file(path)
+    except NewerRecordError:
+        raise
+    except UsageError:  # there is none, or a damaged one
+        pass
     write_text(path, dumps(record))
     return path
 
@@ -160,6 +171,7 @@ def read_file(path: Path) -> Record:
 
     Raises:
         UsageError: it cannot be read, is no record, its name is not that of its request, or it was changed.
+        NewerRecordError: it is of a newer version of this program.
     """
     record, _ = _parsed(path)
     return record
@@ -194,8 +206,11 @@ def _parsed(path: Path, *, light: bool = False) -> tuple[Record, dict[str, Any]]
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        newer = first["type"] == "extra_forbidden" and f" (or of a newer version than {__version__})"
-        raise UsageError(f"{damaged}{newer or ''}: {place}: {first['msg']}") from None
+        if as_written and first["type"] == "extra_forbidden":
+            raise NewerRecordError(
+                f"{path}, a record of a newer version than {__version__}: it has the field {place}"
+            ) from None
+        raise UsageError(f"{damaged}: {place}: {first['msg']}") from None
     except OSError as error:
         raise UsageError(f"{damaged}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:

@@ -196,6 +196,9 @@ def known(results: Path, files: Iterable[str] | None = None) -> dict[str, Record
 
     Warns:
         UserWarning: names each damaged record; it is left out.
+
+    Raises:
+        NewerRecordError: one that is wanted is of a newer version of this program, and not to be replaced.
     """
     if files is None:
         return {record.file: record for record in (records.read(results) if results.is_dir() else [])}
@@ -204,6 +207,8 @@ def known(results: Path, files: Iterable[str] | None = None) -> dict[str, Record
         try:
             if (results / file).exists():
                 found[file] = records.read_file(results / file)
+        except records.NewerRecordError:
+            raise
         except UsageError as error:
             warnings.warn(f"skipped {error}", stacklevel=2)
     return found

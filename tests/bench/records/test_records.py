@@ -165,14 +165,21 @@ def damaged(folder):
     return lines, [record.file for record in found]
 
 
-def test_fields_of_a_newer_version_are_told_as_such(tmp_path):
+def test_a_record_of_a_newer_version_is_told_as_such_and_not_replaced(tmp_path):
     path = made.put(tmp_path, made.cost())
     table = json.loads(path.read_text())
     del table["digest"]
     table["result"]["watts"] = 7
-    path.write_text(json.dumps({**table, "digest": short_digest(table)}))
+    text = json.dumps({**table, "digest": short_digest(table)})
+    path.write_text(text)
     (line,), _ = damaged(tmp_path)
-    assert f"{path.name} (or of a newer version than {__version__}): " in line and "watts" in line
+    assert f"{path}, a record of a newer version than {__version__}: " in line and "watts" in line
+    with pytest.raises(records.NewerRecordError):
+        records.write(made.cost(), tmp_path)
+    assert path.read_text() == text
+    path.write_text(text[:-2])  # a damaged one is replaced
+    records.write(made.cost(), tmp_path)
+    records.read_file(path)
 
 
 def test_damaged_records_are_named_and_left_out(tmp_path):

@@ -1,5 +1,6 @@
 """Studies: what a file says, what follows from it, and mistakes told in one line; nothing is trained here."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from bench.data import digits
 from bench.diffusion.ddpm import DDPM
 from bench.diffusion.ddpm_samplers import DDIM
 from bench.metrics.scores import SCORES
-from bench.records.schema import HeldOutSettings, Quality, QualityRequest, Seconds
+from bench.records.schema import HeldOutSettings, Quality, QualityRequest, Seconds, short_digest
 from bench.reports.select import Selection, lines
 from bench.reports.tables import not_shown
 from bench.sampling import plan
@@ -354,6 +355,12 @@ def test_a_plan_says_what_is_known_and_what_is_missing(tmp_path: Path) -> None:
         counts(shard="3/2")
     with pytest.raises(UsageError, match="leave out either --add-score or --force"):
         counts(force=True, add_scores="kid")
+    newer = results / made.cells[0].file
+    table = json.loads(newer.read_text("utf-8")) | {"weather": "rain"}
+    del table["digest"]
+    newer.write_text(json.dumps(table | {"digest": short_digest(table)}))
+    with pytest.raises(records.NewerRecordError, match="weather"):  # and is not measured again
+        counts()
 
 
 def test_a_record_has_the_scores_of_its_protocol_and_keeps_those_of_another(tmp_path: Path) -> None:
