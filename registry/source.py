@@ -156,9 +156,9 @@ class Source:
 
     @functools.cached_property
     def origins(self) -> dict[str, list[tuple[str, str | None]]]:
-        """For each imported name, all (module, attribute or None) that it is imported as, the first one first.
+        """For each imported name, all (module, attribute or None) that it is imported as, in order.
 
-        Imports in branches and functions count too. Modules imported by `from module import *` stand under `*`.
+        Imports in branches and functions count too. Modules of `from module import *` stand under `*`.
         """
         found: dict[str, list[tuple[str, str | None]]] = {}
         for node in ast.walk(self.tree):

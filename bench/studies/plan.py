@@ -190,7 +190,7 @@ def plan(
 
     Raises:
         UsageError: no such study, protocol, row or reference, seeds or a part that cannot be, a row that
-            makes a wrong protocol, `force` beside `add_scores`, or a record of a newer version of this program.
+            makes a wrong protocol, `force` beside `add_scores`, or a record of a newer version.
     """
     chosen = study if isinstance(study, Study) else studies.load(study)
     settings = protocols.load(protocol or chosen.protocol, chosen.folder)
