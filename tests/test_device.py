@@ -156,6 +156,7 @@ def test_an_item_that_ended_the_process_is_known(journal, tmp_path):
     assert json.loads(journal.path.read_text())["item"]["failure"] == "it ended the process"
 
 
+@pytest.mark.slow
 def test_an_item_that_takes_too_long_is_given_up(journal):
     """The others of its stage are begun however little time is left, and get no more of it."""
     began = time.monotonic()
@@ -172,6 +173,7 @@ def test_an_item_that_takes_too_long_is_given_up(journal):
     assert not journal.run({"late": again["slow"]}, time.monotonic() + LEAST_SECONDS - 1)
 
 
+@pytest.mark.slow
 def test_a_call_that_never_returns_ends_the_process():
     """As one that waits for a GPU: no exception gets through to it."""
     code = (

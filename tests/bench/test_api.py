@@ -31,6 +31,7 @@ def test_flops_of_a_name_and_of_an_object_agree():
     assert by_object.macs == by_name.macs and by_object.request == by_name.request
 
 
+@pytest.mark.slow
 def test_throughput_takes_names_overrides_and_objects():
     small = {"depth": [1, 0, 0, 0, 0], "input_size": 8}
     found = bench.throughput(
@@ -41,6 +42,7 @@ def test_throughput_takes_names_overrides_and_objects():
 
 
 @pytest.mark.parametrize("one", ["tiny-unet", ("tiny-unet", {"input_size": 8}), "module"])
+@pytest.mark.slow
 def test_throughput_of_one_network_needs_no_list(one):
     if one == "module":
         one = registry.create("tiny-unet", input_size=8)
@@ -222,6 +224,7 @@ def test_a_notebook_needs_no_widgets(monkeypatch):
     assert told[0].startswith("&lt;i&gt;timing") and 'value="3" max="3"' in told[0] and told[-1] == ""
 
 
+@pytest.mark.slow
 def test_every_function_that_takes_long_tells_how_far_it_is(tmp_path):
     told = []
 

@@ -659,6 +659,7 @@ def test_no_tensor_is_a_failure_with_its_place():
     )
 
 
+@pytest.mark.slow
 def test_deployed_network_has_no_gradients_to_check():
     results = contract.check(registry.create("udit-t", **_UDIT).deploy())
     assert statuses(results, "n/a") == ["gradients", REBUILT]
@@ -669,6 +670,7 @@ def test_one_class_has_no_other_label():
     assert statuses(contract.check(Sound(num_classes=1)), "n/a") == ["depends on y", REBUILT]
 
 
+@pytest.mark.slow
 def test_network_is_left_as_it_was():
     network = registry.create("udit-t", **_UDIT)
     network.encoder1.eval()

@@ -216,6 +216,7 @@ def test_built_in_fingerprints_are_the_same_before_and_after_import():
         assert registry.backbones.fingerprint(name) == digest
 
 
+@pytest.mark.slow
 def test_built_in_networks_follow_their_layers_and_no_more(tmp_path):
     """In a copy of the package, edits of one file at a time."""
     names = ["dit-s-2", "udit-t", "udit-s", "tiny-unet"]

@@ -224,6 +224,7 @@ def test_where_nothing_can_be_printed_there_is_one_line(command, buffered):
         assert done.returncode == 2 and err.count("\n") == 1 and says in err, (where, err)
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_enough_is_no_mistake_and_stderr_may_be_closed():
     words = shlex.join([sys.executable, "-m", "bench.cli", "list"])
     for line in (f"{words} | true", f"{words} 2>&-"):
@@ -295,6 +296,7 @@ def test_tables_json(run_bench):
 
 
 @pytest.mark.parametrize("width", [80, 160])
+@pytest.mark.slow
 def test_tables_lose_nothing_at_the_terminals_width(run_bench, width):
     out = run_bench("tables", "--table", "6", width=width)[1]
     assert "…" not in out and all(len(line) <= width for line in out.splitlines())

@@ -119,6 +119,7 @@ def digits_in(path: Path, count: int, ordered: bool) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_an_inception_score_of_sorted_classes_is_warned_of(bench, tmp_path) -> None:
     told, values = {}, {}
     for ordered in (True, False):
@@ -132,6 +133,7 @@ def test_an_inception_score_of_sorted_classes_is_warned_of(bench, tmp_path) -> N
     assert note.startswith("Warning: ") and "True.npz are sorted by their labels (arr_1): put them" in note
 
 
+@pytest.mark.slow
 def test_scores_of_few_images_are_warned_of(bench, tmp_path) -> None:
     few, many, whole = (digits_in(tmp_path / f"{n}.npz", n, False) for n in (120, 1000, 5000))
     wanted = [f"--score={name}" for name in ("fid", "inception_score", "kid", "fid_infinity", "mind")]
@@ -161,6 +163,7 @@ def test_scores_of_few_images_are_warned_of(bench, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(("count", "last"), [(5000, None), (5001, "1"), (10_000, None), (11_200, "1,200")])
+@pytest.mark.slow
 def test_a_short_last_split_is_warned_of(bench, tmp_path, count, last) -> None:
     samples = digits_in(tmp_path / "s.npz", count, ordered=False)
     found = scores(bench, "--samples", samples, "--reference", samples, "--score", "inception_score")

@@ -81,6 +81,7 @@ def test_show_does_not_call_a_record_current_whose_code_it_does_not_know(run_ben
     assert shown["outdated"] is None and shown["compared"] is False
 
 
+@pytest.mark.slow
 def test_show_prints_every_committed_record(run_bench):
     for path in sorted((ROOT / "results").glob("*-" + "[0-9a-f]" * 12 + ".json"))[::9]:
         assert run_bench("show", path)[0] == 0

@@ -47,6 +47,7 @@ def as_prdc(samples: np.ndarray, reference: np.ndarray, k: int = 5) -> tuple[flo
 
 
 @pytest.mark.parametrize("block", [4096, 300])  # 300: ties between blocks of several shapes
+@pytest.mark.slow
 def test_a_sample_on_the_edge_of_a_ball_is_outside(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of samples that are references, each ball has one on its edge: its own k-th neighbour."""
     monkeypatch.setattr(neighbours, "_BLOCK", block)

@@ -173,6 +173,7 @@ def test_an_image_has_its_features_in_any_company() -> None:
         torch.testing.assert_close(together[kind][3:4], alone[kind], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_training_script_trains(monkeypatch, tmp_path: Path, capsys) -> None:
     monkeypatch.setattr(train_digits, "EPOCHS", 8)
     monkeypatch.setattr(train_digits, "FOLDER", tmp_path)

@@ -130,6 +130,7 @@ def test_the_board_holds_each_figure_of_the_tables_once_under_its_conditions():
     assert printed == 41 + 22 + 15
 
 
+@pytest.mark.slow
 def test_a_measured_network_stands_once_beside_its_own_cost_as_trained():
     """Under `micro` a network is a hundred times smaller than the published one of its row."""
     studies = map(bench.studies.load, bench.studies.names())

@@ -864,6 +864,7 @@ def test_no_character_of_the_real_pages_is_foreign_to_latex(results):
 # ---- pictures ----
 
 
+@pytest.mark.slow
 def test_pictures_hold_their_numbers_and_come_out_the_same(results):
     keep_quality(results, "training-steps", [[1.0] * 3] * 40)
     keep_costs(results, "components")
@@ -953,6 +954,7 @@ def test_a_study_of_ones_own_has_a_page(run_bench, results, tmp_path, name):
     assert run_bench("report", "no", "--results", results)[2].startswith("error: unknown study 'no'")
 
 
+@pytest.mark.slow
 def test_a_report_shows_the_protocols_that_are_named_and_tells_of_others(run_bench, tmp_path):
     own, results, out = tmp_path / "own.toml", tmp_path / "results", tmp_path / "out"
     smoke = (ROOT / "bench/training/protocols/smoke.toml").read_text("utf-8")
@@ -1058,6 +1060,7 @@ def test_check_is_clean_after_report_and_finds_any_digit(run_bench, results, tmp
 
 
 @pytest.mark.parametrize("place", [("--format", "md", "--out"), ("--site",)])
+@pytest.mark.slow
 def test_the_command_that_check_tells_brings_all_up_to_date(run_bench, results, tmp_path, place):
     own, out = tmp_path / "my own.toml", tmp_path / "the report"
     own.write_text("title = 't'\n[[rows]]\nlabel = 'a'\nbackbone = 'udit-t'\n")

@@ -33,6 +33,7 @@ def test_equals_differ_from_one_by_less_than_the_interval(kind, rounds):
     assert held >= 0.92 * 200  # two standard errors below 19 of 20
 
 
+@pytest.mark.slow
 def test_the_interval_is_neither_too_narrow_nor_too_wide():
     rng, bounds = np.random.default_rng(0), []
     for _ in range(400):

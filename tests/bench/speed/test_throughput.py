@@ -203,6 +203,7 @@ def test_kernels_that_refuse_a_batch_end_the_search(monkeypatch, message, found)
             choose_batch(own)
 
 
+@pytest.mark.slow
 def test_a_search_ends_before_tensors_that_kernels_cannot_index(monkeypatch):
     """U-DiT-S at 8,192 images: 2^31 numbers and more in one tensor."""
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
@@ -389,6 +390,7 @@ def test_memory_of_a_cuda_graph_is_seen_while_it_is_recorded(monkeypatch):
     assert seen == [[4]] and timed.peak_bytes == 11 and calls[:3] == [4, 4, 1]
 
 
+@pytest.mark.slow
 def test_results_agree_with_themselves_and_fill_a_record():
     first, second = measure([TINY, UDIT], Settings(batch_size=2), repeats=6)
     for result, (name, overrides) in ((first, TINY), (second, UDIT)):
@@ -415,6 +417,7 @@ def test_results_agree_with_themselves_and_fill_a_record():
     assert second.interval[0] <= second.ratio <= second.interval[1]
 
 
+@pytest.mark.slow
 def test_a_network_is_timed_as_its_name_is_and_left_alone():
     network = registry.create(TINY[0], **TINY[1])
     before = copy.deepcopy(network.state_dict())
@@ -665,6 +668,7 @@ def test_random_numbers_are_left_as_they_were():
 
 # With a learned variance and a null class, and without: guided are 2 images on a batch of 4.
 @pytest.mark.parametrize(("model", "guided"), [(UDIT, 2 / 2), (TINY, None)])
+@pytest.mark.slow
 def test_sampling_counts_whole_loops(monkeypatch, model, guided):
     monkeypatch.setattr(runners, "seconds", lambda call, times, device: (call(), 2.0)[1])
     (result,) = measure([model], Settings(batch_size=4, num_inference_steps=2), repeats=6)

@@ -198,6 +198,7 @@ def test_a_record_becomes_stale_as_others_do(sets, monkeypatch) -> None:
     assert "score fid" in (stale(changed, fingerprints(changed.request)) or "")
 
 
+@pytest.mark.slow
 def test_a_hostile_label_breaks_no_name_and_no_page(sets) -> None:
     evaluated(sets, label=HOSTILE, provenance=HOSTILE, record=sets / "r")
     record = only(sets / "r")
@@ -211,6 +212,7 @@ def test_a_hostile_label_breaks_no_name_and_no_page(sets) -> None:
         assert "alert(" in written[page] and "<script>alert" not in written[page], page
 
 
+@pytest.mark.slow
 def test_pages_show_the_samples_in_a_group_of_their_own(sets, run_bench) -> None:
     evaluated(sets, label="Mine", provenance="my cluster", published="EDM2-S", record=sets / "r")
     evaluated(sets, "others", label="Theirs", record=sets / "r")

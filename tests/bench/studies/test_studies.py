@@ -91,6 +91,7 @@ def test_small_protocols_leave_out_what_does_not_fit_a_cpu() -> None:
 
 
 @pytest.mark.parametrize(("scaled", "grid"), [(False, None), (True, 8)])
+@pytest.mark.slow
 def test_the_families_cost_about_alike(scaled: bool, grid: int | None) -> None:
     from bench.cost import measure
 

@@ -74,6 +74,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["ddpm", "flow"])
+@pytest.mark.slow
 def test_the_loss_of_one_image_falls_far_below_a_constant_predictor_s(tmp_path: Path, name: str) -> None:
     one = MemoryDataset(np.full((16, 8, 8, 1), 200, np.uint8), np.zeros(16, int), ["only"])
     data.register(f"one-image-{name}")(lambda: one)
@@ -302,6 +303,7 @@ def test_a_signal_writes_a_checkpoint_and_stops(tmp_path: Path, whole: Path, num
     assert_same_run(whole, out, 24)
 
 
+@pytest.mark.slow
 def test_a_signal_that_comes_with_the_last_checkpoint_is_told(tmp_path: Path) -> None:
     def progress(description: str, done: int, total: int) -> None:
         if description == "writing a checkpoint" and done == total:
@@ -409,6 +411,7 @@ def test_a_folder_is_continued_only_by_the_same_run(tmp_path: Path, whole: Path)
     assert longer.step == 26 and [path.name for path in Run(out).checkpoints()] == ["00000026"]
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, whole: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(whole, out)
@@ -447,6 +450,7 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_last_good_che
     assert [int(path.name) for path in Run(tmp_path / "run").checkpoints()] == [4]
 
 
+@pytest.mark.slow
 def test_no_room_on_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import safetensors.torch
 
@@ -511,6 +515,7 @@ def test_what_a_network_returns_in_training_besides_its_prediction_is_trained(tm
 
 
 @pytest.mark.parametrize("name", ["edm", "ddpm"])
+@pytest.mark.slow
 def test_forced_weight_normalisation_goes_on_to_the_bit(tmp_path: Path, name: str) -> None:
     for until in (4, None):
         train("edm2-xs", protocol(), tmp_path / "parts", objective=name, until=until, resume=True)
@@ -749,6 +754,7 @@ def test_a_damaged_run_json_is_one_line(tmp_path: Path, content: bytes) -> None:
         open_run(out)
 
 
+@pytest.mark.slow
 def test_until_stops_at_a_step_that_is_no_end(tmp_path: Path, whole: Path) -> None:
     out, settings = tmp_path / "run", protocol(steps=24, checkpoint_every=100, keep=0)
     assert train("udit-t", settings, out, seed=3, until=12).step == 12

@@ -78,6 +78,7 @@ def test_what_a_graph_returned_is_not_overwritten(monkeypatch):
     assert first.tolist() == [1, 1] and second.tolist() == [2, 2]
 
 
+@pytest.mark.slow
 def test_several_processes_share_gradients_while_the_rest_is_computed(tmp_path):
     """Wrapped for several processes, what is compiled has parts that end where a bucket of gradients does."""
     torch._dynamo.reset()

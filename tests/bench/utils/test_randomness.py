@@ -31,6 +31,7 @@ def test_philox_gives_the_published_words(counter: str, key: str, words: str) ->
     assert [f"{int(word):08x}" for word in made] == words.split()
 
 
+@pytest.mark.slow
 def test_the_kernel_of_a_gpu_gives_the_same_integers() -> None:
     """Triton's interpreter stands for a GPU."""
     pytest.importorskip("triton")
