@@ -106,6 +106,18 @@ def check_before_training(model: nn.Module) -> None:
             raise CodeError(found, model)
 
 
+def has_unused_parameters(model: nn.Module) -> bool:
+    """Whether a parameter that is trained takes no part in the output.
+
+    Args:
+        model: see `check`.
+    """
+    with _repeatable():
+        net = _opened(model)
+        _backward(net.train()(*net.example_inputs(2)))
+        return any(p.requires_grad and p.grad is None for p in net.parameters())
+
+
 @contextlib.contextmanager
 def _repeatable() -> Iterator[None]:
     """Within this context PyTorch's random numbers start from `SEED`, and nothing is compiled.

@@ -116,7 +116,8 @@ class Variables:
             table = self._table(log_snr.device).to(log_snr.dtype)
             above = torch.searchsorted(-table, -log_snr).clamp(1, NUM_TRAIN_TIMESTEPS - 1)
             low, high = table[above - 1], table[above]
-            return above - 1 + (low - log_snr) / (low - high)
+            # At zero terminal SNR the last entry is −∞.
+            return above - 1 + torch.where(log_snr == high, 1, (low - log_snr) / (low - high))
         if callable(self.time):
             return self.time(*self.mix(log_snr))
         return {

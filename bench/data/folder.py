@@ -22,7 +22,7 @@ from bench.data.images import FORMATS, image_files, left_out_note, to_rgb
 from registry.errors import UsageError, reason
 
 READ_THROUGH = 64 * 2**20  # bytes of files that `check` reads all of, in a few seconds
-VERSION = 1  # raise it when the same files give other grids or labels; part of each record
+VERSION = 2  # raise it when the same files give other grids or labels; part of each record
 
 
 @register("folder")
@@ -37,7 +37,8 @@ class Folder(ImageDataset):
         size: side of the square that images are resized and cropped to.
         holdout: the share of images that are held out, about: those where the first 8 bytes of the SHA-256 of
             their path from `root` (`CLASS/IMAGE`), as a big-endian number, are less than that share of 2⁶⁴.
-            Which they are does not change when other images come or go.
+            Which they are does not change when other images come or go. They come in the order of this
+            number, so that the first of them are of all classes.
         split: all images, those to `train` on or those held out (`test`).
 
     Attributes:
@@ -83,8 +84,12 @@ class Folder(ImageDataset):
         self._labels = np.repeat(np.arange(len(classes)), [len(images[name]) for name in classes])
         sizes = np.array([found[os.fsdecode(file)] for file in self._files])
         if split != "all":
-            ours = np.array([_held_out(file, holdout) for file in self._files]) == (split == "test")
-            if not ours.any():
+            places = np.array([_place(file) for file in self._files])
+            if split == "test":
+                ours = np.flatnonzero(places < holdout)[np.argsort(places[places < holdout], kind="stable")]
+            else:
+                ours = np.flatnonzero(places >= holdout)
+            if not len(ours):
                 raise UsageError(f"no image of {root} is in split={split} with holdout={holdout:g}")
             self._files, self._labels, sizes = self._files[ours], self._labels[ours], sizes[ours]
         self._bytes = int(sizes.sum())
@@ -151,6 +156,6 @@ def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def _held_out(file: bytes, holdout: float) -> bool:
-    """Whether the image of this path is held out."""
-    return int.from_bytes(hashlib.sha256(file).digest()[:8], "big") < holdout * 2**64
+def _place(file: bytes) -> float:
+    """A number from 0 to 1 that follows from the path of an image."""
+    return int.from_bytes(hashlib.sha256(file).digest()[:8], "big") / 2**64

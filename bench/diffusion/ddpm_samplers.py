@@ -101,7 +101,10 @@ class DDIM(Respaced):
             if self.gradient is not None and alpha > 0:  # noise alone says nothing of a class
                 epsilon = epsilon - math.sqrt(1 - alpha) * self.gradient(x, process.times(x, i))
                 x0 = (x - math.sqrt(1 - alpha) * epsilon) / math.sqrt(alpha)
-            x = math.sqrt(alpha_prev) * x0 + math.sqrt(1 - alpha_prev - sigma**2) * epsilon
+            rest = max(
+                1 - alpha_prev - sigma**2, 0
+            )  # with zero terminal SNR and η = 1 it is 0, or rounded below
+            x = math.sqrt(alpha_prev) * x0 + math.sqrt(rest) * epsilon
             if i > 0 and sigma > 0:
                 x = x + sigma * noise(step)
         return x

@@ -74,12 +74,16 @@ def caution(rows: Sequence[Line], setting: Setting) -> str:
         return "Scores of this protocol do not measure quality: it only tests that everything runs."
     if setting.protocol not in PUBLISHED:
         return "Scores of this reduced protocol are comparable with each other, not with published scores."
-    changed = [line.row.label for line in rows if setting in line.quality and _changed(line, setting)]
-    if not changed:
-        return ""
+    reasons = []
+    if setting.extractor and not setting.reference:  # all of these protocols train on latents
+        reasons.append("the reference images are decoded latents (`bench ablate --reference` takes others)")
+    if changed := [line.row.label for line in rows if setting in line.quality and _changed(line, setting)]:
+        reasons.append(
+            "training or sampling is not that of the built-in "
+            f"protocol {setting.protocol}: {'; '.join(changed)}"
+        )
     return (
-        "Not comparable with published scores, because training or sampling is not that of the built-in "
-        f"protocol {setting.protocol}: {'; '.join(changed)}."
+        f"Not comparable with published scores, because {', and because '.join(reasons)}." if reasons else ""
     )
 
 

@@ -1,7 +1,7 @@
 """Measures one cell: train, sample, score, record. It can be killed at any time and resumes.
 
     WORK/<model>-<seed>-<hash>/              a training run, shared by cells that train alike
-        held-out/<step>-<images>.json        held-out loss at a checkpoint
+        held-out/<step>-<images>-<their digest>.json   held-out loss at a checkpoint
         images-<hash>.npz, .grid.png         of one cell; the images are deleted once they are scored
     WORK/references/<data>-….npz             features of the images trained on, to compare with
 
@@ -17,7 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from operator import mul
 from pathlib import Path
 from typing import Any
@@ -193,9 +193,12 @@ class _Measurement:
         weights = dict(found.extractors) if found else {}
         own = weights.pop(self.request.extractor or "", None)
         named = {f"weights {name}": digest for name, digest in weights.items() if digest}
-        return made.model_copy(
-            update={"data": dataset.digest, "extractor": own, "versions": made.versions | named}
-        )
+        digests = {
+            "data": dataset.digest,
+            "held_out_data": self.held_out_images.digest if self.request.held_out else None,
+            "extractor": own,
+        }
+        return made.model_copy(update={**digests, "versions": made.versions | named})
 
     def add(self) -> None:
         """Add scores to the record, of the samples, or of those that the checkpoint makes again.
@@ -301,7 +304,13 @@ class _Measurement:
     def held_out_file(self, step: int) -> Path:
         """Where the held-out loss at a checkpoint is kept."""
         assert self.request.held_out is not None
-        return self.run / "held-out" / f"{step:08d}-{self.request.held_out.images}.json"
+        name = f"{step:08d}-{self.request.held_out.images}-{self.held_out_images.digest}.json"
+        return self.run / "held-out" / name
+
+    @cached_property
+    def held_out_images(self) -> datasets.Dataset:
+        """The images that are not trained on."""
+        return datasets.held_out(self.request.data, **self.options)
 
     def measure_held_out(self, step: int) -> None:
         """Measure the averaged weights of a checkpoint on images that were not trained on."""
@@ -316,7 +325,7 @@ class _Measurement:
             found = held_out_loss(
                 source.network.to(self.device).deploy(),
                 source.objective,
-                datasets.held_out(self.request.data, **self.options),
+                self.held_out_images,
                 self.request.held_out,
                 step=step,
                 training_error=_mean_error(log, before),

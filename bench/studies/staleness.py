@@ -43,6 +43,7 @@ _WORDS = {
     "code": "the backbone's code has changed",
     "reader": "the dataset's options have changed",
     "data": "the dataset's content has changed",
+    "held_out_data": "the held-out images have changed",
     "scorer": "the extractor's code has changed",
     "extractor": "the extractor's weights have changed",
 }
@@ -69,7 +70,7 @@ def fingerprints(
     code = _code("backbone", request.model)
     if not isinstance(request, QualityRequest):
         return Fingerprints(code=code, versions=_versions(request))
-    reader = content = None
+    reader = content = held_out = None
     if data_options is not None:
         given = request.data_options | dict(data_options)
         options = datasets.datasets.check(request.data, given)
@@ -77,10 +78,12 @@ def fingerprints(
         reader = " ".join(f"{key}={value}" for key, value in sorted(options.items()) if key not in paths)
         if paths:
             content = datasets.load(request.data, **given).digest
+            held_out = datasets.held_out(request.data, **given).digest if request.held_out else None
     return Fingerprints(
         code=code,
         reader=reader,
         data=content,
+        held_out_data=held_out,
         scorer=_code("extractor", request.extractor) if request.extractor else None,
         extractor=shipped_weights(request.extractor) if request.extractor else None,
         versions=_versions(request, scores),

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.training.step import averaged, move, start
+from bench.training.step import averaged, current, move, start
 
 
 @functools.cache
@@ -45,15 +45,15 @@ class PosthocAverages:
     """
 
     def __init__(self, network: nn.Module, widths: Sequence[float]) -> None:
-        self._weights = averaged(network)
+        self._places = averaged(network)
         self._widths = {str(width): width for width in widths}
-        self.averages = {width: start(self._weights) for width in self._widths}
+        self.averages = {width: start(current(self._places)) for width in self._widths}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move the averages after step 1, 2, …."""
         for name, width in self._widths.items():
-            move(self.averages[name], self._weights, 1 - power_decay(width, step))
+            move(self.averages[name], current(self._places), 1 - power_decay(width, step))
 
     def load(self, averages: dict[str, dict[str, Tensor]]) -> None:
         """Restore `averages`."""

@@ -290,7 +290,7 @@ class Trainer:
         self.settings, self.schedule = request.training, protocol.training
         self.accumulation, self.tracker, self.step = accumulation, tracker, 0
         self.previews = protocol.evaluation.samples
-        self.accelerator = _accelerator(run.folder, tracker, request)
+        self.accelerator = _accelerator(run.folder, tracker, request, network)
         self.device = self.accelerator.device
         self.network = network.to(self.device).train()
         # Labels are dropped here instead, by place, so that every number of processes drops the same.
@@ -491,16 +491,18 @@ class Trainer:
         return int(self.accelerator.gather(torch.tensor([number], device=self.device)).max())
 
 
-def _accelerator(folder: Path, tracker: str | None, request: RunRequest) -> Accelerator:
+def _accelerator(folder: Path, tracker: str | None, request: RunRequest, network: Any) -> Accelerator:
     """The object that wraps a network for several processes and writes to a tracker.
 
     Raises:
         UsageError: the tracker is not known or cannot be started.
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
 
     # Precision is not left to it: its state is that of the process, and the first run's would stay.
     options: dict[str, Any] = {"cpu": not torch.cuda.is_available(), "mixed_precision": "no"}
+    if distributed.count() > 1 and contract.has_unused_parameters(network):
+        options["kwargs_handlers"] = [DistributedDataParallelKwargs(find_unused_parameters=True)]
     if tracker is None:
         return Accelerator(**options)
     try:

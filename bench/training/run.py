@@ -32,6 +32,7 @@ from bench.diffusion import objective
 from bench.diffusion.base import Objective
 from bench.records.schema import Config, Model, TrainingSettings
 from bench.training.protocols import Protocol
+from bench.training.step import places
 from bench.utils import distributed, locks
 from bench.utils.files import write_text
 from registry.backbone import height_width, is_denoiser
@@ -346,8 +347,8 @@ def check_trainable(network: Any) -> None:
 
     Raises:
         UsageError: the network takes other inputs than x, t and y.
-        CodeError: no parameter is trainable, or an entry of the state dict is not a tensor, or is an expanded
-            tensor, which cannot be written to.
+        CodeError: no parameter is trainable, or an entry of the state dict is not a tensor, is an expanded
+            tensor, which cannot be written to, or is made by a hook, so that no average of it can be kept.
     """
     if not is_denoiser(network, network.example_inputs(1)):
         raise UsageError(
@@ -356,12 +357,15 @@ def check_trainable(network: Any) -> None:
         )
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise CodeError("the network has no trainable parameter", network)
+    own = places(network)
     for name, value in network.state_dict().items():
         problem = ""
         if not isinstance(value, Tensor):
             problem = f"{type(value).__name__}, and checkpoints hold tensors alone"
         elif any(stride == 0 and size > 1 for size, stride in zip(value.shape, value.stride(), strict=True)):
             problem = "an expanded tensor, whose numbers share memory: make it .contiguous()"
+        elif name not in own:
+            problem = "no parameter or buffer, but made by a hook: no average of it can be kept in training"
         if problem:
             raise CodeError(f"{name} of the network's state dict is {problem}", network)
 

@@ -8,16 +8,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+Places = dict[str, tuple[dict[str, Any], str]]
 
-def averaged(network: nn.Module) -> dict[str, Tensor]:
-    """The entries of a network's state dict that are averaged in training, themselves.
+
+def places(network: nn.Module) -> Places:
+    """Where a network holds the entries of its state dict: a table of one of its modules, and the key there.
+
+    Entries that a hook makes are left out: they are no parameter or buffer.
+    """
+    held = {
+        id(value): (table, key)
+        for module in network.modules()
+        for table in (module._parameters, module._buffers)
+        for key, value in table.items()
+    }
+    entries = network.state_dict(keep_vars=True)
+    return {name: held[id(value)] for name, value in entries.items() if id(value) in held}
+
+
+def current(places: Places) -> dict[str, Tensor]:
+    """The tensors that are there now. A forward pass may assign a buffer anew."""
+    return {name: table[key] for name, (table, key) in places.items()}
+
+
+def averaged(network: nn.Module) -> Places:
+    """The places of what is averaged in training.
 
     Not averaged are integers, and what holds an infinity, as a mask of attention does.
     """
-    # The parameters themselves: what wraps a network for several processes may move their storage.
-    weights = network.state_dict(keep_vars=True)
-    numbers = {name: v for name, v in weights.items() if v.is_floating_point() or v.is_complex()}
-    return {name: v for name, v in numbers.items() if v.requires_grad or v.isfinite().all()}
+    found = places(network)
+    numbers = {name: v for name, v in current(found).items() if v.is_floating_point() or v.is_complex()}
+    return {name: found[name] for name, v in numbers.items() if v.requires_grad or v.isfinite().all()}
 
 
 def start(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -76,8 +97,8 @@ class Update:
         )
         self.clip, self.scaler, self.ema_decay = clip, scaler, ema_decay
         self.finite_gradients = finite_gradients
-        self._network, self._weights = network, averaged(network)
-        self.averages = start(self._weights)
+        self._network, self._places = network, averaged(network)
+        self.averages = start(current(self._places))
 
     @property
     def ema(self) -> dict[str, Tensor]:
@@ -111,7 +132,7 @@ class Update:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         self.optimizer.zero_grad()
-        move(self.averages, self._weights, 1 - self.ema_decay)
+        move(self.averages, current(self._places), 1 - self.ema_decay)
         return norm
 
     def state(self) -> dict[str, Tensor]:

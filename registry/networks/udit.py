@@ -105,8 +105,9 @@ class UDiT(Backbone):
             ffn: the feed-forward branch: two 1×1 convolutions (mlp), a depthwise convolution between them
                 (dwconv), or the same with more trained parameters, merged for inference (reparam).
             learn_sigma: output the variance range beside the noise (2·C channels), or the noise alone (C).
-            class_dropout_prob: probability that a label becomes the null class in training, drawn for
-                each of the three widths separately; 0: no null class.
+            class_dropout_prob: probability that a label becomes the null class in training, drawn by the
+                network itself for each of the three widths separately, by `bench train` once for all
+                three; 0: no null class.
 
         Raises:
             UsageError: hidden_size is odd or not a multiple of num_heads, a head's width is not a multiple

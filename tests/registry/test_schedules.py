@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from diffusers import DDPMScheduler
 
 import registry
 from registry.schedules import betas
+from registry.variables import Variables
 
 THEIRS = {
     "linear": {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02},
@@ -26,6 +28,14 @@ def test_schedules_are_those_of_diffusers(beta_schedule, zero_terminal_snr):
     np.testing.assert_allclose(alphas_cumprod, theirs.alphas_cumprod.numpy(), atol=2e-6)
     if zero_terminal_snr:
         assert alphas_cumprod[-1] == 0 and alphas_cumprod[0] == pytest.approx(1 - betas(beta_schedule)[0])
+
+
+@pytest.mark.parametrize("zero_terminal_snr", [False, True])
+@pytest.mark.parametrize("beta_schedule", THEIRS)
+def test_the_step_at_the_log_snr_of_a_step_is_that_step(beta_schedule, zero_terminal_snr):
+    own = Variables("v_prediction", "step", "vp", beta_schedule, zero_terminal_snr)
+    steps = torch.arange(1000)
+    torch.testing.assert_close(own.time_at(own.log_snr(steps)), steps.float(), rtol=0, atol=1e-3)
 
 
 def test_unknown_schedule():

@@ -106,6 +106,7 @@ class Fingerprints(Model):
         code: fingerprint of the backbone's code.
         reader: the dataset's options other than paths.
         data: digest of the dataset's content.
+        held_out_data: digest of the content of the images that a held-out loss was measured on.
         scorer: fingerprint of the extractor's code.
         extractor: digest of the extractor's weights.
         versions: versions of the parts of this program that made the number: `trainer`, `sampling`,
@@ -118,6 +119,7 @@ class Fingerprints(Model):
     code: str | None = None
     reader: str | None = None
     data: str | None = None
+    held_out_data: str | None = None
     scorer: str | None = None
     extractor: str | None = None
     versions: dict[str, int | str] = Field(default={})

@@ -70,6 +70,16 @@ def test_ddpm_sampling_makes_the_distribution_of_gaussian_data(options):
         assert abs(made.mean() - M) < 0.01 and abs(made.std() - S) < 0.01, name
 
 
+@pytest.mark.parametrize("beta_schedule", ["linear", "scaled_linear", "cosine"])
+def test_ddim_with_all_its_noise_takes_any_number_of_steps_from_noise_alone(beta_schedule):
+    ddpm = objective("ddpm", beta_schedule=beta_schedule, **ZERO_TERMINAL)
+    torch.manual_seed(0)
+    x = torch.randn(1, 1, 2, 2)
+    for steps in [*range(2, 60), 200, 250]:
+        made = sampler("ddim", eta=1.0).sample(ddpm, gaussian(ddpm), x, fresh(x), str(steps))
+        assert made.isfinite().all(), steps
+
+
 @pytest.mark.parametrize("options", [*DDPMS, {"beta_schedule": "scaled_linear"}, ZERO_TERMINAL])
 @pytest.mark.parametrize(("name", "most"), [("ancestral", 1000), ("ddim", 1000), ("dpm++", 999)])
 def test_the_most_steps_visit_none_twice_and_end_at_finite_samples(name, most, options):

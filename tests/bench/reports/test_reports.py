@@ -58,17 +58,18 @@ def keep_costs(folder, name):
         made.put(folder, made.cost(cost_request(row), paper_gflops=0.3 * i, **values))
 
 
-def own_rows(folder, rows, scores, *, protocol="smoke", seeds=(0, 1, 2), head=""):
+def own_rows(folder, rows, scores, *, protocol="smoke", seeds=(0, 1, 2), head="", reference=None):
     """A study of one's own and its lines.
 
     Args:
         rows: label -> what its table holds besides.
         scores: of a cell, by name; None: it has no record.
+        reference: digest of the file that samples are compared with.
     """
     tables = (f"[[rows]]\nlabel = '{label}'\n{more}\n" for label, more in rows.items())
     (folder / "own.toml").write_text(f"title = 't'\nprotocol = '{protocol}'\n{head}\n{''.join(tables)}")
     study = bench.studies.load(folder / "own.toml")
-    for cell in cells(study, protocols.load(protocol, folder), seeds):
+    for cell in cells(study, protocols.load(protocol, folder), seeds, reference):
         if (found := scores(cell)) is not None:
             made.put(folder / "results", made.quality(cell.request, **found), protocol)
     return study, lines(study, Selection(folder / "results"))
@@ -162,7 +163,8 @@ def test_scores_compare_with_published_ones_where_nothing_of_the_protocol_is_cha
         text = (ROOT / f"bench/training/protocols/{protocol}.toml").read_text("utf-8")
         (tmp_path / f"{protocol}.toml").write_text(text.replace(*own))
     rows = {"a": "published = 'leaderboard/DiT-S/2'", "b": f"published = 'leaderboard/DiT-B/2'\n{b}"}
-    study, found = own_rows(tmp_path, rows, by_label(a=20.0, b=10.0), protocol=protocol)
+    options = {"protocol": protocol, "reference": "0" * 12}
+    study, found = own_rows(tmp_path, rows, by_label(a=20.0, b=10.0), **options)
     every = settings(found)
     said = [text for each in every for text in tables.summary_table(study, found, each, []).text]
     said += [text for each in every for text in tables.quality(study, found, each).text]
@@ -174,9 +176,19 @@ def test_scores_compare_with_published_ones_where_nothing_of_the_protocol_is_cha
         assert told in judged or "significantly" not in judged
 
 
+def test_scores_against_decoded_latents_do_not_compare_with_published_ones(tmp_path):
+    rows = {"a": "published = 'leaderboard/DiT-S/2'", "b": "published = 'leaderboard/DiT-B/2'"}
+    study, found = own_rows(tmp_path, rows, by_label(a=20.0, b=10.0), protocol="paper")
+    (setting,) = settings(found)
+    said = [*tables.summary_table(study, found, setting, []).text, verdict(found, [setting])]
+    assert sum("because the reference images are decoded latents" in text for text in said) == 2
+
+
 def test_a_row_of_a_built_in_study_is_measured_as_it_was_published(tmp_path):
     study = bench.studies.load("leaderboard")
-    (cell,) = (cell for cell in cells(study, protocols.load("paper"), [0]) if cell.row.label == "SiT-S/2")
+    (cell,) = (
+        cell for cell in cells(study, protocols.load("paper"), [0], "0" * 12) if cell.row.label == "SiT-S/2"
+    )
     made.put(tmp_path, made.quality(cell.request), "paper")  # by its own sampler
     (section,) = [s for s in page_of("leaderboard", tmp_path).sections if s.title.startswith("Quality")]
     assert "omparable" not in " ".join(section.text)

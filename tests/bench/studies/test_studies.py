@@ -1,6 +1,7 @@
 """Studies: what a file says, what follows from it, and mistakes told in one line; nothing is trained here."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import bench.data
@@ -478,6 +480,28 @@ def test_a_record_is_stale_by_any_of_its_scores(tmp_path: Path) -> None:
     older = made.FINGERPRINTS.model_copy(update={"versions": {"score fd_efficientnet": 99}})
     record = records.read_file(made.put(tmp_path, made.quality(), fingerprints=older))
     assert outdated(record) == "the harness's own code of score fd_efficientnet has changed"
+
+
+def test_a_record_is_stale_where_the_held_out_images_are_others(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        place = tmp_path / "photos" / "ab"[number % 2] / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(256, size=(8, 8, 3), dtype=np.uint8)).save(place)
+    own = {"size": 8, "holdout": 0.5, "split": "train"}
+    request = made.QUALITY_REQUEST.model_copy(
+        update={"data": "folder", "data_options": own, "sampling": None}
+        | {"held_out": HeldOutSettings(images=64)}
+    )
+    where = {"root": tmp_path / "photos"}
+    before = fingerprints(request, where)
+    held_out = bench.data.load("folder", **own | {"split": "test"}, **where)
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / os.fsdecode(held_out._files[0]))
+    after = fingerprints(request, where)
+    assert after.data == before.data
+    record = records.read_file(made.put(tmp_path, made.quality(request), fingerprints=before))
+    assert stale(record, before) is None
+    assert stale(record, after) == "the held-out images have changed"
 
 
 def test_a_cost_is_stale_where_its_network_is_another(tmp_path: Path) -> None:

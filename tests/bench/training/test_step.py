@@ -105,6 +105,20 @@ def test_masks_with_infinities_and_counters_are_as_in_the_network() -> None:
     model.load_state_dict(update.ema)
 
 
+def test_a_buffer_that_the_forward_pass_assigns_anew_is_averaged() -> None:
+    model = network()
+    model.register_buffer("level", torch.zeros(2))
+    update, posthoc = Update(model, **SETTINGS), PosthocAverages(model, [0.1])
+    average = torch.zeros(2)
+    for step in range(1, 4):
+        model.level = model.level + step
+        average.lerp_(model.level, 0.1)
+        update.step(0.0)
+        posthoc.update(step)
+    torch.testing.assert_close(update.ema["level"], average)
+    assert (posthoc.averages["0.1"]["level"] > 1).all()
+
+
 @pytest.mark.parametrize("finite", [False, True])
 def test_gradients_that_overflow_change_no_weight(finite: bool) -> None:
     model = network()

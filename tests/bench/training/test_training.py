@@ -360,6 +360,37 @@ def test_two_processes_see_what_one_sees(tmp_path: Path, whole: Path) -> None:
     assert (tmp_path / "one.npz").read_bytes() == npz.read_bytes()
 
 
+UNUSED = """
+import torch, registry
+from bench.training import protocols
+from bench.training.loop import train
+from registry.networks.tiny_unet import TinyUNet
+
+
+@registry.register("has-a-part-that-is-not-used")
+class Unused(TinyUNet):
+    def __init__(self, input_size: int = 8, in_channels: int = 4, num_classes: int = 10):
+        super().__init__(input_size=input_size, in_channels=in_channels, num_classes=num_classes)
+        self.token = torch.nn.Parameter(torch.ones(3))
+
+
+smoke = protocols.load("smoke")
+settings = smoke.training.model_copy(update={"steps": 4, "checkpoint_every": 4})
+train("has-a-part-that-is-not-used", smoke.model_copy(update={"training": settings}), OUT)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_network_with_a_part_that_is_not_used(tmp_path: Path) -> None:
+    for processes in (1, 2):
+        script = tmp_path / f"{processes}.py"
+        script.write_text(f"OUT = {str(tmp_path / str(processes))!r}\n{UNUSED}")
+        ended = run_python(str(script), processes=processes)
+        assert ended.returncode == 0, ended.stderr
+    one, two = (logged(tmp_path / name) for name in ("1", "2"))
+    assert np.allclose([e["loss"] for e in one], [e["loss"] for e in two], rtol=1e-4)
+
+
 # ---- mistakes ----
 
 
@@ -611,6 +642,20 @@ class ExtraState(Nothing):
         return {"calls": 1}
 
 
+class Hooked(Nothing):
+    """Its state dict has the weights in another layout."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__(num_classes)
+        self.weight = torch.nn.Parameter(torch.ones(2, 3))
+        self.register_state_dict_post_hook(self.turn)
+        self.register_load_state_dict_pre_hook(lambda _module, state, *_: self.turn(self, state))
+
+    @staticmethod
+    def turn(_module: torch.nn.Module, state: dict[str, torch.Tensor], *_: Any) -> None:
+        state["weight"] = state["weight"].T.contiguous()
+
+
 class Drawn(Nothing):
     """Its table is another in each process."""
 
@@ -644,6 +689,7 @@ class NullUntrained(Nothing):
         (Nothing, "no trainable parameter"),
         (Expanded, "table of .* an expanded tensor"),
         (ExtraState, "_extra_state of .* is dict"),
+        (Hooked, "weight of .* made by a hook"),
     ],
 )
 def test_what_cannot_be_trained_is_told_before_anything_is_written(
