@@ -213,6 +213,9 @@ def sample(
         raise UsageError("give guide and guide_scale together")
     source = open_run(run, weights)
     chosen = changed(source.defaults, settings)
+    for name in ("guided_channels", "guidance_interval"):
+        if name in settings and chosen.cfg_scale == 1 and (guide is None or name == "guided_channels"):
+            raise UsageError(f"{name} needs guidance: give a cfg_scale other than 1")
     guided_by = None if guide is None or guide_scale is None else open_guide(guide, guide_scale)
     plan = sampling.Plan(source.objective, chosen, seed=seed, guide=guided_by)
     with interactive(progress) as shown:

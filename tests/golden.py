@@ -148,12 +148,13 @@ def cost() -> list[float]:
 
 def dataset(name: str) -> list[float]:
     """Grids and labels of a dataset with each of its options, of made files where it has any."""
-    found, indices = [], np.arange(8)
+    found = []
     with tempfile.TemporaryDirectory() as folder:
         if make := FILES.get(name):
             make(Path(folder), np.random.default_rng(0))
         for options in READ.get(name, [{}]):
             read = data.load(name, **options | ({"root": folder} if make else {}))
+            indices = np.arange(min(len(read), 8))
             found += numbers(read.grids(indices), read.labels(indices).double())
     return found
 
@@ -198,7 +199,7 @@ def latent_files(folder: Path, rng: np.random.Generator) -> None:
 READ: dict[str, list[dict[str, Any]]] = {
     "cifar10": [{}, {"grid": "space-to-depth"}],
     "digits": [{}, {"split": "train"}, {"split": "test"}],
-    "folder": [{"size": 8}, {"size": 16}],
+    "folder": [{"size": 8}, {"size": 16}, {"size": 8, "holdout": 0.5, "split": "test"}],
 }
 FILES = {
     "cifar10": cifar10_files,

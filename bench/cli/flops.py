@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from bench.records.schema import By, Convention, Cost
 
 _COUNTS: dict[Convention, str] = {"paper": "GFLOPs (paper)", "macs": "GMACs", "flops": "GFLOPs (2·MACs)"}
-_NOTE = (
-    "One forward pass, batch 1, of the deployed network (merged for inference). GFLOPs (paper): the U-DiT "
-    "paper's convention, multiply-accumulates plus one for each output element of an elementwise product, an "
-    "affine norm or a pooling. "
-    "Memory: peak of live tensors without the weights, float32."
+_FORWARD = "One forward pass, batch 1, of the deployed network (merged for inference)."
+_PAPER = (
+    "GFLOPs (paper): the U-DiT paper's convention, multiply-accumulates plus one for each output element of "
+    "an elementwise product, an affine norm or a pooling."
 )
+_MEMORY = "Memory: peak of live tensors without the weights, float32."
 
 
 def flops(
@@ -85,7 +85,10 @@ def flops(
             ]
             for cost in costs
         ],
-        notes=[_NOTE, *itertools.chain.from_iterable(map(_remarks, costs))],
+        notes=[
+            " ".join([_FORWARD, *[_PAPER] * ("paper" in shown), _MEMORY]),
+            *itertools.chain.from_iterable(map(_remarks, costs)),
+        ],
     )
     if by:
         for cost in costs:

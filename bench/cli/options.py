@@ -43,7 +43,12 @@ Models = Annotated[
 ]
 Overrides = Annotated[
     list[str],
-    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Option of all networks of the call. Repeatable."),
+    typer.Option(
+        "--set",
+        "-s",
+        metavar="KEY=VALUE",
+        help="Option of all networks that have no other value behind their names. Repeatable.",
+    ),
 ]
 Options = Annotated[
     list[str],
@@ -54,7 +59,9 @@ Options = Annotated[
 InputSize = Annotated[
     str | None,
     typer.Option(
-        metavar="N|HxW", help="Input size: `32`, or `32x48` (height x width). Default: the network's own."
+        metavar="N|HxW",
+        help="Input size of networks with none behind their names: `32`, or `32x48` (height x width). "
+        "Default: the network's own.",
     ),
 ]
 Device = Annotated[

@@ -143,7 +143,7 @@ def _print(results: list[Speed], device: str, repeats: int) -> None:
         rows,
         notes=[
             *(line for result in results for line in _notes(result)),
-            f"{where.name}, {threads}{clock}: {where.peak_flops / 1e9:.0f} GFLOP/s in a matrix "
+            f"{where.name}, {threads}{clock}: {_figures(where.peak_flops / 1e9)} GFLOP/s in a matrix "
             f"product{_sustained(where.sustained_flops)}{nominal}, {where.bandwidth / 1e9:.1f} GB/s in a "
             f"copy{_sustained(where.sustained_bandwidth)}. Median of {repeats} rounds; spread: half "
             "the range of the middle half of them."

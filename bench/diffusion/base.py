@@ -10,7 +10,7 @@ from typing import ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from bench.diffusion.plugins import samplers_for
+from bench.diffusion.plugins import lineage, samplers_for
 from registry.errors import UsageError
 from registry.training_output import TrainingOutput
 from registry.variables import Variables
@@ -132,7 +132,7 @@ class Sampler(ABC, Generic[AnyObjective]):
 
     Attributes:
         name: as registered; set by `bench.diffusion.sampler`.
-        objectives: names of the objectives that it can sample.
+        objectives: names of the objectives that it can sample, with subclasses of them.
         version: raise it when the same settings give other images; part of each record.
     """
 
@@ -146,9 +146,10 @@ class Sampler(ABC, Generic[AnyObjective]):
         Raises:
             UsageError: the sampler does not support the objective or the steps.
         """
-        if objective_name not in self.objectives:
+        known = self.objectives
+        if objective_name not in known and not lineage(objective_name).intersection(known):
             raise UsageError(
-                f"sampler {self.name} is for objective {' or '.join(self.objectives)}, not {objective_name}, "
+                f"sampler {self.name} is for objective {' or '.join(known)}, not {objective_name}, "
                 f"which has: {', '.join(samplers_for(objective_name)) or 'none'}"
             )
         return self.evaluations(steps)

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from registry.errors import UsageError
-from registry.plugins import Registry
+from registry.plugins import Registry, unwrapped
 from registry.values import join_options, plain, split_options
 
 objectives = Registry("objective", "bench.diffusion", base="bench.diffusion.base.Objective")
 samplers = Registry("sampler", "bench.diffusion", base="bench.diffusion.base.Sampler")
 
 
+def lineage(objective: str) -> set[str]:
+    """The name of an objective and those of its base classes, whose samplers work for it too."""
+    entry = objectives.find(objective)
+    if entry.module.startswith("bench."):  # none has another for its base; needs no torch
+        return {entry.name}
+    bases = getattr(unwrapped(objectives.factory(entry.name)), "__mro__", ())
+    known = {name: unwrapped(objectives.factory(name)) for name in objectives.names()}
+    return {entry.name, *(name for name, made in known.items() if made in bases)}
+
+
 def samplers_for(objective: str) -> list[str]:
     """Names of the samplers that work for an objective, by its name."""
-    title = objectives.find(objective).name
-    return [name for name in samplers.names() if title in samplers.attribute(name, "objectives")]
+    names = lineage(objective)
+    return [name for name in samplers.names() if names.intersection(samplers.attribute(name, "objectives"))]
 
 
 def canonical(plugins: Registry, text: str) -> str:

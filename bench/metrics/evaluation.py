@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -292,7 +292,7 @@ def compare(
         notes=[
             f"Samples: {_described(ours)}. Reference: {'; '.join(map(_described, used))}.",
             *(_whose(side, why if side.name == name else "which its scores name") for side in sides),
-            *_methods(sides, [of for _, of in made], half_distances),
+            *_methods(sides, [of for _, of in made], found.values, half_distances),
             *_cautions(
                 found, ours, [(side.reference, of) for side, (_, of) in zip(sides, made, strict=True)]
             ),
@@ -372,6 +372,8 @@ def _sides(
         fitting = [each for each in references if isinstance(each, FeatureSet) and each.extractor == name]
         chosen[name] = (*fitting, *images, *references)[0]
     for each in references:
+        if sum(other.path == each.path for other in references) > 1:
+            raise UsageError(f"the reference {each.path} is given twice")
         if not any(each is used for used in chosen.values()):
             others = ", ".join(dict.fromkeys(str(used.path) for used in chosen.values()))
             raise UsageError(
@@ -456,17 +458,20 @@ def _whose(side: _Side, why: str) -> str:
     return f"Features of {side.name}{by}, {why}; scores of another extractor are not comparable."
 
 
-def _methods(sides: Sequence[_Side], references: Sequence[Features], half_distances: bool) -> list[str]:
-    """How scores were computed, of those that were asked for."""
+def _methods(
+    sides: Sequence[_Side], references: Sequence[Features], computed: Collection[str], half_distances: bool
+) -> list[str]:
+    """How the scores that could be computed were."""
     distances = "float16 where finite, as the ADM suite's." if half_distances else "float32."
     parts = []
     for side, reference in zip(sides, references, strict=True):
-        if distant := [score for score in side.scores if isinstance(score, FID)]:
+        scores = [score for score in side.scores if score.name in computed]
+        if distant := [score for score in scores if isinstance(score, FID | FIDInfinity)]:
             statistics = _statistics(side.reference, reference)
             parts.append(f"Reference of {_listed(distant)}: the statistics {statistics}.")
-        if any(score.name == "inception_score" for score in side.scores):
+        if any(score.name == "inception_score" for score in scores):
             parts.append(f"Inception score: mean over splits of up to {SPLIT:,} samples in file order.")
-        if shares := [score for score in side.scores if isinstance(score, Precision | Recall)]:
+        if shares := [score for score in scores if isinstance(score, Precision | Recall)]:
             listed = _listed(shares)
             parts.append(f"{listed[0].upper()}{listed[1:]}: k = {shares[0].k}, distances in {distances}")
     return [" ".join(parts)] if parts else []

@@ -153,7 +153,7 @@ def _unmeasured(plan: Plan) -> list[str]:
     lacking = [
         phrase(MEASURED[name])
         for name in plan.study.columns
-        if (name in SCORES or name in HELD_OUT) and name not in evaluation.measured
+        if (name in SCORES or name in HELD_OUT) and name not in (*evaluation.measured, *plan.added)
     ]
     return [f"{plan.protocol.name} does not measure: {', '.join(lacking)}."] if lacking else []
 

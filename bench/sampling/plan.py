@@ -100,7 +100,8 @@ class Plan:
 
         Raises:
             UsageError: sampler and steps that do not fit, classes that the network does not have, guidance
-                that it cannot have, a guide that does not fit, or a precision that the device lacks.
+                that it cannot have or never gets, a guide that does not fit, or a precision that the device
+                lacks.
         """
         randomness.check_seed(self.seed)
         check_sampler(self.objective.name, self.settings.sampler, self.settings.steps)
@@ -111,7 +112,28 @@ class Plan:
             self.guide.check(network, self.objective)
         labels = torch.zeros(1, dtype=torch.int64)
         self._denoiser(network, labels)
+        self._check_interval()
         check_precision(self.precision, device)
+
+    def _check_interval(self) -> None:
+        """See that guidance within an interval is applied at all, by a loop over one number."""
+        settings, times = self.settings, []
+        if settings.guidance_interval is None or (settings.cfg_scale == 1 and self.guide is None):
+            return
+
+        def denoiser(x: Tensor, t: Tensor) -> Tensor:
+            times.append(float(t[0]))
+            return torch.zeros_like(x)
+
+        one = torch.ones(1, 1, 1, 1)
+        sampler(settings.sampler).sample(self.objective, denoiser, one, lambda step: one, settings.steps)
+        lowest, highest = settings.guidance_interval
+        if not any(lowest <= t <= highest for t in times):
+            raise UsageError(
+                f"guidance from {lowest:g} to {highest:g} is never applied: with {settings.sampler} in "
+                f"{settings.steps} steps, the times of the objective {self.objective.name} are from "
+                f"{min(times):g} to {max(times):g}"
+            )
 
     def _denoiser(self, network: Any, labels: Tensor) -> Denoiser:
         """The network with its labels and guidance."""

@@ -14,6 +14,7 @@ import registry
 from bench.data import grid
 from bench.diffusion import objective, objectives
 from bench.diffusion.base import Objective
+from bench.diffusion.plugins import lineage
 from bench.records.schema import SamplingSettings
 from bench.sampling.plan import ToImages
 from registry.errors import UsageError
@@ -79,8 +80,7 @@ def open_weights(
     if pixels is None:
         pixels = vae is None and normalise is None and network.in_channels in (1, 3)
     if trained_by.name in _SAMPLERS:
-        name, steps = _SAMPLERS[trained_by.name]
-        defaults = defaults.model_copy(update={"sampler": name, "steps": steps})
+        defaults = with_sampler(defaults, trained_by.name)
     elif pixels:
         defaults = defaults.model_copy(update={"sampler": "ancestral clip=true"})
     if vae_precision != "fp32":
@@ -93,6 +93,14 @@ def open_weights(
     to_images = decoder(vae, vae_precision, normalise)
     identity |= {"vae": vae, "normalise": _sha256(normalise) if normalise else None}
     return Source(network, to_images, trained_by, defaults, identity)
+
+
+def with_sampler(settings: SamplingSettings, objective: str) -> SamplingSettings:
+    """Settings with the usual sampler and steps of an objective, as far as it has one."""
+    for kind in lineage(objective) & _SAMPLERS.keys():
+        name, steps = _SAMPLERS[kind]
+        return settings.model_copy(update={"sampler": name, "steps": steps})
+    return settings
 
 
 def load_weights(

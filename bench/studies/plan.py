@@ -65,7 +65,7 @@ class Plan:
         data_options: of the dataset.
         reference: file that samples are compared with; None: the dataset trained on.
         fresh: train from the start, whatever the work folder holds.
-        adding: whether `todo` are cells with a record, which gets more scores; nothing is trained.
+        added: names of scores that `todo`, cells with a record, get besides; nothing is trained.
     """
 
     study: Study
@@ -81,7 +81,7 @@ class Plan:
     data_options: dict[str, Any]
     reference: Path | None
     fresh: bool
-    adding: bool = False
+    added: tuple[str, ...] = ()
 
     @property
     def reused(self) -> list[Record]:
@@ -105,7 +105,7 @@ class Plan:
         """How long each cell to be measured is likely to take, by file; see `expected_seconds`."""
         if not self.todo:
             return {}
-        if self.adding:  # each has a record, and nothing is trained
+        if self.added:  # each has a record, and nothing is trained
             spent = {cell.file: self.records[cell.file].result for cell in self.todo}
             return {
                 file: (result.seconds.sample or 0) + result.seconds.eval
@@ -139,7 +139,7 @@ class Plan:
                     run=run,
                     data_options=self.data_options,
                     reference=reference,
-                    add=self.adding,
+                    add=bool(self.added),
                     fresh=self.fresh and cell is group[0],
                     last=cell is group[-1],
                 )
@@ -216,10 +216,11 @@ def plan(
     }
     todo = [keeping_scores(cell, there.get(cell.file)) for cell in missing(wanted, usable)]
     costs = missing_costs(chosen, usable) if part == 1 else {}  # the first machine counts them
+    added: tuple[str, ...] = ()
     if adding := texts(add_scores):
         if force:
             raise UsageError("scores are added without training: leave out either --add-score or --force")
-        added = [score.name for score in select(adding)]
+        added = tuple(score.name for score in select(adding))
         current = {
             file: record for file, record in there.items() if stale == "accept" or file not in outdated
         }
@@ -241,7 +242,7 @@ def plan(
         data_options=options,
         reference=Path(file) if file else None,
         fresh=force,
-        adding=bool(adding),
+        added=added,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,13 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import registry
 from bench import data as datasets
 from bench.data.latents import Latents
+from bench.diffusion import samplers_for
 from bench.sampling.plan import Guide
-from bench.sampling.sources import Source, load_weights
+from bench.sampling.sources import Source, load_weights, with_sampler
 from bench.training.ema import combination
 from bench.training.run import Manifest, Run, load, objective_with, read
 from registry.errors import UsageError, reason
+from registry.fingerprints import equivalent
 from registry.values import split_options
 
 
@@ -38,6 +42,9 @@ def open_run(
     Raises:
         UsageError: there is no run or no checkpoint, a file is damaged, or a VAE is given for a dataset that
             needs none.
+
+    Warns:
+        UserWarning: the network's code is no longer what it was trained with.
     """
     manifest, network, identity = _load_run(path, weights)
     request = manifest.request
@@ -49,7 +56,10 @@ def open_run(
         identity["vae"] = dataset.vae
     identity |= {"vae_precision": vae_precision} if vae_precision != "fp32" else {}
     objective = objective_with(request.training)
-    return Source(network, dataset.to_images, objective, manifest.protocol.sampling, identity)
+    defaults = manifest.protocol.sampling
+    if split_options(defaults.sampler)[0] not in samplers_for(objective.name):
+        defaults = with_sampler(defaults, objective.name)
+    return Source(network, dataset.to_images, objective, defaults, identity)
 
 
 def open_guide(path: str | Path, scale: float, weights: str = "ema", model: str | None = None) -> Guide:
@@ -86,6 +96,12 @@ def _load_run(path: str | Path, weights: str) -> tuple[Manifest, Any, dict[str, 
     request = manifest.request
     folder = run.checkpoint(int(path.name) if of_checkpoint else None)
     network = request.build()
+    if not equivalent(request.fingerprint, registry.backbones.fingerprint(request.model)):
+        warnings.warn(
+            f"the code of {request.model} has changed since {run.folder} was trained: with the code of now, "
+            "its weights may be those of another function",
+            stacklevel=3,
+        )
     if weights in ("ema", "model"):
         state = getattr(load(folder, (weights,)), weights)
     else:

@@ -19,6 +19,7 @@ Dtype = Literal["fp32", "tf32", "bf16", "fp16"]
 GREATEST = 1e30  # number of a record; ours reach 10¹⁵, and much more would overflow in means
 LONGEST = 200  # bytes of a file's name before its hash; file systems take 255
 Finite = Annotated[float, Field(ge=-GREATEST, le=GREATEST, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, le=GREATEST, allow_inf_nan=False)]
 
 
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode

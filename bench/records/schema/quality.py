@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from bench.records.schema.base import Finite, Model, NetworkRequest, Result
+from bench.records.schema.base import Finite, Model, NetworkRequest, NotNegative, Result
 from bench.utils.frames import Row
 from registry.values import join_options, split_options
 
@@ -62,7 +62,7 @@ class TrainingSettings(Model):
     steps: int = Field(ge=1, lt=2**31)
     batch_size: int = Field(ge=1, lt=2**31)
     learning_rate: Finite = Field(gt=0)
-    weight_decay: Finite = Field(default=0.0, ge=0)
+    weight_decay: NotNegative = 0.0
     # Left out where it is as it always was, so that records and names of runs stay as they are.
     betas: tuple[_Beta, _Beta] = Field(default=(0.9, 0.999), exclude_if=lambda betas: betas == (0.9, 0.999))
     warmup: int = Field(default=0, ge=0, lt=2**31)
@@ -135,7 +135,7 @@ class SamplingSettings(Model):
 
     sampler: str
     steps: str
-    cfg_scale: Finite = Field(default=1.0, ge=0)
+    cfg_scale: NotNegative = 1.0
     guided_channels: int | None = Field(default=None, ge=0)
     guidance_interval: tuple[Finite, Finite] | None = None
     encoder_every: int | None = Field(default=None, ge=1)

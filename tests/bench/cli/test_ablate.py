@@ -200,6 +200,7 @@ def test_scores_are_added_without_training(again: Place) -> None:
         done = again.bench("--add-score", "kid", "--add-score", "mind")
     assert done.exit_code == 0, done.output
     assert "4 of 4 measured" in done.stderr and "MIND" in done.stdout
+    assert not any("does not measure" in line and "MIND" in line for line in done.stdout.splitlines())
     assert weights == {path: path.stat().st_mtime_ns for path in weights}
     found = known(again.results)
     assert found[cell.file].result.scores["kid"] == record.result.scores["kid"]  # of the same images again

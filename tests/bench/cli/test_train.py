@@ -39,7 +39,7 @@ def test_train_sample_and_what_they_leave(run_bench, tmp_path, monkeypatch):
     code, out, _ = run_bench("train", "-m", "sit-s-2", "--protocol", "smoke", "--out", run)
     assert code == 0 and "is trained to step 8" in out
     assert {path.name for path in run.iterdir()} == {"checkpoints", "log.jsonl", "run.json", "samples"}
-    code, _, err = run_bench("sample", "--checkpoint", run, "--out", tmp_path / "a.npz")
+    code, _, err = run_bench("sample", "--checkpoint", run, "--sampler", "ddim", "--out", tmp_path / "a.npz")
     assert code == 2 and "sampler ddim is for objective ddpm, not flow" in err
     options = ("--sampler", "heun", "--steps", "2", "--num", "3")
     code, out, _ = run_bench("sample", "--checkpoint", run, "--out", tmp_path / "a.npz", *options)

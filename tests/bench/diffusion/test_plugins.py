@@ -68,6 +68,13 @@ def test_a_sampler_of_one_s_own(plugins):
     with pytest.raises(registry.UsageError, match="my-euler is for objective flow, not ddpm"):
         bench.diffusion.check_sampler("ddpm", "my-euler", "30")
 
+    @bench.diffusion.objectives.register("late-flow")
+    class LateFlow(Flow):
+        """A subclass of an objective."""
+
+    assert bench.diffusion.samplers_for("late-flow") == bench.diffusion.samplers_for("flow")
+    assert bench.diffusion.check_sampler("late-flow", "my-euler", "30") == 30
+
 
 def test_an_objective_of_one_s_own(plugins):
     @bench.diffusion.objectives.register("my-flow")
@@ -79,8 +86,9 @@ def test_an_objective_of_one_s_own(plugins):
 
     made = bench.diffusion.objective("my-flow")
     assert made.name == "my-flow" and isinstance(made, Flow)
-    with pytest.raises(registry.UsageError, match="not my-flow, which has: none"):
-        bench.diffusion.check_sampler("my-flow", "euler", "30")
+    assert bench.diffusion.check_sampler("my-flow", "euler", "30") == 30  # as its base class
+    with pytest.raises(registry.UsageError, match="not my-flow, which has: euler, heun, "):
+        bench.diffusion.check_sampler("my-flow", "ddim", "30")
 
 
 def test_options_stand_behind_the_name_or_are_arguments():

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import bench.diffusion
 import registry
 from bench import data
+from bench import sample as bench_sample
 from bench.cli.options import parse_overrides
 from bench.data import grid
 from bench.data.export import export
@@ -299,6 +300,17 @@ def test_a_call_killed_between_its_images_and_its_sheet_goes_on(
         made(network, plan("ddim", "2", 4), out)
 
 
+def test_code_that_has_changed_since_the_training_is_told(run: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(registry.backbones, "fingerprint", lambda name: "0" * 12)
+    with pytest.warns(UserWarning, match="the code of udit-t has changed since .* was trained"):
+        open_run(run)
+
+
+def test_a_run_under_another_objective_is_sampled_by_its_sampler(tmp_path: Path) -> None:
+    train("tiny-unet", protocols.load("smoke"), tmp_path / "run", objective="flow")
+    assert open_run(tmp_path / "run").defaults.sampler == "heun"
+
+
 def test_the_averaged_weights_are_what_samples(run: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
@@ -453,6 +465,11 @@ def test_mistakes_are_told_before_anything_runs(tmp_path: Path, run: Path, netwo
     refused("num = 0", protocols.changed, open_run(run).defaults, {"num": 0})
     refused("cfg_scale = inf: input should be a finite number", protocols.changed, open_run(run).defaults,
             {"cfg_scale": float("inf")})  # fmt: skip
+    refused("cfg_scale = -1", protocols.changed, open_run(run).defaults, {"cfg_scale": -1})
+    never = plan("ddim", "4", 4, cfg_scale=1.5, guidance_interval=(1, 200))
+    refused("from 1 to 200 is never applied: with ddim in 4 steps, the times of the objective ddpm are from 0 to 999", made, network, never, out)
+    refused("guidance_interval needs guidance", bench_sample, run, out, guidance_interval=(0, 1))
+    refused("guided_channels needs guidance", bench_sample, run, out, guided_channels=2)
     unguided = registry.create("dit-s-4", input_size=8, num_classes=10, depth=1, class_dropout_prob=0.0)
     refused("no null class", made, unguided, plan("ddim", "4", 4, cfg_scale=1.5), out)
     falling = dataclasses.replace(

@@ -489,9 +489,9 @@ def test_a_record_is_stale_where_the_held_out_images_are_others(tmp_path: Path) 
         place.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(256, size=(8, 8, 3), dtype=np.uint8)).save(place)
     own = {"size": 8, "holdout": 0.5, "split": "train"}
-    request = made.QUALITY_REQUEST.model_copy(
-        update={"data": "folder", "data_options": own, "sampling": None}
-        | {"held_out": HeldOutSettings(images=64)}
+    request = QualityRequest.model_validate(
+        made.QUALITY_REQUEST.model_dump()
+        | {"data": "folder", "data_options": own, "sampling": None, "held_out": {"images": 64}}
     )
     where = {"root": tmp_path / "photos"}
     before = fingerprints(request, where)
