@@ -74,10 +74,11 @@ def fingerprint(source: Source, name: str, defaults: Iterable[str] = ()) -> str:
     waiting = [(source, name)] if name else _whole(source)
     while waiting:
         source, name = waiting.pop()
+        root = source.name.partition(".")[0]
         if (source.path, name) in seen:
             continue
         seen.add((source.path, name))
-        if name and not source.name.startswith("registry"):
+        if name and root != "registry":
             # Statements that define no name, and definitions that are noted for a lookup by name.
             waiting += [(source, ""), *((source, noted) for noted in source.noted)]
         for statement in source.statements.get(name, []) if name else source.effects:
@@ -88,7 +89,7 @@ def fingerprint(source: Source, name: str, defaults: Iterable[str] = ()) -> str:
             if references & _LOOKUPS:
                 waiting += _whole(source)
             # This program imports libraries and commands by computed names, none that compute results.
-            if references & _IMPORTS and not source.name.startswith(("registry", "bench")):
+            if references & _IMPORTS and root not in ("registry", "bench"):
                 waiting += [each for module in source.package() for each in _whole(module)]
         if name not in source.statements:
             waiting += _followed(source, [name], lines)

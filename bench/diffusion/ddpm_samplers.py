@@ -101,9 +101,8 @@ class DDIM(Respaced):
             if self.gradient is not None and alpha > 0:  # noise alone says nothing of a class
                 epsilon = epsilon - math.sqrt(1 - alpha) * self.gradient(x, process.times(x, i))
                 x0 = (x - math.sqrt(1 - alpha) * epsilon) / math.sqrt(alpha)
-            rest = max(
-                1 - alpha_prev - sigma**2, 0
-            )  # with zero terminal SNR and η = 1 it is 0, or rounded below
+            # It is 0 at zero terminal SNR and η = 1, but for rounding.
+            rest = max(1 - alpha_prev - sigma**2, 0)
             x = math.sqrt(alpha_prev) * x0 + math.sqrt(rest) * epsilon
             if i > 0 and sigma > 0:
                 x = x + sigma * noise(step)

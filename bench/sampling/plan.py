@@ -125,10 +125,13 @@ class Plan:
             times.append(float(t[0]))
             return torch.zeros_like(x)
 
-        one = torch.ones(1, 1, 1, 1)
-        sampler(settings.sampler).sample(self.objective, denoiser, one, lambda step: one, settings.steps)
+        one, loop = torch.ones(1, 1, 1, 1), sampler(settings.sampler)
+        loop.sample(self.objective, denoiser, one, lambda step: one, settings.steps)
         lowest, highest = settings.guidance_interval
-        if not any(lowest <= t <= highest for t in times):
+        applied = any(lowest <= t <= highest for t in times)
+        if len(times) < loop.evaluations(settings.steps):  # adaptive: a network leads to other times
+            applied = lowest <= max(times) and min(times) <= highest
+        if not applied:
             raise UsageError(
                 f"guidance from {lowest:g} to {highest:g} is never applied: with {settings.sampler} in "
                 f"{settings.steps} steps, the times of the objective {self.objective.name} are from "

@@ -69,7 +69,7 @@ def fingerprint(folder, files, name="fp-net"):
         return shelf.fingerprint(name)
     finally:
         registry.register, sys.path[:] = register, path
-        for loaded in ("helpers", "blocks", "parts1", module.__name__):
+        for loaded in (*files, module.__name__):
             sys.modules.pop(loaded, None)
 
 
@@ -158,6 +158,14 @@ PARTS = f"{BLOCK}\n\n{NETS}"
 def test_code_that_is_found_by_its_name_counts(tmp_path, kind, old, new):
     files = {"net": BY_NAME, "blocks": FOUND[kind], "parts1": PARTS}
     changed = {stem: text.replace(old, new) if stem != "net" else text for stem, text in files.items()}
+    assert fingerprint(tmp_path / "a", files) != fingerprint(tmp_path / "b", changed)
+
+
+@pytest.mark.parametrize("kind", ["import", "decorator"])
+@pytest.mark.parametrize("name", ["bench_parts", "registry_parts"])
+def test_modules_of_a_user_may_be_named_like_ours(tmp_path, name, kind):
+    files = {"net": BY_NAME.replace("blocks", name), name: FOUND[kind], "parts1": PARTS}
+    changed = {stem: text.replace("size = 1", "size = 2") for stem, text in files.items()}
     assert fingerprint(tmp_path / "a", files) != fingerprint(tmp_path / "b", changed)
 
 

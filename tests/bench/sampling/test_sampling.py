@@ -468,6 +468,9 @@ def test_mistakes_are_told_before_anything_runs(tmp_path: Path, run: Path, netwo
     refused("cfg_scale = -1", protocols.changed, open_run(run).defaults, {"cfg_scale": -1})
     never = plan("ddim", "4", 4, cfg_scale=1.5, guidance_interval=(1, 200))
     refused("from 1 to 200 is never applied", made, network, never, out)
+    between = dataclasses.replace(plan("dopri5", "100", 4, cfg_scale=1.5, guidance_interval=(0.41, 0.42)),
+                                  objective=objective("flow"))  # fmt: skip
+    between.check(network)  # its times follow from the network
     refused("guidance_interval needs guidance", bench_sample, run, out, guidance_interval=(0, 1))
     refused("guided_channels needs guidance", bench_sample, run, out, guided_channels=2)
     unguided = registry.create("dit-s-4", input_size=8, num_classes=10, depth=1, class_dropout_prob=0.0)
