@@ -60,7 +60,7 @@ def files(
             raise UsageError(
                 f"unknown format {name!r}.{suggest(name, known)} It is one of {', '.join(known)}."
             )
-    selection, chosen = Selection(Path(results)), chosen_studies(studies, texts(protocols))
+    chosen, selection = chosen_studies(studies, texts(protocols)), Selection(Path(results))
     found = {name: lines(study, selection) for name, study in chosen.items()}
     made, shown = _pictures(chosen, found, selection)
     if not studies:

@@ -52,7 +52,7 @@ class Site:
     @classmethod
     def load(cls, results: str | Path, studies: Sequence[str] = (), protocols: Sequence[str] = ()) -> Site:
         """From a folder of records, with the built-in studies or those given, by name or TOML file."""
-        selection, chosen = Selection(Path(results)), chosen_studies(studies, protocols)
+        chosen, selection = chosen_studies(studies, protocols), Selection(Path(results))
         return cls(selection, chosen, {name: lines(study, selection) for name, study in chosen.items()})
 
     @cached_property

@@ -1100,6 +1100,7 @@ def test_a_picture_of_another_vl_convert_is_checked_by_its_numbers(results, tmp_
 def test_a_users_mistake_is_one_line(run_bench, results, tmp_path):
     for args, says in (
         (("--results", tmp_path / "nowhere"), "no folder of records"),
+        (("--results", tmp_path / "nowhere", "downsampeler"), "'downsampeler'"),
         (("--results", results, "--format", "md,pdf"), "unknown format 'pdf'"),
         (("--results", results, "--out", results / next(results.iterdir()).name), "cannot write"),
     ):
