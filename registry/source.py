@@ -148,6 +148,7 @@ class Source:
 
     Attributes:
         name, path: name and file of the module.
+        tree: all of it.
     """
 
     name: str

@@ -133,9 +133,9 @@ class Plan:
             applied = lowest <= max(times) and min(times) <= highest
         if not applied:
             raise UsageError(
-                f"guidance from {lowest:g} to {highest:g} is never applied: with {settings.sampler} in "
-                f"{settings.steps} steps, the times of the objective {self.objective.name} are from "
-                f"{min(times):g} to {max(times):g}"
+                f"guidance from {lowest:g} to {highest:g} is never applied: none of the times at which "
+                f"{settings.sampler} calls the network in {settings.steps} steps, {min(times):g} to "
+                f"{max(times):g}, is within; take a wider interval or more steps"
             )
 
     def _denoiser(self, network: Any, labels: Tensor) -> Denoiser:

@@ -98,8 +98,8 @@ def _load_run(path: str | Path, weights: str) -> tuple[Manifest, Any, dict[str, 
     network = request.build()
     if not equivalent(request.fingerprint, registry.backbones.fingerprint(request.model)):
         warnings.warn(
-            f"the code of {request.model} has changed since {run.folder} was trained: with the code of now, "
-            "its weights may be those of another function",
+            f"the code of {request.model} has changed since {run.folder} was trained: its samples may differ "
+            "from those of the network that was trained",
             stacklevel=3,
         )
     if weights in ("ema", "model"):
